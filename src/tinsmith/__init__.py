@@ -1,0 +1,2 @@
+"""Tinsmith: an open, self-hosted Tinker."""
+

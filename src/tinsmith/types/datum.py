@@ -1,0 +1,99 @@
+"""`Datum`: one training example, in the long form and the short form of the course."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinsmith.types.errors import invalid
+from tinsmith.types.losses import INPUT_DTYPES
+from tinsmith.types.model_input import ModelInput
+from tinsmith.types.tensor import TensorData
+
+if TYPE_CHECKING:
+    import torch
+
+    ArrayLike = TensorData | npt.NDArray[Any] | torch.Tensor | Sequence[Any]
+else:
+    ArrayLike = Any
+
+
+@dataclass(frozen=True, init=False)
+class Datum:
+    """One training example: position i of `model_input` predicts `target_tokens[i]`; the caller has shifted.
+
+    Two forms make equal objects: `Datum(model_input=..., loss_fn_inputs={"target_tokens": ..., "weights": ...})` and
+    `Datum(tokens=[...], targets=[...], weights=[...])`. Each array may be a list, numpy array, torch tensor or
+    `TensorData`; lists are accepted for the keys whose dtype is known.
+
+    Raises:
+        UserError: a key given as list is unknown, a list is ragged or of wrong numbers, or the forms are mixed.
+    """
+
+    model_input: ModelInput
+    loss_fn_inputs: dict[str, TensorData]
+
+    def __init__(
+        self,
+        model_input: ModelInput | None = None,
+        loss_fn_inputs: Mapping[str, ArrayLike] | None = None,
+        *,
+        tokens: Sequence[int] | npt.NDArray[Any] | None = None,
+        targets: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> None:
+        inputs: dict[str, Any] = dict(loss_fn_inputs or {})
+        if model_input is None:
+            if tokens is None:
+                raise invalid("Datum.model_input", None, "model_input=, or tokens= with targets= and weights=")
+            model_input = ModelInput.from_ints(tokens)  # pyright: ignore[reportArgumentType]
+        elif tokens is not None:
+            raise invalid("Datum.tokens", "both tokens and model_input", "one of them")
+        for key, value in (("target_tokens", targets), ("weights", weights)):
+            if value is not None:
+                if key in inputs:
+                    raise invalid(f"Datum.loss_fn_inputs[{key!r}]", "given twice", "one value")
+                inputs[key] = value
+        object.__setattr__(self, "model_input", model_input)
+        object.__setattr__(self, "loss_fn_inputs", {k: _tensor(k, v) for k, v in inputs.items()})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire, roughly: 4 per token and the tensors."""
+        return 4 * self.model_input.length + sum(t.nbytes for t in self.loss_fn_inputs.values())
+
+
+def _tensor(key: str, value: Any) -> TensorData:
+    field = f"loss_fn_inputs[{key!r}]"
+    if isinstance(value, TensorData):
+        return value
+    if isinstance(value, np.ndarray):
+        return TensorData.from_numpy(_as_known(key, value))
+    if hasattr(value, "detach") and hasattr(value, "cpu"):
+        tensor = TensorData.from_torch(value)
+        # Soft targets are mostly padding: the sparse form is what the wire has for them.
+        return TensorData.sparse_if_smaller(tensor) if key in ("target_tokens", "weights") else tensor
+    if key not in INPUT_DTYPES:
+        raise invalid(field, type(value).__name__, f"an array or tensor (lists are accepted for {list(INPUT_DTYPES)})")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise invalid(field, "a ragged list", "rows of equal length") from error
+    if array.size == 0:
+        array = array.astype(INPUT_DTYPES[key])
+    if array.dtype.kind not in "if":
+        raise invalid(field, f"a list of {array.dtype.name}", "a list of numbers, rows of equal length")
+    return TensorData.from_numpy(_as_known(key, array))
+
+
+def _as_known(key: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    dtype = INPUT_DTYPES.get(key)
+    if dtype == "float32" and array.dtype.kind == "i":
+        return array.astype(np.float32)
+    if dtype == "int64" and array.dtype.kind == "f":
+        raise invalid(f"loss_fn_inputs[{key!r}]", array.dtype.name, "whole numbers")
+    return array

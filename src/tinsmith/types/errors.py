@@ -1,0 +1,173 @@
+"""The errors of the SDK and of the service.
+
+The SDK's classes mirror the ones users of the hosted service already catch; `UserError` is what service code raises
+for a fault of the request itself.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+
+class RequestErrorCategory(StrEnum):
+    """Whose fault a failed operation is: the request's (`user`), the service's (`server`), or not known."""
+
+    UNKNOWN = "unknown"
+    SERVER = "server"
+    USER = "user"
+
+    @classmethod
+    def parse(cls, value: str | None) -> RequestErrorCategory:
+        """Read a wire value; anything unexpected is `UNKNOWN`."""
+        try:
+            return cls(value or "unknown")
+        except ValueError:
+            return cls.UNKNOWN
+
+
+class UserError(Exception):
+    """A fault of the request: the message names the field, the value and what was expected.
+
+    Inside the service it becomes a failed future of category `user` or a 4xx answer with `status`.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+def invalid(field: str, value: object, expected: str, *, status: int = 400) -> UserError:
+    """Make the `UserError` of a bad value: `field: got VALUE, expected EXPECTATION`."""
+    shown = repr(value)
+    if len(shown) > 200:
+        shown = shown[:197] + "..."
+    return UserError(f"{field}: got {shown}, expected {expected}", status)
+
+
+class TinsmithError(Exception):
+    """Base of every error that the SDK raises on purpose."""
+
+
+class RequestFailedError(TinsmithError):
+    """An operation was accepted and then failed.
+
+    Attributes:
+        message: what went wrong.
+        request_id: the id of the operation's future.
+        category: whose fault it is.
+    """
+
+    def __init__(
+        self, message: str, request_id: str = "", category: RequestErrorCategory = RequestErrorCategory.UNKNOWN
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.request_id = request_id
+        self.category = category
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.message, self.request_id, self.category))
+
+
+class APIError(TinsmithError):
+    """An exchange with the service failed."""
+
+    def __init__(self, message: str, *, body: object | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.body = body
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_api_error, (type(self), self.__dict__.copy()))
+
+
+def _rebuild_api_error(cls: type[APIError], state: dict[str, Any]) -> APIError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, state["message"])
+    error.__dict__.update(state)
+    return error
+
+
+class APIResponseValidationError(APIError):
+    """The service answered something that is not what the protocol says."""
+
+
+class APIConnectionError(APIError):
+    """The service could not be reached."""
+
+    def __init__(self, message: str = "Connection error.", *, body: object | None = None) -> None:
+        super().__init__(message, body=body)
+
+
+class APITimeoutError(APIConnectionError):
+    """The service did not answer in time."""
+
+    def __init__(self, message: str = "Request timed out.", *, body: object | None = None) -> None:
+        super().__init__(message, body=body)
+
+
+class APIStatusError(APIError):
+    """The service answered with an HTTP error status."""
+
+    def __init__(self, message: str, *, status_code: int, body: object | None = None) -> None:
+        super().__init__(message, body=body)
+        self.status_code = status_code
+
+
+class BadRequestError(APIStatusError):
+    """HTTP 400."""
+
+
+class AuthenticationError(APIStatusError):
+    """HTTP 401."""
+
+
+class BillingError(APIStatusError):
+    """HTTP 402."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """HTTP 403."""
+
+
+class NotFoundError(APIStatusError):
+    """HTTP 404."""
+
+
+class ConflictError(APIStatusError):
+    """HTTP 409."""
+
+
+class UnprocessableEntityError(APIStatusError):
+    """HTTP 422."""
+
+
+class RateLimitError(APIStatusError):
+    """HTTP 429."""
+
+
+class InternalServerError(APIStatusError):
+    """HTTP 5xx."""
+
+
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: BillingError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+
+
+def status_error(status_code: int, body: object | None) -> APIStatusError:
+    """Make the error of an HTTP status; the message is the body's `detail` where it has one."""
+    detail: object = body
+    if isinstance(body, dict) and "detail" in body:
+        detail = body["detail"]  # pyright: ignore[reportUnknownVariableType]
+    cls = _BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)
+    return cls(f"Error code: {status_code} - {detail}", status_code=status_code, body=body)

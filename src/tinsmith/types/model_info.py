@@ -1,0 +1,37 @@
+"""What the service tells about a base model that it has loaded."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class BaseModelInfo(BaseModel):
+    """A loaded base model, as its own config describes it.
+
+    Attributes:
+        name: the name that clients use.
+        architecture: the `transformers` class, e.g. `Qwen3ForCausalLM`.
+        model_type: the `transformers` model type, e.g. `qwen3`.
+        vocab_size: rows of the output projection; ids run from 0 to vocab_size - 1.
+        hidden_size: width of the residual stream.
+        num_layers: decoder layers.
+        context_length: longest sequence in tokens, prompt and completion together.
+        is_moe: whether it has experts.
+        tied_embeddings: whether the output projection is the input embedding.
+        eos_token_ids: ids that end a turn by default.
+        parameters: number of parameters of the base.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    architecture: str
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    context_length: int
+    is_moe: bool = False
+    tied_embeddings: bool = False
+    eos_token_ids: list[int] = []
+    parameters: int = 0

@@ -1,0 +1,72 @@
+"""`ModelInput`: the tokens that a model reads, as a list of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tinsmith.types.errors import invalid
+
+
+class EncodedTextChunk(BaseModel):
+    """A run of text tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: Sequence[int]
+    type: Literal["encoded_text"] = "encoded_text"
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+
+ModelInputChunk = EncodedTextChunk
+
+
+class ModelInput(BaseModel):
+    """A model's input. Models here read text; other chunks are refused by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    chunks: list[EncodedTextChunk]
+
+    @classmethod
+    def from_ints(cls, tokens: Sequence[int]) -> ModelInput:
+        """Make an input of token ids; arrays and tensors are accepted."""
+        return cls(chunks=[EncodedTextChunk(tokens=_int_list(tokens))])
+
+    @classmethod
+    def empty(cls) -> ModelInput:
+        """Make an input of no tokens."""
+        return cls(chunks=[])
+
+    def append(self, chunk: EncodedTextChunk) -> ModelInput:
+        """Return a new input with `chunk` at the end."""
+        return ModelInput(chunks=[*self.chunks, chunk])
+
+    def append_int(self, token: int) -> ModelInput:
+        """Return a new input with one token at the end."""
+        return self.append(EncodedTextChunk(tokens=[int(token)]))
+
+    def to_ints(self) -> list[int]:
+        """Return all token ids."""
+        return [token for chunk in self.chunks for token in chunk.tokens]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return sum(chunk.length for chunk in self.chunks)
+
+
+def _int_list(values: Any) -> list[int]:
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    tokens = list(values)
+    for index, token in enumerate(tokens):
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise invalid(f"tokens[{index}]", token, "a whole number")
+    return tokens

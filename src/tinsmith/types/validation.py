@@ -1,0 +1,152 @@
+"""Checks of requests against a base model, made at the door so that an engine sees only sound work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinsmith.types.datum import Datum
+from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.losses import LOSSES, resolve_config
+from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
+
+
+def check_training_data(
+    data: Sequence[Datum], loss_fn: str, loss_fn_config: dict[str, Any] | None, info: BaseModelInfo, max_datums: int
+) -> None:
+    """Check one forward or forward_backward request.
+
+    Raises:
+        UserError: naming the datum, the field, the value and what was expected.
+    """
+    resolve_config(loss_fn, loss_fn_config)
+    if not data:
+        raise invalid("data", "0 datums", "at least one datum")
+    if len(data) > max_datums:
+        raise invalid("data", f"{len(data)} datums", f"at most {max_datums} in one request")
+    for index, datum in enumerate(data):
+        try:
+            _check_datum(datum, loss_fn, info)
+        except UserError as error:
+            raise UserError(f"data[{index}].{error.message}", error.status) from error
+
+
+def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
+    spec = LOSSES[loss_fn]
+    length = check_tokens("model_input", datum.model_input.to_ints(), info)
+    for key in spec.required:
+        if key not in datum.loss_fn_inputs:
+            raise invalid(f"loss_fn_inputs[{key!r}]", None, f"an array of length {length} for loss_fn {loss_fn!r}")
+    targets_shape = datum.loss_fn_inputs["target_tokens"].shape
+    for key, tensor in datum.loss_fn_inputs.items():
+        name = f"loss_fn_inputs[{key!r}]"
+        if key not in spec.required and key not in spec.optional:
+            known = ", ".join((*spec.required, *spec.optional))
+            raise invalid(name, "given", f"only {known} for loss_fn {loss_fn!r}")
+        wanted = "int64" if key == "target_tokens" else "float32"
+        if tensor.dtype != wanted:
+            raise invalid(f"{name}.dtype", tensor.dtype, wanted)
+        two_d = spec.allows_2d and len(tensor.shape) == 2
+        if not two_d and len(tensor.shape) != 1:
+            raise invalid(f"{name}.shape", tensor.shape, f"[{length}]" + (f" or [{length}, K]" * spec.allows_2d))
+        if tensor.shape[0] != length:
+            raise invalid(f"{name}.shape", tensor.shape, f"the length of model_input, {length}")
+        if tensor.shape != targets_shape:
+            raise invalid(f"{name}.shape", tensor.shape, f"the shape of target_tokens, {targets_shape}")
+        if wanted == "int64":
+            _check_ids(name, tensor.values, info.vocab_size)
+        else:
+            _check_finite(name, tensor.values)
+
+
+def check_tokens(field: str, tokens: Sequence[int], info: BaseModelInfo) -> int:
+    """Check that tokens are a sequence that the model can read; return its length.
+
+    Raises:
+        UserError: there are none, more than the context, or ids outside the vocabulary.
+    """
+    if not tokens:
+        raise invalid(field, "0 tokens", "at least one token")
+    if len(tokens) > info.context_length:
+        raise invalid(field, f"{len(tokens)} tokens", f"at most the context length {info.context_length}")
+    _check_ids(field, np.asarray(tokens, dtype=np.int64), info.vocab_size)
+    return len(tokens)
+
+
+def _check_ids(field: str, ids: npt.NDArray[Any], vocab_size: int) -> None:
+    bad = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+    if bad.size:
+        raise invalid(f"{field}[{int(bad[0])}]", int(ids[bad[0]]), f"a token id from 0 to {vocab_size - 1}")
+
+
+def _check_finite(field: str, values: npt.NDArray[Any]) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise invalid(f"{field}[{int(bad[0])}]", float(values[bad[0]]), "a finite number")
+
+
+def check_adam(params: AdamParams) -> None:
+    """Check one optimizer step.
+
+    Raises:
+        UserError: a parameter is not finite or out of range.
+    """
+    for name, value in params.model_dump().items():
+        if not np.isfinite(value) or value < 0:
+            raise invalid(f"adam_params.{name}", value, "a finite number that is not negative")
+    for name in ("beta1", "beta2"):
+        if getattr(params, name) >= 1:
+            raise invalid(f"adam_params.{name}", getattr(params, name), "a number in [0, 1)")
+
+
+def check_lora(config: LoraConfig, max_rank: int) -> None:
+    """Check an adapter's shape.
+
+    Raises:
+        UserError: the rank is out of range or nothing is to be trained.
+    """
+    if not 1 <= config.rank <= max_rank:
+        raise invalid("lora_config.rank", config.rank, f"1 to {max_rank}")
+    if not (config.train_attn or config.train_mlp or config.train_unembed):
+        raise invalid("lora_config", "nothing to train", "train_attn, train_mlp or train_unembed")
+
+
+def check_sampling(params: SamplingParams, prompt_length: int, info: BaseModelInfo, max_stops: int) -> None:
+    """Check sampling parameters against a model and a prompt's length.
+
+    Raises:
+        UserError: a parameter is out of range or the prompt leaves no room.
+    """
+    room = info.context_length - prompt_length
+    if room < 1:
+        raise invalid("prompt", f"{prompt_length} tokens", f"at most {info.context_length - 1}, to leave room for one")
+    if params.max_tokens is not None and params.max_tokens < 1:
+        raise invalid("sampling_params.max_tokens", params.max_tokens, "at least 1")
+    if not np.isfinite(params.temperature) or params.temperature < 0:
+        raise invalid("sampling_params.temperature", params.temperature, "a finite number that is not negative")
+    if not 0 < params.top_p <= 1:
+        raise invalid("sampling_params.top_p", params.top_p, "0 < top_p <= 1")
+    if params.top_k != -1 and params.top_k < 1:
+        raise invalid("sampling_params.top_k", params.top_k, "-1 (no limit) or at least 1")
+    if params.seed is not None and not -(2**63) <= params.seed < 2**64:
+        raise invalid("sampling_params.seed", params.seed, "a 64-bit whole number")
+    _check_stop(params.stop, info, max_stops)
+
+
+def _check_stop(stop: Any, info: BaseModelInfo, max_stops: int) -> None:
+    if stop is None or stop == []:
+        return
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    if len(stops) > max_stops:
+        raise invalid("sampling_params.stop", f"{len(stops)} stops", f"at most {max_stops}")
+    if len({type(s) for s in stops}) > 1:
+        raise invalid("sampling_params.stop", stops, "strings or token ids, not both")
+    for item in stops:
+        if isinstance(item, str) and not item:
+            raise invalid("sampling_params.stop", item, "a string that is not empty")
+        if isinstance(item, int) and not 0 <= item < info.vocab_size:
+            raise invalid("sampling_params.stop", item, f"a token id from 0 to {info.vocab_size - 1}")
