@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-from tiny import tokenizer as tok
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from tiny import tokenizer as tok
 
 
 def model_config() -> Qwen3Config:
