@@ -1,0 +1,209 @@
+"""Where the weights of adapters lie: layouts, pools of slots, and the gradients of one pass.
+
+An adapter is one flat vector. A `Layout` says where each module's A and B lie in it, a `Pool` stacks the vectors of
+all adapters of one layout, so that `A[slot, rank, in]` and `B[slot, out, rank]` of a module are views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tinsmith.types.params import LoraConfig
+
+ALPHA = 32.0
+RANK_BUCKETS = (8, 16, 32, 64, 128, 256)
+# Views start at a multiple of this many elements, because grouped matrix kernels want aligned pointers.
+_ALIGNMENT = 16
+
+TargetKind = Literal["attn", "mlp", "unembed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A weight of the base that adapters act on.
+
+    Attributes:
+        name: of the module in the `transformers` model; for experts, of the fused parameter.
+        kind: which switch of `LoraConfig` turns it on.
+        inputs: width of the input.
+        outputs: width of the output.
+        experts: number of experts; 0 for a linear layer.
+        experts_per_token: experts that a token visits; 1 for a linear layer.
+    """
+
+    name: str
+    kind: TargetKind
+    inputs: int
+    outputs: int
+    experts: int = 0
+    experts_per_token: int = 1
+
+    def rank(self, rank: int) -> int:
+        """Rank of this weight's adapter: an expert gets its share, so that a token meets about `rank` in all."""
+        return max(1, rank // self.experts_per_token) if self.experts else rank
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where A and B of one target lie in an adapter's flat vector."""
+
+    target: Target
+    a_offset: int
+    a_shape: tuple[int, ...]
+    b_offset: int
+    b_shape: tuple[int, ...]
+
+    def a(self, flat: Tensor) -> Tensor:
+        """A of `flat` [..., P]: [..., rank, in], for experts [..., experts, rank, in]."""
+        return _view(flat, self.a_offset, self.a_shape)
+
+    def b(self, flat: Tensor) -> Tensor:
+        """B of `flat` [..., P]: [..., out, rank], for experts [..., experts, out, rank]."""
+        return _view(flat, self.b_offset, self.b_shape)
+
+
+def _view(flat: Tensor, offset: int, shape: tuple[int, ...]) -> Tensor:
+    size = 1
+    for n in shape:
+        size *= n
+    return flat.narrow(-1, offset, size).unflatten(-1, shape)
+
+
+def bucket_of(rank: int) -> int:
+    """Return the smallest rank bucket that holds `rank`."""
+    return next(b for b in RANK_BUCKETS if b >= rank)
+
+
+class Layout:
+    """The places of all targets for adapters of one rank bucket and one set of switches."""
+
+    def __init__(self, targets: Iterable[Target], bucket: int) -> None:
+        self.bucket = bucket
+        self.places: dict[str, Place] = {}
+        self.size = 0
+        for target in targets:
+            rank = target.rank(bucket)
+            stack = (target.experts,) if target.experts else ()
+            a_shape, b_shape = (*stack, rank, target.inputs), (*stack, target.outputs, rank)
+            self.places[target.name] = Place(target, self._take(a_shape), a_shape, self._take(b_shape), b_shape)
+
+    def _take(self, shape: tuple[int, ...]) -> int:
+        offset = self.size
+        self.size += -(-torch.Size(shape).numel() // _ALIGNMENT) * _ALIGNMENT
+        return offset
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One adapter's place in a pool.
+
+    Attributes:
+        pool: the pool.
+        index: row of the pool.
+        rank: the adapter's own rank; A's rows and B's columns from here to the bucket's rank are zero, and stay so,
+            because their gradients are.
+    """
+
+    pool: Pool
+    index: int
+    rank: int
+
+    def scale(self, name: str) -> float:
+        """Factor on B·A·x at one target: alpha over the target's rank."""
+        return ALPHA / self.pool.layout.places[name].target.rank(self.rank)
+
+    @property
+    def flat(self) -> Tensor:
+        """The adapter's weights in compute dtype, [P]; a view, valid until the pool grows."""
+        return self.pool.weights[self.index]
+
+
+class Pool:
+    """Stacked compute copies of the adapters of one layout."""
+
+    def __init__(self, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+        self.layout = layout
+        self.weights = torch.zeros(0, layout.size, dtype=dtype, device=device)
+        self._free: list[int] = []
+        self._views: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def views(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Return A [slots, rank, in] and B [slots, out, rank] of a target, None where this layout leaves it out."""
+        found = self._views.get(name)
+        if found is None:
+            place = self.layout.places.get(name)
+            if place is None:
+                return None
+            found = self._views[name] = (place.a(self.weights), place.b(self.weights))
+        return found
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self.layout.size * self.weights.element_size()
+
+    @property
+    def capacity(self) -> int:
+        """Slots that exist, used or not."""
+        return self.weights.shape[0]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot can be taken without growing."""
+        return bool(self._free)
+
+    def grow(self, slots: int) -> None:
+        """Add empty slots; views taken before are of the old storage."""
+        old = self.capacity
+        fresh = self.weights.new_zeros(slots, self.layout.size)
+        self.weights = torch.cat([self.weights, fresh])
+        self._views.clear()
+        self._free.extend(reversed(range(old, old + slots)))
+
+    def take(self, rank: int) -> Slot:
+        """Take a free slot; its weights are whatever the last owner left."""
+        return Slot(self, self._free.pop(), rank)
+
+    def give_back(self, slot: Slot) -> None:
+        """Return a slot to the pool."""
+        self._free.append(slot.index)
+
+
+def targets_for(targets: Iterable[Target], lora: LoraConfig) -> tuple[Target, ...]:
+    """Return the targets that an adapter of this config acts on."""
+    on = {"attn": lora.train_attn, "mlp": lora.train_mlp, "unembed": lora.train_unembed}
+    return tuple(t for t in targets if on[t.kind])
+
+
+@dataclass(slots=True)
+class PassGradients:
+    """Gradients of one pass, kept apart from the adapters' own until the pass has succeeded.
+
+    Attributes:
+        dtype: of the gradients (the masters' dtype).
+        anchor: a scalar that requires a gradient, so that autograd reaches the first layer although neither the
+            embeddings nor the adapters' stacked weights do.
+        flats: gradient of each adapter's flat vector, [P].
+    """
+
+    dtype: torch.dtype
+    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    flats: dict[Slot, Tensor] = field(default_factory=dict)
+    _views: dict[tuple[Slot, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def views(self, slot: Slot, name: str) -> tuple[Tensor, Tensor]:
+        """Return the gradients of A and B of one target, to be added to in place."""
+        found = self._views.get((slot, name))
+        if found is None:
+            flat = self.flats.get(slot)
+            if flat is None:
+                weights = slot.pool.weights
+                flat = self.flats[slot] = torch.zeros(weights.shape[1], dtype=self.dtype, device=weights.device)
+            place = slot.pool.layout.places[name]
+            found = self._views[slot, name] = (place.a(flat), place.b(flat))
+        return found
