@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,71 +22,90 @@ class Settings(BaseSettings):
 
     # Client
     base_url: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("TINSMITH_BASE_URL", "TINKER_BASE_URL"),
         description="Service that `ServiceClient()` talks to; unset: the embedded service in this process.",
     )
     api_key: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("TINSMITH_API_KEY", "TINKER_API_KEY"),
         description="API key of the client (`tml-...`); at a server's first start it becomes the first key.",
     )
-    client_timeout_s: float = Field(60.0, gt=0, description="Longest wait for one HTTP exchange, seconds.")
-    client_retry_s: float = Field(300.0, gt=0, description="How long a client retries an unreachable service, seconds.")
+    client_timeout_s: float = Field(default=60.0, gt=0, description="Longest wait for one HTTP exchange, seconds.")
+    client_retry_s: float = Field(
+        default=300.0, gt=0, description="How long a client retries an unreachable service, seconds."
+    )
 
     # Places
     home: Path = Field(default_factory=_default_home, description="Journal, blobs, checkpoints and caches.")
-    host: str = Field("127.0.0.1", description="Address that `tinsmith serve` binds to.")
-    port: int = Field(8000, ge=0, le=65535, description="Port of `tinsmith serve`; 0 picks a free one.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; unset: SQLite in the data folder.")
-    blob_url: str | None = Field(None, description="fsspec URL of journal bodies; unset: a folder in the data folder.")
-    durability: Literal["normal", "full"] = Field(
-        "normal", description="`normal` survives a killed process, `full` a power loss too (slower)."
+    host: str = Field(default="127.0.0.1", description="Address that `tinsmith serve` binds to.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of `tinsmith serve`; 0 picks a free one.")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; unset: SQLite in the data folder.")
+    blob_url: str | None = Field(
+        default=None, description="fsspec URL of journal bodies; unset: a folder in the data folder."
     )
-    max_upload_mb: int = Field(64, ge=1, description="Largest request body after decompression, MiB.")
+    durability: Literal["normal", "full"] = Field(
+        default="normal", description="`normal` survives a killed process, `full` a power loss too (slower)."
+    )
+    max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
 
     # Limits of requests
-    max_lora_rank: int = Field(256, ge=1, le=256, description="Largest LoRA rank accepted.")
-    max_datums: int = Field(4096, ge=1, description="Most datums in one forward_backward request.")
-    max_samples: int = Field(1024, ge=1, description="Most samples of one prompt in one request.")
-    max_topk: int = Field(64, ge=0, description="Largest k of top-k logprobs and alternative tokens.")
-    max_stop_sequences: int = Field(64, ge=1, description="Most stop strings or stop tokens of one request.")
-    max_queued_samples: int = Field(20_000, ge=1, description="Queued sampling requests before back-pressure (429).")
-    max_models_per_key: int = Field(256, ge=1, description="Live training runs of one API key.")
+    max_lora_rank: int = Field(default=256, ge=1, le=256, description="Largest LoRA rank accepted.")
+    max_datums: int = Field(default=4096, ge=1, description="Most datums in one forward_backward request.")
+    max_samples: int = Field(default=1024, ge=1, description="Most samples of one prompt in one request.")
+    max_topk: int = Field(default=64, ge=0, description="Largest k of top-k logprobs and alternative tokens.")
+    max_stop_sequences: int = Field(default=64, ge=1, description="Most stop strings or stop tokens of one request.")
+    max_queued_samples: int = Field(
+        default=20_000, ge=1, description="Queued sampling requests before back-pressure (429)."
+    )
+    max_models_per_key: int = Field(default=256, ge=1, description="Live training runs of one API key.")
     session_timeout_s: float = Field(
-        7200.0, gt=0, description="A session without a heartbeat for so long is ended and its memory freed, seconds."
+        default=7200.0,
+        gt=0,
+        description="A session without a heartbeat for so long is ended and its memory freed, seconds.",
     )
     gap_timeout_s: float = Field(
-        900.0, gt=0, description="How long an operation waits for one missing before it in its model's order, seconds."
+        default=900.0,
+        gt=0,
+        description="How long an operation waits for one missing before it in its model's order, seconds.",
     )
-    long_poll_s: float = Field(25.0, gt=0, le=40, description="How long a poll for a result is held open, seconds.")
+    long_poll_s: float = Field(
+        default=25.0, gt=0, le=40, description="How long a poll for a result is held open, seconds."
+    )
     result_retention_s: float = Field(
-        3600.0, gt=0, description="How long a result is kept after it was first fetched, seconds."
+        default=3600.0, gt=0, description="How long a result is kept after it was first fetched, seconds."
     )
     recovery_interval_s: float = Field(
-        60.0, gt=0, description="Least time between two recovery points of one model, seconds."
+        default=60.0, gt=0, description="Least time between two recovery points of one model, seconds."
     )
-    checkpoint_min_ttl_s: int = Field(3600, ge=1, description="Shortest lifetime of a checkpoint, seconds.")
-    checkpoint_max_ttl_s: int = Field(315_360_000, ge=1, description="Longest lifetime of a checkpoint, seconds.")
+    checkpoint_min_ttl_s: int = Field(default=3600, ge=1, description="Shortest lifetime of a checkpoint, seconds.")
+    checkpoint_max_ttl_s: int = Field(
+        default=315_360_000, ge=1, description="Longest lifetime of a checkpoint, seconds."
+    )
 
     # Engine
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    dtype: str = Field("auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float64`.")
-    max_tokens_per_pass: int = Field(4096, ge=16, description="Token budget of one packed training pass.")
-    prefill_tokens: int = Field(2048, ge=16, description="Token budget of one prefill slice.")
-    max_decode_batch: int = Field(256, ge=1, description="Most sequences decoded in one step.")
-    kv_block_size: int = Field(16, ge=1, description="Tokens in one block of the KV cache.")
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    dtype: str = Field(
+        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float64`."
+    )
+    max_tokens_per_pass: int = Field(default=4096, ge=16, description="Token budget of one packed training pass.")
+    prefill_tokens: int = Field(default=2048, ge=16, description="Token budget of one prefill slice.")
+    max_decode_batch: int = Field(default=256, ge=1, description="Most sequences decoded in one step.")
+    kv_block_size: int = Field(default=16, ge=1, description="Tokens in one block of the KV cache.")
     kv_cache_mb: int | None = Field(
-        None, ge=1, description="KV cache, MiB; unset: 60 % of the free device memory, 1024 on a CPU."
+        default=None, ge=1, description="KV cache, MiB; unset: 60 % of the free device memory, 1024 on a CPU."
     )
     adapter_mb: int | None = Field(
-        None, ge=1, description="Adapters and optimizer states, MiB; unset: 30 % of device memory, 4096 on a CPU."
+        default=None,
+        ge=1,
+        description="Adapters and optimizer states, MiB; unset: 30 % of device memory, 4096 on a CPU.",
     )
-    logprob_chunk: int = Field(1024, ge=1, description="Tokens projected to the vocabulary at once.")
-    engine_threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: torch's default.")
+    logprob_chunk: int = Field(default=1024, ge=1, description="Tokens projected to the vocabulary at once.")
+    engine_threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of the engine; unset: torch's default."
+    )
 
 
-@lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """Return the settings of this process, read from the environment once."""
+    """Return the settings as the environment has them now."""
     return Settings()

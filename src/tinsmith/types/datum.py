@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ def _tensor(key: str, value: Any) -> TensorData:
     if isinstance(value, TensorData):
         return value
     if isinstance(value, np.ndarray):
-        return TensorData.from_numpy(_as_known(key, value))
+        return TensorData.from_numpy(_as_known(key, cast("npt.NDArray[Any]", value)))
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         tensor = TensorData.from_torch(value)
         # Soft targets are mostly padding: the sparse form is what the wire has for them.

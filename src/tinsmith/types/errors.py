@@ -7,7 +7,7 @@ for a fault of the request itself.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 
 class RequestErrorCategory(StrEnum):
@@ -164,10 +164,10 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 
 
-def status_error(status_code: int, body: object | None) -> APIStatusError:
+def status_error(status_code: int, body: object) -> APIStatusError:
     """Make the error of an HTTP status; the message is the body's `detail` where it has one."""
     detail: object = body
-    if isinstance(body, dict) and "detail" in body:
-        detail = body["detail"]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(body, dict):
+        detail = cast("dict[str, object]", body).get("detail", detail)
     cls = _BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)
     return cls(f"Error code: {status_code} - {detail}", status_code=status_code, body=body)

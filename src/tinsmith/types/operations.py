@@ -88,7 +88,8 @@ class Operation:
     @classmethod
     def from_frame(cls, frame: dict[str, Any]) -> Operation:
         """Read what `to_frame` wrote."""
-        return cls(**{**frame, "kind": OpKind(frame["kind"])})
+        fields: dict[str, Any] = {**frame, "kind": OpKind(frame["kind"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class LoadWeightsResponse(BaseModel):
     path: str | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class TopkLogprobs:
     """A table of the k likeliest tokens at each of N positions.
 
@@ -69,6 +69,13 @@ class TopkLogprobs:
 
     token_ids: npt.NDArray[np.int32]
     logprobs: npt.NDArray[np.float32]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TopkLogprobs):
+            return NotImplemented
+        return np.array_equal(self.token_ids, other.token_ids) and np.array_equal(self.logprobs, other.logprobs)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def rows(self) -> list[list[tuple[int, float]] | None]:
         """Return a list of (token, logprob) per position; None where the position has none."""

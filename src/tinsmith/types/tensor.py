@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,7 @@ class TensorData:
         """Return a dense torch tensor (a copy) of the tensor's shape."""
         import torch
 
-        return torch.from_numpy(self.to_numpy(pad_value).copy())
+        return torch.as_tensor(self.to_numpy(pad_value).copy())
 
     @classmethod
     def from_numpy(cls, array: npt.NDArray[Any]) -> TensorData:
@@ -188,10 +188,11 @@ class TensorData:
         """
         if isinstance(value, cls):
             return value
-        if not isinstance(value, dict) or "data" not in value or "dtype" not in value:
-            raise invalid("tensor", value, "an object with data and dtype")
+        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        if "data" not in fields or "dtype" not in fields:
+            raise invalid("tensor", list(fields) or "something else", "an object with data and dtype")
         known = {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}
-        return cls(**{k: v for k, v in value.items() if k in known})  # pyright: ignore[reportUnknownArgumentType]
+        return cls(**{key: part for key, part in fields.items() if key in known})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorData):

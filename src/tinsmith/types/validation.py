@@ -140,10 +140,10 @@ def check_sampling(params: SamplingParams, prompt_length: int, info: BaseModelIn
 def _check_stop(stop: Any, info: BaseModelInfo, max_stops: int) -> None:
     if stop is None or stop == []:
         return
-    stops = [stop] if isinstance(stop, str) else list(stop)
+    stops: list[Any] = [stop] if isinstance(stop, str) else list(stop)
     if len(stops) > max_stops:
         raise invalid("sampling_params.stop", f"{len(stops)} stops", f"at most {max_stops}")
-    if len({type(s) for s in stops}) > 1:
+    if len({isinstance(s, str) for s in stops}) > 1:
         raise invalid("sampling_params.stop", stops, "strings or token ids, not both")
     for item in stops:
         if isinstance(item, str) and not item:

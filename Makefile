@@ -1,0 +1,52 @@
+# One environment per purpose: `make demo` installs what the demo needs, everything else the whole tool box.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+
+.PHONY: help setup demo test lint types layers acceptance proto clean
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e ".[server,cookbook]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e ".[server,cookbook,envs,dev]"
+	@touch $@ $(VENV)/.demo
+
+setup: $(VENV)/.dev  ## make .venv with everything
+
+demo: $(VENV)/.demo  ## watch a model learn pig latin, offline, on a CPU
+	$(BIN)/tinsmith demo
+
+lint: $(VENV)/.dev  ## format and lint
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+types: $(VENV)/.dev  ## type-check
+	$(BIN)/pyright
+
+layers: $(VENV)/.dev  ## check that arrows point down only
+	$(BIN)/lint-imports
+
+test: lint types layers  ## everything that must be green, in at most 8 minutes on 2 cores
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+acceptance: setup  ## the slow tests too: learning runs and chaos, with a table row by row
+	$(BIN)/python -m pytest -m "not gpu" --rows acceptance.json
+
+proto: $(BIN)/python  ## regenerate the protobuf code (an older compiler, so that more runtimes accept it)
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/pip -q install grpcio-tools==1.74.0 setuptools
+	build/protoc/bin/python -m grpc_tools.protoc -Isrc/tinsmith/types/proto --python_out=src/tinsmith/types/proto \
+	  --pyi_out=src/tinsmith/types/proto src/tinsmith/types/proto/tinsmith.proto
+	sed -i '1i # pyright: basic' src/tinsmith/types/proto/tinsmith_pb2.pyi
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""What every test shares: one torch thread per worker, and the acceptance table of the rows that tests show."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TINKER_TELEMETRY", "0")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("repeatable")
+
+_OURS = ("TINSMITH_", "TINKER_API_KEY", "TINKER_BASE_URL")
+_results: dict[int, dict[str, str]] = defaultdict(dict)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rows", metavar="FILE", help="write the acceptance table, row by row, as JSON")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the settings of whoever runs it, and none writes into their home."""
+    for name in list(os.environ):
+        if name.startswith(_OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TINSMITH_HOME", str(tmp_path_factory.mktemp("home")))
+    yield
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # pyright: ignore[reportAttributeAccessIssue]
+    if report.when == "call" or report.outcome != "passed":
+        rows = [n for mark in item.iter_markers("row") for n in mark.args]
+        report.user_properties.append(("rows", rows))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, rows in report.user_properties:
+        if name == "rows" and isinstance(rows, list):
+            for row in rows:
+                _results[int(row)][report.nodeid] = report.outcome
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    target = config.getoption("--rows")
+    if not target:
+        return
+    table = {row: _results[row] for row in sorted(_results)}
+    Path(str(target)).write_text(json.dumps(table, indent=1) + "\n")
+    terminalreporter.section("acceptance rows")
+    for row, tests in table.items():
+        outcomes = set(tests.values())
+        verdict = "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "skipped"
+        terminalreporter.write_line(f"{row:>4}  {verdict:<8} {len(tests)} test{'s' * (len(tests) != 1)}")
