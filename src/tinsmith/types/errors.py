@@ -164,10 +164,12 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 
 
+def _detail(body: object) -> object:
+    fields: dict[str, object] = cast("dict[str, object]", body) if isinstance(body, dict) else {"detail": body}
+    return fields.get("detail", fields)
+
+
 def status_error(status_code: int, body: object) -> APIStatusError:
     """Make the error of an HTTP status; the message is the body's `detail` where it has one."""
-    detail: object = body
-    if isinstance(body, dict):
-        detail = cast("dict[str, object]", body).get("detail", detail)
     cls = _BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)
-    return cls(f"Error code: {status_code} - {detail}", status_code=status_code, body=body)
+    return cls(f"Error code: {status_code} - {_detail(body)}", status_code=status_code, body=body)
