@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
+
 from tinsmith.settings import Settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+
 from tinsmith.settings import Settings, get_settings
 
 ROOT = Path(__file__).parent.parent.parent
