@@ -46,6 +46,10 @@ def invalid(field: str, value: object, expected: str, *, status: int = 400) -> U
     return UserError(f"{field}: got {shown}, expected {expected}", status)
 
 
+class StartupError(Exception):
+    """The service cannot start, e.g. because a model does not load; the message is for the person who started it."""
+
+
 class TinsmithError(Exception):
     """Base of every error that the SDK raises on purpose."""
 

@@ -47,10 +47,16 @@ class Operation:
             CREATE_MODEL `{lora}`; LOAD_STATE `{folder, optimizer, lora, next_seq}`; OPTIM_STEP `{adam}`;
             SAVE_STATE `{folder}` and, for a recovery point, `{folder, after_seq}`; SAVE_SAMPLER `{folder}`;
             SNAPSHOT `{sampler_id, folder}`; LOAD_SAMPLER `{sampler_id, folder | None}` (None: the base itself);
-            RELEASE_SAMPLER `{sampler_id}`; SKIP `{failed_forward_backward}`; SAMPLE `{sampler_id}`.
+            RELEASE_SAMPLER `{sampler_id}`; SKIP `{failed_forward_backward, failed_optim_step}` (both optional);
+            SAMPLE `{sampler_id}`.
+            SKIP stands for an operation that took no effect: a failed forward_backward makes the next optim_step fail,
+            a failed optim_step ends the step (gradients are cleared, weights stay).
+            SAVE_STATE with `after_seq` runs once everything up to there is done and no gradients are pending; its
+            result `{size_bytes, seq_id}` names the last operation that the saved state holds, which may be later.
         body: FORWARD_BACKWARD: the protobuf request; SAMPLE: the JSON request.
         body_path: a file that holds the body, where it is bulky.
-        replay: the result is recorded already; the operation runs for its effect.
+        replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
+            also says that everything before it in its model's order is settled: what was not submitted never comes.
     """
 
     op_id: str
