@@ -30,16 +30,21 @@ class Group:
     """Sequences of similar length that attention computes as one right-padded batch.
 
     Attributes:
-        count: sequences.
+        members: indices of its sequences in the stream, rising; empty ones belong to no group.
         width: tokens of the longest.
         source: place of each token in the stream, int64 [tokens]; None where the group is the whole stream in order.
         target: place of each token in the padded batch, int64 [tokens]; None where nothing is padded.
     """
 
-    count: int
+    members: tuple[int, ...]
     width: int
     source: Tensor | None
     target: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Number of sequences."""
+        return len(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +84,14 @@ def _group(
     source = torch.repeat_interleave(torch.tensor([starts[i] for i in members]), sizes) + offsets
     target = torch.repeat_interleave(torch.arange(len(members)) * width, sizes) + offsets
     return Group(
-        len(members),
+        tuple(members),
         width,
         None if whole else source.to(device),
         None if bool((sizes == width).all()) else target.to(device),
     )
 
 
-def _pad(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
+def pad_groups(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
     """Split a stream [T, ...] into its groups, each [count * width, ...] with zeros for padding."""
     padded: list[Tensor] = []
     for group in layout.groups:
@@ -98,8 +103,8 @@ def _pad(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
     return tuple(padded)
 
 
-def _unpad(padded: Sequence[Tensor], layout: PaddedLayout) -> Tensor:
-    """Inverse of `_pad`, padding dropped."""
+def unpad_groups(padded: Sequence[Tensor], layout: PaddedLayout) -> Tensor:
+    """Inverse of `pad_groups`, padding dropped."""
     out: Tensor | None = None
     for group, x in zip(layout.groups, padded, strict=True):
         picked = x if group.target is None else x.index_select(0, group.target)
@@ -113,31 +118,31 @@ def _unpad(padded: Sequence[Tensor], layout: PaddedLayout) -> Tensor:
 
 
 class _Pad(torch.autograd.Function):
-    """`_pad`; its gradient is `_unpad`. Neither way needs an atomic addition."""
+    """`pad_groups`; its gradient is `unpad_groups`. Neither way needs an atomic addition."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
         ctx.layout = layout
-        return tuple(p.view_as(p) for p in _pad(x, layout))
+        return tuple(p.view_as(p) for p in pad_groups(x, layout))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _unpad(grads, ctx.layout), None
+        return unpad_groups(grads, ctx.layout), None
 
 
 class _Unpad(torch.autograd.Function):
-    """`_unpad`; its gradient is `_pad`."""
+    """`unpad_groups`; its gradient is `pad_groups`."""
 
     @staticmethod
     def forward(ctx: Any, layout: PaddedLayout, *padded: Tensor) -> Tensor:
         ctx.layout = layout
-        out = _unpad(padded, layout)
+        out = unpad_groups(padded, layout)
         return out.view_as(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        return (None, *_pad(grad, ctx.layout))
+        return (None, *pad_groups(grad, ctx.layout))
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PaddedLayout, scaling: float) -> Tensor:

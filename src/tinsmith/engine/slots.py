@@ -157,6 +157,11 @@ class Pool:
         """Whether a slot can be taken without growing."""
         return bool(self._free)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no slot is in use."""
+        return len(self._free) == self.capacity
+
     def grow(self, slots: int) -> None:
         """Add empty slots; views taken before are of the old storage."""
         old = self.capacity

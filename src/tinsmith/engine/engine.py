@@ -1,0 +1,289 @@
+"""The engine's face: synchronous, one thread, no knowledge of requests, sessions or queues."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from tinsmith.engine.adapters import Adapters
+from tinsmith.engine.base_model import DTYPES, BaseModel, load_base_model
+from tinsmith.engine.checkpoint import Checkpoints
+from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.engine.logprobs import chunk_tokens
+from tinsmith.engine.optimizer import adamw_step
+from tinsmith.engine.packing import PackedRow
+from tinsmith.engine.sampler import Sampler
+from tinsmith.engine.snapshots import Snapshots
+from tinsmith.engine.training import run_rows
+from tinsmith.settings import Settings
+from tinsmith.types.datum import Datum
+from tinsmith.types.errors import invalid
+from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.params import AdamParams, LoraConfig
+from tinsmith.types.validation import check_adam, check_lora, check_training_data
+
+log = logging.getLogger(__name__)
+
+_MIB = 2**20
+
+
+class Engine:
+    """One base model with its adapters and its sampler.
+
+    Args:
+        base: the loaded base model.
+        settings: token budgets and memory limits.
+
+    Every method that names a model or sampler raises UserError where there is none of that id.
+    """
+
+    def __init__(self, base: BaseModel, settings: Settings) -> None:
+        self.base = base
+        self.settings = settings
+        budget = adapter_budget(base.device, settings)
+        self.adapters = Adapters(base.targets, base.dtype, base.wide_dtype, base.device, budget)
+        self.snapshots = Snapshots(self.adapters)
+        self.checkpoints = Checkpoints(base)
+        self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk)
+
+    @classmethod
+    def load(cls, name: str, source: str, device: str, dtype: str, settings: Settings) -> Engine:
+        """Load a base model.
+
+        Args:
+            name: that clients use.
+            source: folder or hub id.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            dtype: `auto` (CPU float32, CUDA bfloat16) or a name of `DTYPES`.
+            settings: of the process.
+
+        Raises:
+            UserError: there is no model at `source`, its architecture is not supported, or device or dtype are not.
+        """
+        if settings.engine_threads is not None:
+            torch.set_num_threads(settings.engine_threads)
+        place = resolve_device(device)
+        return cls(load_base_model(name, source, place, resolve_dtype(dtype, place)), settings)
+
+    @property
+    def info(self) -> BaseModelInfo:
+        """What clients are told about the base model."""
+        return self.base.info
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Turns ids into text for stop strings; None where the model came without one."""
+        return self.base.tokenizer
+
+    @property
+    def max_tokens_per_pass(self) -> int:
+        """Token budget of one packed pass; rows beyond it are cut into several."""
+        return self.settings.max_tokens_per_pass
+
+    def row_cost(self, datum: Datum) -> int:
+        """Tokens that a datum takes of the budget."""
+        return datum.model_input.length
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Generates from snapshots; made, with its cache, when first asked for."""
+        return Sampler(self.base, self.snapshots, self.settings)
+
+    def create_model(self, model_id: str, lora: LoraConfig) -> None:
+        """Make an adapter whose first forward equals the base.
+
+        Raises:
+            UserError: the config is out of range, the id is taken, or the adapter budget is exhausted.
+        """
+        check_lora(lora, self.settings.max_lora_rank)
+        self.adapters.create(model_id, lora)
+
+    def remove_model(self, model_id: str) -> None:
+        """Free an adapter and its optimizer state."""
+        self.adapters.remove(model_id)
+
+    def load_state(self, model_id: str, folder: str | Path, lora: LoraConfig, optimizer: bool = True) -> None:
+        """Load a saved state into a model, made if there is none of this id; accumulated gradients are dropped.
+
+        Args:
+            model_id: the training run.
+            folder: a state (or, without `optimizer`, any PEFT folder of this base).
+            lora: shape that the run has.
+            optimizer: whether to take the optimizer's state too; else it starts anew.
+
+        Raises:
+            UserError: the folder is no checkpoint, is damaged, or is of another base or shape; nothing was changed.
+        """
+        check_lora(lora, self.settings.max_lora_rank)
+        saved = self.checkpoints.read(folder, optimizer)
+        saved.check_shape(lora)
+        fresh = model_id not in self.adapters.model_ids()
+        adapter = self.adapters.create(model_id, lora) if fresh else self.adapters.get(model_id)
+        if adapter.lora.model_copy(update={"seed": lora.seed}) != lora:
+            raise invalid("lora_config", lora, f"the config of model {model_id}: {adapter.lora!r}")
+        saved.restore(adapter)
+
+    def save_state(self, model_id: str, folder: str | Path) -> int:
+        """Write weights and optimizer state; return the bytes written."""
+        return self.checkpoints.save_state(self.adapters.get(model_id), folder)
+
+    def save_sampler(self, model_id: str, folder: str | Path) -> int:
+        """Write the weights only; return the bytes written."""
+        adapter = self.adapters.get(model_id)
+        return self.checkpoints.save_weights(adapter.master, adapter.slot, adapter.lora, folder)
+
+    def snapshot(self, model_id: str, sampler_id: str) -> None:
+        """Freeze a model's present weights in memory, ready to sample from.
+
+        Raises:
+            UserError: the adapter budget is exhausted.
+        """
+        adapter = self.adapters.get(model_id)
+        self.snapshots.add(sampler_id, self.adapters.copy(adapter), adapter.lora)
+
+    def write_snapshot(self, sampler_id: str, folder: str | Path) -> int:
+        """Write a snapshot's weights; return the bytes written.
+
+        Raises:
+            UserError: the sampler is the base model alone.
+        """
+        snapshot = self.snapshots.acquire(sampler_id)
+        try:
+            if snapshot.slot is None or snapshot.lora is None:
+                raise invalid("sampler_id", sampler_id, "a sampler with an adapter")
+            return self.checkpoints.save_weights(snapshot.slot.flat, snapshot.slot, snapshot.lora, folder)
+        finally:
+            self.snapshots.done(snapshot)
+
+    def load_sampler(self, sampler_id: str, folder: str | Path | None) -> None:
+        """Load weights to sample from; None samples from the base model.
+
+        Raises:
+            UserError: the folder is no checkpoint, is damaged or of another base, or the budget is exhausted.
+        """
+        if folder is None:
+            self.snapshots.add(sampler_id, None, None)
+            return
+        saved = self.checkpoints.read(folder, optimizer=False)
+        slot = self.adapters.allocate(saved.lora)
+        saved.fill(slot)
+        self.snapshots.add(sampler_id, slot, saved.lora)
+
+    def release_sampler(self, sampler_id: str) -> None:
+        """Free a sampler; its running requests end first."""
+        self.snapshots.remove(sampler_id)
+
+    def optim_step(self, model_id: str, params: AdamParams) -> dict[str, float]:
+        """Apply the accumulated gradients and clear them; return metrics.
+
+        Raises:
+            UserError: a parameter is out of range, or gradients are not finite (they are cleared, the weights stay).
+        """
+        check_adam(params)
+        return adamw_step(self.adapters.get(model_id), params)
+
+    def clear_gradients(self, model_id: str) -> None:
+        """Forget the gradients since the last step."""
+        self.adapters.get(model_id).clear_gradients()
+
+    def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
+        """Compute rows of any models in one packed pass and add up their gradients.
+
+        A row that is bad fails alone. If the pass itself fails, every model's rows are computed again by themselves,
+        and only the models that fail again get the error; a failed model's gradients of this call are not added.
+
+        Args:
+            rows: with the loss of each.
+
+        Returns:
+            one output or exception per row, in order.
+        """
+        results: list[RowOutput | Exception] = [RuntimeError("row was not computed")] * len(rows)
+        packed: list[PackedRow] = []
+        for index, row in enumerate(rows):
+            try:
+                packed.append(self._check_row(index, row))
+            except Exception as error:
+                results[index] = error
+        for backward in (False, True):
+            some = [p for p in packed if p.row.backward == backward]
+            if some:
+                self._run_apart(some, backward, results)
+        return results
+
+    def _check_row(self, index: int, row: TrainRow) -> PackedRow:
+        slot = self.adapters.get(row.model_id).slot
+        check_training_data([row.datum], row.loss_fn, dict(row.loss_fn_config), self.info, max_datums=1)
+        return PackedRow.of(index, row, slot)
+
+    def _run_apart(self, rows: list[PackedRow], backward: bool, results: list[RowOutput | Exception]) -> None:
+        """Run rows together; where that fails, model by model."""
+        models = list(dict.fromkeys(r.row.model_id for r in rows))
+        try:
+            self._run(rows, backward, results)
+        except Exception as error:
+            if len(models) == 1:
+                log.exception("training pass of model %s failed", models[0])
+                for r in rows:
+                    results[r.index] = error
+                return
+            log.warning("merged pass of %d models failed (%s); running them one by one", len(models), error)
+        else:
+            return
+        for model_id in models:
+            self._run_apart([r for r in rows if r.row.model_id == model_id], backward, results)
+
+    def _run(self, rows: list[PackedRow], backward: bool, results: list[RowOutput | Exception]) -> None:
+        outputs, gradients = run_rows(self.base, rows, self.max_tokens_per_pass, self._chunk, backward)
+        for index, output in outputs.items():
+            results[index] = output
+        if backward:
+            for model_id in {r.row.model_id for r in rows}:
+                adapter = self.adapters.get(model_id)
+                flat = gradients.flats.get(adapter.slot)
+                adapter.has_gradients = True
+                if flat is not None:
+                    adapter.grad.add_(flat)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn a setting into a device.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise invalid("device", device, "auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise invalid("device", device, f"one of the {torch.cuda.device_count()} CUDA devices of this machine, or cpu")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Turn a setting into the compute dtype: float32 on a CPU and bfloat16 on CUDA unless said otherwise.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise invalid("dtype", dtype, f"auto or one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def adapter_budget(device: torch.device, settings: Settings) -> int:
+    """Bytes that adapters and their training states may take; see `Settings.adapter_mb`."""
+    if settings.adapter_mb is not None:
+        return settings.adapter_mb * _MIB
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory * 0.3)
+    return 4096 * _MIB
