@@ -1,0 +1,143 @@
+"""Keys and values of every layer in blocks of a few tokens, addressed by block tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tinsmith.settings import Settings
+
+_CPU_DEFAULT_MB = 1024
+_DEVICE_SHARE = 0.6
+_FIRST_BLOCKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one token costs in the cache."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    def block_bytes(self, block_size: int) -> int:
+        """Bytes of one block in all layers, keys and values."""
+        return 2 * self.layers * block_size * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+def affordable_blocks(shape: KVShape, device: torch.device, settings: Settings) -> int:
+    """Return how many blocks the settings grant: `kv_cache_mb`, or by default a share of the free device memory.
+
+    Raises:
+        ValueError: not even one block fits.
+    """
+    if settings.kv_cache_mb is not None:
+        granted = settings.kv_cache_mb * 2**20
+    elif device.type == "cuda":
+        granted = int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
+    else:
+        granted = _CPU_DEFAULT_MB * 2**20
+    each = shape.block_bytes(settings.kv_block_size)
+    if granted < each:
+        raise ValueError(f"kv_cache_mb: got {granted / 2**20:.3g} MiB, expected at least {each / 2**20:.3g}, one block")
+    return granted // each
+
+
+class KVCache:
+    """The storage: per layer one tensor of keys and one of values, each [blocks, block_size, kv_heads, head_dim].
+
+    Block 0 stays zero: block tables are padded with it. On a CPU storage grows as ids are used; on an accelerator
+    all of it is taken at first use, because growing would need the memory twice.
+    """
+
+    def __init__(self, shape: KVShape, block_size: int, num_blocks: int, device: torch.device) -> None:
+        self.shape = shape
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        self._device = device
+        self._keys = [self._blocks(0) for _ in range(shape.layers)]
+        self._values = [self._blocks(0) for _ in range(shape.layers)]
+        # Gathered keys and values of one layer; the same memory for all layers and steps, because fresh pages are
+        # what gathering costs most on a CPU.
+        self._gathered = (self._blocks(0), self._blocks(0))
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory taken so far."""
+        return 2 * self.shape.layers * self._keys[0].nbytes
+
+    def prepare(self, blocks: Sequence[int]) -> None:
+        """Make blocks that were just allocated ready: storage exists and holds zeros.
+
+        Attention multiplies cells behind the end of a sequence by a weight of zero, which only works if they hold
+        finite numbers, whatever the block's former owner computed.
+        """
+        if not blocks:
+            return
+        if max(blocks) >= self._keys[0].shape[0]:
+            self._grow(max(blocks) + 1)
+        index = torch.tensor(blocks, device=self._device)
+        for stored in (*self._keys, *self._values):
+            stored.index_fill_(0, index, 0)
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks, (from, to) each; none is both."""
+        if not pairs:
+            return
+        self._grow(max(target for _, target in pairs) + 1)
+        source, target = torch.tensor(pairs, device=self._device).unbind(1)
+        for stored in (*self._keys, *self._values):
+            stored.index_copy_(0, target, stored.index_select(0, source))
+
+    def store(self, layer: int, cells: Tensor, key: Tensor, value: Tensor) -> None:
+        """Write keys and values of T tokens.
+
+        Args:
+            layer: index of the layer.
+            cells: int64 [T], block * block_size + offset of each token.
+            key: [T, kv_heads, head_dim]; value likewise.
+        """
+        self._keys[layer].flatten(0, 1).index_copy_(0, cells, key)
+        self._values[layer].flatten(0, 1).index_copy_(0, cells, value)
+
+    def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the blocks of S sequences; valid until the next call.
+
+        Args:
+            layer: index of the layer.
+            tables: block ids, integer [S, B].
+
+        Returns:
+            keys and values, each [S, B * block_size, kv_heads, head_dim].
+        """
+        count = tables.numel()
+        if self._gathered[0].shape[0] < count:
+            self._gathered = (self._blocks(count + count // 4), self._blocks(count + count // 4))
+        flat = tables.flatten()
+        sequences, blocks = tables.shape
+        found = []
+        for stored, room in zip((self._keys[layer], self._values[layer]), self._gathered, strict=True):
+            out = room[:count].flatten(1)
+            torch.index_select(stored.flatten(1), 0, flat, out=out)
+            found.append(out.view(sequences, blocks * self.block_size, *stored.shape[2:]))
+        return found[0], found[1]
+
+    def _blocks(self, count: int) -> Tensor:
+        shape = (count, self.block_size, self.shape.kv_heads, self.shape.head_dim)
+        return torch.zeros(shape, dtype=self.shape.dtype, device=self._device)
+
+    def _grow(self, wanted: int) -> None:
+        """Make room for ids below `wanted`, at least twice the present room."""
+        present = self._keys[0].shape[0]
+        if wanted <= present:
+            return
+        limit = self.num_blocks + 1
+        room = limit if self._device.type != "cpu" else min(limit, max(wanted, 2 * present, _FIRST_BLOCKS))
+        for tensors in (self._keys, self._values):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = self._blocks(room)
+                tensors[layer][:present] = old
