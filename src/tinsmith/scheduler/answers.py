@@ -1,0 +1,68 @@
+"""Every operation runs at most once and is answered exactly once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from tinsmith.scheduler.failures import describe
+from tinsmith.types.errors import UserError
+from tinsmith.types.operations import Event, Failure, Operation, Result
+
+PROTOBUF = "application/x-protobuf"
+JSON = "application/json"
+
+# Finished ids that are remembered, so that a repeated submission does not run again.
+_REMEMBERED = 1 << 18
+
+
+class Answers:
+    """Operations that wait for their answer, and the ids of those that had it.
+
+    Args:
+        emit: where events go.
+    """
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self.emit = emit
+        self._open: dict[str, Operation] = {}
+        self._answered: OrderedDict[str, None] = OrderedDict()
+
+    def accept(self, op: Operation) -> bool:
+        """Return whether the operation is new; a repeated one is dropped, its first submission answers."""
+        if op.op_id in self._open or op.op_id in self._answered:
+            return False
+        self._open[op.op_id] = op
+        return True
+
+    def is_open(self, op_id: str) -> bool:
+        """Whether the operation still waits for its answer."""
+        return op_id in self._open
+
+    @property
+    def waiting(self) -> int:
+        """Number of operations without an answer yet."""
+        return len(self._open)
+
+    def result(self, op: Operation, payload: bytes = b"{}", media_type: str = JSON) -> None:
+        """Answer an operation with its result."""
+        self._close(op)
+        self.emit(Result(op.op_id, payload, media_type))
+
+    def failure(self, op: Operation, error: Exception) -> None:
+        """Answer an operation with an error."""
+        self._close(op)
+        where = f" of {op.model_id}" if op.model_id else ""
+        at = f" (seq_id {op.seq_id})" if op.seq_id is not None else ""
+        message, category = describe(error, f"{op.kind}{where}{at}")
+        self.emit(Failure(op.op_id, message, category))
+
+    def refuse(self, op: Operation, message: str) -> None:
+        """Answer an operation with a fault of its request."""
+        self.failure(op, UserError(message))
+
+    def _close(self, op: Operation) -> None:
+        del self._open[op.op_id]
+        self._answered[op.op_id] = None
+        if len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)

@@ -1,0 +1,46 @@
+"""Whose fault an error is, and whether the engine can go on after it."""
+
+from __future__ import annotations
+
+import logging
+
+from tinsmith.types.errors import RequestErrorCategory, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class EngineBroken(RuntimeError):
+    """The device is in a state in which no further work can be done; the host has to be started anew."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the host or on the device."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the device is lost: after a CUDA error other than a full memory every later call fails as well."""
+    if is_out_of_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+
+
+def raise_if_fatal(error: Exception) -> None:
+    """Turn an error after which nothing works into `EngineBroken`."""
+    if is_fatal(error):
+        raise EngineBroken(f"the device failed: {error}") from error
+
+
+def describe(error: BaseException, doing: str) -> tuple[str, RequestErrorCategory]:
+    """Return what the client is told, and log what it is not told.
+
+    Args:
+        error: what was raised.
+        doing: the operation, for the log and for messages of the service's own faults.
+    """
+    if isinstance(error, UserError):
+        return error.message, RequestErrorCategory.USER
+    logger.error("%s failed", doing, exc_info=error)
+    if is_out_of_memory(error):
+        return f"{doing}: out of memory ({error})", RequestErrorCategory.SERVER
+    return f"{doing}: {type(error).__name__}: {error}", RequestErrorCategory.SERVER

@@ -1,0 +1,181 @@
+"""The loop that drives engines: one thread that takes operations in, shares out turns and sends events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tinsmith.scheduler.answers import Answers
+from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
+from tinsmith.scheduler.fairness import FairShare
+from tinsmith.scheduler.flusher import Flush, Flusher
+from tinsmith.scheduler.stats import Meter
+from tinsmith.settings import Settings
+from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.operations import Event, Flushed, Operation, Ready
+
+T = TypeVar("T")
+
+# How often a busy host looks for work that has waited too long, and how long an idle one sleeps at most, seconds.
+_EXPIRY_INTERVAL_S = 0.1
+_LONGEST_SLEEP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    op_id: str
+
+
+class EngineHost:
+    """Runs operations on the engines of one process.
+
+    `submit`, `cancel`, `call` and `stop` may be called from any thread; everything else, `emit` included, happens on
+    the thread that calls `run`.
+
+    Args:
+        engines: by name of the base model.
+        emit: takes events; must not block.
+        settings: limits and timeouts.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, HostedEngine],
+        emit: Callable[[Event], None],
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._emit = emit
+        self._answers = Answers(emit)
+        self._flusher = Flusher(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
+        self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._engines: dict[str, EngineScheduler] = {}
+        self._infos: dict[str, BaseModelInfo] = {}
+        self._fair: FairShare[tuple[str, Lane]] = FairShare()
+        self._meter = Meter(clock())
+        self._next_expiry = 0.0
+        for name, engine in engines.items():
+            self.add_engine(name, engine)
+
+    # -- from any thread ----------------------------------------------------------------------------------------------
+
+    def submit(self, op: Operation) -> None:
+        """Hand over an operation; one with an id that was handed over before is dropped."""
+        self._post(op)
+
+    def cancel(self, op_id: str) -> None:
+        """Drop a sample; it fails, unless it is finished already."""
+        self._post(_Cancel(op_id))
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function on the host's thread, between turns."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._post(run)
+        return future
+
+    def stop(self) -> None:
+        """End `run` after the turn that is going on."""
+        self._stopping = True
+        self._wake.set()
+
+    def _post(self, item: Operation | _Cancel | Callable[[], None]) -> None:
+        self._inbox.append(item)
+        self._wake.set()
+
+    # -- on the host's thread -----------------------------------------------------------------------------------------
+
+    def add_engine(self, name: str, engine: HostedEngine) -> BaseModelInfo:
+        """Serve a further base model."""
+        self._engines[name] = EngineScheduler(engine, self._answers, self._flusher, self._settings, self._clock)
+        self._infos[name] = engine.info
+        return engine.info
+
+    def run(self) -> None:
+        """Announce the models and work until `stop`; snapshots that wait to be written are written first.
+
+        Raises:
+            EngineBroken: a device is lost; start a new host.
+        """
+        self._emit(Ready(list(self._infos.values())))
+        try:
+            while not self._stopping:
+                if not self.poll():
+                    self._wake.wait(self._sleep())
+                    self._wake.clear()
+        finally:
+            self._flusher.close(timeout=5.0)
+            self._drain()
+
+    def poll(self) -> bool:
+        """Take in what has arrived and take one turn; return whether there may be more to do at once."""
+        self._drain()
+        ready = [(name, lane) for name, engine in self._engines.items() for lane in engine.ready()]
+        key = self._fair.pick(ready)
+        if key is not None:
+            started = self._clock()
+            self._engines[key[0]].turn(key[1])
+            elapsed = self._clock() - started
+            self._fair.charge(key, elapsed)
+            self._meter.worked(elapsed)
+        self._tick(busy=key is not None)
+        return key is not None or bool(self._inbox)
+
+    def _drain(self) -> None:
+        # What arrives while draining waits for the next round, so that a flood cannot keep the engines idle.
+        for _ in range(len(self._inbox)):
+            item = self._inbox.popleft()
+            if isinstance(item, Operation):
+                self._accept(item)
+            elif isinstance(item, _Cancel):
+                for engine in self._engines.values():
+                    engine.cancel(item.op_id)
+            else:
+                item()
+
+    def _accept(self, op: Operation) -> None:
+        if not self._answers.accept(op):
+            return
+        engine = self._engines.get(op.base_model)
+        if engine is None:
+            self._answers.refuse(op, f"base_model: got {op.base_model!r}, expected one of {', '.join(self._engines)}")
+        else:
+            engine.accept(op)
+
+    def _flushed(self, flush: Flush, on_disk: bool) -> None:
+        self._flusher.settled(flush)
+        if on_disk:
+            self._emit(Flushed(flush.op_id))
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _tick(self, busy: bool) -> None:
+        now = self._clock()
+        if not busy or now >= self._next_expiry:
+            self._next_expiry = now + _EXPIRY_INTERVAL_S
+            for engine in self._engines.values():
+                engine.expire()
+        if self._meter.due(now, busy):
+            self._emit(self._meter.read(self._engines.values(), self._answers.waiting, now, busy))
+
+    def _sleep(self) -> float:
+        """Return how long an idle host may sleep when nothing arrives, seconds."""
+        deadlines = [d for engine in self._engines.values() if (d := engine.next_deadline()) is not None]
+        now = self._clock()
+        return max(0.0, min([now + _LONGEST_SLEEP_S, *deadlines]) - now)

@@ -1,0 +1,157 @@
+"""The order of one model's operations: by seq_id, from `next_seq`, whatever order they arrive in."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from tinsmith.types.operations import Operation, OpKind
+
+BIRTHS = (OpKind.CREATE_MODEL, OpKind.LOAD_STATE)
+
+
+class ModelQueue:
+    """What one model still has to do, and what its next optimizer step must know.
+
+    Attributes:
+        model_id: the training run.
+        alive: whether the adapter exists in the engine.
+        next_seq: the smallest seq_id that is not settled.
+        dirty: whether gradients wait for an optimizer step.
+        step_error: why the next optimizer step has to fail, None where it may run.
+    """
+
+    def __init__(self, model_id: str, now: float) -> None:
+        self.model_id = model_id
+        self.alive = False
+        self.next_seq = 1
+        self.dirty = False
+        self.step_error: str | None = None
+        self._waiting: dict[int, Operation] = {}
+        self._births: deque[Operation] = deque()
+        self._points: deque[Operation] = deque()
+        self._releases: deque[Operation] = deque()
+        self._settled_before = 0
+        self._touched = now
+
+    def offer(self, op: Operation, now: float) -> str | None:
+        """Take an operation of this model; return why not, where its place in the order is taken."""
+        self._touched = now
+        if op.kind is OpKind.RELEASE_MODEL:
+            self._releases.append(op)
+        elif op.kind is OpKind.SAVE_STATE and "after_seq" in op.args:
+            self._points.append(op)
+        elif op.kind in BIRTHS and op.seq_id is None:
+            self._births.append(op)
+        else:
+            return self._place(op)
+        return None
+
+    def _place(self, op: Operation) -> str | None:
+        if op.seq_id is None:
+            return f"seq_id: got None, expected the place of {op.kind} in the order of model {self.model_id}"
+        if op.seq_id < self.next_seq:
+            return (
+                f"seq_id: got {op.seq_id}, expected at least {self.next_seq}: "
+                f"this place in the order of model {self.model_id} is settled"
+            )
+        if op.seq_id in self._waiting:
+            return f"seq_id: got {op.seq_id}, expected one that no other operation of model {self.model_id} has"
+        self._waiting[op.seq_id] = op
+        if op.replay:
+            self._settled_before = max(self._settled_before, op.seq_id)
+        return None
+
+    # -- what is ready ------------------------------------------------------------------------------------------------
+
+    def barrier(self) -> Operation | None:
+        """Return the operation to be run now that is not part of a pass, None where there is none."""
+        for special in (self._releases, self._births):
+            if special:
+                return special[0]
+        if not self.alive:
+            return None
+        head = self._head()
+        return self._due_point() or (head if head is not None and head.kind is not OpKind.FORWARD_BACKWARD else None)
+
+    def passes(self, position: int = 0) -> Operation | None:
+        """Return the forward_backward at `position` of the unbroken run of them that is ready to be computed."""
+        if not self.alive or self._releases or self._births or self._due_point():
+            return None
+        head = self._head()
+        if head is None or head.seq_id is None:
+            return None
+        op = self._waiting.get(head.seq_id + position)
+        return op if op is not None and op.kind is OpKind.FORWARD_BACKWARD else None
+
+    def _head(self) -> Operation | None:
+        self._skip_settled()
+        return self._waiting.get(self.next_seq)
+
+    def _skip_settled(self) -> None:
+        """Step over places that were settled before this host lived and have nothing to replay."""
+        if self._settled_before > self.next_seq and self.next_seq not in self._waiting:
+            self.step_fails(f"seq_id {self.next_seq} of model {self.model_id} never arrived")
+            self.next_seq = min(seq for seq in self._waiting if seq > self.next_seq)
+
+    def _due_point(self) -> Operation | None:
+        """A recovery point may be taken between steps only: gradients and a failed step are not part of a state."""
+        if not self._points or self.dirty or self.step_error is not None:
+            return None
+        return next((p for p in self._points if p.args["after_seq"] < self.next_seq), None)
+
+    # -- what has happened --------------------------------------------------------------------------------------------
+
+    def done(self, op: Operation, now: float) -> None:
+        """Take an operation that was answered out of the queue; one with a place in the order settles it."""
+        self._touched = now
+        for special in (self._births, self._points, self._releases):
+            if op in special:
+                special.remove(op)
+                return
+        del self._waiting[op.seq_id]  # pyright: ignore[reportArgumentType]
+        self.next_seq = (op.seq_id or 0) + 1
+
+    def born(self, next_seq: int) -> None:
+        """The adapter exists; operations up to `next_seq` - 1 are part of it."""
+        self.alive = True
+        self.next_seq = next_seq
+        self.step_done()
+
+    def step_done(self) -> None:
+        """The gradients were used or cleared."""
+        self.dirty = False
+        self.step_error = None
+
+    def step_fails(self, why: str) -> None:
+        """The next optimizer step has to fail; the first reason counts."""
+        self.step_error = self.step_error or why
+
+    # -- gaps ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def blocked_since(self) -> float | None:
+        """Since when the queue has had work that it cannot begin, None where it has none.
+
+        An arrival starts the wait anew: the parts of one call may come in any order, the first one last.
+        """
+        if self.barrier() or self.passes() or not (self._waiting or self._points):
+            return None
+        return None if not self._waiting and self.alive else self._touched
+
+    @property
+    def missing(self) -> str:
+        """What a blocked queue waits for."""
+        if not self.alive:
+            return f"model_id: got {self.model_id!r}, expected a model that was created and not released"
+        return f"seq_id {self.next_seq} of model {self.model_id} never arrived"
+
+    def everything(self) -> list[Operation]:
+        """Return all operations in the queue, the ordered ones by seq_id."""
+        return [*self._births, *self.ordered(), *self._points, *self._releases]
+
+    def ordered(self) -> list[Operation]:
+        """Return the operations that have a place in the order, by seq_id."""
+        return [self._waiting[seq] for seq in sorted(self._waiting)]
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._births) + len(self._points) + len(self._releases)

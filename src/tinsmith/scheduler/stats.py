@@ -1,0 +1,57 @@
+"""Gauges of the host, sampled about once a second while it works and once more when it comes to rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tinsmith.scheduler.engine_scheduler import EngineScheduler
+from tinsmith.types.operations import Stats
+
+INTERVAL_S = 1.0
+
+
+class Meter:
+    """Turns counters into rates.
+
+    Args:
+        now: seconds, monotonic.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._busy_s = 0.0
+        self._train_tokens = 0
+        self._sample_tokens = 0
+        self._at_rest = True
+
+    def worked(self, seconds: float) -> None:
+        """Count the time of one turn."""
+        self._busy_s += seconds
+
+    def due(self, now: float, busy: bool) -> bool:
+        """Whether stats should be sent: a second has passed, or work has just ended."""
+        return (now >= self._since + INTERVAL_S) if busy else not self._at_rest
+
+    def read(self, engines: Iterable[EngineScheduler], unanswered: int, now: float, busy: bool) -> Stats:
+        """Return the gauges and begin a new interval.
+
+        Rates are per second of wall clock since the last call; `busy` is the share of it that turns took.
+        """
+        engines = list(engines)
+        train_tokens = sum(e.training.tokens for e in engines)
+        sample_tokens = sum(e.sampling.tokens for e in engines)
+        elapsed = max(now - self._since, 1e-6)
+        values = {
+            "models": sum(q.alive for e in engines for q in e.queues.values()),
+            "samplers": sum(len(e.samplers) for e in engines),
+            "unanswered": unanswered,
+            "queued_operations": sum(len(q) for e in engines for q in e.queues.values()),
+            "queued_samples": sum(e.sampling.queued for e in engines),
+            "running_samples": sum(e.sampling.running for e in engines),
+            "train_tokens_per_second": (train_tokens - self._train_tokens) / elapsed,
+            "sample_tokens_per_second": (sample_tokens - self._sample_tokens) / elapsed,
+            "busy": min(1.0, self._busy_s / elapsed),
+        }
+        self._since, self._busy_s, self._at_rest = now, 0.0, not busy
+        self._train_tokens, self._sample_tokens = train_tokens, sample_tokens
+        return Stats({name: float(value) for name, value in values.items()})

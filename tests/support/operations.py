@@ -1,0 +1,140 @@
+"""Operations in the form in which a service hands them over, and a host that is driven by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tinsmith.scheduler.engine_scheduler import HostedEngine
+from tinsmith.scheduler.host import EngineHost
+from tinsmith.settings import Settings
+from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response, encode_forward_backward_request
+from tinsmith.types.datum import Datum
+from tinsmith.types.operations import Event, Failure, Flushed, Operation, OpKind, Result, Stats
+from tinsmith.types.outputs import ForwardBackwardOutput, SampleResponse
+
+_ids = itertools.count()
+
+
+def operation(kind: OpKind, model_id: str | None = None, seq_id: int | None = None, **fields: Any) -> Operation:
+    """Make an operation with a fresh id; fields that `Operation` does not have become its arguments."""
+    own = {k: fields.pop(k) for k in ("op_id", "base_model", "body", "body_path", "replay") if k in fields}
+    own.setdefault("op_id", f"op-{next(_ids)}")
+    own.setdefault("base_model", "base")
+    return Operation(kind=kind, model_id=model_id, seq_id=seq_id, args=fields, **own)
+
+
+def create(model_id: str, rank: int = 8, **fields: Any) -> Operation:
+    """CREATE_MODEL."""
+    lora = {"rank": rank, "seed": 0, "train_unembed": True, "train_mlp": True, "train_attn": True}
+    return operation(OpKind.CREATE_MODEL, model_id, lora=lora, **fields)
+
+
+def forward_backward(
+    model_id: str,
+    seq_id: int,
+    rows: Sequence[int | Sequence[int]],
+    length: int = 2,
+    forward_only: bool = False,
+    **fields: Any,
+) -> Operation:
+    """FORWARD_BACKWARD of rows that are given by their tokens, or by their first token and a common length."""
+    tokens = [[row, *[1] * (length - 1)] if isinstance(row, int) else list(row) for row in rows]
+    return training(
+        model_id, seq_id, [Datum(tokens=t, targets=t, weights=[1.0] * len(t)) for t in tokens], forward_only, **fields
+    )
+
+
+def training(model_id: str, seq_id: int, data: Sequence[Datum], forward_only: bool = False, **fields: Any) -> Operation:
+    """FORWARD_BACKWARD of datums, with the loss `cross_entropy`."""
+    body = encode_forward_backward_request(model_id, seq_id, data, "cross_entropy", None, forward_only)
+    return operation(OpKind.FORWARD_BACKWARD, model_id, seq_id, body=body, **fields)
+
+
+def optim(model_id: str, seq_id: int, learning_rate: float = 1e-4, **fields: Any) -> Operation:
+    """OPTIM_STEP."""
+    return operation(OpKind.OPTIM_STEP, model_id, seq_id, adam={"learning_rate": learning_rate}, **fields)
+
+
+def sample(sampler_id: str, prompt: Sequence[int] = (5,), max_tokens: int = 1, **fields: Any) -> Operation:
+    """SAMPLE; `num_samples`, `seed` and other fields of the request may be given."""
+    own = {k: fields.pop(k) for k in ("op_id", "base_model") if k in fields}
+    params = {"max_tokens": max_tokens, **{k: fields.pop(k) for k in ("seed", "temperature") if k in fields}}
+    request = {
+        "sampling_session_id": "s",
+        "seq_id": 0,
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(prompt)}]},
+        "sampling_params": params,
+        **fields,
+    }
+    return operation(OpKind.SAMPLE, sampler_id=sampler_id, body=json.dumps(request).encode(), **own)
+
+
+def load_sampler(sampler_id: str, folder: str | None = None, **fields: Any) -> Operation:
+    """LOAD_SAMPLER; without a folder, of the base model."""
+    return operation(OpKind.LOAD_SAMPLER, sampler_id=sampler_id, folder=folder, **fields)
+
+
+class Driven:
+    """A host without a thread: what it emits is kept, and it works only when told to."""
+
+    def __init__(self, *engines: HostedEngine, clock: Callable[[], float] | None = None, **settings: Any) -> None:
+        self.events: list[Event] = []
+        kwargs = {} if clock is None else {"clock": clock}
+        by_name = {engine.info.name: engine for engine in engines}
+        self.host = EngineHost(by_name, self.events.append, Settings(**settings), **kwargs)
+
+    def submit(self, *ops: Operation) -> None:
+        """Hand operations over."""
+        for op in ops:
+            self.host.submit(op)
+
+    def run(self, *ops: Operation) -> None:
+        """Hand operations over and work until there is nothing left to do."""
+        self.submit(*ops)
+        while self.host.poll():
+            pass
+
+    def outcomes(self, op: Operation) -> list[Result | Failure]:
+        """Return all answers to an operation."""
+        return [e for e in self.events if isinstance(e, Result | Failure) and e.op_id == op.op_id]
+
+    def outcome(self, op: Operation) -> Result | Failure:
+        """Return the one answer to an operation."""
+        found = self.outcomes(op)
+        assert len(found) == 1, f"{op}: {found}"
+        return found[0]
+
+    def payload(self, op: Operation) -> Any:
+        """Return the decoded JSON of an operation's result."""
+        return json.loads(self.result(op).payload)
+
+    def result(self, op: Operation) -> Result:
+        """Return an operation's result; it must not have failed."""
+        found = self.outcome(op)
+        assert isinstance(found, Result), found
+        return found
+
+    def output(self, op: Operation) -> ForwardBackwardOutput:
+        """Return the decoded result of a forward_backward."""
+        return decode_forward_backward_output(self.result(op).payload)
+
+    def response(self, op: Operation) -> SampleResponse:
+        """Return the decoded result of a sample."""
+        return decode_sample_response(self.result(op).payload)
+
+    def failure(self, op: Operation) -> Failure:
+        """Return an operation's failure; it must have failed."""
+        found = self.outcome(op)
+        assert isinstance(found, Failure), found
+        return found
+
+    def flushed(self) -> list[str]:
+        """Return the ids of the snapshots that are on disk."""
+        return [e.op_id for e in self.events if isinstance(e, Flushed)]
+
+    def stats(self) -> list[dict[str, float]]:
+        """Return all stats."""
+        return [e.values for e in self.events if isinstance(e, Stats)]
