@@ -56,7 +56,7 @@ def _rows() -> list[ModelFacts]:
         ("Qwen/Qwen2.5-32B", 32.8, 5120),
         ("Qwen/Qwen2.5-72B", 72.7, 8192),
     ]
-    rows = [ModelFacts(EMBEDDED_MODEL, "qwen", "instruct", 0.0016, 192, 1024)]
+    rows = [ModelFacts(EMBEDDED_MODEL, "qwen", "instruct", 0.0015, 160, 1024)]
     for name, size, hidden in llama:
         rows.append(ModelFacts(name, "llama", "base", size, hidden, 131072))
         rows.append(ModelFacts(f"{name}-Instruct", "llama", "instruct", size, hidden, 131072))

@@ -1,0 +1,14 @@
+"""Supervised data: `files` reads rows, `data` makes datums of them, `common` shifts tokens and measures NLL."""
+
+from tinsmith.cookbook.supervised.common import compute_mean_nll, datum_from_tokens_weights
+from tinsmith.cookbook.supervised.data import conversation_to_datum, row_to_datum, text_to_datum
+from tinsmith.cookbook.supervised.files import JsonlRows
+
+__all__ = [
+    "JsonlRows",
+    "compute_mean_nll",
+    "conversation_to_datum",
+    "datum_from_tokens_weights",
+    "row_to_datum",
+    "text_to_datum",
+]

@@ -1,0 +1,79 @@
+"""Tokens and weights to a datum, and logprobs and weights to a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinsmith.cookbook.notices import warn_once
+from tinsmith.types.datum import Datum
+from tinsmith.types.errors import invalid
+from tinsmith.types.model_input import ModelInput
+from tinsmith.types.tensor import TensorData
+
+
+def datum_from_tokens_weights(tokens: Sequence[int], weights: Sequence[float], max_length: int | None = None) -> Datum:
+    """Make the datum in which every token predicts the next one.
+
+    Args:
+        tokens: T token ids, not shifted.
+        weights: T weights; `weights[i]` says how much token i is learned.
+        max_length: tokens kept of a longer example; None keeps all.
+
+    Returns:
+        A datum of T - 1 positions: `target_tokens` int64 and `weights` float32 of shape (T - 1,).
+
+    Raises:
+        UserError: lengths differ, or fewer than two tokens are left.
+    """
+    if len(tokens) != len(weights):
+        raise invalid("weights", f"{len(weights)} values", f"{len(tokens)}, one per token")
+    if max_length is not None and max_length < 2:
+        raise invalid("max_length", max_length, "at least 2 tokens")
+    if max_length is not None and len(tokens) > max_length:
+        warn_once(
+            f"truncated at {max_length}",
+            f"max_length: an example of {len(tokens)} tokens was cut to {max_length}; "
+            "raise max_length, or shorten the data, to learn from whole examples",
+        )
+        tokens, weights = tokens[:max_length], weights[:max_length]
+    if len(tokens) < 2:
+        raise invalid("tokens", list(tokens), "at least two tokens, one to read and one to predict")
+    if not any(weights[1:]):
+        warn_once(
+            "all-zero weights",
+            "weights: an example has weight 0 everywhere and teaches nothing; check train_on_what and max_length",
+        )
+    return Datum(
+        model_input=ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={
+            "target_tokens": np.asarray(tokens[1:], dtype=np.int64),
+            "weights": np.asarray(weights[1:], dtype=np.float32),
+        },
+    )
+
+
+def compute_mean_nll(logprobs: Iterable[TensorData | Any], weights: Iterable[TensorData | Any]) -> float:
+    """Return the weighted mean negative log-likelihood per token, -Σ w·lp / Σ w, in nats.
+
+    Args:
+        logprobs: per datum, the logprob of each target token.
+        weights: per datum, the weight of each target token, same shapes.
+
+    Returns:
+        The mean over all tokens of all datums; NaN when every weight is 0.
+    """
+    loss = weight = 0.0
+    for datum_logprobs, datum_weights in zip(logprobs, weights, strict=True):
+        values, factors = _array(datum_logprobs), _array(datum_weights)
+        learned = factors != 0
+        loss -= float(values[learned] @ factors[learned])
+        weight += float(factors.sum())
+    return loss / weight if weight else float("nan")
+
+
+def _array(values: TensorData | Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = values.to_numpy() if isinstance(values, TensorData) else np.asarray(values)
+    return array.astype(np.float64).ravel()

@@ -1,0 +1,30 @@
+"""Hyperparameters from formulas."""
+
+from __future__ import annotations
+
+from tinsmith.cookbook.model_info import read_config
+from tinsmith.types.errors import invalid
+from tinsmith.types.learning_rate import family_of, learning_rate
+from tinsmith.types.registry import lookup
+
+
+def get_lr(model_name: str, is_lora: bool = True) -> float:
+    """Return the course's learning rate of a model: 5e-5 · M · (2000 / H)^P.
+
+    M is 10 for LoRA and 1 for full fine-tuning; H is the hidden size; P is 0.781 for Llama and 0.0775 for Qwen.
+
+    Args:
+        model_name: a name of the lineup, a checkpoint folder, or a hub id.
+        is_lora: False for full fine-tuning.
+
+    Raises:
+        UserError: the model's hidden size cannot be found.
+    """
+    facts = lookup(model_name)
+    if facts is not None:
+        return learning_rate(facts.family, facts.hidden_size, is_lora=is_lora)
+    config = read_config(model_name)
+    hidden_size = config.get("hidden_size")
+    if not isinstance(hidden_size, int) or hidden_size < 1:
+        raise invalid(f"{model_name}: config.json: hidden_size", hidden_size, "a whole number")
+    return learning_rate(family_of(str(config.get("model_type", ""))), hidden_size, is_lora=is_lora)
