@@ -96,6 +96,8 @@ class EngineScheduler:
             self.samplers.expect(sampler_id)
         else:
             self._flusher.unwanted(sampler_id)
+            self._refuse_samples(sampler_id, self.sampling.drop_sampler(sampler_id))
+            self.samplers.retire(sampler_id)
         self._sampler_ops.setdefault(sampler_id, deque()).append(op)
 
     def _accept_model_op(self, op: Operation, now: float) -> None:
@@ -244,11 +246,13 @@ class EngineScheduler:
 
     def _release_sampler(self, op: Operation) -> None:
         sampler_id = op.args["sampler_id"]
-        for sample in self.sampling.drop_sampler(sampler_id):
-            self._answers.refuse(sample, f"sampler {sampler_id} was released")
-        if self.samplers.is_usable(sampler_id):
+        self._refuse_samples(sampler_id, self.sampling.drop_sampler(sampler_id, only_running=True))
+        if self.samplers.gone(sampler_id):
             self._engine.release_sampler(sampler_id)
-        self.samplers.gone(sampler_id)
+
+    def _refuse_samples(self, sampler_id: str, samples: Iterable[Operation]) -> None:
+        for sample in samples:
+            self._answers.refuse(sample, f"sampler {sampler_id} was released")
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

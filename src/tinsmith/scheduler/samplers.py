@@ -10,6 +10,7 @@ class Samplers:
 
     def __init__(self) -> None:
         self._usable: set[str] = set()
+        self._retired: set[str] = set()
         self._coming: Counter[str] = Counter()
         self._broken: dict[str, str] = {}
 
@@ -31,10 +32,19 @@ class Samplers:
         self._arrived(sampler_id)
         self._broken[sampler_id] = why
 
-    def gone(self, sampler_id: str) -> None:
-        """The sampler was released."""
-        self._usable.discard(sampler_id)
+    def retire(self, sampler_id: str) -> None:
+        """The sampler is about to be released: no further sample may begin."""
+        if sampler_id in self._usable:
+            self._usable.remove(sampler_id)
+            self._retired.add(sampler_id)
+
+    def gone(self, sampler_id: str) -> bool:
+        """The sampler is released; return whether the engine has it."""
+        self.retire(sampler_id)
         self._broken.pop(sampler_id, None)
+        held = sampler_id in self._retired
+        self._retired.discard(sampler_id)
+        return held
 
     def _arrived(self, sampler_id: str) -> None:
         self._coming[sampler_id] -= 1

@@ -201,11 +201,11 @@ class Sampling:
                 return queued.op
         return None
 
-    def drop_sampler(self, sampler_id: str) -> list[Operation]:
-        """Drop all requests of a sampler and return them. The caller answers them."""
-        queued = self._queued.get(sampler_id, {})
-        running = [op_id for op_id, r in self._running.items() if r.op.args["sampler_id"] == sampler_id]
-        ids = [*running, *queued]
+    def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:
+        """Drop the requests of a sampler, those that wait too or not, and return them. The caller answers them."""
+        ids = [op_id for op_id, r in self._running.items() if r.op.args["sampler_id"] == sampler_id]
+        if not only_running:
+            ids += self._queued.get(sampler_id, {})
         return [op for op in map(self.cancel, ids) if op is not None]
 
     # -- samplers that do not come ------------------------------------------------------------------------------------
