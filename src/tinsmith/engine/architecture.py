@@ -47,11 +47,13 @@ def _declared(config: PreTrainedConfig) -> list[str]:
     reasons: list[str] = []
     if getattr(config, "quantization_config", None) is not None:
         reasons.append("quantised weights (quantization_config)")
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    layers: list[str] = getattr(config, "layer_types", None) or []
+    kinds = set(layers) - {"full_attention"}
     if kinds:
         reasons.append(f"layers of type {', '.join(sorted(kinds))} (layer_types)")
-    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
-        reasons.append(f"a sliding window of {config.sliding_window} tokens (sliding_window)")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and not layers:
+        reasons.append(f"a sliding window of {window} tokens (sliding_window)")
     if getattr(config, "is_causal", True) is False:
         reasons.append("attention that is not causal (is_causal)")
     reasons += [f"rotary embedding of type {t} (rope_parameters)" for t in sorted(_rope_types(config) - _ROPE_TYPES)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -140,16 +141,26 @@ def _read_config(name: str, source: str) -> PreTrainedConfig:
 def _load_weights(name: str, source: str, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     folder = Path(source).expanduser()
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.exists() else source,
             config=config,
             dtype=dtype,
             attn_implementation="eager",
             experts_implementation="eager",
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"base model {name}: got {source}, whose weights cannot be loaded: {error}") from error
+    model, report = loaded
+    # transformers would go on with random numbers in their place.
+    absent = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+    if absent:
+        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        raise UserError(
+            f"base model {name}: got {source}, whose weights cannot be loaded: {shown} missing or misshapen"
+        )
+    return model
 
 
 def _read_tokenizer(source: str) -> Tokenizer | None:
