@@ -1,11 +1,16 @@
-"""Hyperparameters from formulas."""
+"""Hyperparameters: the formula of the learning rate, and warnings where a plan is far from the usual."""
 
 from __future__ import annotations
 
 from tinsmith.cookbook.model_info import read_config
-from tinsmith.types.errors import invalid
+from tinsmith.cookbook.notices import warn_once
+from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.learning_rate import family_of, learning_rate
 from tinsmith.types.registry import lookup
+
+FEWEST_STEPS = 100
+# A learning rate this many times above or below the formula's is unusual.
+_FAR = 10.0
 
 
 def get_lr(model_name: str, is_lora: bool = True) -> float:
@@ -28,3 +33,22 @@ def get_lr(model_name: str, is_lora: bool = True) -> float:
     if not isinstance(hidden_size, int) or hidden_size < 1:
         raise invalid(f"{model_name}: config.json: hidden_size", hidden_size, "a whole number")
     return learning_rate(family_of(str(config.get("model_type", ""))), hidden_size, is_lora=is_lora)
+
+
+def check_plan(model_name: str, learning_rate: float, steps: int) -> None:
+    """Warn where a run's learning rate or number of steps is unusual."""
+    if steps < FEWEST_STEPS:
+        warn_once(
+            "few steps",
+            f"steps: {steps} are fewer than {FEWEST_STEPS}; use a smaller batch_size, more epochs or more data",
+        )
+    try:
+        usual = get_lr(model_name)
+    except UserError:
+        return  # a name that only the service knows: there is no formula to compare with
+    if not usual / _FAR <= learning_rate <= usual * _FAR:
+        warn_once(
+            "learning rate",
+            f"learning_rate: {learning_rate:g} is more than {_FAR:g} times off get_lr's {usual:g}; "
+            "learning_rate=None takes the latter",
+        )

@@ -1,0 +1,1 @@
+"""Training loops to read, run and copy: `sl_loop` (supervised)."""
