@@ -101,6 +101,9 @@ class Settings(BaseSettings):
         description="Adapters and optimizer states, MiB; unset: 30 % of device memory, 4096 on a CPU.",
     )
     logprob_chunk: int = Field(default=1024, ge=1, description="Tokens projected to the vocabulary at once.")
+    activation_checkpointing: bool = Field(
+        default=False, description="Recompute each layer in the backward pass: less memory, a third more time."
+    )
     engine_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the engine; unset: torch's default."
     )

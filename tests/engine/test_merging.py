@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 from tests.support.checkpoints import DENSE_FAMILIES, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.rows import LOSS_CASES, make_row
+from tinsmith.engine import attention
+from tinsmith.engine.attention import packed_attention
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.slots import PassGradients, Slot
@@ -70,6 +74,46 @@ def test_micro_batches_and_small_chunks_change_nothing() -> None:
     for model_id in RANKS:
         found, wanted = cut.adapters.get(model_id).grad, whole.adapters.get(model_id).grad
         assert difference(found, wanted) <= 1e-6
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+def test_recomputed_activations_change_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, recomputed = make_engine(family), make_engine(family, activation_checkpointing=True)
+    calls = count_calls(monkeypatch)
+    wanted = losses(plain.train_rows(make_rows()))
+    once = len(calls)
+    assert difference(losses(recomputed.train_rows(make_rows())), wanted) <= 1e-6
+    assert len(calls) == 3 * once
+    for model_id in RANKS:
+        found, grad = recomputed.adapters.get(model_id).grad, plain.adapters.get(model_id).grad
+        assert difference(found, grad) <= 1e-6
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that grows by one with every attention that is computed."""
+    calls: list[None] = []
+
+    def counted(*args: Any) -> torch.Tensor:
+        calls.append(None)
+        return packed_attention(*args)
+
+    monkeypatch.setattr(attention, "packed_attention", counted)
+    return calls
+
+
+def test_bfloat16_stays_near() -> None:
+    wide, half = load_engine(checkpoint("qwen3_moe")), load_engine(checkpoint("qwen3_moe"), dtype="bfloat16")
+    rows = [make_row("a", "cross_entropy", n, np.random.default_rng(n)) for n in (30, 50)]
+    for engine in (wide, half):
+        engine.create_model("a", LoraConfig(rank=8))
+        randomise_adapter(engine, "a", 0)
+    found, wanted = half.train_rows(rows), wide.train_rows(rows)
+    assert difference(losses(found), losses(wanted)) <= 0.03
+    a, b = half.adapters.get("a"), wide.adapters.get("a")
+    assert a.grad.dtype == a.master.dtype == torch.float32
+    assert a.slot.flat.dtype == torch.bfloat16
+    assert all(isinstance(o, RowOutput) and o.logprobs.dtype == np.float32 for o in found)
+    assert float((a.grad - b.grad).norm() / b.grad.norm()) <= 0.2
 
 
 def test_forward_rows_leave_no_gradient() -> None:

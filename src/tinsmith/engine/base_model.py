@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.hub import cached_file
 
 from tinsmith.engine import attention
@@ -124,6 +125,15 @@ def load_base_model(name: str, source: str, device: torch.device, dtype: torch.d
     model.config._attn_implementation = attention.NAME
     _probe(name, base, plain, _probe_ids(model, device))
     return base
+
+
+def checkpoint_activations(base: BaseModel) -> None:
+    """Keep only each layer's input in the forward pass and recompute the rest in the backward pass."""
+    base.decoder.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+    for module in base.decoder.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            # transformers recomputes in training mode only; the layer's parts stay in evaluation mode.
+            module.training = True
 
 
 def _read_config(name: str, source: str) -> PreTrainedConfig:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -123,12 +122,6 @@ class ForwardContext:
     block_tables: Tensor | None = None
     context_lens: Tensor | None = None
     layout: PaddedLayout | None = None
-
-    @property
-    def cu_seqlens(self) -> Tensor:
-        """Start of each sequence and the end of the last, int32 [S + 1], on the device of `positions`."""
-        ends = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return ends.to(self.positions.device)
 
 
 class ContextCell:

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tinsmith.engine.adapters import Adapters
-from tinsmith.engine.base_model import DTYPES, BaseModel, load_base_model
+from tinsmith.engine.base_model import DTYPES, BaseModel, checkpoint_activations, load_base_model
 from tinsmith.engine.checkpoint import Checkpoints
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.logprobs import chunk_tokens
@@ -68,7 +68,10 @@ class Engine:
         if settings.engine_threads is not None:
             torch.set_num_threads(settings.engine_threads)
         place = resolve_device(device)
-        return cls(load_base_model(name, source, place, resolve_dtype(dtype, place)), settings)
+        base = load_base_model(name, source, place, resolve_dtype(dtype, place))
+        if settings.activation_checkpointing:
+            checkpoint_activations(base)
+        return cls(base, settings)
 
     @property
     def info(self) -> BaseModelInfo:

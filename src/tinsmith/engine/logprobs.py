@@ -5,7 +5,7 @@ The output projection carries its own adapters. Logits and everything after them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,12 @@ def head_runs(head: LoraLinear, context: ForwardContext) -> list[LoraRun]:
 
 
 def _base_logits(head: LoraLinear, hidden: Tensor) -> Tensor:
+    """W·x + b, accumulated and kept in the wide dtype."""
     wide = torch.promote_types(torch.float32, hidden.dtype)
-    if hidden.dtype == wide or hidden.device.type != "cuda" or head.bias is not None:
-        return F.linear(hidden, head.weight, head.bias).to(wide)
-    return torch.mm(hidden, head.weight.t(), out_dtype=wide)
+    if hidden.dtype != wide and hidden.device.type == "cuda":
+        logits = torch.mm(hidden, head.weight.t(), out_dtype=wide)
+        return logits if head.bias is None else logits.add_(head.bias)
+    return F.linear(hidden.to(wide), head.weight.to(wide), None if head.bias is None else head.bias.to(wide))
 
 
 def clip_runs(runs: Sequence[LoraRun], start: int, end: int) -> list[LoraRun]:
@@ -63,24 +65,6 @@ def clip_runs(runs: Sequence[LoraRun], start: int, end: int) -> list[LoraRun]:
         if low < high:
             clipped.append(LoraRun(Run(r.run.slot, low - start, high - start), r.a, r.b, r.scale))
     return clipped
-
-
-@torch.no_grad()
-def iter_logprobs(
-    head: LoraLinear, hidden: Tensor, runs: Sequence[LoraRun], chunk: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, logprobs [rows, V] in wide dtype) for consecutive chunks of rows; each chunk is the caller's.
-
-    Args:
-        head: the output projection.
-        hidden: [n, H].
-        runs: adapters of the rows.
-        chunk: rows of a chunk.
-    """
-    for start in range(0, hidden.shape[0], chunk):
-        rows = hidden[start : start + chunk]
-        logits = project(head, rows, clip_runs(runs, start, start + rows.shape[0]))
-        yield start, logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 
 @dataclass(frozen=True, slots=True)
