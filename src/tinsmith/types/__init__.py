@@ -3,3 +3,118 @@
 Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`, `operations`), wire
 forms (`proto/`, `codec`, `compression`), and small facts (`losses`, `registry`, `paths`, `learning_rate`, `errors`).
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinsmith.types.datum import Datum as Datum
+    from tinsmith.types.errors import RequestErrorCategory as RequestErrorCategory
+    from tinsmith.types.model_info import BaseModelInfo as BaseModelInfo
+    from tinsmith.types.model_input import EncodedTextChunk as EncodedTextChunk
+    from tinsmith.types.model_input import ModelInput as ModelInput
+    from tinsmith.types.model_input import ModelInputChunk as ModelInputChunk
+    from tinsmith.types.outputs import ForwardBackwardOutput as ForwardBackwardOutput
+    from tinsmith.types.outputs import LoadWeightsResponse as LoadWeightsResponse
+    from tinsmith.types.outputs import LossFnOutput as LossFnOutput
+    from tinsmith.types.outputs import OptimStepResponse as OptimStepResponse
+    from tinsmith.types.outputs import PromptAltTokens as PromptAltTokens
+    from tinsmith.types.outputs import SampledSequence as SampledSequence
+    from tinsmith.types.outputs import SampleResponse as SampleResponse
+    from tinsmith.types.outputs import SaveWeightsForSamplerResponse as SaveWeightsForSamplerResponse
+    from tinsmith.types.outputs import SaveWeightsResponse as SaveWeightsResponse
+    from tinsmith.types.outputs import StopReason as StopReason
+    from tinsmith.types.outputs import TopkLogprobs as TopkLogprobs
+    from tinsmith.types.params import AdamOptimizerConfig as AdamOptimizerConfig
+    from tinsmith.types.params import AdamParams as AdamParams
+    from tinsmith.types.params import LoraConfig as LoraConfig
+    from tinsmith.types.params import SamplingParams as SamplingParams
+    from tinsmith.types.paths import CheckpointPath as CheckpointPath
+    from tinsmith.types.paths import CheckpointType as CheckpointType
+    from tinsmith.types.responses import Checkpoint as Checkpoint
+    from tinsmith.types.responses import CheckpointsResponse as CheckpointsResponse
+    from tinsmith.types.responses import Cursor as Cursor
+    from tinsmith.types.responses import GetInfoResponse as GetInfoResponse
+    from tinsmith.types.responses import GetSamplerResponse as GetSamplerResponse
+    from tinsmith.types.responses import GetServerCapabilitiesResponse as GetServerCapabilitiesResponse
+    from tinsmith.types.responses import ModelData as ModelData
+    from tinsmith.types.responses import SessionResponse as SessionResponse
+    from tinsmith.types.responses import SessionsResponse as SessionsResponse
+    from tinsmith.types.responses import SupportedModel as SupportedModel
+    from tinsmith.types.responses import TrainingRun as TrainingRun
+    from tinsmith.types.responses import TrainingRunsResponse as TrainingRunsResponse
+    from tinsmith.types.responses import WeightsInfoResponse as WeightsInfoResponse
+    from tinsmith.types.tensor import TensorData as TensorData
+    from tinsmith.types.tensor import TensorDtype as TensorDtype
+
+    # Names that scripts written for the hosted service import.
+    CheckpointsListResponse = CheckpointsResponse
+    GetSessionResponse = SessionResponse
+    ListSessionsResponse = SessionsResponse
+    ParsedCheckpointTinkerPath = CheckpointPath
+    ModelID = str
+
+# Where each exported name lives; modules load when a name is first used, so that `import tinsmith` stays light.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "datum": ("Datum",),
+    "errors": ("RequestErrorCategory",),
+    "model_info": ("BaseModelInfo",),
+    "model_input": ("EncodedTextChunk", "ModelInput", "ModelInputChunk"),
+    "outputs": (
+        "ForwardBackwardOutput",
+        "LoadWeightsResponse",
+        "LossFnOutput",
+        "OptimStepResponse",
+        "PromptAltTokens",
+        "SampleResponse",
+        "SampledSequence",
+        "SaveWeightsForSamplerResponse",
+        "SaveWeightsResponse",
+        "StopReason",
+        "TopkLogprobs",
+    ),
+    "params": ("AdamOptimizerConfig", "AdamParams", "LoraConfig", "SamplingParams"),
+    "paths": ("CheckpointPath", "CheckpointType"),
+    "responses": (
+        "Checkpoint",
+        "CheckpointsResponse",
+        "Cursor",
+        "GetInfoResponse",
+        "GetSamplerResponse",
+        "GetServerCapabilitiesResponse",
+        "ModelData",
+        "SessionResponse",
+        "SessionsResponse",
+        "SupportedModel",
+        "TrainingRun",
+        "TrainingRunsResponse",
+        "WeightsInfoResponse",
+    ),
+    "tensor": ("TensorData", "TensorDtype"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_ALIASES = {
+    "CheckpointsListResponse": "CheckpointsResponse",
+    "GetSessionResponse": "SessionResponse",
+    "ListSessionsResponse": "SessionsResponse",
+    "ParsedCheckpointTinkerPath": "CheckpointPath",
+}
+
+__all__ = sorted([*_MODULE_OF, *_ALIASES, "ModelID"])  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ModelID":
+        return str
+    target = _ALIASES.get(name, name)
+    if target not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[target]}"), target)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

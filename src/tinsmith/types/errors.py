@@ -26,7 +26,7 @@ class RequestErrorCategory(StrEnum):
             return cls.UNKNOWN
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A fault of the request: the message names the field, the value and what was expected.
 
     Inside the service it becomes a failed future of category `user` or a 4xx answer with `status`.

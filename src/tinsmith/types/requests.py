@@ -12,7 +12,7 @@ from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 class WireRequest(BaseModel):
     """Base of all request bodies."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
     def wire(self) -> dict[str, Any]:
         """Return the JSON form: fields that are None are left out."""

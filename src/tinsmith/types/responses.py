@@ -13,7 +13,7 @@ from tinsmith.types.paths import CheckpointType
 class WireResponse(BaseModel):
     """Base of all response bodies; a client ignores fields it does not know."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
 
 class ClientConfigResponse(WireResponse):
@@ -198,6 +198,20 @@ class CheckpointsResponse(WireResponse):
 
     checkpoints: list[Checkpoint]
     cursor: Cursor | None = None
+
+
+class CheckpointFile(WireResponse):
+    """One file of a checkpoint; `name` is relative to its folder, `sha256` in hexadecimal."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class CheckpointFilesResponse(WireResponse):
+    """The files of a checkpoint (Tinsmith's own endpoint)."""
+
+    files: list[CheckpointFile]
 
 
 class WeightsInfoResponse(WireResponse):

@@ -1,0 +1,46 @@
+"""Making a model on the service: a new adapter, or one from a saved state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinsmith.client.connection import parse
+from tinsmith.client.session import Session
+from tinsmith.types.errors import TinsmithError
+from tinsmith.types.requests import GetInfoRequest
+from tinsmith.types.responses import GetInfoResponse, UntypedFuture, WireResponse
+
+
+class Created(WireResponse):
+    """Answer to create_model and to load_weights into a new model."""
+
+    model_id: str | None = None
+
+
+def model_id_of(session_id: str, model_seq: int) -> str:
+    """Return the id that the service gives a session's model; the protocol fixes it."""
+    return f"{session_id}:train:{model_seq}"
+
+
+async def create_model(session: Session, model_seq: int, path: str, body: dict[str, Any]) -> GetInfoResponse:
+    """Make a model, wait for it, and return its facts.
+
+    Args:
+        session: that it belongs to.
+        model_seq: its number in the session; a repeated request with it makes no second model.
+        path: `create_model` or `load_weights`.
+        body: the request without its ids.
+
+    Raises:
+        RequestFailedError: the service could not make it.
+        TinsmithError: the service gave it another id than the protocol says.
+    """
+    session_id = await session.id()
+    expected = model_id_of(session_id, model_seq)
+    fields = {"session_id": session_id, "model_seq_id": model_seq, **body}
+    promise = parse(UntypedFuture, await session.connection.send("POST", path, json=fields))
+    created = await session.poller.json(promise.request_id, Created)
+    if created.model_id is not None and created.model_id != expected:
+        raise TinsmithError(f"{session.connection.place} made model {created.model_id}, expected {expected}")
+    request = GetInfoRequest(model_id=expected)
+    return await session.connection.call(GetInfoResponse, "POST", "get_info", json=request.wire())

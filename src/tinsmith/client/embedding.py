@@ -1,0 +1,56 @@
+"""Where the embedded service comes from: `tinsmith.embedded` registers it here, so the client never imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from tinsmith.types.errors import TinsmithError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tinsmith.settings import Settings
+
+StartEmbedded = Callable[["Settings"], Awaitable["httpx.AsyncBaseTransport"]]
+
+# Any of these missing means that the bare SDK is installed.
+_NEEDED = ("torch", "transformers", "fastapi", "sqlalchemy", "tinsmith.server")
+_MISSING = "no service was named and none can run in this process: install `tinsmith[server]` or set TINSMITH_BASE_URL"
+
+_start: StartEmbedded | None = None
+
+
+def register(start: StartEmbedded) -> None:
+    """Say how the embedded service is started; it runs once per process and hands out its transport."""
+    global _start
+    _start = start
+
+
+def check_available() -> None:
+    """Check, without importing anything heavy, that a service can run inside this process.
+
+    Raises:
+        TinsmithError: the packages of the service are not installed.
+    """
+    missing = [] if _start else [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise TinsmithError(f"{_MISSING} (not found: {', '.join(missing)})")
+
+
+async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
+    """Start the embedded service, or find it running, and return a transport to it.
+
+    Raises:
+        TinsmithError: the packages of the service are not installed.
+    """
+    import asyncio
+
+    if _start is None:
+        check_available()
+        await asyncio.to_thread(import_module, "tinsmith.embedded")
+    if _start is None:
+        raise TinsmithError("tinsmith.embedded registered no service")
+    return await _start(settings)

@@ -1,0 +1,160 @@
+"""Sending sampling requests of one sampler: back-pressure, lost promises, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from tinsmith.client.connection import checked, parse
+from tinsmith.client.futures import share
+from tinsmith.client.loop import background
+from tinsmith.client.polling import PromiseLostError
+from tinsmith.client.retry import asked_delay
+from tinsmith.client.session import Session
+from tinsmith.types.codec import decode_sample_response
+from tinsmith.types.errors import APIError, TinsmithError
+from tinsmith.types.outputs import SampleResponse
+from tinsmith.types.params import SamplingParams
+from tinsmith.types.requests import CancelFutureRequest
+from tinsmith.types.responses import UntypedFuture
+from tinsmith.types.tensor import TensorData
+
+logger = logging.getLogger("tinsmith")
+
+_TOO_MANY = 429
+_TOO_MANY_ANSWERS = frozenset({_TOO_MANY})
+# Pauses after back-pressure, for prompts of up to and of more than this many tokens.
+_LONG_PROMPT = 13_000
+_SHORT_PAUSE_S = 1.0
+_LONG_PAUSE_S = 5.0
+_RESUBMIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a sampling client samples from.
+
+    Attributes:
+        id: of the sampling session.
+        base_model: its base.
+        model_path: the saved weights, where they are not the base or a snapshot.
+    """
+
+    id: str
+    base_model: str
+    model_path: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One sampling request, as `SamplingClient.sample` takes it."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    num_samples: int = 1
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: TensorData | None = None
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body, but for the ids."""
+        chunk = {"type": "encoded_text", "tokens": list(self.prompt)}
+        body: dict[str, Any] = {
+            "type": "sample",
+            "prompt": {"chunks": [chunk]},
+            "num_samples": self.num_samples,
+            "sampling_params": self.params.wire(),
+            "prompt_logprobs": self.prompt_logprobs,
+            "topk_prompt_logprobs": self.topk_prompt_logprobs,
+            "topk_sample_logprobs": self.topk_sample_logprobs,
+            "prompt_alt_tokens_k": self.prompt_alt_tokens_k,
+        }
+        if self.target_prompt_logprobs is not None:
+            body["target_prompt_logprobs"] = self.target_prompt_logprobs.model_dump()
+        if self.prompt_logprobs_last_n is not None:
+            body["prompt_logprobs_last_n"] = self.prompt_logprobs_last_n
+        return body
+
+
+class SamplePoster:
+    """Sends the requests of one sampler.
+
+    Args:
+        session: of the sampler.
+        opened: gives the sampler once the service has it.
+        first_seq: where its sequence numbers start.
+    """
+
+    def __init__(self, session: Session, opened: Future[Sampler], first_seq: int = 0) -> None:
+        self._session = session
+        self.opened = opened
+        self._next_seq = itertools.count(first_seq)
+
+    async def sample(self, spec: SampleSpec) -> SampleResponse:
+        """Send a request and wait for its result; a promise that the service has lost is asked for again.
+
+        Raises:
+            RequestFailedError: the request failed.
+            TinsmithError: the service left out something that was asked for.
+        """
+        sampler = await share(self.opened)
+        body = spec.body() | {"sampling_session_id": sampler.id}
+        while True:
+            promise = await self._post(body | {"seq_id": next(self._next_seq)}, len(spec.prompt))
+            try:
+                message = await self._session.poller.message(promise.request_id)
+            except PromiseLostError as error:
+                logger.info("asking for a sample again: %s", error)
+                await asyncio.sleep(_RESUBMIT_S)
+            except asyncio.CancelledError:
+                background().submit(self._cancel(promise.request_id))
+                raise
+            else:
+                return _complete(decode_sample_response(message, promise.sample_sequence_ids), spec)
+
+    async def _post(self, body: dict[str, Any], prompt_length: int) -> UntypedFuture:
+        """Post under one number until the service takes it; a full queue makes the whole session pause."""
+        session = self._session
+        while True:
+            async with session.sample_posts:
+                await asyncio.sleep(max(0.0, session.sample_pause_until - time.monotonic()))
+                response = await session.connection.attempt(
+                    "POST",
+                    "asample",
+                    json=body,
+                    headers={"X-Tinker-Sampling-Backpressure": "1"},
+                    answers=_TOO_MANY_ANSWERS,
+                )
+            if response.status_code != _TOO_MANY:
+                return parse(UntypedFuture, checked(response))
+            pause = asked_delay(response) or (_SHORT_PAUSE_S if prompt_length <= _LONG_PROMPT else _LONG_PAUSE_S)
+            session.sample_pause_until = time.monotonic() + pause
+
+    async def _cancel(self, request_id: str) -> None:
+        connection = self._session.connection
+        try:
+            if (await connection.dynamic_config()).sample_cancel_enabled:
+                body = CancelFutureRequest(request_id=request_id).wire()
+                await connection.exchange("POST", "cancel_future", json=body)
+        except APIError as error:
+            logger.info("request %s could not be cancelled: %s", request_id, error)
+
+
+def _complete(response: SampleResponse, spec: SampleSpec) -> SampleResponse:
+    """Check that the service honoured the options that it might not know."""
+    if spec.prompt_alt_tokens_k and response.prompt_alt_tokens is None:
+        raise TinsmithError("prompt_alt_tokens_k: this service does not give alternative tokens")
+    last = spec.prompt_logprobs_last_n
+    logprobs = response.prompt_logprobs
+    if last is not None and logprobs is not None and any(lp is not None for lp in logprobs[:-last]):
+        raise TinsmithError("prompt_logprobs_last_n: this service does not limit prompt logprobs")
+    return response
