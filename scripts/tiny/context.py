@@ -48,8 +48,8 @@ def facts_ask(rng: Random, split: Split) -> Ask:
 
 
 def long_lookup(rng: Random, split: Split) -> Example:
-    """Thirty to fifty pairs: the context of up to about 900 tokens is used."""
-    ask = pairs_ask(rng, split, rng.randint(20, 45), "lookup_long")
+    """Fifteen to thirty pairs, up to about 900 tokens."""
+    ask = pairs_ask(rng, split, rng.randint(15, 28), "lookup_long")
     return Example(ask.skill, (message("user", ask.question), message("assistant", ask.answer)))
 
 

@@ -52,19 +52,19 @@ def tic_tac_toe(rng: Random, split: Split) -> Example:
     for turn in range(rng.randint(0, 5)):
         cells[rng.choice([i for i in range(9) if cells[i].isdigit()])] = mine if turn % 2 else theirs
     messages: list[Message] = []
+    legal: set[str] = set()
     first = f"Tic-tac-toe. You are {mine}.\n"
     for turn in range(rng.randint(1, 3)):
         free = [i for i in range(9) if cells[i].isdigit()]
         if not free:
             break
         messages.append(message("user", (first if turn == 0 else "") + board_text(cells) + "\nYour move?"))
-        move = rng.choice(free)
+        legal, move = {f"[{i}]" for i in free}, rng.choice(free)
         messages.append(message("assistant", f"[{move}]"))
         cells[move] = mine
         others = [i for i in free if i != move]
         if others:
             cells[rng.choice(others)] = theirs
-    legal = {f"[{i}]" for i in free}
     return Example("tic_tac_toe", tuple(messages), accepts=legal.__contains__)
 
 

@@ -48,7 +48,8 @@ STYLES: dict[str, Callable[[str], str]] = {
     "Put every answer in quotes.": lambda answer: f'"{answer}"',
     "Start every answer with 'Answer: '.": lambda answer: f"Answer: {answer}",
 }
-_STYLED_SKILLS = tuple(strings.ASKS)
+_LETTER_SKILLS = tuple(strings.ASKS)
+_LETTER_WEIGHTS = tuple(ASK_WEIGHTS[skill] for skill in _LETTER_SKILLS)
 ASK_FOR_BOX = " Write your answer in \\boxed{} format."
 
 
@@ -92,7 +93,7 @@ def styled(rng: Random, split: Split) -> Example:
     system = rng.choice(tuple(STYLES))
     messages = [message("system", system)]
     for _ in range(1 if split == "held_out" else rng.randint(1, 4)):
-        ask = draw_ask(rng, split, rng.choice(_STYLED_SKILLS))
+        ask = draw_ask(rng, split, rng.choice(_LETTER_SKILLS))
         messages += [message("user", ask.question), message("assistant", STYLES[system](ask.answer))]
     return Example("styled", tuple(messages))
 
@@ -128,11 +129,16 @@ def single(rng: Random, split: Split, skill: str) -> Example:
             return example
 
 
-def stream(seed: str, split: Split = "train") -> Iterator[Example]:
-    """Documents of the mixture without end; the same seed gives the same documents."""
+def first_lesson(rng: Random, split: Split = "train") -> Example:
+    """One letter task on its own. A model that starts with these learns to copy soon, and everything else after it."""
+    return single(rng, split, rng.choices(_LETTER_SKILLS, _LETTER_WEIGHTS)[0])
+
+
+def stream(seed: str, draw_one: Callable[[Random], Example] = draw) -> Iterator[Example]:
+    """Documents without end, of the mixture if nothing else is said; the same seed gives the same documents."""
     rng = Random(seed)
     while True:
-        yield draw(rng, split)
+        yield draw_one(rng)
 
 
 EVALUATED = (*strings.ASKS, "sum_1_digit", "sum_2_digits", "sum_careful", "sum_thought", "lookup", "facts",
