@@ -15,6 +15,8 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 import pytest
 from hypothesis import settings
 
+from tests.support.live_server import live_server  # noqa: F401  (a fixture that several areas share)
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 

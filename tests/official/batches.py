@@ -1,0 +1,115 @@
+"""Datums of the official SDK with random content, and the losses of the protocol written out in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tinker
+from tinker import ModelInput
+
+from tests.support.checkpoints import SHAPE
+
+Array = npt.NDArray[Any]
+
+# Options that make clipping happen on random data; the empty ones use the documented defaults.
+LOSS_CASES: dict[str, tuple[str, dict[str, float]]] = {
+    "cross_entropy": ("cross_entropy", {}),
+    "cross_entropy_2d": ("cross_entropy", {}),
+    "importance_sampling": ("importance_sampling", {}),
+    "ppo": ("ppo", {}),
+    "ppo_tight": ("ppo", {"clip_low_threshold": 0.95, "clip_high_threshold": 1.05}),
+    "cispo": ("cispo", {"clip_low_threshold": 0.7, "clip_high_threshold": 1.3}),
+    "dro": ("dro", {"beta": 0.1}),
+}
+
+
+def random_ids(rng: np.random.Generator, length: int) -> list[int]:
+    """Return uniform token ids."""
+    return [int(t) for t in rng.integers(0, SHAPE.vocab_size, length)]
+
+
+def model_input(ids: Sequence[int]) -> ModelInput:
+    """Return ids as the SDK's input."""
+    return ModelInput.from_ints(list(ids))
+
+
+def supervised(lengths: Sequence[int], seed: int = 0, *, two_d: bool = False) -> list[tinker.Datum]:
+    """Return cross-entropy datums; a third of the positions have weight 0, the others a weight in (0, 1)."""
+    rng = np.random.default_rng(seed)
+    data = []
+    for n in lengths:
+        shape = (n, 3) if two_d else (n,)
+        weights = np.where(rng.random(shape) < 1 / 3, 0, rng.random(shape)).astype(np.float32)
+        inputs = {"target_tokens": rng.integers(0, SHAPE.vocab_size, shape), "weights": weights}
+        data.append(tinker.Datum(model_input=model_input(random_ids(rng, n)), loss_fn_inputs=inputs))
+    return data
+
+
+def policy(
+    lengths: Sequence[int], seed: int = 0, near: Sequence[tinker.ForwardBackwardOutput] = ()
+) -> list[tinker.Datum]:
+    """Return policy-gradient datums, a third of the positions with advantage 0.
+
+    Args:
+        lengths: tokens of each datum.
+        seed: of the content.
+        near: the learner's outputs on these datums; the sampling logprobs then lie near them, so that ratios are
+            near 1. Without, they are near those of a uniform model.
+    """
+    rng = np.random.default_rng(seed)
+    data = []
+    for i, n in enumerate(lengths):
+        ids, targets = random_ids(rng, n), rng.integers(0, SHAPE.vocab_size, n)
+        base = near[0].loss_fn_outputs[i]["logprobs"].to_numpy() if near else -np.log(SHAPE.vocab_size)
+        inputs = {
+            "target_tokens": targets,
+            "logprobs": (base + 0.3 * rng.normal(size=n)).astype(np.float32),
+            "advantages": np.where(rng.random(n) < 1 / 3, 0, rng.normal(size=n)).astype(np.float32),
+        }
+        data.append(tinker.Datum(model_input=model_input(ids), loss_fn_inputs=inputs))
+    return data
+
+
+def batch_for(case: str, lengths: Sequence[int], seed: int = 0) -> list[tinker.Datum]:
+    """Return datums that a case of `LOSS_CASES` reads."""
+    if case.startswith("cross_entropy"):
+        return supervised(lengths, seed, two_d=case.endswith("2d"))
+    return policy(lengths, seed)
+
+
+def numpy_loss(case: str, logprobs: Sequence[Array], data: Sequence[tinker.Datum]) -> float:
+    """Return the loss that the protocol defines, from per-datum logprobs, in float64."""
+    return float(sum(_datum_loss(case, lp.astype(np.float64), d) for lp, d in zip(logprobs, data, strict=True)))
+
+
+def _datum_loss(case: str, lp: Array, datum: tinker.Datum) -> float:
+    loss_fn, config = LOSS_CASES[case]
+    inputs = {key: value.to_numpy().astype(np.float64) for key, value in datum.loss_fn_inputs.items()}
+    if loss_fn == "cross_entropy":
+        return -float(np.sum(inputs["weights"] * lp))
+    q, advantage = inputs["logprobs"], inputs["advantages"]
+    ratio = np.exp(lp - q)
+    low, high = config.get("clip_low_threshold", 0.8), config.get("clip_high_threshold", 1.2)
+    if loss_fn == "importance_sampling":
+        return -float(np.sum(ratio * advantage))
+    if loss_fn == "ppo":
+        return -float(np.sum(np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)))
+    if loss_fn == "cispo":
+        return -float(np.sum(np.clip(ratio, low, high) * lp * advantage))
+    assert loss_fn == "dro"
+    on = advantage != 0
+    return -float(np.sum((lp * advantage - 0.5 * config["beta"] * (lp - q) ** 2)[on]))
+
+
+def logprobs_of(output: tinker.ForwardBackwardOutput) -> list[Array]:
+    """Return each datum's logprobs."""
+    return [datum["logprobs"].to_numpy() for datum in output.loss_fn_outputs]
+
+
+def worst(found: Sequence[Array], wanted: Sequence[Array]) -> float:
+    """Return max|difference| / max|wanted| over all arrays."""
+    difference = max(float(np.abs(f - w).max()) for f, w in zip(found, wanted, strict=True))
+    return difference / max(float(np.abs(w).max()) for w in wanted)
