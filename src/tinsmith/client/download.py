@@ -1,89 +1,79 @@
-"""Fetching a checkpoint's adapter: in parts, checked, into a folder that appears whole or not at all."""
+"""Fetching a checkpoint's adapter as a plain PEFT folder."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import os
-import secrets
 import shutil
+import tempfile
 from pathlib import Path
-from urllib.parse import quote
+
+from pydantic import BaseModel
 
 from tinsmith.client.connection import Connection
 from tinsmith.types.errors import TinsmithError, invalid
-from tinsmith.types.responses import CheckpointFile, CheckpointFilesResponse
+from tinsmith.types.paths import CheckpointPath
 
-# What PEFT reads; a state's optimizer stays where it is.
-PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
-_PART_BYTES = 16 << 20
-_PARTIAL = 206
+# What PEFT reads; a training state holds the optimizer besides.
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def check_target(folder: Path) -> Path:
-    """Return the folder to write, as an absolute path.
+class CheckpointFile(BaseModel):
+    """One file of a checkpoint."""
 
-    Raises:
-        UserError: it is there and not an empty folder.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise invalid("folder", str(folder), "a folder that is empty or does not exist yet")
-    return folder.absolute()
+    name: str
+    size_bytes: int
+    sha256: str
 
 
-async def download_adapter(connection: Connection, route: str, target: Path) -> Path:
-    """Fetch the PEFT files of a checkpoint into `target`.
+class CheckpointFiles(BaseModel):
+    """The files of a checkpoint."""
+
+    files: list[CheckpointFile]
+
+
+def checkpoint_route(path: CheckpointPath) -> str:
+    """Return where a service keeps a checkpoint's resources."""
+    return f"training_runs/{path.run_id}/checkpoints/{path.checkpoint_id}"
+
+
+async def download(connection: Connection, path: CheckpointPath, folder: Path) -> Path:
+    """Write the adapter of a checkpoint into a folder, all of it or nothing.
 
     Args:
-        connection: to the service that has it.
-        route: of the list of its files.
-        target: absent or an empty folder.
+        connection: the service.
+        path: of a training state or of weights for sampling.
+        folder: empty, or not there yet.
 
     Raises:
-        APIStatusError: there is no such checkpoint.
-        TinsmithError: it holds no adapter, or a file is not what the list says.
+        UserError: the folder holds something.
+        TinsmithError: the checkpoint has no adapter, or a file does not have the service's checksum.
+        APIError: the service refused or stayed away.
     """
-    listed = (await connection.call(CheckpointFilesResponse, "GET", route)).files
-    files = {file.name: file for file in listed if file.name in PEFT_FILES}
-    missing = [name for name in PEFT_FILES if name not in files]
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise invalid("folder", str(folder), "an empty folder, or one that does not exist")
+    route = f"{checkpoint_route(path)}/files"
+    listed = {file.name: file for file in (await connection.call(CheckpointFiles, "GET", route)).files}
+    missing = [name for name in _ADAPTER_FILES if name not in listed]
     if missing:
-        raise TinsmithError(f"{route}: got {[file.name for file in listed]}, expected {', '.join(missing)} among them")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    fresh.mkdir()
+        raise TinsmithError(f"{path}: holds no {' and no '.join(missing)}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for file in files.values():
-            await _fetch(connection, f"{route}/{quote(file.name)}", file, fresh / file.name)
-        await asyncio.to_thread(_put_in_place, fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return target
+        for name in _ADAPTER_FILES:
+            await connection.fetch(f"{route}/{name}", partial / name)
+            found = await asyncio.to_thread(_checksum, partial / name)
+            if found != listed[name].sha256:
+                raise TinsmithError(f"{path}: {name} arrived with checksum {found}, expected {listed[name].sha256}")
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    return folder
 
 
-async def _fetch(connection: Connection, route: str, file: CheckpointFile, path: Path) -> None:
-    digest = hashlib.sha256()
-    position = 0
-    with path.open("wb") as out:
-        while position < file.size_bytes:
-            last = min(position + _PART_BYTES, file.size_bytes) - 1
-            response = await connection.send("GET", route, headers={"Range": f"bytes={position}-{last}"})
-            # A service that knows no ranges sends the whole file.
-            part = response.content if response.status_code == _PARTIAL else response.content[position:]
-            if not part:
-                break
-            position += len(part)
-            await asyncio.to_thread(out.write, part)
-            digest.update(part)
-        out.flush()
-        os.fsync(out.fileno())
-    if position != file.size_bytes or digest.hexdigest() != file.sha256:
-        raise TinsmithError(
-            f"{file.name}: got {position} bytes with SHA-256 {digest.hexdigest()}, expected {file.size_bytes} bytes "
-            f"with {file.sha256}; nothing was written, try again"
-        )
-
-
-def _put_in_place(fresh: Path, target: Path) -> None:
-    if target.exists():
-        target.rmdir()
-    os.replace(fresh, target)
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

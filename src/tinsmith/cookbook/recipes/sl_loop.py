@@ -63,7 +63,8 @@ def main(config: Config) -> None:
     print(f"run: {log.path}")
 
     # Step 2: Setup. The renderer turns conversations into tokens, and weights that say which tokens to learn.
-    tokenizer = get_tokenizer(config.model_name, base_url=config.base_url)
+    service_client = tinsmith.ServiceClient(base_url=config.base_url)  # which also knows the tokenizers of its models
+    tokenizer = get_tokenizer(config.model_name)
     renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
     renderer = renderers.get_renderer(renderer_name, tokenizer)
     rows = load_rows(config.data, config.seed)
@@ -84,7 +85,6 @@ def main(config: Config) -> None:
         return
 
     # Step 3: Create the training client, from where the run stopped if there is such a place.
-    service_client = tinsmith.ServiceClient(base_url=config.base_url)
     if log.last_state:
         start_batch = log.last_state.step
         training_client = service_client.create_training_client_from_state_with_optimizer(log.last_state.path)

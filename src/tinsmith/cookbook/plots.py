@@ -1,0 +1,56 @@
+"""A curve as text for the terminal, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Bits of a braille character by (row, column) of its 4 × 2 dots, added to U+2800.
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+
+def terminal_curve(values: Sequence[float], title: str, *, width: int = 64, height: int = 10) -> str:
+    """Return a curve over steps 1, 2, ... drawn with braille dots, 2 × 4 to a character.
+
+    Args:
+        values: at least one finite number.
+        title: written above.
+        width: of the plot in characters, without its axis.
+        height: of the plot in lines.
+    """
+    low, high = min(values), max(values)
+    columns, rows = 2 * width, 4 * height
+    cells = [[0] * width for _ in range(height)]
+    before: int | None = None
+    for x in range(columns):
+        value = values[min(len(values) - 1, x * len(values) // columns)]
+        y = round((high - value) / (high - low) * (rows - 1)) if high > low else rows - 1
+        # A vertical stroke joins the dot to the one before, so that a steep fall is a line, not a gap.
+        start = y if before is None else before
+        for dot in range(min(start, y), max(start, y) + 1):
+            cells[dot // 4][x // 2] |= _DOTS[dot % 4][x % 2]
+        before = y
+    labels = {0: f"{high:.3g}", height - 1: f"{low:.3g}"}
+    margin = max(map(len, labels.values()))
+    lines = [
+        f"{labels.get(number, ''):>{margin}} ┤" + "".join(chr(0x2800 + cell) for cell in row)
+        for number, row in enumerate(cells)
+    ]
+    steps = f"1{len(values):>{width - 1}}"
+    return "\n".join(
+        [f"{'':>{margin}}  {title}", *lines, f"{'':>{margin}} └" + "─" * width, f"{'':>{margin}}  {steps}"]
+    )
+
+
+def save_curve(values: Sequence[float], path: Path, *, title: str, ylabel: str) -> None:
+    """Write a curve over steps 1, 2, ... as a picture; the suffix of `path` says which kind."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(range(1, len(values) + 1), values)
+    axes.set(title=title, xlabel="step", ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
