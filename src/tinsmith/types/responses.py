@@ -200,20 +200,6 @@ class CheckpointsResponse(WireResponse):
     cursor: Cursor | None = None
 
 
-class CheckpointFile(WireResponse):
-    """One file of a checkpoint; `name` is relative to its folder, `sha256` in hexadecimal."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-class CheckpointFilesResponse(WireResponse):
-    """The files of a checkpoint (Tinsmith's own endpoint)."""
-
-    files: list[CheckpointFile]
-
-
 class WeightsInfoResponse(WireResponse):
     """What a saved checkpoint holds."""
 
