@@ -61,7 +61,7 @@ class SampleJob:
         topk_sample_logprobs: alternatives per sampled position; 0 for none.
         target_prompt_logprobs: ids whose logprobs are wanted at each prompt position, int64 (len(prompt) - 1, K).
         prompt_logprobs_last_n: only the last n prompt positions are wanted; None for all.
-        prompt_alt_tokens_k: likeliest tokens per prompt position, with logprobs; 0 for none.
+        prompt_alt_tokens_k: tokens drawn anew at each prompt position, with logprobs; 0 for none.
     """
 
     job_id: str
