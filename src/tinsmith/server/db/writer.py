@@ -1,0 +1,108 @@
+"""One thread that writes: whatever is queued goes into one transaction, so that one commit serves many requests."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+T = TypeVar("T")
+Job = Callable[[Connection], Any]
+
+# Bounds the time that the first request of a group waits for the last one.
+_GROUP = 256
+
+
+@dataclass(slots=True)
+class _Item:
+    job: Job
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    value: Any = None
+    error: Exception | None = None
+
+
+class Writer:
+    """Runs jobs in the order of their submission, each in a savepoint of the group's transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tinsmith-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """Queue a job; the future is done once the job is committed.
+
+        A job that raises is rolled back alone; a commit that fails fails the whole group.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Item(job, future, loop))
+        return future
+
+    def close(self) -> None:
+        """Commit what is queued, then stop."""
+        self._queue.put(None)
+        self._thread.join()
+        self.engine.dispose()
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            items: list[_Item] = []
+            item = self._queue.get()
+            while item is not None:
+                items.append(item)
+                if len(items) == _GROUP or self._queue.empty():
+                    break
+                item = self._queue.get()
+            else:
+                open_ = False
+            if items:
+                self._commit(items)
+                _deliver(items)
+
+    def _commit(self, items: list[_Item]) -> None:
+        try:
+            with self.engine.begin() as connection:
+                for item in items:
+                    _run_one(connection, item)
+        except Exception as error:
+            # Whatever the reason (disk full, database gone), nothing of the group is stored: every caller must know.
+            for item in items:
+                item.error = error
+
+
+def _run_one(connection: Connection, item: _Item) -> None:
+    savepoint = connection.begin_nested()
+    try:
+        item.value = item.job(connection)
+        savepoint.commit()
+    except Exception as error:
+        item.error = error
+        savepoint.rollback()
+
+
+def _deliver(items: list[_Item]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
+    for item in items:
+        loops.setdefault(item.loop, []).append(item)
+    for loop, group in loops.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, group)
+
+
+def _resolve(items: list[_Item]) -> None:
+    for item in items:
+        if item.future.done():  # its request went away; the job is committed all the same
+            continue
+        if item.error is not None:
+            item.future.set_exception(item.error)
+        else:
+            item.future.set_result(item.value)

@@ -1,0 +1,47 @@
+"""What `/metrics` shows."""
+
+from __future__ import annotations
+
+import re
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """Counters and gauges of one service; several services of a process don't mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tinsmith_http_requests", "HTTP requests answered.", ["path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "tinsmith_http_seconds",
+            "Time to answer, long polls left out.",
+            registry=self.registry,
+            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
+        )
+        self.operations = Counter(
+            "tinsmith_operations", "Operations settled.", ["kind", "outcome"], registry=self.registry
+        )
+        self.pending = Gauge("tinsmith_pending_operations", "Operations without an outcome.", registry=self.registry)
+        self.sessions = Gauge("tinsmith_live_sessions", "Sessions that have not ended.", registry=self.registry)
+        self.models = Gauge("tinsmith_live_models", "Training runs that have not ended.", registry=self.registry)
+        self.samplers = Gauge(
+            "tinsmith_live_samplers", "Sampling sessions that have not ended.", registry=self.registry
+        )
+        self.lives = Gauge("tinsmith_engine_lives", "How often an engine host came up.", registry=self.registry)
+        self.up = Gauge("tinsmith_engine_up", "Whether every model is loaded.", registry=self.registry)
+        self._engine: dict[str, Gauge] = {}
+
+    def engine(self, values: dict[str, float]) -> None:
+        """Show the gauges that the engine host reports."""
+        for key, value in values.items():
+            name = "tinsmith_engine_" + re.sub(r"\W+", "_", key).strip("_").lower()
+            if name not in self._engine:
+                self._engine[name] = Gauge(name, f"Reported by the engine host: {key}.", registry=self.registry)
+            self._engine[name].set(value)
+
+    def page(self) -> bytes:
+        """Return the page in Prometheus' text format."""
+        return generate_latest(self.registry)

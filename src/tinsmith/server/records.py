@@ -1,0 +1,107 @@
+"""What the service keeps in memory of an accepted operation: it is the future that the client polls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.operations import OpKind
+
+
+class State(StrEnum):
+    """How far an operation is."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One accepted operation.
+
+    Attributes:
+        kind: what the engine is asked to do.
+        owner: whose key asked.
+        base_model: the engine; empty where the request named none that exists.
+        session_id, model_id, seq_id, sampler_id: what it belongs to.
+        args: `op`: small arguments, as `Operation` takes them; `wire`: what `completion` needs to word the answer.
+        scope: the idempotency key; None where a repeat cannot be recognised.
+        payload_hash: of the request as the client sent it.
+        body: bulky input; dropped once the journal or the engine has it.
+        body_blob: where the journal keeps a bulky body.
+        body_digest: of the body as journalled.
+        state, result, media_type, error, category: the outcome. `result` may be None while the journal has it.
+        at_door: refused before it reached an engine.
+        submitted_in: the life of the engine host that it was handed to; 0 for none.
+        losses: how often an engine died while it was waiting there.
+    """
+
+    kind: OpKind
+    owner: str
+    base_model: str = ""
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    session_id: str | None = None
+    model_id: str | None = None
+    seq_id: int | None = None
+    sampler_id: str | None = None
+    args: dict[str, Any] = field(default_factory=dict[str, Any])
+    scope: str | None = None
+    payload_hash: str = ""
+    body: bytes | None = None
+    body_blob: str | None = None
+    body_digest: str | None = None
+    state: State = State.PENDING
+    result: bytes | None = None
+    result_blob: str | None = None
+    media_type: str | None = None
+    error: str | None = None
+    category: RequestErrorCategory | None = None
+    at_door: bool = False
+    created_at: float = field(default_factory=time.time)
+    settled_at: float | None = None
+    fetched_at: float | None = None
+    submitted_in: int = 0
+    losses: int = 0
+    accepted: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def refuse(self, message: str) -> Record:
+        """Make this the record of a request that is refused at the door; return it."""
+        self.at_door = True
+        self.fail(message, RequestErrorCategory.USER)
+        return self
+
+    def fail(self, message: str, category: RequestErrorCategory) -> None:
+        """Note a failure; `settled` is set by whoever has stored it."""
+        self.state = State.FAILED
+        self.error = message
+        self.category = category
+        self.settled_at = time.time()
+
+    def succeed(self, result: bytes, media_type: str) -> None:
+        """Note a result; `settled` is set by whoever has stored it."""
+        self.state = State.DONE
+        self.result = result
+        self.media_type = media_type
+        self.settled_at = time.time()
+
+    @property
+    def forward_only(self) -> bool:
+        """Whether this is a forward pass, which leaves no gradients."""
+        return bool(self.wire.get("forward_only"))
+
+    @property
+    def op_args(self) -> dict[str, Any]:
+        """What the engine is told."""
+        return self.args.get("op", {})
+
+    @property
+    def wire(self) -> dict[str, Any]:
+        """What the answer to the client needs."""
+        return self.args.get("wire", {})

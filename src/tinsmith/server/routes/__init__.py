@@ -1,0 +1,25 @@
+"""The paths of the API, one module per resource.
+
+`common` is what they share: who asks, the body, the answer with a future. `all_routers` is what `app` mounts.
+"""
+
+from fastapi import APIRouter
+
+from tinsmith.server.routes import (
+    checkpoints,
+    config,
+    futures,
+    health,
+    models,
+    runs,
+    sampling,
+    sessions,
+    training,
+    unsupported,
+)
+
+
+def all_routers() -> list[APIRouter]:
+    """Return the routers of all resources."""
+    modules = (config, sessions, models, training, sampling, futures, runs, checkpoints, unsupported, health)
+    return [module.router for module in modules]

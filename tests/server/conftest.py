@@ -1,0 +1,96 @@
+"""A running service over an in-memory transport, with a fake engine behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.client import Client
+from tests.support.fake_link import FakeLink, tiny_info
+from tinsmith.server.app import create_app
+from tinsmith.server.service import Service
+from tinsmith.settings import Settings
+
+Start = Callable[..., Awaitable["Running"]]
+
+
+class Running:
+    """A started service and clients of it."""
+
+    def __init__(self, service: Service, link: FakeLink) -> None:
+        self.service = service
+        self.link = link
+        self.app = create_app(service)
+
+    def http(self, key: str | None = None) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        headers = {"X-API-Key": key} if key else {}
+        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+    async def client(self, owner: str = "local") -> Client:
+        """A client with a key of its own and a session."""
+        client = Client(self.http(await self.service.keys.create(owner, "test")))
+        await client.open()
+        return client
+
+    async def crash(self) -> None:
+        """End the service as a killed process ends: nothing is said to anybody, nothing is finished."""
+        service = self.service
+        service.futures.closing.set()
+        self.link.alive = False
+        await service.tasks.stop()
+        service.db.close()
+        service._lock_held()._lock.release()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Start a service; several on one data folder are started one after another."""
+    running: list[Running] = []
+
+    async def begin(link: FakeLink | None = None, wait: bool = True, **options: Any) -> Running:
+        link = link or FakeLink()
+        service_options = {name: options.pop(name) for name in ("owner", "journal", "data_dir") if name in options}
+        data_dir = service_options.pop("data_dir", tmp_path / "data")
+        settings = Settings(**({"long_poll_s": 2.0, "recovery_interval_s": 1e9} | options))
+        models = {info.name: tmp_path for info in link.infos}
+        service = Service(settings, link, data_dir, models=models, **service_options)
+        await service.start()
+        if wait:
+            await service.wait_ready()
+        running.append(Running(service, link))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        if one.service.db.writer._thread.is_alive():
+            await one.service.stop()
+
+
+@pytest.fixture
+async def running(start: Start) -> Running:
+    return await start()
+
+
+@pytest.fixture
+def two_models() -> FakeLink:
+    return FakeLink([tiny_info("tiny"), tiny_info("other/tiny")])
+
+
+async def soon(test: Callable[[], bool], seconds: float = 3.0) -> None:
+    """Wait until something is true."""
+    for _ in range(int(seconds / 0.01)):
+        if test():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not become true")

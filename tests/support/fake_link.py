@@ -1,0 +1,311 @@
+"""An engine host in memory, small enough to be read at once, that keeps the contract of `types/operations.py`.
+
+A model is one number: a forward_backward adds what it reads to a gradient that also depends on the weight, a step moves
+the weight. So a lost, doubled or misordered operation shows in the number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tinsmith.types.codec import (
+    decode_forward_backward_request,
+    encode_forward_backward_output,
+    encode_sample_response,
+)
+from tinsmith.types.errors import RequestErrorCategory, StartupError, UserError
+from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.operations import Event, Failure, Flushed, Lost, Operation, OpKind, Ready, Result
+from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
+from tinsmith.types.requests import SampleRequest
+from tinsmith.types.tensor import TensorData
+
+PROTOBUF = "application/x-protobuf"
+
+
+def tiny_info(name: str = "tiny") -> BaseModelInfo:
+    """Facts of a base model that does not exist."""
+    return BaseModelInfo(
+        name=name,
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        vocab_size=100,
+        hidden_size=8,
+        num_layers=1,
+        context_length=64,
+        eos_token_ids=[0],
+        parameters=1000,
+    )
+
+
+@dataclass
+class FakeModel:
+    """One adapter."""
+
+    weight: float = 1.0
+    steps: int = 0
+    gradient: float = 0.0
+    dirty: bool = False
+    step_error: str | None = None
+    next_seq: int = 1
+    waiting: dict[int, Operation] = field(default_factory=dict[int, Operation])
+    points: list[Operation] = field(default_factory=list[Operation])
+
+
+class FakeLink:
+    """An `EngineLink` whose host can be held, killed and started again by a test.
+
+    Args:
+        models: the base models that it loads.
+        broken: what goes wrong at the start, if something does.
+
+    Attributes:
+        holding: operations pile up and nothing runs.
+        flushing: snapshots reach the disk at once.
+        submitted: every operation, in the order of its submission in this life.
+        ran: kind and seq_id or sampler of everything that took effect in this life.
+        fail: op kinds that fail, with their message and category.
+    """
+
+    def __init__(self, models: list[BaseModelInfo] | None = None, broken: str | None = None) -> None:
+        self.infos = models or [tiny_info()]
+        self.broken = broken
+        self.holding = False
+        self.flushing = True
+        self.alive = False
+        self.lives = 0
+        self.submitted: list[Operation] = []
+        self.ran: list[tuple[OpKind, int | str | None]] = []
+        self.cancelled: list[str] = []
+        self.fail: dict[OpKind, tuple[str, RequestErrorCategory]] = {}
+        self.models: dict[str, FakeModel] = {}
+        self.samplers: dict[str, float] = {}
+        self._queue: list[Operation] = []
+        self._seen: set[str] = set()
+        self._unflushed: list[Operation] = []
+        self._emit: Callable[[Event], None] | None = None
+
+    # -- the link -----------------------------------------------------------------------------------------------------
+
+    async def start(self, on_event: Callable[[Event], None]) -> None:
+        if self.broken is not None:
+            raise StartupError(self.broken)
+        self._emit = on_event
+        self.revive()
+
+    def submit(self, op: Operation) -> None:
+        if not self.alive or op.op_id in self._seen:
+            return
+        self._seen.add(op.op_id)
+        self.submitted.append(op)
+        self._queue.append(op)
+        asyncio.get_running_loop().call_soon(self.pump)
+
+    def cancel(self, op_id: str) -> None:
+        self.cancelled.append(op_id)
+        self._queue = [op for op in self._queue if op.op_id != op_id]
+
+    async def close(self) -> None:
+        self.alive = False
+
+    # -- for tests ----------------------------------------------------------------------------------------------------
+
+    def kill(self, reason: str = "killed") -> None:
+        """Lose everything in memory, as a killed process does."""
+        self.alive = False
+        for state in (self.models, self.samplers, self._queue, self._seen, self._unflushed, self.submitted, self.ran):
+            state.clear()
+        self.send(Lost(reason))
+
+    def revive(self) -> None:
+        """Come up, empty."""
+        self.alive = True
+        self.lives += 1
+        self.send(Ready(self.infos))
+
+    def release(self) -> None:
+        """Run what was held."""
+        self.holding = False
+        self.pump()
+
+    def flush(self) -> None:
+        """Write the snapshots that are not on disk yet."""
+        for op in self._unflushed:
+            self._write(op.args["folder"], {"weight": self.samplers[op.args["sampler_id"]]})
+            self.send(Flushed(op.op_id))
+        self._unflushed = []
+
+    def send(self, event: Event) -> None:
+        """Send an event."""
+        assert self._emit is not None
+        self._emit(event)
+
+    # -- the engine ---------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Run what can run."""
+        if self.holding or not self.alive:
+            return
+        queue, self._queue = self._queue, []
+        for op in queue:
+            self._take(op)
+        for model in list(self.models.values()):
+            self._advance(model)
+
+    def _take(self, op: Operation) -> None:
+        if op.kind is OpKind.SAMPLE:
+            self._answer(op, self._sample)
+        elif op.kind in (OpKind.LOAD_SAMPLER, OpKind.RELEASE_SAMPLER):
+            self._answer(op, self._change_sampler)
+        elif op.kind is OpKind.RELEASE_MODEL:
+            self.models.pop(op.model_id or "", None)
+            self._answer(op, lambda _: b"{}")
+        elif op.seq_id is None and op.kind in (OpKind.CREATE_MODEL, OpKind.LOAD_STATE):
+            self._answer(op, self._create)
+        elif op.model_id not in self.models:
+            self.send(Failure(op.op_id, f"model_id: got {op.model_id!r}", RequestErrorCategory.USER))
+        elif "after_seq" in op.args:
+            self.models[op.model_id].points.append(op)
+        else:
+            model = self.models[op.model_id]
+            assert op.seq_id is not None
+            if op.seq_id >= model.next_seq:
+                model.waiting[op.seq_id] = op
+
+    def _advance(self, model: FakeModel) -> None:
+        while True:
+            for point in [p for p in model.points if p.args["after_seq"] < model.next_seq and not model.dirty]:
+                model.points.remove(point)
+                size = self._save(model, point.args["folder"])
+                payload = {"size_bytes": size, "seq_id": model.next_seq - 1}
+                self.send(Result(point.op_id, orjson.dumps(payload)))
+            op = model.waiting.pop(model.next_seq, None)
+            if op is None:
+                return
+            model.next_seq += 1
+            self._answer(op, lambda op: self._run(model, op))
+
+    def _answer(self, op: Operation, run: Callable[[Operation], bytes]) -> None:
+        try:
+            if op.kind in self.fail:
+                message, category = self.fail[op.kind]
+                if op.kind is OpKind.FORWARD_BACKWARD:
+                    self.models[op.model_id or ""].step_error = message
+                raise UserError(message) if category is RequestErrorCategory.USER else RuntimeError(message)
+            payload = run(op)
+        except UserError as error:
+            self.send(Failure(op.op_id, error.message, RequestErrorCategory.USER))
+        except Exception as error:
+            self.send(Failure(op.op_id, str(error), RequestErrorCategory.SERVER))
+        else:
+            self.ran.append((op.kind, op.seq_id if op.seq_id is not None else op.args.get("sampler_id")))
+            media = PROTOBUF if op.kind in (OpKind.FORWARD_BACKWARD, OpKind.SAMPLE) else "application/json"
+            self.send(Result(op.op_id, payload, media))
+            if op.kind is OpKind.SNAPSHOT:
+                self._unflushed.append(op)
+                if self.flushing:
+                    self.flush()
+
+    def _create(self, op: Operation) -> bytes:
+        if op.kind is OpKind.CREATE_MODEL:
+            self.models[op.model_id or ""] = FakeModel(weight=1.0 + op.args["lora"]["seed"] % 7)
+        else:
+            model = self._load(op)
+            model.next_seq = op.args["next_seq"]
+            self.models[op.model_id or ""] = model
+        return b"{}"
+
+    def _load(self, op: Operation) -> FakeModel:
+        path = Path(op.args["folder"]) / "state.json"
+        if not path.is_file():
+            raise UserError(f"checkpoint {path.parent.name}: got nothing, expected a saved state")
+        state = json.loads(path.read_text())
+        return FakeModel(weight=state["weight"], steps=state["steps"] if op.args["optimizer"] else 0)
+
+    def _run(self, model: FakeModel, op: Operation) -> bytes:
+        match op.kind:
+            case OpKind.FORWARD_BACKWARD:
+                return self._pass(model, op)
+            case OpKind.OPTIM_STEP:
+                return self._step(model, op)
+            case OpKind.SAVE_STATE | OpKind.SAVE_SAMPLER:
+                return orjson.dumps({"size_bytes": self._save(model, op.args["folder"])})
+            case OpKind.SNAPSHOT:
+                self.samplers[op.args["sampler_id"]] = model.weight
+            case OpKind.LOAD_STATE:
+                loaded = self._load(op)
+                model.weight, model.steps, model.gradient, model.dirty = loaded.weight, loaded.steps, 0.0, False
+            case OpKind.SKIP:
+                if op.args.get("failed_forward_backward"):
+                    model.step_error = f"seq_id {op.seq_id} failed"
+                if op.args.get("failed_optim_step"):
+                    model.gradient, model.dirty, model.step_error = 0.0, False, None
+            case _:
+                raise ValueError(op.kind)
+        return b"{}"
+
+    def _pass(self, model: FakeModel, op: Operation) -> bytes:
+        request = decode_forward_backward_request(op.read_body())
+        outputs: list[dict[str, TensorData]] = []
+        total = 0.0
+        for datum in request.data:
+            targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+            outputs.append({"logprobs": TensorData.from_numpy(-model.weight * (targets + 1).astype(np.float32) / 100)})
+            total += float(targets.sum())
+        if not request.forward_only:
+            model.gradient += total * 0.01 + model.weight * 0.1
+            model.dirty = True
+        metrics = {"loss:sum": model.weight * total}
+        return encode_forward_backward_output(ForwardBackwardOutput("ArrayRecord", outputs, metrics))
+
+    def _step(self, model: FakeModel, op: Operation) -> bytes:
+        error, gradient = model.step_error, model.gradient
+        model.gradient, model.dirty, model.step_error = 0.0, False, None
+        if error is not None:
+            raise UserError(f"optim_step: {error}")
+        model.steps += 1
+        model.weight -= op.args["adam"]["learning_rate"] * gradient / model.steps
+        return orjson.dumps({"metrics": {"weight": model.weight, "steps": float(model.steps)}})
+
+    def _save(self, model: FakeModel, folder: str) -> int:
+        return self._write(folder, {"weight": model.weight, "steps": model.steps})
+
+    def _write(self, folder: str, state: dict[str, Any]) -> int:
+        path = Path(folder)
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+        return (path / "state.json").write_text(json.dumps(state))
+
+    def _change_sampler(self, op: Operation) -> bytes:
+        sampler_id, folder = op.args["sampler_id"], op.args.get("folder")
+        if op.kind is OpKind.RELEASE_SAMPLER:
+            del self.samplers[sampler_id]
+        else:
+            path = Path(folder) / "state.json" if folder is not None else None
+            self.samplers[sampler_id] = json.loads(path.read_text())["weight"] if path is not None else 0.0
+        return b"{}"
+
+    def _sample(self, op: Operation) -> bytes:
+        request = SampleRequest.model_validate_json(op.read_body())
+        weight = self.samplers[op.args["sampler_id"]]
+        rng = np.random.default_rng([request.sampling_params.seed or 0, int(abs(weight) * 1e6)])
+        length = request.sampling_params.max_tokens or 4
+        sequences = [
+            SampledSequence("length", rng.integers(1, 100, length).tolist(), [-weight] * length)
+            for _ in range(request.num_samples)
+        ]
+        prompt = np.full(sum(len(c.tokens or ()) for c in request.prompt.chunks), -weight, np.float32)
+        prompt[0] = np.nan
+        return encode_sample_response(
+            SampleResponse(sequences=sequences, prompt_logprobs_np=prompt if request.prompt_logprobs else None)
+        )
