@@ -7,8 +7,10 @@ import os
 import platform
 import uuid
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -41,6 +43,7 @@ PROTOBUF = "application/x-protobuf"
 # The embedded service is reached without a network; httpx wants a URL all the same.
 _EMBEDDED_URL = "http://embedded.tinsmith"
 _CONNECT_TIMEOUT_S = 10.0
+_SLICE = 2**20
 
 
 class Connection:
@@ -217,22 +220,56 @@ class Connection:
             APITimeoutError: no answer in time.
             APIConnectionError: the service could not be reached, or the connection broke.
         """
+        client = await self._client()
+        with self._reached():
+            response = await client.request(
+                method,
+                self._url(path),
+                json=json,
+                content=content,
+                params=_plain(params),
+                headers=headers,
+                timeout=self._timeout(timeout),
+            )
+        if not is_transient(response):
+            self._outage.answered()
+        return response
+
+    async def fetch(self, path: str, target: Path) -> None:
+        """Write the body of a GET into a file, beginning anew while the service is away; errors as for `send`."""
+
+        async def once() -> httpx.Response:
+            client = await self._client()
+            with self._reached(), target.open("wb") as out:
+                async with client.stream("GET", self._url(path), timeout=self._timeout(None)) as response:
+                    if response.status_code >= 400:
+                        await response.aread()
+                        return response
+                    async for chunk in response.aiter_bytes(_SLICE):
+                        await asyncio.to_thread(out.write, chunk)
+            return response
+
+        checked(await retrying(self.settings.client_retry_s, self._outage)(once))
+
+    def _url(self, path: str) -> str:
+        return f"{self.base_url or _EMBEDDED_URL}/api/v1/{path}"
+
+    def _timeout(self, seconds: float | None) -> httpx.Timeout:
         import httpx
 
-        client = await self._client()
-        limit = httpx.Timeout(timeout or self.settings.client_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
-        url = f"{self.base_url or _EMBEDDED_URL}/api/v1/{path}"
+        return httpx.Timeout(seconds or self.settings.client_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
+
+    @contextmanager
+    def _reached(self) -> Generator[None]:
+        """Turn the faults of the network into the SDK's errors."""
+        import httpx
+
         try:
-            response = await client.request(
-                method, url, json=json, content=content, params=_plain(params), headers=headers, timeout=limit
-            )
+            yield
         except httpx.TimeoutException as error:
             raise APITimeoutError(f"{self.place} did not answer in time ({type(error).__name__})") from error
         except httpx.TransportError as error:
             raise APIConnectionError(f"{self.place} is not reachable ({type(error).__name__}: {error})") from error
-        if not is_transient(response):
-            self._outage.answered()
-        return response
 
     async def _client(self) -> httpx.AsyncClient:
         global _latest

@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
-from tinsmith.client.download import check_target, download_adapter
+from tinsmith.client.download import download
 from tinsmith.client.futures import APIFuture, Pending
 from tinsmith.client.opening import open_connection
 from tinsmith.client.session import Session
@@ -194,12 +194,12 @@ class RestClient:
             A future of the folder.
 
         Raises:
-            UserError: the folder is not empty, or it is no checkpoint path.
+            UserError: it is no checkpoint path; from the future, where the folder is not empty.
             TinsmithError: from the future, where a file arrived damaged.
         """
-        route = f"{_checkpoint_route(tinker_path)}/files"
-        target = check_target(Path(folder))
-        return Pending(self._connection.submit(download_adapter(self._connection, route, target)))
+        return Pending(
+            self._connection.submit(download(self._connection, _parsed(tinker_path), Path(folder).absolute()))
+        )
 
     async def download_checkpoint_async(self, tinker_path: str, folder: str | Path) -> Path:
         """Fetch a checkpoint's adapter and wait; arguments as for `download_checkpoint`."""
