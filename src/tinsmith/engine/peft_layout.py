@@ -90,7 +90,7 @@ def check_tensors(where: str, tensors: dict[str, Tensor], targets: Iterable[Targ
         wanted[name_a], wanted[name_b] = (stacked, target.inputs), (target.outputs, stacked)
         if (name_a in tensors) != (name_b in tensors):
             raise UserError(f"{where}: got only one of {name_a} and {name_b}, expected both")
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         if name not in wanted:
             raise UserError(f"{where}: got tensor {name}, expected only weights of this base model's adapters")
         if tuple(tensor.shape) != wanted[name]:
