@@ -1,0 +1,77 @@
+"""Kill the server or its engine while a script of the official SDK runs: it goes on and ends where a calm one does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import tinker
+
+from tests.official.batches import logprobs_of, model_input, supervised, worst
+from tests.official.reference import adapter_weights, distance
+from tests.support.live_server import LLAMA, LiveServer
+
+ADAM = tinker.AdamParams(learning_rate=5e-3, eps=1e-8)
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that may be killed."""
+    server = LiveServer(tmp_path_factory.mktemp("restart"), LLAMA)
+    server.start()
+    yield server
+    server.stop()
+
+
+def script(server: LiveServer, disturb: Callable[[int], None]) -> tuple[list, list, dict]:
+    """Train and sample; `disturb` is called between submitting each step and reading its results."""
+    with server.service() as service:
+        model = service.create_lora_training_client(LLAMA, rank=8, seed=3).result(timeout=120)
+        losses = []
+        for number in range(STEPS):
+            futures = [
+                model.forward_backward(supervised((12, 20), seed=number), "cross_entropy"),
+                model.forward_backward(supervised((7,), seed=50 + number), "cross_entropy"),
+                model.optim_step(ADAM),
+            ]
+            disturb(number)
+            losses += [future.result(timeout=120).metrics["loss:sum"] for future in futures[:2]]
+            futures[2].result(timeout=120)
+            if number == 1:
+                sampler = model.save_weights_and_get_sampling_client().result(timeout=120)
+        params = tinker.SamplingParams(max_tokens=8, seed=4, stop=[])
+        sampled = sampler.sample(model_input([1, 2, 3]), 2, params).result(timeout=120)
+        path = model.save_state("end").result(timeout=120).path
+        probe = model.forward(supervised((30,), seed=99), "cross_entropy").result(timeout=120)
+    tokens = [list(sequence.tokens) for sequence in sampled.sequences]
+    return losses, [*logprobs_of(probe), np.array(tokens, float)], adapter_weights(server.checkpoint_folder(path))
+
+
+@pytest.fixture(scope="module")
+def calm(server: LiveServer) -> tuple[list, list, dict]:
+    """What the script gives when nothing happens."""
+    return script(server, lambda number: None)
+
+
+@pytest.mark.row(11, 116, 210)
+@pytest.mark.parametrize("what", ["whole service", "engine"])
+def test_the_script_carries_on_from_the_same_weights(
+    what: str, server: LiveServer, calm: tuple[list, list, dict]
+) -> None:
+    def disturb(number: int) -> None:
+        if number not in (1, 3):
+            return
+        if what == "engine":
+            server.kill_engine()
+            return
+        server.kill()
+        # The client notices a dead server first, then a living one.
+        threading.Timer(0.5, server.start).start()
+
+    losses, outputs, weights = script(server, disturb)
+    assert losses == pytest.approx(calm[0], rel=1e-5)
+    assert worst(outputs, calm[1]) <= 1e-5
+    assert distance(weights, calm[2]) <= 1e-5
