@@ -131,7 +131,7 @@ def show(title: str, columns: Sequence[Column], *, baseline: str, facts: dict[st
     for column in columns:
         table.add_column(column.system, justify="right")
     for column in others if len(columns) > 1 else []:
-        table.add_column(f"{column.system} / {baseline}", justify="right")
+        table.add_column("ratio" if len(others) == 1 else f"ratio, {column.system}", justify="right")
     reference = next(column for column in columns if column.system == baseline)
     for row in reference.rows:
         cells = [row.name, row.unit]

@@ -1,0 +1,168 @@
+"""Put the engine beside a plain transformers + PEFT loop on the same checkpoint, in the same run.
+
+python -m benchmarks.engine                                              # the embedded model, CPU, float32
+python -m benchmarks.engine --model FOLDER_OR_HUB_ID --device cuda --dtype bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.common import (
+    Column,
+    conditions,
+    equal_lengths,
+    lognormal_lengths,
+    median_of,
+    random_tokens,
+    show,
+    stopwatch,
+    write_json,
+)
+from benchmarks.contestants import Batch, Contestant, Job, TinsmithEngine, TransformersPeft
+from tinsmith.models import path
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything.
+
+    Attributes:
+        batch: sequences of a step; a share of them each where several adapters train.
+        length: tokens of a sequence; of log-normal ones the mean.
+        longest: longest log-normal sequence, tokens.
+        prompts: prompts that are sampled at once.
+        prompt_length: tokens.
+        samples: completions of each prompt.
+        max_tokens: tokens of each completion.
+        repeats: every number is the median of so many runs, after one that warms up.
+    """
+
+    batch: int = 32
+    length: int = 128
+    longest: int = 1000
+    prompts: int = 8
+    prompt_length: int = 32
+    samples: int = 4
+    max_tokens: int = 64
+    repeats: int = 5
+
+
+QUICK = Sizes(batch=4, length=8, longest=24, prompts=2, prompt_length=4, samples=2, max_tokens=4, repeats=1)
+
+
+def sequences(lengths: list[int], vocab_size: int, seed: int = 0) -> list[list[int]]:
+    """Return sequences of random ids, each one id longer than its length: the last is only predicted."""
+    rng = np.random.default_rng(seed)
+    return [random_tokens(rng, n + 1, vocab_size) for n in lengths]
+
+
+def shares(batch: Batch, names: list[str]) -> dict[str, Batch]:
+    """Deal a batch out to adapters."""
+    return {name: batch[i :: len(names)] for i, name in enumerate(names)}
+
+
+def measure(side: Contestant, job: Job, sizes: Sizes, vocab_size: int) -> tuple[Column, dict[str, float]]:
+    """Run every workload on one side; return the numbers and the first losses, for the comparison of values."""
+    column = Column(side.system)
+    first = job.names[0]
+    equal = sequences(equal_lengths(sizes.batch, sizes.length), vocab_size)
+    spread = sequences(lognormal_lengths(sizes.batch, sizes.length, sizes.longest), vocab_size)
+    everyone = shares(equal, job.names)
+    losses = side.train(everyone)
+
+    def rate(run: Callable[[], object], tokens: int, repeats: int = sizes.repeats) -> float:
+        run()
+
+        def timed() -> float:
+            _synchronize(job.device)
+            with stopwatch() as watch:
+                run()
+                _synchronize(job.device)
+            return tokens / watch.seconds
+
+        return median_of(repeats, timed)
+
+    trained = sizes.batch * sizes.length
+    column.add("training, equal lengths", rate(lambda: side.train({first: equal}), trained), "tokens/s")
+    tokens = sum(len(ids) - 1 for ids in spread)
+    column.add("training, log-normal lengths", rate(lambda: side.train({first: spread}), tokens), "tokens/s")
+    column.add(f"training, {job.adapters} adapters at once", rate(lambda: side.train(everyone), trained), "tokens/s")
+    turns = [{name: batch} for name, batch in everyone.items()]
+    value = rate(lambda: [side.train(turn) for turn in turns], trained)
+    column.add(f"training, {job.adapters} adapters in turns", value, "tokens/s")
+    prompts = sequences(equal_lengths(sizes.prompts, sizes.prompt_length - 1), vocab_size, seed=1)
+    tokens = sizes.prompts * sizes.samples * sizes.max_tokens
+    value = rate(lambda: side.sample(prompts, sizes.samples, sizes.max_tokens), tokens, min(3, sizes.repeats))
+    column.add("sampling", value, "tokens/s")
+    return column, losses
+
+
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def worst_difference(found: dict[str, float], wanted: dict[str, float]) -> float:
+    """Return the largest relative difference of two sides' losses."""
+    return max(abs(found[name] - value) / abs(value) for name, value in wanted.items())
+
+
+def compare(job: Job, sizes: Sizes) -> tuple[list[Column], dict[str, object]]:
+    """Run both sides; return the plain loop's column first, and facts about the comparison."""
+    ours = TinsmithEngine(job)
+    vocab_size = ours.vocab_size
+    column, losses = measure(ours, job, sizes, vocab_size)
+    del ours
+    plain, wanted = measure(TransformersPeft(job), job, sizes, vocab_size)
+    difference = worst_difference(losses, wanted)
+    limit = 1e-5 if job.dtype == "float32" else 2e-2
+    if difference > limit:
+        raise RuntimeError(f"losses differ by {difference:.2g}, expected at most {limit:.2g}: nothing was compared")
+    return [plain, column], {"loss_difference": f"{difference:.1e}"}
+
+
+def main() -> None:
+    """Measure, print the table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(path()), help="folder or hub id; default: the embedded model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float64"])
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--adapters", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=Sizes.batch)
+    parser.add_argument("--length", type=int, default=Sizes.length)
+    parser.add_argument("--longest", type=int, default=Sizes.longest)
+    parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all?")
+    parser.add_argument("--json", type=Path, help="write the measurements here")
+    args = parser.parse_args()
+    sizes = QUICK if args.quick else Sizes(batch=args.batch, length=args.length, longest=args.longest)
+    transformers.utils.logging.disable_progress_bar()
+    facts = conditions(
+        model=Path(args.model).name,
+        device=args.device,
+        dtype=args.dtype,
+        rank=args.rank,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+    )
+    with tempfile.TemporaryDirectory(prefix="tinsmith-benchmark-") as scratch:
+        job = Job(args.model, args.device, args.dtype, args.rank, args.adapters, Path(scratch))
+        columns, found = compare(job, sizes)
+    facts |= {**found, "sizes": vars(sizes)}
+    show("Engine benchmark", columns, baseline=columns[0].system, facts=facts)
+    if args.json:
+        write_json(args.json, columns, facts)
+
+
+if __name__ == "__main__":
+    main()
