@@ -9,6 +9,7 @@ import torch
 from tests.support.checkpoints import SHAPE, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.sampling import drain, make_job, random_prompt, run_all, sample, samples
+from tinsmith.engine import sampler
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.context import ForwardContext
 from tinsmith.engine.engine import Engine
@@ -190,6 +191,22 @@ def test_weights_that_diverged_fail_alone(where: str) -> None:
         assert [s.tokens for s in result.sequences] == tokens
         assert result.prompt_logprobs_np is not None
         assert np.isfinite(result.prompt_logprobs_np[1:]).all()
+
+
+def test_one_sample_ends_as_another_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = make_engine()
+    whole = sample(own, make_job("s", [1, 2, 3], temperature=0.0)).sequences[0].tokens
+    end = next(n for n in range(1, 16) if whole[n] not in whole[:n])
+    job = make_job("s", [1, 2, 3], 2, temperature=0.0, stop=[whole[end]])
+    own.sampler.add(job)
+    for _ in range(end):
+        assert own.sampler.step() == []
+    monkeypatch.setattr(sampler, "_finite_rows", lambda logits: torch.arange(len(logits)) == 0)
+    ((job_id, error),) = own.sampler.step()
+    assert job_id == job.job_id
+    assert isinstance(error, UserError)
+    # `drain` sees that the first sample's blocks came back as well.
+    assert drain(own) == {}
 
 
 def test_a_failing_pass_ends_its_requests_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 """Which tokens the sampler computes next: admission, prefill in chunks, decoding, preemption. No tensors.
 
-A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). The oldest
-is always served first and the youngest gives way, so that the oldest never waits for ever.
+A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). Room goes to
+the weights that have the fewest sequences in the cache, so that a large job of one adapter does not keep others
+waiting; among equals the oldest is served first. Where blocks run out the youngest gives way, so the oldest gets on.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -49,14 +51,20 @@ class SampleSchedule:
     def __init__(self, blocks: BlockManager, block_size: int, prefill_tokens: int, max_sequences: int) -> None:
         self.blocks = blocks
         self.block_size = block_size
-        self.waiting: list[Sequence] = []
         self.prefilling: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
+        # By the version of their weights, the oldest first; no list is empty.
+        self._waiting: dict[int, list[Sequence]] = {}
         self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
         self._decode_next = False
         self._fresh: list[int] = []
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that hold no blocks yet."""
+        return sum(map(len, self._waiting.values()))
 
     @property
     def token_capacity(self) -> int:
@@ -65,7 +73,7 @@ class SampleSchedule:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by its age."""
-        insort(self.waiting, sequence, key=lambda s: s.key)
+        insort(self._waiting.setdefault(sequence.group.version, []), sequence, key=lambda s: s.key)
 
     def next(self) -> Plan | None:
         """Return the next step; prefill and decode steps alternate while there is work for both."""
@@ -122,10 +130,28 @@ class SampleSchedule:
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a sequence that is finished or no longer wanted, and free its blocks."""
-        for queue in (self.running, self.prefilling, self.waiting):
-            if sequence in queue:
-                queue.remove(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.prefilling:
+            self.prefilling.remove(sequence)
+        else:
+            self._leave(sequence)
         self._release(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a sequence out of the waiting ones, if it is there."""
+        version = sequence.group.version
+        queue = self._waiting.get(version, [])
+        if sequence in queue:
+            queue.remove(sequence)
+            if not queue:
+                del self._waiting[version]
+
+    def _next_waiting(self) -> Sequence | None:
+        if not self._waiting:
+            return None
+        held = Counter(s.group.version for s in (*self.running, *self.prefilling))
+        return min((queue[0] for queue in self._waiting.values()), key=lambda s: (held[s.group.version], s.key))
 
     def _crowd(self) -> int:
         return len(self.running) + len(self.prefilling)
@@ -136,10 +162,12 @@ class SampleSchedule:
         candidates = list(self.prefilling)
         while budget:
             if not candidates:
-                if not self.waiting or not self._admit(self.waiting[0]):
+                newcomer = self._next_waiting()
+                if newcomer is None or not self._admit(newcomer):
                     break
-                candidates.append(self.waiting.pop(0))
-                self.prefilling.append(candidates[0])
+                self._leave(newcomer)
+                self.prefilling.append(newcomer)
+                candidates.append(newcomer)
             sequence = candidates.pop(0)
             end = min(len(sequence.tokens), sequence.computed + budget)
             slices.append(Slice(sequence, sequence.computed, end))

@@ -259,7 +259,8 @@ class Sampler:
 
     def _drop(self, group: Group) -> None:
         for sequence in group.samples:
-            self.schedule.remove(sequence)
+            if sequence.blocks or sequence.stop_reason is None:
+                self.schedule.remove(sequence)
         _, snapshot = self._groups.pop(group.job.job_id)
         self._snapshots.done(snapshot)
 
