@@ -113,6 +113,9 @@ class Client:
     async def optim_step(self, model_id: str, **adam: Any) -> dict[str, float]:
         return (await self.result(await self.post_step(model_id, **adam)))["metrics"]
 
+    async def optim_step_at(self, model_id: str, seq_id: int) -> dict[str, float]:
+        return (await self.result(await self.post_step(model_id, seq_id)))["metrics"]
+
     async def save_state(self, model_id: str, name: str, **fields: Any) -> str:
         body = {"model_id": model_id, "path": name, "seq_id": self.seq(model_id), "overwrite": False} | fields
         return (await self.result(await self.post("save_weights", body)))["path"]

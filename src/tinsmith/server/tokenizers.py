@@ -38,7 +38,7 @@ def _collect(folder: Path) -> dict[str, Any]:
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise UserError(f"model: got a checkpoint without tokenizer.json ({folder.name}), expected one with it", 404)
-    config = _json(folder / "tokenizer_config.json")
+    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
     generation = _json(folder / "generation_config.json")
     model = _json(folder / "config.json")
     template = folder / "chat_template.jinja"

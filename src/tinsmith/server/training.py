@@ -63,7 +63,7 @@ class Training:
         async def prepare(run: Run, record: Record) -> Prepared:
             request = validate(OptimStepRequest, fields)
             if request.optimizer_params is not None:
-                raise invalid("optimizer_params.type", request.optimizer_params.get("type"), "adam_params instead")
+                raise invalid("optimizer_params.type", request.optimizer_params.get("type"), "adamw, as adam_params")
             if request.adam_params is None:
                 raise invalid("adam_params", None, "the parameters of an AdamW step")
             check_adam(request.adam_params)
