@@ -88,7 +88,11 @@ def test_folders_and_unknown_names_fall_back_with_one_warning(tmp_path: Path, ca
         assert get_recommended_renderer_name(str(tmp_path)) == "role_colon"
         assert get_recommended_renderer_name("nobody/nothing") == "role_colon"
         assert get_recommended_renderer_name("nobody/something", make_tokenizer("llama")) == "chat_template"
-    assert len(caplog.records) == 4
+        unmarked = make_tokenizer("qwen3")
+        unmarked.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        assert get_recommended_renderer_name("nobody/somewhere", unmarked) == "role_colon"
+    assert len(caplog.records) == 5
+    assert "no control token after an answer" in caplog.records[-1].message
     assert "its tokenizer's own chat template is used" in caplog.records[0].message
     tokenizer = make_tokenizer("llama")
     messages = [{"role": "user", "content": "hi"}]

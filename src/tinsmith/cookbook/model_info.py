@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tinsmith import get_tokenizer
 from tinsmith.cookbook.notices import warn_once
-from tinsmith.types.errors import invalid
+from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.types.errors import TinsmithError, UserError, invalid
 from tinsmith.types.registry import EMBEDDED_MODEL, ModelFacts, lookup
 
 
@@ -19,20 +21,26 @@ def get_recommended_renderer_name(model_name: str, tokenizer: Any = None) -> str
 
     Args:
         model_name: a name of the lineup, a folder, or any other name.
-        tokenizer: the model's tokenizer; needed to see the chat template of a model that is no folder.
+        tokenizer: the model's tokenizer; None asks `tinsmith.get_tokenizer` where the lineup has no such model.
     """
     facts = lookup(model_name)
     if facts is not None:
         return _renderer_of(facts)
-    templated = bool(getattr(tokenizer, "chat_template", None)) if tokenizer is not None else _has_template(model_name)
-    name = "chat_template" if templated else "role_colon"
-    reason = "its tokenizer's own chat template is used" if templated else "it has no chat template that can be seen"
+    name, reason = _fallback(model_name, tokenizer)
     warn_once(
         f"renderer of {model_name}",
         f"model_name: {model_name!r} is not in the lineup; {reason}: renderer {name!r}. "
         "Name a renderer to choose another",
     )
     return name
+
+
+def _fallback(model_name: str, tokenizer: Any) -> tuple[str, str]:
+    try:
+        get_renderer("chat_template", tokenizer if tokenizer is not None else get_tokenizer(model_name))
+    except (UserError, TinsmithError) as error:
+        return "role_colon", f"its chat template cannot be used ({error})"
+    return "chat_template", "its tokenizer's own chat template is used"
 
 
 def _renderer_of(facts: ModelFacts) -> str:
@@ -45,14 +53,6 @@ def _renderer_of(facts: ModelFacts) -> str:
     if "Qwen2.5" in facts.name:
         return "qwen2_5"
     return "qwen3" if facts.kind == "hybrid" else "qwen3_instruct"
-
-
-def _has_template(folder: str) -> bool:
-    path = Path(folder)
-    if (path / "chat_template.jinja").is_file():
-        return True
-    config = path / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
 
 
 def read_config(model_name: str) -> dict[str, Any]:

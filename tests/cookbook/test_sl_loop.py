@@ -1,0 +1,198 @@
+"""The supervised loop: on checkpoints of every family, taken up again, as a file and as a module."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tinsmith
+from tests.support.checkpoints import checkpoint
+from tinsmith.cookbook.recipes import sl_loop
+from tinsmith.cookbook.recipes.sl_loop import Config
+from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.cookbook.run_log import RunLog
+from tinsmith.cookbook.supervised import JsonlRows, row_to_datum
+from tinsmith.types.errors import UserError
+
+COLOURS = ("red", "green", "blue", "black", "white", "grey", "pink", "gold")
+SCRIPT = Path(sl_loop.__file__)
+
+
+def write_conversations(folder: Path) -> Path:
+    """Write 64 conversations in two forms, some of them with two turns."""
+    lines = []
+    for number in range(64):
+        first, second = COLOURS[number % 8], COLOURS[(number * 3 + number // 8) % 8]
+        messages = [
+            {"role": "user", "content": f"mix {first}, {second}"},
+            {"role": "assistant", "content": f"a {first} {second}"},
+        ]
+        if number % 4 == 0:
+            messages += [{"role": "user", "content": "again"}, {"role": "assistant", "content": f"a {second} {first}"}]
+        lines.append(json.dumps({"messages": messages, "category": "colours"}))
+    path = folder / "conversations.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def data_of(config: Config) -> list[tinsmith.Datum]:
+    tokenizer = tinsmith.get_tokenizer(config.model_name)
+    renderer = get_renderer("chat_template", tokenizer)
+    assert config.data is not None
+    return [row_to_datum(row, renderer, tokenizer) for row in JsonlRows(config.data)]
+
+
+def unigram_entropy(data: list[tinsmith.Datum]) -> float:
+    """Entropy in nats of the learned tokens as independent draws."""
+    counts: Counter[int] = Counter()
+    for datum in data:
+        targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+        counts.update(targets[datum.loss_fn_inputs["weights"].to_numpy() > 0].tolist())
+    total = sum(counts.values())
+    return -sum(count / total * math.log(count / total) for count in counts.values())
+
+
+def metrics_of(config: Config) -> list[dict[str, Any]]:
+    assert config.log_path is not None
+    return [json.loads(line) for line in (Path(config.log_path) / "metrics.jsonl").read_text().splitlines()]
+
+
+def sampler_path_of(config: Config) -> str:
+    assert config.log_path is not None
+    rows = [json.loads(line) for line in (Path(config.log_path) / "checkpoints.jsonl").read_text().splitlines()]
+    return next(row["sampler_path"] for row in rows if "sampler_path" in row)
+
+
+def config_for(family: str, folder: Path, **fields: Any) -> Config:
+    settings: dict[str, Any] = {
+        "model_name": str(checkpoint(family)),
+        "data": str(write_conversations(folder)),
+        "batch_size": 16,
+        "learning_rate": 1e-2,
+        "lora_rank": 8,
+        "max_steps": 40,
+        "save_every": 0,
+        "log_path": str(folder / "run"),
+    }
+    return Config(**(settings | fields))
+
+
+def peft_logprobs(folder: str, adapter: Path, data: list[tinsmith.Datum]) -> list[np.ndarray[Any, Any]]:
+    """Logprobs of the target tokens by plain transformers and PEFT, in fp32."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = PeftModel.from_pretrained(base, str(adapter)).eval()
+    found = []
+    with torch.no_grad():
+        for datum in data:
+            logits = model(torch.tensor([datum.model_input.to_ints()])).logits[0]
+            targets = datum.loss_fn_inputs["target_tokens"].to_torch()
+            found.append(torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0].numpy())
+    return found
+
+
+def check_learns_and_exports(family: str, folder: Path) -> None:
+    config = config_for(family, folder)
+    sl_loop.main(config)
+    data = data_of(config)
+    losses = [row["nll"] for row in metrics_of(config)]
+    assert len(losses) == 40
+    assert losses[0] > unigram_entropy(data) > losses[-1]
+
+    path = sampler_path_of(config)
+    adapter = tinsmith.RestClient().download_checkpoint(path, folder / "adapter").result()
+    assert sorted(file.name for file in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    state = path.replace("sampler_weights/final-000040", "weights/000040")
+    training = tinsmith.ServiceClient().create_training_client_from_state(state)
+    ours = [o["logprobs"].to_numpy() for o in training.forward(data[:6], "cross_entropy").result().loss_fn_outputs]
+    for given, expected in zip(ours, peft_logprobs(config.model_name, adapter, data[:6]), strict=True):
+        np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+@pytest.mark.row(57, 59, 61, 62)
+def test_llama_learns_conversations_and_its_adapter_loads_in_peft(tmp_path: Path) -> None:
+    check_learns_and_exports("llama", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.row(57, 59, 61, 62)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen3_moe"])
+def test_every_family_learns_conversations_and_its_adapter_loads_in_peft(family: str, tmp_path: Path) -> None:
+    check_learns_and_exports(family, tmp_path)
+
+
+@pytest.mark.row(60)
+def test_a_stopped_run_carries_on_as_if_it_had_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = config_for("llama", tmp_path, max_steps=7, save_every=2, log_path=str(tmp_path / "whole"))
+    sl_loop.main(whole)
+
+    stopped = config_for("llama", tmp_path, max_steps=7, save_every=2, log_path=str(tmp_path / "stopped"))
+    log_metrics = RunLog.log_metrics
+
+    def stop_after_five(self: RunLog, step: int, metrics: Any) -> None:
+        log_metrics(self, step, metrics)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "log_metrics", stop_after_five)
+        with pytest.raises(KeyboardInterrupt):
+            sl_loop.main(stopped)
+    assert [row["step"] for row in metrics_of(stopped)] == [0, 1, 2, 3, 4]
+    sl_loop.main(stopped)
+    assert "carrying on after step 4" in capsys.readouterr().out
+    assert [row["step"] for row in metrics_of(stopped)] == list(range(7))
+    for given, expected in zip(metrics_of(stopped), metrics_of(whole), strict=True):
+        assert given["nll"] == pytest.approx(expected["nll"], abs=1e-5)
+
+    sl_loop.main(stopped)
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_bad_settings_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size: got 0, expected at least 1"):
+        sl_loop.main(config_for("llama", tmp_path, batch_size=0))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
+    with pytest.raises(UserError, match=r"bad.jsonl, line 1: messages: got 'roles user'"):
+        sl_loop.main(config_for("llama", tmp_path, data=str(bad), log_path=str(tmp_path / "other")))
+
+
+def run_script(*arguments: str, module: bool = False, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    how = ["-m", "tinsmith.cookbook.recipes.sl_loop"] if module else [str(SCRIPT)]
+    return subprocess.run([sys.executable, *how, *arguments], capture_output=True, text=True, cwd=folder)
+
+
+@pytest.mark.row(22, 57)
+def test_the_script_is_short_and_names_the_nearest_setting() -> None:
+    assert len(SCRIPT.read_text().splitlines()) <= 160
+    done = run_script("lerning_rate=5e-5")
+    assert done.returncode != 0
+    assert "Did you mean 'learning_rate'?" in done.stderr
+    helped = run_script("--help").stdout + run_script("--help").stderr
+    for field in ("model_name", "learning_rate", "lora_rank", "train_on_what", "log_path"):
+        assert field in helped
+
+
+@pytest.mark.row(22, 57, 64)
+@pytest.mark.parametrize("module", [False, True], ids=["file", "module"])
+def test_the_script_runs_as_file_and_as_module(module: bool, tmp_path: Path) -> None:
+    arguments = ["model_name=tinsmith-tiny", "learning_rate=5e-5", "batch_size=8", "max_steps=2", "log_path=run"]
+    done = run_script(*arguments, module=module, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step 2/2" in done.stdout
+    assert "chat with it: tinsmith chat tinker://" in done.stdout
+    refused = run_script("data=nowhere.jsonl", module=module, folder=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("sl_loop: data: got 'nowhere.jsonl', expected a JSONL file")
