@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.hub import cached_file
 
@@ -20,6 +22,7 @@ from tinsmith.engine.attention import packed_attention
 from tinsmith.engine.context import ContextCell, ForwardContext, Mode, Segments
 from tinsmith.engine.experts import LoraExperts
 from tinsmith.engine.lora import LoraLinear
+from tinsmith.engine.shards import gather_weight
 from tinsmith.engine.slots import Target
 from tinsmith.types.errors import UserError
 from tinsmith.types.model_info import BaseModelInfo
@@ -41,7 +44,7 @@ class BaseModel:
         device: where the weights are.
         dtype: compute dtype.
         tokenizer: None where the folder has no tokenizer.json.
-        source: folder or hub id that it was loaded from.
+        group: the ranks that the weights are split over; None where this process holds all of them.
     """
 
     info: BaseModelInfo
@@ -53,7 +56,7 @@ class BaseModel:
     device: torch.device
     dtype: torch.dtype
     tokenizer: Tokenizer | None
-    source: str
+    group: dist.ProcessGroup | None = None
 
     @property
     def wide_dtype(self) -> torch.dtype:
@@ -89,7 +92,9 @@ class BaseModel:
         return out.last_hidden_state[0]
 
 
-def load_base_model(name: str, source: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
+def load_base_model(
+    name: str, source: str, device: torch.device, dtype: torch.dtype, parallel: DistributedConfig | None = None
+) -> BaseModel:
     """Load a base model and make its linear layers carry adapters.
 
     Args:
@@ -97,18 +102,20 @@ def load_base_model(name: str, source: str, device: torch.device, dtype: torch.d
         source: a folder or a hub id.
         device: where to put it.
         dtype: compute dtype.
+        parallel: how to split the weights over the ranks of the running process group, as `transformers` plans it.
 
     Raises:
         UserError: there is no model at `source`, or its architecture is not supported.
     """
     config = _read_config(name, source)
     check_config(name, config)
-    model = _load_weights(name, source, config, dtype).to(device)
+    model = _load_weights(name, source, config, dtype, parallel).to(device)
     model.requires_grad_(False).eval()
     targets = find_targets(name, model, config)
     parameters = sum(p.numel() for p in model.parameters())
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     plain = [_plain_logits(model, ids) for ids in _probe_ids(model, device)]
+    gather_weight(model.get_output_embeddings())
     base = BaseModel(
         info=_info(name, model, config, parameters, tied),
         config=config,
@@ -119,7 +126,7 @@ def load_base_model(name: str, source: str, device: torch.device, dtype: torch.d
         device=device,
         dtype=dtype,
         tokenizer=_read_tokenizer(source),
-        source=source,
+        group=None if parallel is None else dist.group.WORLD,
     )
     _swap_modules(model, base)
     model.config._attn_implementation = attention.NAME
@@ -148,7 +155,9 @@ def _read_config(name: str, source: str) -> PreTrainedConfig:
         raise UserError(f"base model {name}: got {source}, whose config cannot be read: {error}") from error
 
 
-def _load_weights(name: str, source: str, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+def _load_weights(
+    name: str, source: str, config: PreTrainedConfig, dtype: torch.dtype, parallel: DistributedConfig | None
+) -> Any:
     folder = Path(source).expanduser()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -159,6 +168,7 @@ def _load_weights(name: str, source: str, config: PreTrainedConfig, dtype: torch
             experts_implementation="eager",
             use_safetensors=True,
             output_loading_info=True,
+            distributed_config=parallel,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"base model {name}: got {source}, whose weights cannot be loaded: {error}") from error
@@ -210,6 +220,8 @@ def _swap_modules(model: nn.Module, base: BaseModel) -> None:
         if isinstance(module, nn.Linear) and path in names:
             model.set_submodule(path, LoraLinear(module, path, base.cell))
         elif is_experts(module):
+            if base.group is not None:
+                raise unsupported(base.info.name, f"architecture {base.info.architecture} split over ranks,")
             model.set_submodule(path, LoraExperts(module, path, base.cell))
 
 

@@ -8,6 +8,7 @@ sort is stable, the pairs of one expert lie in stream order, so every adapter's 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,8 +85,14 @@ class Routing:
             views = None if p.slot is None else p.slot.pool.views(name)
             if p.slot is not None and views is not None:
                 a, b = (v[p.slot.index, p.expert] for v in views)
-                found.append(LoraRun(Run(p.slot, p.start, p.end), a, b, p.slot.scale(name), p.expert))
+                part = partial(_of_expert, p.expert)
+                found.append(LoraRun(Run(p.slot, p.start, p.end), a, b, p.slot.scale(name), part))
         return found
+
+
+def _of_expert(expert: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """One expert's A [rank, in] and B [out, rank] out of all experts'."""
+    return a[expert], b[expert]
 
 
 def _stretches(context: ForwardContext, tokens: int) -> tuple[list[Slot | None], Tensor]:
@@ -126,6 +133,12 @@ class Grouped:
     def input_gradient(self, grad_y: Tensor) -> Tensor:
         """[pairs, out] to [pairs, in]."""
         return self._multiply(grad_y, self.weight)
+
+    def finish(self, y: Tensor) -> None:
+        """Nothing is left to do."""
+
+    def finish_gradient(self, grad_x: Tensor) -> None:
+        """Nothing is left to do."""
 
     def _multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         if x.device.type == "cuda" and x.dtype == torch.bfloat16:

@@ -6,16 +6,21 @@ gradient; the adapters' gradients are added into the pass's own buffers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.context import ContextCell, ForwardContext, Run
+from tinsmith.engine.shards import ShardedDense
 from tinsmith.engine.slots import PassGradients
+
+# Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
+Part = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +32,30 @@ class LoraRun:
         a: [rank, in].
         b: [out, rank].
         scale: factor on B·A·x.
-        expert: the expert whose A and B these are; None in a linear layer.
+        part: how `a` and `b` were taken out of the adapter's, so that their gradients go there; None for all.
     """
 
     run: Run
     a: Tensor
     b: Tensor
     scale: float
-    expert: int | None = None
+    part: Part | None = None
 
     def rows(self, x: Tensor) -> Tensor:
         """The run's tokens of `x` [T, ...]."""
         return x[self.run.start : self.run.end]
 
 
-def runs_for(context: ForwardContext, name: str) -> list[LoraRun]:
-    """Return the runs whose adapters act on the layer `name`."""
+def runs_for(context: ForwardContext, name: str, part: Part | None = None) -> list[LoraRun]:
+    """Return the runs whose adapters act on the layer `name`, with the part of them that it computes with."""
     found: list[LoraRun] = []
     for run in context.segments.runs:
         views = run.slot.pool.views(name)
         if views is not None:
-            a, b = views
-            found.append(LoraRun(run, a[run.slot.index], b[run.slot.index], run.slot.scale(name)))
+            a, b = (view[run.slot.index] for view in views)
+            if part is not None:
+                a, b = part(a, b)
+            found.append(LoraRun(run, a, b, run.slot.scale(name), part))
     return found
 
 
@@ -97,8 +104,8 @@ def add_delta_gradients(
         if grad_x is not None:
             r.rows(grad_x).addmm_(grad_h, r.a)
         grad_a, grad_b = gradients.views(r.run.slot, name)
-        if r.expert is not None:
-            grad_a, grad_b = grad_a[r.expert], grad_b[r.expert]
+        if r.part is not None:
+            grad_a, grad_b = r.part(grad_a, grad_b)
         add_product(grad_a, grad_h.t(), r.rows(x))
         add_product(grad_b, g.t(), h)
 
@@ -120,8 +127,16 @@ class Frozen(Protocol):
         """[T, in] to a fresh [T, out]."""
         ...
 
+    def finish(self, y: Tensor) -> None:
+        """Complete the output in place, after the adapters' part was added."""
+        ...
+
     def input_gradient(self, grad_y: Tensor) -> Tensor:
         """Gradient of `apply`'s input: [T, out] to a fresh [T, in]."""
+        ...
+
+    def finish_gradient(self, grad_x: Tensor) -> None:
+        """Complete the gradient of the input in place, after the adapters' part was added."""
         ...
 
 
@@ -140,6 +155,12 @@ class Dense:
         """Wᵀ·grad."""
         return torch.mm(grad_y, self.weight)
 
+    def finish(self, y: Tensor) -> None:
+        """Nothing is left to do."""
+
+    def finish_gradient(self, grad_x: Tensor) -> None:
+        """Nothing is left to do."""
+
 
 class _Lora(torch.autograd.Function):
     @staticmethod
@@ -148,6 +169,7 @@ class _Lora(torch.autograd.Function):
     ) -> Tensor:
         y = base.apply(x)
         hidden = add_delta(y, x, runs)
+        base.finish(y)
         ctx.save_for_backward(x, *hidden)
         ctx.base, ctx.runs, ctx.name, ctx.gradients = base, runs, name, gradients
         return y
@@ -158,6 +180,8 @@ class _Lora(torch.autograd.Function):
         x, *hidden = ctx.saved_tensors
         grad_x = ctx.base.input_gradient(grad_y) if ctx.needs_input_grad[0] else None
         add_delta_gradients(grad_x, grad_y, x, hidden, ctx.runs, ctx.name, ctx.gradients)
+        if grad_x is not None:
+            ctx.base.finish_gradient(grad_x)
         return grad_x, None, None, None, None, None
 
 
@@ -166,6 +190,7 @@ def lora_map(x: Tensor, base: Frozen, runs: list[LoraRun], name: str, context: F
     if context.gradients is None or not torch.is_grad_enabled():
         y = base.apply(x)
         add_delta(y, x, runs)
+        base.finish(y)
         return y
     return _Lora.apply(x, context.gradients.anchor, base, runs, name, context.gradients)  # pyright: ignore
 
@@ -181,9 +206,10 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, name: str, cell: ContextCell) -> None:
         super().__init__()
-        self.weight = base.weight
-        self.bias = base.bias
-        self.in_features, self.out_features = base.in_features, base.out_features
+        self._frozen = ShardedDense.of(base) if isinstance(base.weight, DTensor) else Dense(base.weight, base.bias)
+        self._part = self._frozen.part if isinstance(self._frozen, ShardedDense) else None
+        self.weight, self.bias = self._frozen.weight, self._frozen.bias
+        self.out_features, self.in_features = self.weight.shape
         self.name = name
         self._cell = cell
 
@@ -191,5 +217,5 @@ class LoraLinear(nn.Module):
         """[..., in] to [..., out]; the leading axes together are the T tokens of the stream."""
         context = self._cell.current
         flat = x.reshape(-1, self.in_features)
-        y = lora_map(flat, Dense(self.weight, self.bias), runs_for(context, self.name), self.name, context)
+        y = lora_map(flat, self._frozen, runs_for(context, self.name, self._part), self.name, context)
         return y.view(*x.shape[:-1], self.out_features)

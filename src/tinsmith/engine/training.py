@@ -13,6 +13,7 @@ from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.logprobs import head_runs, target_logprobs
 from tinsmith.engine.losses import LOSS_FUNCTIONS, LossInputs
 from tinsmith.engine.packing import Packed, PackedRow, micro_batches, pack
+from tinsmith.engine.shards import sum_gradients
 from tinsmith.engine.slots import PassGradients
 
 
@@ -45,6 +46,8 @@ def run_rows(
                 losses.sum().backward()
         for row, output in zip(batch, _outputs(packed, logprobs.detach(), losses.detach()), strict=True):
             outputs[row.index] = output
+    if base.group is not None:
+        sum_gradients(gradients, [base.head.name], base.group)
     return outputs, gradients
 
 
