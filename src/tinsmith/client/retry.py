@@ -46,10 +46,10 @@ def asked_delay(response: httpx.Response) -> float | None:
     try:
         delay = float(raw) / scale
     except ValueError:
-        from email.utils import parsedate_to_datetime
+        from email.utils import mktime_tz, parsedate_tz
 
-        date = parsedate_to_datetime(raw) if raw[:1].isalpha() else None
-        delay = date.timestamp() - time.time() if date is not None else 0.0
+        date = parsedate_tz(raw)
+        delay = mktime_tz(date) - time.time() if date is not None else 0.0
     return delay if 0 < delay <= _LONGEST_ASKED_S else None
 
 
@@ -93,15 +93,16 @@ class Outage:
         self._since: float | None = None
         self._told = 0.0
 
-    def failed(self, cause: str) -> None:
-        """Note a failed exchange."""
+    def failed(self, cause: str | int) -> None:
+        """Note a failed exchange: the error's message, or the status of the answer."""
         now = time.monotonic()
         if self._since is None:
             self._since, self._told = now, now - _REMIND_S + _QUIET_S
         if now - self._told >= _REMIND_S:
             self._told = now
             lasted = now - self._since
-            logger.warning("%s: %s for %.0f s, trying for %.0f s", self._place, cause, lasted, self._give_up_s)
+            cause = f"{self._place} answers {cause}" if isinstance(cause, int) else cause
+            logger.warning("%s, for %.0f s now; trying for %.0f s", cause, lasted, self._give_up_s)
 
     def answered(self) -> None:
         """Note that the service answers."""
@@ -130,6 +131,6 @@ def _teller(outage: Outage) -> Callable[[RetryCallState], None]:
     def tell(state: RetryCallState) -> None:
         assert state.outcome is not None
         error = state.outcome.exception()
-        outage.failed(str(error) if error is not None else f"HTTP {state.outcome.result().status_code}")
+        outage.failed(str(error) if error is not None else state.outcome.result().status_code)
 
     return tell
