@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -49,6 +48,7 @@ class Engine:
         self.adapters = Adapters(base.targets, base.dtype, base.wide_dtype, base.device, budget)
         self.snapshots = Snapshots(self.adapters)
         self.checkpoints = Checkpoints(base)
+        self._sampler: Sampler | None = None
         self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk)
 
     @classmethod
@@ -92,10 +92,12 @@ class Engine:
         """Tokens that a datum takes of the budget."""
         return datum.model_input.length
 
-    @cached_property
+    @property
     def sampler(self) -> Sampler:
         """Generates from snapshots; made, with its cache, when first asked for."""
-        return Sampler(self.base, self.snapshots, self.settings)
+        if self._sampler is None:
+            self._sampler = Sampler(self.base, self.snapshots, self.settings)
+        return self._sampler
 
     def create_model(self, model_id: str, lora: LoraConfig) -> None:
         """Make an adapter whose first forward equals the base.
