@@ -58,7 +58,7 @@ def _train(service: tinker.ServiceClient, steps: int) -> str:
 
 @pytest.mark.row(36, 207)
 def test_a_neighbour_that_trains_meanwhile_is_not_disturbed(live_server: LiveServer) -> None:
-    steps, started, paths = 60, threading.Event(), []
+    steps, started, paths = 30, threading.Event(), []
     with live_server.service() as service:
 
         def neighbour() -> None:

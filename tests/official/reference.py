@@ -47,7 +47,7 @@ class Reference:
         pairs = zip(self.target_logprobs(data), data, strict=True)
         loss = torch.stack([_loss(case, lp, datum) for lp, datum in pairs]).sum()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     def gradients(self) -> dict[str, Array]:
         """Return and clear the gradients, by the names of `adapter_model.safetensors`."""

@@ -206,7 +206,7 @@ REST = {
     "list_user_checkpoints": Probe(lambda call, w: call()),
     "publish_checkpoint_from_tinker_path": Probe(lambda call, w: call(w.state), note="twice is no error"),
     "search_sessions": Probe(
-        lambda call, w: call(tinker.types.SessionSearchRequest(owner=tinker.types.SessionOwnerFilter(type="own"))),
+        lambda call, w: call(tinker.types.SessionSearchRequest()),
         UNSUPPORTED,
     ),
     "set_checkpoint_ttl_from_tinker_path": Probe(lambda call, w: (call(w.state, 7200), call(w.state, None))),

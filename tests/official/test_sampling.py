@@ -230,10 +230,15 @@ def test_target_logprobs_alternatives_and_the_last_n(sampler: tinker.SamplingCli
         assert response.prompt_alt_tokens is not None
         tokens = response.prompt_alt_tokens.tokens.to_torch()
         assert tokens.shape == (len(PROMPT) - 1, 6)
-        tempered = distribution(reference, PROMPT, 0.8)[:-1].gather(-1, tokens.long())
+        # Drawn at the request's temperature, reported as the model's own.
         logprobs = response.prompt_alt_tokens.logprobs.to_torch()
-        assert float((logprobs - tempered).abs().max()) <= TOLERANCE
+        assert float((logprobs - rows[:-1].gather(-1, tokens.long())).abs().max()) <= TOLERANCE
         assert len(tokens.unique()) > 20
+    greedy = SamplingParams(max_tokens=1, seed=5, temperature=0.0)
+    response = sampler.sample(model_input(PROMPT), 1, greedy, prompt_alt_tokens_k=2).result(timeout=60)
+    assert response.prompt_alt_tokens is not None
+    likeliest = rows[:-1].argmax(-1)
+    assert torch.equal(response.prompt_alt_tokens.tokens.to_torch(), torch.stack([likeliest] * 2, -1))
     whole = sampler.compute_logprobs(model_input(PROMPT)).result(timeout=60)
     last = sampler.compute_logprobs(model_input(PROMPT), prompt_logprobs_last_n=4).result(timeout=60)
     assert last[:-4] == [None] * (len(PROMPT) - 4)
