@@ -88,7 +88,7 @@ class TestFailedForwardBackward:
     def test_names_the_datum(self, driven: Driven) -> None:
         bad = forward_backward("m", 1, [11, BAD_ROW, 12])
         driven.run(create("m"), bad)
-        assert driven.failure(bad).message == "data[1]: loss_fn_inputs: got 9001, expected anything else"
+        assert driven.failure(bad).message == "data[1]: loss_fn_inputs: got 100000, expected anything else"
 
     def test_forward_only_does_not_fail_the_step(self, engine: FakeEngine, driven: Driven) -> None:
         bad, step = forward_backward("m", 2, [BAD_ROW], forward_only=True), optim("m", 3)

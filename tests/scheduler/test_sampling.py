@@ -145,7 +145,7 @@ class TestFailures:
             body=b'{"sampling_session_id": "s", "seq_id": 0, "prompt": {"chunks": [{"type": "image"}]}}',
         )
         driven.run(load_sampler("s"), bad, good, image)
-        assert driven.failure(bad).message == "prompt[0]: got 9001, expected anything else"
+        assert driven.failure(bad).message == "prompt[0]: got 100000, expected anything else"
         assert driven.failure(image).message.startswith("prompt.chunks[0].type: got 'image'")
         assert driven.response(good)
 

@@ -1,6 +1,6 @@
 """An engine without a model, for tests of order, fairness and failures: it does arithmetic and keeps a diary.
 
-What an operation does is written in its tokens: the first token of a row may be one of the codes below. Weights are
+What an operation does is written in its tokens: the first token of a row may hold one of the codes below. Weights are
 the tuple of the gradients that optimizer steps have applied, so that equal weights mean equal work in equal order.
 """
 
@@ -22,10 +22,16 @@ from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.outputs import SampledSequence, SampleResponse
 from tinsmith.types.params import AdamParams, LoraConfig
 
-BAD_ROW = 9001  # this row alone fails, by the request's fault
-CRASH_PASS = 9002  # the whole pass raises
-HUNGRY = 9003  # the pass runs out of memory if it has more than one row
-BROKEN_DEVICE = 9004  # every later call would fail
+# Added to a first token; what is below tells rows apart.
+BAD_ROW = 100_000  # this row alone fails, by the request's fault
+CRASH_PASS = 200_000  # the whole pass raises
+HUNGRY = 300_000  # the pass runs out of memory if it has more than one row
+BROKEN_DEVICE = 400_000  # every later call would fail
+
+
+def _code(token: int) -> int:
+    return token // 100_000 * 100_000
+
 
 Weights = tuple[Any, ...]
 
@@ -92,7 +98,7 @@ class FakeEngine:
         return datum.model_input.length
 
     def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
-        codes = [row.datum.model_input.to_ints()[0] for row in rows]
+        codes = [_code(row.datum.model_input.to_ints()[0]) for row in rows]
         self.clock.now += self._token_s * sum(self.row_cost(row.datum) for row in rows)
         if BROKEN_DEVICE in codes:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -106,7 +112,7 @@ class FakeEngine:
     def _row(self, row: TrainRow) -> RowOutput | Exception:
         model = self.models[row.model_id]
         tokens = row.datum.model_input.to_ints()
-        if tokens[0] == BAD_ROW:
+        if _code(tokens[0]) == BAD_ROW:
             return invalid("loss_fn_inputs", tokens[0], "anything else")
         if row.backward:
             model.gradients.append(tokens[0])
@@ -194,8 +200,8 @@ class FakeSampler:
         return bool(self._jobs)
 
     def add(self, job: SampleJob) -> None:
-        if job.prompt[0] == BAD_ROW:
-            raise invalid("prompt[0]", BAD_ROW, "anything else")
+        if _code(job.prompt[0]) == BAD_ROW:
+            raise invalid("prompt[0]", job.prompt[0], "anything else")
         self._jobs[job.job_id] = (job, self._engine.samplers[job.sampler_id], [])
         self.added.append(job.job_id)
 
@@ -205,7 +211,7 @@ class FakeSampler:
     def step(self) -> list[tuple[str, SampleResponse | Exception]]:
         self._engine.clock.now += self._step_s
         batch = list(self._jobs.values())[:8]
-        prompts = [job.prompt[0] for job, _, _ in batch]
+        prompts = [_code(job.prompt[0]) for job, _, _ in batch]
         if CRASH_PASS in prompts:
             raise ZeroDivisionError("the step crashed")
         if HUNGRY in prompts and len(batch) > 1:

@@ -1,8 +1,9 @@
 """Whose turn it is: start-time fair queueing (Goyal, Vin & Cheng 1997, IEEE/ACM ToN 5(5), section II).
 
-Every key has a tag, the sum of what it has been charged. The key with the smallest tag goes next, and a key that was
-idle starts at the tag of whoever was served last, so that idling saves up nothing. While two keys both have work,
-what they are charged differs by at most the largest charges of each.
+Every key has a tag, the sum of what it has been charged. The key with the smallest tag goes next. A key that comes
+back from idling starts no lower than the neediest of those that stayed, so that idling saves up nothing; what it had
+ahead it keeps. While two keys both have work and the neediest is always served, what they have been charged differs
+by at most the largest charges of each.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ class FairShare(Generic[K]):
 
     def __init__(self) -> None:
         self._tags: dict[K, float] = {}
+        self._active: set[K] = set()
         self._now = 0.0
 
     def activate(self, active: Collection[K]) -> None:
-        """Say which keys have work now; the others are forgotten once idling has used up what they had ahead."""
-        known = set(active)
-        self._tags = {key: tag for key, tag in self._tags.items() if key in known or tag > self._now}
-        for key in known:
+        """Say which keys have work now; the others are forgotten once they have nothing ahead any more."""
+        fresh = set(active)
+        stayed = [self._tags[key] for key in self._active & fresh]
+        # With nobody left who could have been kept waiting, all begin level.
+        self._now = min(stayed) if stayed else max(self._tags.values(), default=self._now)
+        for key in fresh - self._active:
             self._tags[key] = max(self._tags.get(key, 0.0), self._now)
+        self._tags = {key: tag for key, tag in self._tags.items() if key in fresh or tag > self._now}
+        self._active = fresh
 
     def least(self, active: Iterable[K]) -> K:
         """Return the key that has had least of some that were activated; the first of equals."""
         return min(active, key=self._tags.__getitem__)
+
+    def lead(self, key: K) -> float:
+        """Return how much more `key` has had than the one that had least when keys were last activated."""
+        return self._tags[key] - self._now
 
     def pick(self, active: Collection[K]) -> K | None:
         """Return the key whose turn it is, None where none has work."""
@@ -38,6 +48,4 @@ class FairShare(Generic[K]):
 
     def charge(self, key: K, cost: float) -> None:
         """Count what `key` has just been given."""
-        start = self._tags.get(key, self._now)
-        self._now = max(self._now, start)
-        self._tags[key] = start + cost
+        self._tags[key] += cost

@@ -120,8 +120,12 @@ class EngineHost:
                     self._wake.wait(self._sleep())
                     self._wake.clear()
         finally:
-            self._flusher.close(timeout=5.0)
-            self._drain()
+            self.close()
+
+    def close(self) -> None:
+        """Write the snapshots that wait for it, for at most five seconds."""
+        self._flusher.close(timeout=5.0)
+        self._drain()
 
     def poll(self) -> bool:
         """Take in what has arrived and take one turn; return whether there may be more to do at once."""

@@ -117,6 +117,10 @@ class Placed(NamedTuple):
         return self.task.costs[self.index]
 
 
+def _fits(row: Placed, first: Placed, room: int) -> bool:
+    return row.cost <= room and row.task.backward == first.task.backward
+
+
 class Training:
     """The passes of one engine.
 
@@ -150,15 +154,18 @@ class Training:
         return [(by_model[m], task) for m in by_model for task in self._finished(m)]
 
     def _collect(self, queues: dict[str, ModelQueue]) -> list[Placed]:
-        """Choose the rows of a pass, all forward-only or none, within the budget unless the first alone exceeds it."""
+        """Choose the rows of a pass, all forward-only or none, within the budget unless the first alone exceeds it.
+
+        Small rows may fill what a needier model's next row leaves, but not run ahead of it by more than a budget.
+        """
         rows: list[Placed] = []
-        room = self._engine.max_tokens_per_pass
+        budget = room = self._engine.max_tokens_per_pass
         cursors = {model_id: _Cursor(self, queue) for model_id, queue in queues.items()}
         self._fair.activate(cursors)
         while cursors:
             model_id = self._fair.least(cursors)
             found = cursors[model_id].peek()
-            if found is None or (rows and (found.cost > room or found.task.backward != rows[0].task.backward)):
+            if found is None or self._fair.lead(model_id) > budget or (rows and not _fits(found, rows[0], room)):
                 del cursors[model_id]
                 continue
             cursors[model_id].advance()
