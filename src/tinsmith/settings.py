@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def _default_home() -> Path:
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(data) / "tinsmith"
+
+
+def _named_models(value: object) -> object:
+    """Read `NAME=FOLDER_OR_HUB_ID,...`; the shell knows no dicts."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
+    for name, _, source in pairs:
+        if not name or not source:
+            raise ValueError(f"got {value!r}, expected NAME=FOLDER_OR_HUB_ID,...")
+    return {name: source for name, _, source in pairs}
 
 
 class Settings(BaseSettings):
@@ -43,6 +54,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; unset: SQLite in the data folder.")
     blob_url: str | None = Field(
         default=None, description="fsspec URL of journal bodies; unset: a folder in the data folder."
+    )
+    models: Annotated[dict[str, str], NoDecode, BeforeValidator(_named_models)] = Field(
+        default={}, description="Names for models of the embedded service: `NAME=FOLDER_OR_HUB_ID,...`."
     )
     durability: Literal["normal", "full"] = Field(
         default="normal", description="`normal` survives a killed process, `full` a power loss too (slower)."

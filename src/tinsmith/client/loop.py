@@ -69,6 +69,9 @@ def at_shutdown(function: Callable[[], object]) -> None:
     """Call a function when the interpreter ends, while worker threads still take work; the first comes first."""
     if not _endings:
         # `atexit` runs after the interpreter has closed its thread pools, which name resolution and file work need.
+        # What is registered last runs first, so theirs comes before ours.
+        import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
         register: Callable[[Callable[[], object]], object] = getattr(threading, "_register_atexit")  # noqa: B009
         register(_run_endings)
     _endings.append(function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select
 from tinsmith.server.db import Database
 from tinsmith.server.db.models import BaseModelRow
 from tinsmith.server.errors import Unavailable
-from tinsmith.types.errors import invalid
+from tinsmith.types.errors import StartupError, UserError, invalid
 from tinsmith.types.losses import LOSSES
 from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.registry import lookup
@@ -21,16 +21,23 @@ from tinsmith.types.responses import SupportedModel
 _START_WAIT_S = 20.0
 
 
+# Loads a base model that nobody has asked for before; returns its facts and its folder.
+LoadModel = Callable[[str], Awaitable[tuple[BaseModelInfo, Path]]]
+
+
 class Catalog:
     """Base models by name.
 
     Args:
         db: where the last known facts are kept.
         folders: names that are served, each with its folder.
+        load: how to load further models when they are first asked for; None serves those of `folders` only.
     """
 
-    def __init__(self, db: Database, folders: Mapping[str, Path]) -> None:
+    def __init__(self, db: Database, folders: Mapping[str, Path], load: LoadModel | None = None) -> None:
         self._db = db
+        self._load = load
+        self._loading = asyncio.Lock()
         self.folders = dict(folders)
         self._infos: dict[str, BaseModelInfo] = {}
         self.loaded: set[str] = set()
@@ -76,9 +83,30 @@ class Catalog:
         """
         if name not in self._infos and not self._up.is_set():
             await self.wait_up()
+        if name not in self._infos and self._load is not None:
+            await self._add(name, self._load)
         if name not in self._infos:
             raise invalid("base_model", name, f"one of {', '.join(sorted(self._infos))}")
         return self._infos[name]
+
+    async def _add(self, name: str, load: LoadModel) -> None:
+        """Load a further model, once though several ask for it at a time."""
+        async with self._loading:
+            if name in self._infos:
+                return
+            try:
+                info, folder = await load(name)
+            except StartupError as error:
+                raise UserError(f"base_model: {error}") from error
+            self.folders[name] = folder
+            self._infos[name] = info
+            self.loaded.add(name)
+
+        def job(connection: Connection) -> None:
+            connection.execute(delete(BaseModelRow).where(BaseModelRow.name == name))
+            connection.execute(insert(BaseModelRow), {"name": name, "info": info.model_dump()})
+
+        await self._db.write(job)
 
     async def wait_up(self) -> None:
         """Wait for the first engine.

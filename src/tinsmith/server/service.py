@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from tinsmith.server.auth import KeyStore
 from tinsmith.server.blobs import BlobStore
-from tinsmith.server.catalog import Catalog
+from tinsmith.server.catalog import Catalog, LoadModel
 from tinsmith.server.checkpoints import Checkpoints
 from tinsmith.server.completion import Completion
 from tinsmith.server.creation import Creation
@@ -61,6 +61,7 @@ class Service:
         journal: store operations, so that they outlive this process. Needs the data folder for itself among those that
             journal; services without a journal may share it.
         models: names that are to be served, each with its folder.
+        load_model: how to load further models when they are first asked for; None serves `models` only.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Service:
         owner: str | None = None,
         journal: bool = True,
         models: Mapping[str, Path] | None = None,
+        load_model: LoadModel | None = None,
     ) -> None:
         self.settings = settings
         self.owner = owner
@@ -79,6 +81,7 @@ class Service:
         self._link = link
         self._journalled = journal
         self._models = dict(models or {})
+        self._load_model = load_model
         self._lock: FolderLock | None = None
         self._failed: asyncio.Future[None] | None = None
         self._progress = False
@@ -143,7 +146,7 @@ class Service:
         self.tasks = tasks = Tasks()
         self.futures = futures = FutureStore()
         self.keys = KeyStore(db)
-        self.catalog = catalog = Catalog(db, self._models)
+        self.catalog = catalog = Catalog(db, self._models, self._load_model)
         self.checkpoints = checkpoints = Checkpoints(db, folders)
         self.listings = Listings(db, checkpoints)
         self.tokenizers = TokenizerFiles()

@@ -1,0 +1,113 @@
+"""The service inside this process: the same objects as a served one, its app on the SDK's own event loop.
+
+`tinsmith.client` finds it here when no URL is given; it is the one place that imports both client and server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import httpx
+
+# The session module comes first: at the end of the process sessions are ended before the service is.
+from tinsmith.client import embedding, session
+from tinsmith.client.loop import at_shutdown, background
+from tinsmith.cluster.in_process import InProcessLink
+from tinsmith.server.app import create_app
+from tinsmith.server.model_sources import resolve
+from tinsmith.server.service import Service
+from tinsmith.settings import Settings
+from tinsmith.types.errors import StartupError, TinsmithError
+from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.registry import EMBEDDED_MODEL
+
+assert session
+
+# Whose requests those of this process are; its checkpoints stay with the next process of the same home.
+OWNER = "local"
+_STOP_TIMEOUT_S = 30.0
+
+
+class EmbeddedService:
+    """One service of this process: the shipped model at once, any other when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pid = os.getpid()
+        self._names = settings.models
+        folder = resolve(self._names.get(EMBEDDED_MODEL, EMBEDDED_MODEL))
+        self._link = InProcessLink({EMBEDDED_MODEL: str(folder)}, settings)
+        self.service = Service(
+            settings,
+            self._link,
+            settings.home,
+            owner=OWNER,
+            journal=False,
+            models={EMBEDDED_MODEL: folder},
+            load_model=self._load,
+        )
+        self.transport = ShieldedTransport(create_app(self.service), raise_app_exceptions=False)
+
+    async def _load(self, name: str) -> tuple[BaseModelInfo, Path]:
+        """Load a model by a name of the settings, a folder's path or a hub id."""
+        folder = await asyncio.to_thread(resolve, self._names.get(name, name))
+        return await self._link.ensure_model(name, str(folder)), folder
+
+
+class ShieldedTransport(httpx.ASGITransport):
+    """Requests to the app of this process; one that a client gives up is carried out all the same.
+
+    Over a network the service does not notice that a client has gone; here a cancelled task would tear its handler.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Hand a request to the app and return what it answers."""
+        return await asyncio.shield(asyncio.ensure_future(super().handle_async_request(request)))
+
+
+_running: EmbeddedService | None = None
+_lock = asyncio.Lock()
+
+
+async def start(settings: Settings) -> httpx.AsyncBaseTransport:
+    """Start the service of this process, or find it running; the settings of the first start hold.
+
+    Raises:
+        TinsmithError: it cannot start; the message says why.
+    """
+    global _running, _lock
+    if _running is not None and _running.pid != os.getpid():
+        # A forked child: the engine's thread stayed with the parent.
+        _running, _lock = None, asyncio.Lock()
+    async with _lock:
+        if _running is None:
+            _running = await _started(settings)
+        return _running.transport
+
+
+async def _started(settings: Settings) -> EmbeddedService:
+    try:
+        embedded = EmbeddedService(settings)
+        await embedded.service.start()
+        try:
+            await embedded.service.wait_ready()
+        except BaseException:
+            await embedded.service.stop()
+            raise
+    except StartupError as error:
+        raise TinsmithError(f"the embedded service cannot start: {error}") from error
+    return embedded
+
+
+async def stop() -> None:
+    """Stop the service of this process, if it runs; the next client starts another."""
+    global _running
+    async with _lock:
+        running, _running = _running, None
+        if running is not None and running.pid == os.getpid():
+            await running.service.stop()
+
+
+embedding.register(start)
+at_shutdown(lambda: background().submit(stop()).result(_STOP_TIMEOUT_S))
