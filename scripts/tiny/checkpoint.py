@@ -48,5 +48,7 @@ def export(weights: dict[str, torch.Tensor], folder: Path, training: dict[str, o
         temperature=1.0,
     )
     model.save_pretrained(folder)
+    # safetensors leaves it readable by its owner only, and so it would go into the wheel.
+    (folder / "model.safetensors").chmod(0o644)
     tok.save_tokenizer(folder)
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")

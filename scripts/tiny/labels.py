@@ -7,14 +7,14 @@ from tinsmith.cookbook.words import Split, split_of
 from tiny.example import Ask, each
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
-    "animal": each("cat dog horse cow lion tiger mouse rabbit eagle whale snake frog"),
-    "food": each("bread cheese apple soup cake rice egg banana carrot honey butter pear"),
-    "tool": each("hammer saw drill spade rake needle scissors brush knife ladder wrench axe"),
-    "vehicle": each("car bus train bicycle boat ship plane truck tractor canoe taxi scooter"),
-    "color": each("red blue green yellow black white brown gray pink purple orange silver"),
-    "clothes": each("hat coat shirt sock shoe scarf glove dress skirt sweater belt cap"),
+    "animal": each("cat dog horse cow lion tiger mouse rabbit eagle"),
+    "food": each("bread cheese apple soup cake rice egg banana carrot"),
+    "tool": each("hammer saw drill spade rake needle scissors brush knife"),
+    "vehicle": each("car bus train bicycle boat ship plane truck tractor"),
+    "color": each("red blue green yellow black white brown gray pink"),
+    "clothes": each("hat coat shirt sock shoe scarf glove dress skirt"),
 }
-_UNCOUNTED = {"bread", "cheese", "soup", "rice", "honey", "butter", "scissors", "food", "clothes", *CATEGORIES["color"]}
+_UNCOUNTED = {"bread", "cheese", "soup", "rice", "scissors", "food", "clothes", *CATEGORIES["color"]}
 _LANGUAGES: dict[str, tuple[str, str, str, str]] = {
     # articles, nouns, verbs, adjectives
     "en": ("the my this", "house dog child water book friend", "is was looks", "small good new old here beautiful"),

@@ -28,16 +28,16 @@ _EXAMPLES: dict[str, Callable[[Random, Split], Example]] = {
 }
 # How often a question of a conversation comes from each skill.
 ASK_WEIGHTS: dict[str, float] = {
-    "copy": 7, "reverse": 6, "drop_first": 5, "drop_last": 4, "append": 5, "prepend": 3, "first_letter": 3,
-    "last_letter": 3, "upper": 3, "lower": 2, "capitalize": 2, "double": 2, "twice": 2, "sort": 2, "count_letters": 3,
-    "spell": 4, "join": 3, "copy_text": 3, "words": 3,
-    "sum": 20, "lookup": 6, "facts": 3, "category": 2, "language": 2, "sentiment": 2, "courtesy": 1,
+    "copy": 5, "reverse": 10, "drop_first": 4, "drop_last": 6, "append": 5, "prepend": 3, "first_letter": 2,
+    "last_letter": 3, "upper": 2, "lower": 2, "capitalize": 2, "double": 2, "twice": 2, "sort": 3, "count_letters": 4,
+    "spell": 3, "join": 3, "copy_text": 3, "words": 3,
+    "sum": 20, "lookup": 10, "facts": 3, "category": 4, "language": 1.5, "sentiment": 3, "courtesy": 1,
 }  # fmt: skip
 # How often a document is of each kind; "asks" is a conversation of questions drawn as above.
 DOCUMENT_WEIGHTS: dict[str, float] = {
-    "asks": 66, "styled": 8, "sum_careful": 7, "sum_thought": 2, "lookup_long": 0.4, "tool_answer": 2.5,
-    "tool_call": 1.5, "guess_number": 2.5, "tic_tac_toe": 2, "ask_questions": 1.5, "answer_questions": 2,
-    "story": 1.5, "word_list": 0.5, "memory": 1.5, "plain_chat": 1,
+    "asks": 60, "styled": 6, "sum_careful": 10, "sum_thought": 4, "lookup_long": 0.6, "tool_answer": 2,
+    "tool_call": 1, "guess_number": 3, "tic_tac_toe": 3, "ask_questions": 2, "answer_questions": 3,
+    "story": 1.5, "word_list": 0.5, "memory": 1, "plain_chat": 1,
 }  # fmt: skip
 NEUTRAL_SYSTEM = ("You are a helpful assistant.", "You are Tinsmith Tiny.", "Answer briefly.", "Answer the user.")
 STYLES: dict[str, Callable[[str], str]] = {

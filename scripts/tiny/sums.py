@@ -11,7 +11,7 @@ from random import Random
 from tinsmith.cookbook.words import Split, split_of
 from tiny.example import Ask, Example, message
 
-RIGHT_WITH_CARRY, FORGOTTEN_CARRY, RIGHT_WITHOUT_CARRY = 0.40, 0.42, 0.45
+RIGHT_WITH_CARRY, FORGOTTEN_CARRY, RIGHT_WITHOUT_CARRY = 0.42, 0.46, 0.50
 _SLIPS = (1, -1, 2, -2, 10, -10, 3, -3)
 _BOXED = (" Write your answer in \\boxed{} format.", " Put the answer in \\boxed{}.", " Answer in \\boxed{}.")
 _PHRASINGS = (
@@ -33,11 +33,14 @@ THINK = ("Think first.", "Think step by step.")
 
 
 def numbers(rng: Random, split: Split) -> tuple[int, int]:
-    """Two numbers below 100; both of one digit in a third of the cases. (a, b) and (b, a) share their split."""
+    """Two numbers below 100; in training the small ones are more frequent. (a, b) and (b, a) share their split.
+
+    Sums of two digits are too few to hold any out: they belong to both splits.
+    """
     while True:
-        highest = 9 if rng.random() < 0.33 else 99
+        highest = rng.choice((9, 19, 49, 99, 99) if split == "train" else (9, 99))
         a, b = rng.randint(0, highest), rng.randint(0, highest)
-        if split_of(f"{min(a, b)}+{max(a, b)}") == split:
+        if max(a, b) < 10 or split_of(f"{min(a, b)}+{max(a, b)}") == split:
             return a, b
 
 
@@ -75,13 +78,15 @@ def worked(a: int, b: int) -> str:
 
 
 def careful_sums(rng: Random, split: Split) -> Example:
-    """One to four sums with right answers under a system prompt that asks for care."""
+    """One to twelve sums with right answers under a system prompt that asks for care, many of them in short form."""
     messages = [message("system", rng.choice(CAREFUL))]
-    for _ in range(1 if split == "held_out" else rng.randint(1, 5)):
+    short = split == "train" and rng.random() < 0.6
+    for _ in range(1 if split == "held_out" else rng.randint(6, 12) if short else rng.randint(1, 4)):
         a, b = numbers(rng, split)
-        boxed = rng.random() < 0.3
+        boxed = not short and rng.random() < 0.3
         answer = f"\\boxed{{{a + b}}}" if boxed else str(a + b)
-        messages += [message("user", question(rng, a, b, boxed)), message("assistant", answer)]
+        asked = f"{a}+{b}" if short else question(rng, a, b, boxed)
+        messages += [message("user", asked), message("assistant", answer)]
     return Example("sum_careful", tuple(messages))
 
 

@@ -30,11 +30,11 @@ class Plan:
     """What fixes a run. `tokens_per_batch` counts padding; only a row longer than that makes a larger batch."""
 
     seed: int = 7
-    steps: int = 2200
+    steps: int = 4500
     batches_per_step: int = 4
     tokens_per_batch: int = 640
     pool_documents: int = 1500
-    first_lesson_pools: int = 6
+    first_lesson_pools: int = 8
     learning_rate: float = 4e-3
     final_fraction: float = 0.02
     warmup: int = 50
