@@ -129,6 +129,10 @@ def test_quantised_and_foreign_configs(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5Model"]}))
     with pytest.raises(UserError, match="T5Model, which is no causal language model"):
         load_engine(folder)
+    own_code = {**config, "model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}
+    (folder / "config.json").write_text(json.dumps(own_code))
+    with pytest.raises(UserError, match="whose config cannot be read"):
+        load_engine(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "never_heard_of"}))
     with pytest.raises(UserError, match="whose config cannot be read"):
         load_engine(folder)

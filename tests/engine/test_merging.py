@@ -140,6 +140,20 @@ def test_gradients_add_up_until_the_step() -> None:
     assert not engine.adapters.get("b").grad.any()
 
 
+@pytest.mark.row(4)
+def test_rows_without_weight_cost_nothing_and_change_nothing() -> None:
+    engine = make_engine()
+    rng = np.random.default_rng(0)
+    rows = [
+        make_row("a", "cross_entropy", 12, rng, weights=np.zeros(12, np.float32)),
+        make_row("b", "cross_entropy_2d", 3, rng, target_tokens=np.zeros((3, 0), np.int64), weights=np.zeros((3, 0))),
+    ]
+    for some in (rows, rows[1:]):
+        assert losses(engine.train_rows(some)).tolist() == [0.0] * len(some)
+    assert not engine.adapters.get("a").grad.any()
+    assert not engine.adapters.get("b").grad.any()
+
+
 @pytest.mark.row(36)
 def test_bad_rows_fail_alone() -> None:
     engine, calm = make_engine(), make_engine()

@@ -150,7 +150,8 @@ def _read_config(name: str, source: str) -> PreTrainedConfig:
     if not folder.exists() and (folder.is_absolute() or source.count("/") > 1 or source.startswith(".")):
         raise UserError(f"base model {name}: got {source}, expected an existing folder or a hub id like org/model")
     try:
-        return AutoConfig.from_pretrained(str(folder) if folder.exists() else source)
+        # Code that comes with a checkpoint is never run.
+        return AutoConfig.from_pretrained(str(folder) if folder.exists() else source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"base model {name}: got {source}, whose config cannot be read: {error}") from error
 
@@ -163,6 +164,7 @@ def _load_weights(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.exists() else source,
             config=config,
+            trust_remote_code=False,
             dtype=dtype,
             attn_implementation="eager",
             experts_implementation="eager",
