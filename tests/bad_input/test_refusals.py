@@ -34,7 +34,7 @@ def test_a_failed_pass_fails_its_step_clears_the_gradients_and_leaves_the_weight
 
     before = saved("before")
     good = door.train(datum(), datum([9, 10, 11]))
-    assert good.headers["content-type"].startswith("application/x-protobuf")
+    assert good.headers["content-type"].startswith("application/x-protobuf"), good.text
     read(door.train(datum(weights=[1.0])))
     answer = read(door.step(learning_rate=1e-2))
     assert answer == Answer(200, "user", answer.message)
