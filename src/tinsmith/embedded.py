@@ -15,10 +15,11 @@ import httpx
 from tinsmith.client import embedding, session
 from tinsmith.client.loop import at_shutdown, background
 from tinsmith.cluster.in_process import InProcessLink
+from tinsmith.cluster.loading import ModelSpec
 from tinsmith.server.app import create_app
 from tinsmith.server.model_sources import resolve
 from tinsmith.server.service import Service
-from tinsmith.settings import Settings
+from tinsmith.settings import Settings, get_settings
 from tinsmith.types.errors import StartupError, TinsmithError
 from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.registry import EMBEDDED_MODEL
@@ -35,9 +36,8 @@ class EmbeddedService:
 
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
-        self._names = settings.models
-        folder = resolve(self._names.get(EMBEDDED_MODEL, EMBEDDED_MODEL))
-        self._link = InProcessLink({EMBEDDED_MODEL: str(folder)}, settings)
+        folder = resolve(EMBEDDED_MODEL)
+        self._link = InProcessLink([ModelSpec(EMBEDDED_MODEL, str(folder))], settings)
         self.service = Service(
             settings,
             self._link,
@@ -50,8 +50,8 @@ class EmbeddedService:
         self.transport = ShieldedTransport(create_app(self.service), raise_app_exceptions=False)
 
     async def _load(self, name: str) -> tuple[BaseModelInfo, Path]:
-        """Load a model by a name of the settings, a folder's path or a hub id."""
-        folder = await asyncio.to_thread(resolve, self._names.get(name, name))
+        """Load a model by a name that the settings give it now, a folder's path or a hub id."""
+        folder = await asyncio.to_thread(resolve, get_settings().models.get(name, name))
         return await self._link.ensure_model(name, str(folder)), folder
 
 

@@ -19,6 +19,7 @@ from tests.support.checkpoints import checkpoint
 from tests.support.fake_service import FakeService
 from tinsmith import ServiceClient, TinsmithError, UserError, get_tokenizer
 from tinsmith.client.connection import Connection
+from tinsmith.client.loop import background
 from tinsmith.client.tokenizer import Tokenizer
 from tinsmith.client.tokenizer_sources import find_tokenizer, read_folder
 from tinsmith.models import path as shipped
@@ -159,21 +160,22 @@ def served(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Callable[[], C
 
 
 @pytest.mark.row(58)
-def test_the_service_s_tokenizer(fake: FakeService, service: ServiceClient) -> None:
+def test_the_service_s_tokenizer(fake: FakeService) -> None:
     fake.tokenizer = (200, _answer("llama"), None)
+    service = ServiceClient(base_url="http://service")
+    service._session.connection._http = httpx.AsyncClient(transport=fake)
     training = service.create_lora_training_client("tinsmith-tiny")
-    training.result()
     name = "meta-llama/Llama-3.1-8B"
     for tokenizer in (service.get_tokenizer(name), get_tokenizer(name)):
         assert tokenizer.get_vocab() == PAIRS["llama"][0].get_vocab()
         assert tokenizer.name_or_path == name
     assert sum(path == "tokenizer" for _, path, _ in fake.seen) == 1
     assert training.get_tokenizer().get_vocab() == PAIRS["tiny"][0].get_vocab()
+    service.close()
 
 
 def test_cache_and_tag(fake: FakeService, served: Callable[[], Connection], caplog: pytest.LogCaptureFixture) -> None:
     """The copy on disk serves while its tag holds, and where the service is away; other services have other copies."""
-    from tinsmith.client.loop import background
 
     def find(connection: Connection) -> Tokenizer:
         return background().submit(find_tokenizer("some/model", connection)).result(20)
@@ -204,11 +206,19 @@ def test_cache_and_tag(fake: FakeService, served: Callable[[], Connection], capl
 
 
 @pytest.mark.row(58)
-def test_nowhere(fake: FakeService, service: ServiceClient) -> None:
+def test_a_name_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TINSMITH_MODELS` names models of the embedded service, hence their tokenizers."""
+    monkeypatch.setenv("TINSMITH_MODELS", f"a/b=no/where, meta-llama/Llama-3.1-8B={FOLDERS['llama']}")
+    assert get_tokenizer("meta-llama/Llama-3.1-8B").get_vocab() == PAIRS["llama"][0].get_vocab()
+
+
+@pytest.mark.row(58)
+def test_nowhere(fake: FakeService, served: Callable[[], Connection]) -> None:
     began = time.monotonic()
-    with pytest.raises(TinsmithError, match=r"'no/such'.*embedded service does not know it.*the hub: "):
-        service.get_tokenizer("no/such")
+    connection = served()
+    with pytest.raises(TinsmithError, match=r"'no/such'.*service at http://service does not know it.*the hub: "):
+        background().submit(find_tokenizer("no/such", connection)).result(10)
     fake.tokenizer = (200, {"nothing": 1}, None)
     with pytest.raises(TinsmithError, match="the answer holds none"):
-        service.get_tokenizer("no/other")
+        background().submit(find_tokenizer("no/other", connection)).result(10)
     assert time.monotonic() - began < 10

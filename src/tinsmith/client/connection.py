@@ -75,6 +75,8 @@ class Connection:
         self._dynamic: DynamicConfigResponse | None = None
         self._lock = asyncio.Lock()
         self.tokenizers: dict[str, Tokenizer] = {}
+        global _latest
+        _latest = weakref.ref(self)
 
     @property
     def place(self) -> str:
@@ -272,8 +274,6 @@ class Connection:
             raise APIConnectionError(f"{self.place} is not reachable ({type(error).__name__}: {error})") from error
 
     async def _client(self) -> httpx.AsyncClient:
-        global _latest
-        _latest = weakref.ref(self)
         if self._http is None:
             # Two first calls may both get here: the transport is asked for once, the later client is dropped unused.
             http = await self._make_client()
@@ -309,7 +309,7 @@ _latest: weakref.ref[Connection] | None = None
 
 
 def latest_connection() -> Connection | None:
-    """Return the connection of this process that was used last, if it is still open."""
+    """Return the connection of this process that was made last, if it is still open."""
     connection = _latest() if _latest is not None else None
     return connection if connection is not None and connection.usable else None
 

@@ -54,7 +54,7 @@ def get_tokenizer(name: str) -> Tokenizer:
     """Return the tokenizer of a model.
 
     Looks at a local folder (or the models that ship with the package), the service that this process talks to or
-    that `TINSMITH_BASE_URL` names, the hub, and what was cached before, in that order.
+    that `TINSMITH_BASE_URL` names (with a cache of what it gave before), and the hub, in that order.
 
     Args:
         name: a model's name, or a folder with `tokenizer.json`.
@@ -85,22 +85,32 @@ async def find_tokenizer(name: str, connection: Connection | None) -> Tokenizer:
 
 
 async def _find(name: str, connection: Connection | None) -> Tokenizer:
-    bundle = await asyncio.to_thread(_from_folder, name)
+    source = _source(name, connection)
+    bundle = await asyncio.to_thread(_from_folder, source)
     if bundle is not None:
         return bundle.tokenizer(name)
     told: list[str] = []
-    if connection is not None:
+    if connection is not None and connection.base_url is not None:
         bundle = await _from_service(name, connection, told)
     else:
-        told.append("no service is connected")
+        # The embedded service has its models from folders and the hub, too.
+        told.append("no service at a URL is connected")
     if bundle is None:
-        bundle = await asyncio.to_thread(_from_hub, name, told)
+        bundle = await asyncio.to_thread(_from_hub, source, told)
     if bundle is None:
         raise TinsmithError(
             f"no tokenizer for {name!r}: it is no folder with a tokenizer.json; {'; '.join(told)}. Connect to the "
             "service that serves it (base_url= or TINSMITH_BASE_URL), or give a folder"
         )
     return bundle.tokenizer(name)
+
+
+def _source(name: str, connection: Connection | None) -> str:
+    """Return what a name stands for in this process: the settings name models of the embedded service."""
+    from tinsmith.settings import Settings
+
+    served = connection is not None and connection.base_url is not None
+    return name if served else Settings().models.get(name, name)
 
 
 # -- folder -----------------------------------------------------------------------------------------------------------

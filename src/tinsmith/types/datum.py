@@ -39,7 +39,7 @@ class Datum:
 
     def __init__(
         self,
-        model_input: ModelInput | None = None,
+        model_input: ModelInput | Sequence[int] | npt.NDArray[Any] | None = None,
         loss_fn_inputs: Mapping[str, ArrayLike] | None = None,
         *,
         tokens: Sequence[int] | npt.NDArray[Any] | None = None,
@@ -53,6 +53,8 @@ class Datum:
             model_input = ModelInput.from_ints(tokens)  # pyright: ignore[reportArgumentType]
         elif tokens is not None:
             raise invalid("Datum.tokens", "both tokens and model_input", "one of them")
+        if not isinstance(model_input, ModelInput):
+            model_input = ModelInput.from_ints(model_input)  # pyright: ignore[reportArgumentType]
         for key, value in (("target_tokens", targets), ("weights", weights)):
             if value is not None:
                 if key in inputs:

@@ -1,0 +1,228 @@
+"""The code of the course slides "Introduction to Tinker", word for word, and how it is run here.
+
+The import name is replaced, `...` is filled in where a slide leaves something out, and nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+from typing import Any
+
+CORE_API = """
+# Training step
+forward_backward(data, loss_fn)  # Compute gradients
+optim_step()                      # Update weights
+
+# Sampling
+sample(prompts, params)           # Generate text
+
+# Checkpointing
+save_weights_for_sampler()        # Save for inference
+save_state() / load_state()       # Full training state
+"""
+
+API_CLIENTS = """
+from tinker import ServiceClient, TrainingClient
+
+# Service client: manage training sessions
+service = ServiceClient()
+
+# Training client: actual training operations
+training = TrainingClient(
+    model_name="meta-llama/Llama-3.1-8B",
+    lora_config={"rank": 32}
+)
+"""
+
+DATUM = """
+from tinker.types import Datum
+
+datum = Datum(
+    tokens=[1234, 5678, 9012],      # Token IDs
+    targets=[5678, 9012, 3456],     # Next token (shifted)
+    weights=[0.0, 0.0, 1.0]         # Loss weight per position
+)
+"""
+
+BASIC_WORKFLOW = """
+# 1. Create clients
+training = TrainingClient(model_name="meta-llama/Llama-3.1-8B")
+
+# 2. Prepare data
+data = [datum1, datum2, ...]
+
+# 3. Training step
+training.forward_backward(data, loss_fn="cross_entropy")
+training.optim_step()
+
+# 4. Sample
+response = training.sample(prompts=["Hello"], params={...})
+"""
+
+TRAIN_ON_WHAT = """
+class TrainOnWhat(StrEnum):
+    # Only final response
+    LAST_ASSISTANT_MESSAGE = "last_assistant_message"
+
+    # All assistant turns (most common)
+    ALL_ASSISTANT_MESSAGES = "all_assistant_messages"
+
+    # Everything (including user)
+    ALL_MESSAGES = "all_messages"
+
+    # No masking
+    ALL_TOKENS = "all_tokens"
+"""
+
+# The right-hand column of the drawing "The Complete Data Flow".
+DATA_FLOW_DATUM = """
+tinker.Datum(
+    model_input=[...],
+    loss_fn_inputs={
+        "target_tokens": [...],
+        "weights": [0,0,1,1,...]
+    }
+)
+"""
+
+RENDERERS = """
+renderer_name = model_info.get_recommended_renderer_name(config.model_name)
+renderer = renderers.get_renderer(renderer_name, tokenizer)
+"""
+
+FUTURES_PATTERN = """
+# Submit request, get future
+future = await training.sample_async(prompts, params)
+
+# Later: wait for result
+result = await future
+
+# Or combine: double await
+result = await (await training.sample_async(prompts, params))
+"""
+
+CONFIG = """
+@chz.chz
+class Config:
+    model_name: str = "meta-llama/Llama-3.1-8B"
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    lora_rank: int = 32
+    train_on_what: renderers.TrainOnWhat = ALL_ASSISTANT_MESSAGES
+"""
+
+# The slide goes on with `datasets.load_dataset`, which needs the network.
+SETUP = """
+# Get tokenizer and renderer
+tokenizer = get_tokenizer(config.model_name)
+renderer = renderers.get_renderer(renderer_name, tokenizer)
+"""
+
+TRAINING_CLIENT = """
+service_client = tinker.ServiceClient(base_url=config.base_url)
+
+training_client = service_client.create_lora_training_client(
+    base_model=config.model_name,
+    rank=config.lora_rank
+)
+"""
+
+TRAINING_LOOP = """
+for batch_idx in range(start_batch, n_train_batches):
+    # 1. Prepare batch
+    batch_rows = train_dataset.select(range(batch_start, batch_end))
+    batch = [
+        conversation_to_datum(
+            row["messages"],      # Raw chat messages
+            renderer,             # Converts to tokens + weights
+            config.max_length,
+            config.train_on_what,
+        )
+        for row in batch_rows
+    ]
+
+    # 2. Forward + backward pass
+    fwd_bwd_future = training_client.forward_backward(
+        batch, loss_fn="cross_entropy"
+    )
+
+    # 3. Optimizer step
+    optim_step_future = training_client.optim_step(adam_params)
+
+    # 4. Wait for results
+    fwd_bwd_result = fwd_bwd_future.result()
+    _optim_result = optim_step_future.result()
+"""
+
+ASYNC_PATTERN = """
+# Submit both operations (non-blocking)
+fwd_bwd_future = training_client.forward_backward(batch, loss_fn="cross_entropy")
+optim_step_future = training_client.optim_step(adam_params)
+
+# Then wait (blocking)
+fwd_bwd_result = fwd_bwd_future.result()
+optim_result = optim_step_future.result()
+"""
+
+CROSS_ENTROPY = """
+training.forward_backward(
+    data=batch,
+    loss_fn="cross_entropy"
+)
+"""
+
+LEARNING_RATE = """
+from tinker_cookbook.utils import get_lr
+lr = get_lr("meta-llama/Llama-3.1-8B")
+"""
+
+ROLLOUTS = """
+# Sample completions
+responses = training.sample(prompts, {"temperature": 1.0})
+
+# Score and create training data
+rewards = [compute_reward(r) for r in responses]
+data = create_rl_data(responses, rewards, advantages)
+"""
+
+IMPORTANCE_SAMPLING = """
+training.forward_backward(
+    data=batch,
+    loss_fn="importance_sampling"
+)
+"""
+
+CHECKPOINTS = """
+# For inference only (lightweight)
+uri = training.save_weights_for_sampler()
+
+# Full state (for resuming training)
+uri = training.save_state()
+
+# Later: load
+training.load_state(uri)
+"""
+
+
+def run(code: str, names: dict[str, Any], *filled_in: tuple[str, str]) -> None:
+    """Run a snippet in a namespace, which it reads and extends.
+
+    Args:
+        code: one of the above.
+        names: what the slides before it have defined.
+        filled_in: pairs of what a slide leaves out and what stands there instead.
+    """
+    code = code.replace("tinker_cookbook", "tinsmith.cookbook").replace("tinker", "tinsmith")
+    for left_out, text in filled_in:
+        assert left_out in code
+        code = code.replace(left_out, text)
+    compiled = compile(code, "slide", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    running = eval(compiled, names)
+    if inspect.isawaitable(running):
+
+        async def drive() -> None:
+            await running
+
+        asyncio.run(drive())
