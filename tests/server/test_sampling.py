@@ -82,7 +82,10 @@ async def test_a_seed_is_chosen_once_and_travels_with_the_request(running: Runni
     [
         ({"prompt": {"chunks": []}}, "prompt: got '0 tokens'"),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [100]}]}}, r"prompt\[0\]: got 100"),
-        ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, "got 'image', expected encoded_text"),
+        (
+            {"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}},
+            "got 'image', expected encoded_text",
+        ),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 64}]}}, "expected at most 63"),
         ({"params": {"top_p": 1.7}}, "sampling_params.top_p: got 1.7, expected 0 < top_p <= 1"),
         ({"params": {"seed": 2**65}}, "sampling_params.seed"),
@@ -136,7 +139,11 @@ async def test_a_full_queue_asks_to_slow_down_and_forgets_nothing(start: Start) 
     sampler, model = await client.sampler(base_model="tiny"), await client.create_model()
     running.link.holding = True
     promises = [await client.post_sample(sampler, seq) for seq in range(3)]
-    body = {"sampling_session_id": sampler, "seq_id": 3, "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1]}]}}
+    body = {
+        "sampling_session_id": sampler,
+        "seq_id": 3,
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1]}]},
+    }
     answer = await client.http.post("/api/v1/asample", json=body)
     assert answer.status_code == 429
     assert answer.headers["retry-after"]
@@ -159,9 +166,7 @@ async def test_weights_that_do_not_load_fail_the_samples_and_are_tried_again(run
     assert await client.sample(sampler, 1)
 
 
-async def test_idle_samplers_leave_the_engine_and_come_back(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_idle_samplers_leave_the_engine_and_come_back(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await running.client()
     sampler = await client.snapshot(await client.create_model())
     before = await client.sample(sampler, 0, params={"seed": 1})

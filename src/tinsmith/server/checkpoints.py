@@ -239,12 +239,16 @@ async def list_files(folder: Path) -> list[dict[str, Any]]:
 
 def _list_files(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for name, path in sorted(_files(folder).items()):
         with path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        name = path.relative_to(folder).as_posix()
         found.append({"name": name, "size_bytes": path.stat().st_size, "sha256": checksum})
     return found
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    regular = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): path for path in regular}
 
 
 def file_of(folder: Path, name: str) -> Path:
@@ -253,7 +257,7 @@ def file_of(folder: Path, name: str) -> Path:
     Raises:
         UserError: there is none by that name, whatever else the name may point to (404).
     """
-    names = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
-    if name not in names:
-        raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(names))}", 404)
-    return names[name]
+    files = _files(folder)
+    if name not in files:
+        raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(files))}", 404)
+    return files[name]

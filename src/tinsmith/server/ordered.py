@@ -12,9 +12,9 @@ from typing import Any
 
 from tinsmith.server.intake import Intake
 from tinsmith.server.journal import Effect
-from tinsmith.server.live import LiveState, Run
+from tinsmith.server.live import LiveState, Run, RunStatus
 from tinsmith.server.records import Record
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 
 _MAX_SEQ_ID = 2**62
 
@@ -56,11 +56,13 @@ class Ordered:
         try:
             run = self._live.run(record.model_id or "", record.owner)
             if not run.usable:
-                raise UserError(f"model {run.id}: {run.error}")
+                category = (
+                    RequestErrorCategory.SERVER if run.status is RunStatus.CORRUPTED else RequestErrorCategory.USER
+                )
+                return await self._intake.accept(record.refuse(f"model {run.id}: {run.error}", category))
             prepared = await prepare(run, record)
             self._live.run(run.id, record.owner)  # its session may have ended meanwhile
         except UserError as error:
-            record.body = None
             return await self._intake.accept(record.refuse(error.message))
         return await self._intake.accept(record, prepared.effects, reserve=prepared.reserve, undo=prepared.undo)
 

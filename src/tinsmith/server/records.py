@@ -71,10 +71,11 @@ class Record:
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def refuse(self, message: str) -> Record:
+    def refuse(self, message: str, category: RequestErrorCategory = RequestErrorCategory.USER) -> Record:
         """Make this the record of a request that is refused at the door; return it."""
         self.at_door = True
-        self.fail(message, RequestErrorCategory.USER)
+        self.body = None
+        self.fail(message, category)
         return self
 
     def fail(self, message: str, category: RequestErrorCategory) -> None:

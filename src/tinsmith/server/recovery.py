@@ -159,7 +159,7 @@ class Recovery:
         self._give_up()
         for run in list(self._live.runs.values()):
             if run.usable and run.id in self._live.runs:
-                await self._rebuild_run(run)
+                await self._rebuild_run(run, life)
             if life != self._dispatcher.life:
                 return False
         while rest := self._unsent():
@@ -187,7 +187,7 @@ class Recovery:
         except TornBody as error:
             self._completion.fail(record, str(error), RequestErrorCategory.SERVER)
 
-    async def _rebuild_run(self, run: Run) -> None:
+    async def _rebuild_run(self, run: Run, life: int) -> None:
         if run.base_model not in self._catalog.loaded:
             await self._abandon(run, f"base model {run.base_model!r} is no longer served")
             return
@@ -195,6 +195,8 @@ class Recovery:
         try:
             for step in steps:
                 await self._take(run, step)
+                if life != self._dispatcher.life:
+                    return
         except (TornBody, FileNotFoundError) as error:
             await self._abandon(run, f"it could not be rebuilt after a restart: {error}")
             return
