@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,34 @@ def test_snapshots_are_frozen_and_outlive_their_release_while_in_use() -> None:
     engine.snapshots.done(snapshot)
     assert snapshot.slot is None
     assert used.has_room
+
+
+def test_snapshots_written_in_the_background_while_others_come_and_go(tmp_path: Path) -> None:
+    engine = load_engine(checkpoint("llama"))
+    engine.create_model("a", LoraConfig(rank=8))
+    randomise_adapter(engine, "a", 0)
+    wanted = engine.adapters.get("a").slot.flat.clone()
+    with ThreadPoolExecutor(3) as threads:
+        written = []
+        for i in range(30):
+            engine.snapshot("a", f"s{i}")
+            engine.snapshots.acquire(f"s{i}")
+            written.append(threads.submit(engine.write_snapshot, f"s{i}", tmp_path / f"s{i}"))
+            if i >= 5:
+                written[i - 5].result()
+                engine.snapshots.done(engine.snapshots.get(f"s{i - 5}"))
+                engine.release_sampler(f"s{i - 5}")
+    for i in (0, 13, 29):
+        engine.load_sampler("loaded", tmp_path / f"s{i}")
+        slot = engine.snapshots.get("loaded").slot
+        assert slot is not None
+        assert torch.equal(slot.flat, wanted)
+    engine.release_sampler("loaded")
+    for i in range(25, 30):
+        engine.snapshots.done(engine.snapshots.get(f"s{i}"))
+        engine.release_sampler(f"s{i}")
+    engine.remove_model("a")
+    assert engine.adapters.used == 0
 
 
 def test_info() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def seed_of(model_id: str, lora: LoraConfig) -> int:
 
 
 class Adapters:
-    """All slots of one base model, within a budget.
+    """All slots of one base model, within a budget. Slots may be given back from any thread.
 
     Args:
         targets: weights of the base that adapters can act on.
@@ -98,12 +99,13 @@ class Adapters:
         self._dtype, self._wide, self._device = dtype, wide_dtype, device
         self._pools: dict[tuple[int, bool, bool, bool], Pool] = {}
         self._training: dict[str, Adapter] = {}
+        self._lock = Lock()
 
     @property
     def used(self) -> int:
         """Bytes taken by pools (free slots included) and training states."""
-        pools = sum(p.slot_bytes * p.capacity for p in self._pools.values())
-        return pools + sum(self._state_bytes(a.slot.pool) for a in self._training.values())
+        pools = sum(p.slot_bytes * p.capacity for p in list(self._pools.values()))
+        return pools + sum(self._state_bytes(a.slot.pool) for a in list(self._training.values()))
 
     def state_bytes_per_parameter(self) -> int:
         """Bytes of master, gradient and two moments of one parameter: 16 with float32 masters."""
@@ -135,10 +137,9 @@ class Adapters:
         """
         if model_id in self._training:
             raise invalid("model_id", model_id, "an id that is not in use")
-        pool = self._pool(lora)
-        slot = self._take(pool, lora.rank, self._state_bytes(pool))
+        slot = self._take(lora, trained=True)
         vectors: dict[str, Any] = {
-            name: torch.zeros(pool.layout.size, dtype=self._wide, device=self._device)
+            name: torch.zeros(slot.pool.layout.size, dtype=self._wide, device=self._device)
             for name in ("master", "grad", "exp_avg", "exp_avg_sq")
         }
         adapter = Adapter(model_id, lora, slot, **vectors)
@@ -159,7 +160,7 @@ class Adapters:
         Raises:
             UserError: there is no memory for it.
         """
-        return self._take(self._pool(lora), lora.rank, 0)
+        return self._take(lora, trained=False)
 
     def copy(self, adapter: Adapter) -> Slot:
         """Take a slot for sampling only and fill it with an adapter's present weights."""
@@ -169,9 +170,10 @@ class Adapters:
 
     def free(self, slot: Slot) -> None:
         """Give a slot back; a pool of which no slot is used gives its memory back."""
-        slot.pool.give_back(slot)
-        if slot.pool.is_idle:
-            self._pools = {k: p for k, p in self._pools.items() if p is not slot.pool}
+        with self._lock:
+            slot.pool.give_back(slot)
+            if slot.pool.is_idle:
+                self._pools = {k: p for k, p in self._pools.items() if p is not slot.pool}
 
     def _pool(self, lora: LoraConfig) -> Pool:
         key = (bucket_of(lora.rank), lora.train_attn, lora.train_mlp, lora.train_unembed)
@@ -181,18 +183,20 @@ class Adapters:
             pool = self._pools[key] = Pool(layout, self._dtype, self._device)
         return pool
 
-    def _take(self, pool: Pool, rank: int, state_bytes: int) -> Slot:
-        """Take a slot, growing the pool by half where the budget allows and by one where it is tight."""
-        free = self.budget - self.used - state_bytes
-        if pool.has_room and free >= 0:
-            return pool.take(rank)
-        affordable = free // pool.slot_bytes
-        if affordable < 1:
-            needed = state_bytes + (0 if pool.has_room else pool.slot_bytes)
-            raise UserError(
-                f"lora_config.rank: got {rank}, which needs {needed / 2**20:.1f} MiB, expected at most the "
-                f"{max(0, self.budget - self.used) / 2**20:.1f} MiB left of TINSMITH_ADAPTER_MB = "
-                f"{self.budget / 2**20:.0f} MiB: end a training run or a sampler, or raise it"
-            )
-        pool.grow(min(max(1, pool.capacity // 2), affordable))
-        return pool.take(rank)
+    def _take(self, lora: LoraConfig, trained: bool) -> Slot:
+        """Take a slot, growing its pool by half where the budget allows and by one where it is tight."""
+        with self._lock:
+            pool = self._pool(lora)
+            state = self._state_bytes(pool) if trained else 0
+            free = self.budget - self.used - state
+            if not pool.has_room:
+                affordable = max(0, free // pool.slot_bytes)
+                pool.grow(min(max(1, pool.capacity // 2), affordable))
+            if free >= 0 and pool.has_room:
+                return pool.take(lora.rank)
+            needed = state + (0 if pool.has_room else pool.slot_bytes)
+        raise UserError(
+            f"lora_config.rank: got {lora.rank}, which needs {needed / 2**20:.1f} MiB, expected at most the "
+            f"{max(0, free + state) / 2**20:.1f} MiB left of TINSMITH_ADAPTER_MB = {self.budget / 2**20:.0f} MiB: "
+            "end a training run or a sampler, or raise it"
+        )

@@ -164,6 +164,8 @@ class Pool:
 
     def grow(self, slots: int) -> None:
         """Add empty slots; views taken before are of the old storage."""
+        if not slots:
+            return
         old = self.capacity
         fresh = self.weights.new_zeros(slots, self.layout.size)
         self.weights = torch.cat([self.weights, fresh])

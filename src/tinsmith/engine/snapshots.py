@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from threading import Lock
 
 from tinsmith.engine.adapters import Adapters
 from tinsmith.engine.slots import Slot
@@ -33,7 +34,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The samplers of one base model.
+    """The samplers of one base model. Several threads may use it, because snapshots are written in the background.
 
     Args:
         adapters: where the slots come from and go back to.
@@ -43,13 +44,15 @@ class Snapshots:
         self._adapters = adapters
         self._by_id: dict[str, Snapshot] = {}
         self._versions = count(1)
+        self._lock = Lock()
 
     def add(self, sampler_id: str, slot: Slot | None, lora: LoraConfig | None) -> Snapshot:
         """Name a filled slot; a sampler that had the name before is released."""
-        if sampler_id in self._by_id:
-            self.remove(sampler_id)
-        version = 0 if slot is None else next(self._versions)
-        snapshot = self._by_id[sampler_id] = Snapshot(sampler_id, slot, lora, version)
+        with self._lock:
+            if sampler_id in self._by_id:
+                self._remove(self._by_id[sampler_id])
+            version = 0 if slot is None else next(self._versions)
+            snapshot = self._by_id[sampler_id] = Snapshot(sampler_id, slot, lora, version)
         return snapshot
 
     def get(self, sampler_id: str) -> Snapshot:
@@ -69,14 +72,16 @@ class Snapshots:
         Raises:
             UserError: there is none of this id.
         """
-        snapshot = self.get(sampler_id)
-        snapshot.users += 1
+        with self._lock:
+            snapshot = self.get(sampler_id)
+            snapshot.users += 1
         return snapshot
 
     def done(self, snapshot: Snapshot) -> None:
         """End one use."""
-        snapshot.users -= 1
-        self._free(snapshot)
+        with self._lock:
+            snapshot.users -= 1
+            self._free(snapshot)
 
     def remove(self, sampler_id: str) -> None:
         """Release a sampler; requests that compute with it still end well.
@@ -84,8 +89,11 @@ class Snapshots:
         Raises:
             UserError: there is none of this id.
         """
-        snapshot = self.get(sampler_id)
-        del self._by_id[sampler_id]
+        with self._lock:
+            self._remove(self.get(sampler_id))
+
+    def _remove(self, snapshot: Snapshot) -> None:
+        del self._by_id[snapshot.sampler_id]
         snapshot.released = True
         self._free(snapshot)
 
