@@ -1,4 +1,5 @@
-"""Where engine hosts run: on a thread of this process (`in_process`), in a child process (`child`, `engine_main`).
+"""Where engines run: on a thread of this process, or in a child process.
 
-Each is an `EngineLink`; `loading` makes engines of model names, `frames` carries operations and events over a socket.
+`in_process.InProcessLink` and `child.ChildLink` implement `types.operations.EngineLink`. `engine_main` is what the
+child runs, `frames` how both ends speak, `loading` how engines are made, `backoff` how long to wait for the next life.
 """

@@ -1,217 +1,203 @@
-"""`ChildLink`: an engine host in a child process, watched and started again when it dies."""
+"""Engines in a child process that is watched and started again."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
+import signal
+import socket
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinsmith.cluster.frames import FrameError, FrameReader, encode_frames
+from tinsmith.cluster.backoff import Backoff
+from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
+from tinsmith.cluster.loading import ModelSpec
 from tinsmith.settings import Settings
-from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import Event, Lost, Operation, Ready, event_from_frame
+from tinsmith.types.errors import RequestErrorCategory, StartupError
+from tinsmith.types.operations import Event, Failure, Lost, Operation, Ready, event_from_frame
 
-log = logging.getLogger("tinsmith.cluster")
+logger = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 20
-_CONNECT_TIMEOUT_S = 120.0
-_CLOSE_TIMEOUT_S = 15.0
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
+_READ_BYTES = 1 << 18
+# How long a child may take to finish what it is doing when told to stop, and to end when it should, seconds.
+_STOP_S = 10.0
+_END_S = 3.0
+_STOP = {"stop": True}
+# The child needs none of these.
+_PRIVATE = {"api_key", "base_url", "database_url", "blob_url"}
 
 
 class ChildLink:
-    """Runs `tinsmith.cluster.engine_main` as a child process and talks to it over a Unix socket.
+    """An `EngineLink` to a host in a child process, over a pair of Unix sockets that no one else can reach.
 
-    When the child dies, `Lost` goes to the listener, a new child is started after a pause that grows while children
-    die young, and `Ready` follows. What was submitted in between is dropped: the listener submits it again on `Ready`.
+    Operations that are submitted while no host is up are dropped: whoever submits does so again on `Ready`.
 
     Args:
-        models: base models to load, name to folder or hub id.
-        settings: device, dtype and limits.
+        models: base models that the child loads.
+        settings: for the child.
+        module: what the child runs.
     """
 
-    def __init__(self, models: Mapping[str, str], settings: Settings) -> None:
-        self._models = dict(models)
+    def __init__(
+        self, models: Sequence[ModelSpec], settings: Settings, module: str = "tinsmith.cluster.engine_main"
+    ) -> None:
+        self._models = list(models)
         self._settings = settings
-        self._on_event: Callable[[Event], None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._module = module
+        self._outbox: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
-        self._outbox: list[dict[str, Any]] = []
-        self._flushing = False
-        self._watcher: asyncio.Task[None] | None = None
-        self._closing = False
+        self._process: Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ready = False
+        self._message: str | None = None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child that runs now."""
-        return self._process.pid if self._process is not None else None
+        """Process id of the child, None while there is none."""
+        return None if self._process is None else self._process.pid
 
     async def start(self, on_event: Callable[[Event], None]) -> None:
-        """Start the child and return once its models are loaded; `Ready` has been delivered then.
+        """Start the child; returns after `Ready` was delivered.
 
         Raises:
-            StartupError: a model cannot be served, or the child died before it was ready.
+            StartupError: a model does not load, or the child died while loading.
         """
+        self._loop = asyncio.get_running_loop()
         self._on_event = on_event
-        reader, frames = await self._spawn()
-        self._watcher = asyncio.create_task(self._watch(reader, frames), name="tinsmith-engine-watcher")
+        self._closing = asyncio.Event()
+        self._first: asyncio.Future[None] = self._loop.create_future()
+        self._supervisor = asyncio.create_task(self._supervise())
+        await self._first
 
     def submit(self, op: Operation) -> None:
-        """Hand over an operation; never blocks."""
-        self._send(op.to_frame())
+        """Hand over an operation."""
+        try:
+            self._send({"op": op.to_frame()})
+        except FrameError as error:
+            failure = Failure(op.op_id, f"the request is too large: {error}", RequestErrorCategory.USER)
+            self._loop.call_soon(self._emit, failure)
 
     def cancel(self, op_id: str) -> None:
-        """Ask for a sampling operation to be dropped; advisory."""
+        """Ask for a sample to be dropped."""
         self._send({"cancel": op_id})
 
     async def close(self) -> None:
-        """Stop the child after its turn, or by force when that takes too long."""
-        self._closing = True
-        self._send({"close": True})
-        process = self._process
-        if process is not None and process.returncode is None:
-            try:
-                await asyncio.wait_for(process.wait(), _CLOSE_TIMEOUT_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+        """Stop the child and wait until it is gone."""
+        if self._supervisor is None:
+            return
+        self._closing.set()
         if self._writer is not None:
-            self._writer.close()
+            self._writer.write(encode_frame(_STOP))
+        await asyncio.wait([self._supervisor], timeout=_STOP_S)
+        await self._end_process(patience=0.0)
+        await self._supervisor
 
-    # -- the child ----------------------------------------------------------------------------------------------------
+    # -- out ----------------------------------------------------------------------------------------------------------
 
-    async def _spawn(self) -> tuple[asyncio.StreamReader, FrameReader]:
-        """Start a child, tell it what to serve, and wait for its `Ready`."""
-        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-        connected = asyncio.get_running_loop().create_future()
+    def _send(self, message: dict[str, Any]) -> None:
+        """Send a message; those of one round of the event loop leave in one write."""
+        if not self._ready:
+            return
+        self._outbox.append(encode_frame(message))
+        if len(self._outbox) == 1:
+            self._loop.call_soon(self._flush)
 
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if not connected.done():
-                connected.set_result((reader, writer))
+    def _flush(self) -> None:
+        batch, self._outbox = b"".join(self._outbox), []
+        if self._writer is not None and self._ready:
+            self._writer.write(batch)
 
-        # A folder that only this user may enter: whoever connects commands the engine.
-        with tempfile.TemporaryDirectory(prefix="tinsmith-") as folder:
-            path = str(Path(folder) / "engine.sock")
-            server = await asyncio.start_unix_server(accept, path)
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tinsmith.cluster.engine_main", path, stdin=asyncio.subprocess.DEVNULL
-            )
-            died = asyncio.ensure_future(process.wait())
-            try:
-                await asyncio.wait({connected, died}, timeout=_CONNECT_TIMEOUT_S, return_when="FIRST_COMPLETED")
-            finally:
-                died.cancel()
-                server.close()
-        if not connected.done():
-            raise StartupError(await self._end_of(process, "could not be started"))
-        reader, self._writer = connected.result()
-        self._outbox.clear()
-        self._send({"models": self._models, "settings": self._settings.model_dump(mode="json")})
-        frames = FrameReader()
-        await self._until_ready(process, reader, frames)
-        return reader, frames
+    # -- lives --------------------------------------------------------------------------------------------------------
 
-    async def _until_ready(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, frames: FrameReader
-    ) -> None:
-        ready = False
-        while not ready:
-            data = await self._receive(reader)
-            if not data:
-                raise StartupError(await self._end_of(process, "died while it loaded its models"))
-            for frame in frames.feed(data):
-                if "startup_error" in frame:
-                    await process.wait()
-                    raise StartupError(str(frame["startup_error"]))
-                event = event_from_frame(frame)
-                ready |= isinstance(event, Ready)
-                self._deliver(event)
-
-    async def _end_of(self, process: asyncio.subprocess.Process, what: str) -> str:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        code = await process.wait()
-        return f"the engine process {what} ({_exit(code)})"
-
-    @staticmethod
-    async def _receive(reader: asyncio.StreamReader) -> bytes:
-        try:
-            return await reader.read(_READ_BYTES)
-        except ConnectionError:
-            return b""
-
-    # -- supervision --------------------------------------------------------------------------------------------------
-
-    async def _watch(self, reader: asyncio.StreamReader, frames: FrameReader) -> None:
-        while True:
-            reason = await self._serve(reader, frames)
-            if self._closing:
+    async def _supervise(self) -> None:
+        backoff = Backoff()
+        while not self._closing.is_set():
+            backoff.born()
+            reason = await self._live()
+            if not self._first.done():
+                self._first.set_exception(StartupError(reason))
                 return
-            log.error("%s; starting another", reason)
-            self._deliver(Lost(reason))
-            reader, frames = await self._respawn()
+            if self._closing.is_set():
+                return
+            self._emit(Lost(reason))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), backoff.died())
 
-    async def _serve(self, reader: asyncio.StreamReader, frames: FrameReader) -> str:
-        """Deliver events until the child is gone; return why it is."""
-        process = self._process
-        assert process is not None
-        reason = "closed its socket"
+    async def _live(self) -> str:
+        """Run one child until it is gone; return why it went."""
+        self._message = None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self._module,
+                *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         try:
-            while data := await self._receive(reader):
-                for frame in frames.feed(data):
-                    self._deliver(event_from_frame(frame))
+            settings = self._settings.model_dump(mode="json", exclude=_PRIVATE)
+            models = [[model.name, model.source] for model in self._models]
+            self._writer.write(encode_frame({"hello": {"models": models, "settings": settings}}))
+            if self._closing.is_set():
+                self._writer.write(encode_frame(_STOP))
+            await self._listen(reader)
         except FrameError as error:
-            reason = f"sent what is no frame: {error}"
-        if self._writer is not None:
+            self._message = f"the engine process did not speak as expected: {error}"
+        except OSError:
+            logger.warning("the connection to the engine process broke", exc_info=True)
+        finally:
+            self._ready = False
             self._writer.close()
             self._writer = None
-        return await self._end_of(process, reason)
+            await self._end_process(patience=_END_S)
+        return self._message or _how_it_ended(process.returncode)
 
-    async def _respawn(self) -> tuple[asyncio.StreamReader, FrameReader]:
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                return await self._spawn()
-            except (StartupError, OSError) as error:
-                log.error("the engine did not come back: %s; next try in %.1f s", error, pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        decoder = FrameDecoder()
+        while data := await reader.read(_READ_BYTES):
+            for message in decoder.feed(data):
+                self._receive(message)
 
-    def _deliver(self, event: Event) -> None:
-        if self._on_event is None:
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "event" not in message:
+            self._message = message.get("startup_error") or message.get("broken")
             return
+        event = event_from_frame(message)
+        self._ready |= isinstance(event, Ready)
+        self._emit(event)
+        if isinstance(event, Ready) and not self._first.done():
+            self._first.set_result(None)
+
+    def _emit(self, event: Event) -> None:
         try:
             self._on_event(event)
         except Exception:
-            log.exception("event %s could not be taken", type(event).__name__)
+            # A fault of the listener must not end the watch over the child.
+            logger.exception("an event of the engine process could not be handled")
 
-    # -- sending ------------------------------------------------------------------------------------------------------
-
-    def _send(self, frame: dict[str, Any]) -> None:
-        """Queue a frame; all that are queued in one round of the loop leave in one write."""
-        if self._writer is None:
+    async def _end_process(self, patience: float) -> None:
+        """Wait for a child that is to end, and make it end where it takes longer than `patience` seconds."""
+        process = self._process
+        if process is None:
             return
-        self._outbox.append(frame)
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        frames, self._outbox = self._outbox, []
-        if self._writer is not None and not self._writer.is_closing() and frames:
-            self._writer.write(encode_frames(frames))
+        for sign, wait_s in ((None, patience), (signal.SIGTERM, _END_S), (signal.SIGKILL, _END_S)):
+            if sign is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(sign)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), wait_s)
+                break
+        self._process = None
 
 
-def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+def _how_it_ended(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"the engine process was killed by {signal.Signals(-status).name}"
+    return f"the engine process ended with status {status}"

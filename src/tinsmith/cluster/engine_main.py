@@ -1,105 +1,176 @@
-"""The engine process: `python -m tinsmith.cluster.engine_main SOCKET`, started by `ChildLink`.
+"""The child process in which engines live: `python -m tinsmith.cluster.engine_main`, started by `ChildLink`.
 
-The first frame names the models and settings; then operations come in and events go out. The process ends when its
-socket does: without the API process nobody wants its work.
+Its main thread is the host; one thread reads operations from the socket and one writes events to it, so that the host
+never waits for the socket. When the parent goes, the socket ends and so does this process.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterable, Mapping
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from tinsmith.cluster.frames import FrameReader, encode_frames
-from tinsmith.cluster.loading import load_engines
+from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
+from tinsmith.cluster.loading import ModelSpec, load_engines
+from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
-from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import Event, Operation, event_to_frame
+from tinsmith.types.errors import RequestErrorCategory, StartupError
+from tinsmith.types.operations import Event, Failure, Operation, event_to_frame
 
-log = logging.getLogger("tinsmith.cluster")
+logger = logging.getLogger(__name__)
 
+EXIT_STARTUP = 3
+EXIT_HOST = 4
+
+# Events are gathered up to this size before they are written.
+_BATCH_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 _PR_SET_PDEATHSIG = 1
-_READ_BYTES = 1 << 20
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, in case it hangs in a long pass then."""
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies; leave at once if that has happened already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
-class Writer:
-    """Sends frames from a thread of its own, as many as wait at a time, so that the engine never waits for a reader."""
+class Channel:
+    """The socket to the parent.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._queue: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="tinsmith-writer", daemon=True).start()
+    Args:
+        sock: connected.
+        on_message: called on the reading thread with each message.
+    """
 
-    def event(self, event: Event) -> None:
-        """Send an event."""
-        self._queue.put(event_to_frame(event))
+    def __init__(self, sock: socket.socket, on_message: Callable[[dict[str, Any]], None]) -> None:
+        self._sock = sock
+        self._on_message = on_message
+        self._outbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        threading.Thread(target=self._read, name="tinsmith-read", daemon=True).start()
+        self._writer = threading.Thread(target=self._write, name="tinsmith-write", daemon=True)
+        self._writer.start()
 
-    def _run(self) -> None:
-        while True:
-            frames = [self._queue.get()]
-            while not self._queue.empty():
-                frames.append(self._queue.get())
-            self._connection.sendall(encode_frames(frames))
+    def send(self, message: dict[str, Any]) -> None:
+        """Write a message soon."""
+        self._outbox.put(message)
+
+    def send_event(self, event: Event) -> None:
+        """Write an event soon."""
+        self.send(event_to_frame(event))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._outbox.put(None)
+        self._writer.join()
+
+    def _read(self) -> None:
+        decoder = FrameDecoder()
+        try:
+            while data := self._sock.recv(_READ_BYTES):
+                for message in decoder.feed(data):
+                    self._on_message(message)
+        except (OSError, FrameError):
+            logger.exception("the connection to the service broke")
+        # Nobody is left to work for, and files are written so that a sudden end does no harm.
+        os._exit(0)
+
+    def _write(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            batch = bytearray(_encode(message))
+            more = True
+            while more and len(batch) < _BATCH_BYTES:
+                try:
+                    following = self._outbox.get_nowait()
+                except Empty:
+                    break
+                more = following is not None
+                batch += _encode(following) if following is not None else b""
+            try:
+                self._sock.sendall(batch)
+            except OSError:
+                os._exit(0)
+            if not more:
+                return
 
 
-def _read(connection: socket.socket, host: EngineHost, reader: FrameReader) -> None:
-    code = 1
+def _encode(message: dict[str, Any]) -> bytes:
     try:
-        while data := connection.recv(_READ_BYTES):
-            for frame in reader.feed(data):
-                if "cancel" in frame:
-                    host.cancel(frame["cancel"])
-                elif "close" in frame:
-                    host.stop()
-                else:
-                    host.submit(Operation.from_frame(frame))
-        code = 0  # the API process is gone, and so is whoever asked for what runs now
-    except Exception:
-        log.exception("the socket cannot be read any further")
-    os._exit(code)
+        return encode_frame(message)
+    except FrameError as error:
+        failure = Failure(message["op_id"], f"the result is too large: {error}", RequestErrorCategory.SERVER)
+        return encode_frame(event_to_frame(failure))
 
 
-def _first_frame(connection: socket.socket, reader: FrameReader) -> dict[str, Any]:
-    while data := connection.recv(_READ_BYTES):
-        for frame in reader.feed(data):
-            return frame
-    raise SystemExit("the API process closed the socket before it said what to serve")
+class Child:
+    """What the parent's messages do: `hello` with models and settings comes first, then `op`, `cancel`, `stop`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.hello: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._host: EngineHost | None = None
+        self.channel = Channel(sock, self._receive)
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "hello" in message:
+            self.hello.put(message["hello"])
+        elif self._host is None:
+            os._exit(0)  # `stop`: nothing else is said before the host is up
+        elif "op" in message:
+            self._host.submit(Operation.from_frame(message["op"]))
+        elif "cancel" in message:
+            self._host.cancel(message["cancel"])
+        else:
+            self._host.stop()
+
+    def work(self, load: Callable[[Iterable[ModelSpec], Settings], Mapping[str, HostedEngine]]) -> int:
+        """Load the models and serve until told to stop; return the exit status."""
+        hello = self.hello.get()
+        settings = Settings(**hello["settings"])
+        try:
+            engines = load([ModelSpec(*model) for model in hello["models"]], settings)
+        except StartupError as error:
+            self.channel.send({"startup_error": str(error)})
+            return EXIT_STARTUP
+        self._host = EngineHost(engines, self.channel.send_event, settings)
+        try:
+            self._host.run()
+        except Exception as error:
+            logger.exception("the engine host ended")
+            self.channel.send({"broken": str(error)})
+            return EXIT_HOST
+        return 0
 
 
-def main(path: str) -> None:
-    """Connect to the socket at `path` and serve until told to stop."""
-    die_with_parent()
-    # A Ctrl-C in the terminal reaches the whole process group; the API process decides when the engine stops.
+def main(load: Callable[[Iterable[ModelSpec], Settings], Mapping[str, HostedEngine]] = load_engines) -> None:
+    """Run the child process and end it.
+
+    Args:
+        load: makes the engines.
+    """
+    parser = argparse.ArgumentParser(description="The engine process of a Tinsmith service; started by the service.")
+    parser.add_argument("--fd", type=int, required=True, help="socket to the service, inherited")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the service")
+    args = parser.parse_args()
+    die_with_parent(args.parent)
+    # An interrupt at the terminal reaches the whole group; the service decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s engine: %(message)s", stream=sys.stderr)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(path)
-    reader = FrameReader()
-    first = _first_frame(connection, reader)
-    settings = Settings.model_validate(first["settings"])
-    try:
-        engines = load_engines(first["models"], settings)
-    except StartupError as error:
-        connection.sendall(encode_frames([{"startup_error": str(error)}]))
-        raise SystemExit(1) from error
-    writer = Writer(connection)
-    host = EngineHost(engines, writer.event, settings)
-    threading.Thread(target=_read, args=(connection, host, reader), name="tinsmith-reader", daemon=True).start()
-    host.run()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(name)s: %(message)s")
+    child = Child(socket.socket(fileno=args.fd))
+    status = child.work(load)
+    child.channel.close()
+    # Without waiting for daemon threads: one of them may be in the middle of a long read.
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

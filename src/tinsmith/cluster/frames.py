@@ -1,78 +1,85 @@
-"""Frames on a byte stream: a four-byte length and a msgpack map."""
+"""Length-prefixed msgpack: four bytes of length, big-endian, then one message. Nothing is ever pickled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import struct
+from typing import Any, cast
 
 import msgpack
 
-# Larger than any request body that the API process lets in, smaller than what a broken peer could make us allocate.
-MAX_FRAME_BYTES = 1 << 30
-_HEADER = 4
+# Bulky bodies travel as files, so that a frame near this limit is a fault and not a large request.
+MAX_FRAME = 1 << 30
+
+_HEADER = struct.Struct(">I")
 
 
 class FrameError(Exception):
-    """The peer sent something that is no frame; the connection is of no further use."""
+    """What came is no sequence of frames, or a frame is larger than the limit."""
 
 
-def encode_frames(messages: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return the bytes of several frames.
+def encode_frame(message: dict[str, Any], limit: int = MAX_FRAME) -> bytes:
+    """Return a message as one frame.
 
     Raises:
-        FrameError: a message is larger than `MAX_FRAME_BYTES`.
+        FrameError: the message is larger than `limit` bytes.
     """
-    parts: list[bytes] = []
-    for message in messages:
-        body: bytes = msgpack.packb(message, use_bin_type=True)  # pyright: ignore[reportAssignmentType]
-        if len(body) > MAX_FRAME_BYTES:
-            raise FrameError(f"frame: got {len(body)} bytes, expected at most {MAX_FRAME_BYTES}")
-        parts += (len(body).to_bytes(_HEADER, "big"), body)
-    return b"".join(parts)
+    payload = cast(bytes, msgpack.packb(message))
+    if len(payload) > limit:
+        raise FrameError(f"frame: got {len(payload)} bytes, expected at most {limit}")
+    return _HEADER.pack(len(payload)) + payload
 
 
-class FrameReader:
-    """Cuts a byte stream into messages, however its bytes arrive.
+class FrameDecoder:
+    """Cuts a stream of bytes into messages.
 
     Args:
-        limit: most bytes of one message.
+        limit: largest frame that is accepted, bytes.
     """
 
-    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
-        self._buffer = bytearray()
+    def __init__(self, limit: int = MAX_FRAME) -> None:
         self._limit = limit
+        self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Take bytes and yield the messages that are complete now.
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Take the next bytes of the stream, cut anywhere, and return the messages that are complete.
 
         Raises:
-            FrameError: a frame is too large or no msgpack map.
+            FrameError: a frame announces more than the limit, or does not hold a message; the stream is lost.
         """
         self._buffer += data
+        messages: list[dict[str, Any]] = []
         start = 0
-        try:
-            while (end := self._end(start)) is not None:
-                body, start = bytes(self._buffer[start + _HEADER : end]), end
-                yield _decode(body)
-        finally:
-            del self._buffer[:start]
+        while (end := self._end_of_frame(start)) is not None:
+            messages.append(_decode(self._buffer[start + _HEADER.size : end]))
+            start = end
+        del self._buffer[:start]
+        return messages
 
-    def _end(self, start: int) -> int | None:
-        """Return where the frame at `start` ends, None while it is incomplete."""
-        if len(self._buffer) < start + _HEADER:
+    def _end_of_frame(self, start: int) -> int | None:
+        """Return where the frame at `start` ends, None while it is not complete."""
+        if len(self._buffer) < start + _HEADER.size:
             return None
-        length = int.from_bytes(self._buffer[start : start + _HEADER], "big")
+        (length,) = _HEADER.unpack_from(self._buffer, start)
         if length > self._limit:
             raise FrameError(f"frame: got {length} bytes, expected at most {self._limit}")
-        end = start + _HEADER + length
-        return end if len(self._buffer) >= end else None
+        end = start + _HEADER.size + length
+        return end if end <= len(self._buffer) else None
+
+    def finish(self) -> None:
+        """Say that the stream has ended.
+
+        Raises:
+            FrameError: it ended within a frame.
+        """
+        if self._buffer:
+            raise FrameError(f"frame: got an end after {len(self._buffer)} bytes, expected a whole frame")
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def _decode(payload: bytearray) -> dict[str, Any]:
     try:
-        message = msgpack.unpackb(body, raw=False)
-    except ValueError as error:
-        raise FrameError(f"frame: got {len(body)} bytes that are no msgpack ({error})") from error
+        message = msgpack.unpackb(payload)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise FrameError(f"frame: got {len(payload)} bytes that are no msgpack ({error})") from error
     if not isinstance(message, dict):
         raise FrameError(f"frame: got a {type(message).__name__}, expected a map")
     return message

@@ -1,129 +1,162 @@
-"""`InProcessLink`: an engine host on a thread of this process."""
+"""Engines on a thread of this process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tinsmith.cluster.loading import load_engine, load_engines
+from tinsmith.cluster.backoff import Backoff
+from tinsmith.cluster.loading import ModelSpec, load_engine, load_engines
+from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
+from tinsmith.types.errors import StartupError, UserError
 from tinsmith.types.model_info import BaseModelInfo
-from tinsmith.types.operations import Event, Lost, Operation
+from tinsmith.types.operations import Event, Lost, Operation, Ready
 
-log = logging.getLogger("tinsmith.cluster")
+logger = logging.getLogger(__name__)
+
+_LONGEST_STOP_S = 30.0
 
 
 class InProcessLink:
-    """Runs an `EngineHost` on a daemon thread; events come back on the event loop that called `start`.
+    """An `EngineLink` to a host on a daemon thread.
+
+    Operations that are submitted while no host is up are dropped: whoever submits does so again on `Ready`.
 
     Args:
-        models: base models to load at the start, name to folder or hub id.
-        settings: device, dtype and limits.
+        models: base models to load at the start; others can follow with `ensure_model`.
+        settings: of the process.
+        load: makes engines; called on the host's thread.
     """
 
-    def __init__(self, models: Mapping[str, str], settings: Settings) -> None:
-        self._models = dict(models)
+    def __init__(
+        self,
+        models: Sequence[ModelSpec],
+        settings: Settings,
+        load: Callable[[Iterable[ModelSpec], Settings], Mapping[str, HostedEngine]] = load_engines,
+    ) -> None:
+        self._models = list(models)
         self._settings = settings
+        self._load = load
         self._host: EngineHost | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._events: list[Event] = []
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_event: Callable[[Event], None] | None = None
-        self._events: deque[Event] = deque()
-        self._early: deque[Operation] = deque()
+        self._was_ready = False
 
     async def start(self, on_event: Callable[[Event], None]) -> None:
-        """Load the models and start the host.
+        """Load the models and start the host; returns after `Ready` was delivered.
 
         Raises:
-            StartupError: a model cannot be served.
+            StartupError: a model does not load.
         """
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._on_event = on_event
-        started: asyncio.Future[EngineHost] = loop.create_future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="tinsmith-engine", daemon=True)
+        self._first: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="tinsmith-engine", daemon=True)
         self._thread.start()
-        self._host = host = await started
-        while self._early:
-            host.submit(self._early.popleft())
+        await self._first
 
     def submit(self, op: Operation) -> None:
-        """Hand over an operation; never blocks."""
-        if self._host is None:
-            self._early.append(op)
-        else:
+        """Hand over an operation."""
+        if self._host is not None:
             self._host.submit(op)
 
     def cancel(self, op_id: str) -> None:
-        """Ask for a sampling operation to be dropped; advisory."""
+        """Ask for a sample to be dropped."""
         if self._host is not None:
             self._host.cancel(op_id)
 
     async def ensure_model(self, name: str, source: str) -> BaseModelInfo:
-        """Load a further base model, between two turns of the host.
+        """Load a further base model, unless it is there; other work waits meanwhile.
 
         Raises:
-            StartupError: there is no such model, or it cannot be served.
+            UserError: the source holds no model that can be served, or the name stands for another source.
+            StartupError: no host is up.
         """
         host = self._host
         if host is None:
-            raise RuntimeError("the link has not been started")
-        settings = self._settings
-        return await asyncio.wrap_future(host.call(lambda: host.add_engine(name, load_engine(name, source, settings))))
+            raise StartupError(f"model {name}: the engine is not running")
+        spec = ModelSpec(name, source)
+        return await asyncio.wrap_future(host.call(lambda: self._ensure(host, spec)))
+
+    def _ensure(self, host: EngineHost, spec: ModelSpec) -> BaseModelInfo:
+        known = next((model for model in self._models if model.name == spec.name), None)
+        if known is not None and known != spec:
+            raise UserError(f"model {spec.name}: got source {spec.source}, expected {known.source} as it was loaded")
+        if known is None:
+            host.add_engine(spec.name, load_engine(spec, self._settings))
+            self._models.append(spec)
+        return host.infos[spec.name]
 
     async def close(self) -> None:
-        """Stop the host after its turn and wait until its thread is gone."""
+        """Stop the host and wait until its thread has ended."""
+        self._closing.set()
         if self._host is not None:
             self._host.stop()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, _LONGEST_STOP_S)
 
-    # -- on the engine's thread ---------------------------------------------------------------------------------------
+    # -- on the host's thread -----------------------------------------------------------------------------------------
 
-    def _run(self, started: asyncio.Future[EngineHost]) -> None:
-        try:
-            host = EngineHost(load_engines(self._models, self._settings), self._emit, self._settings)
-        except Exception as error:
-            self._call(self._refuse, started, error)
-            return
-        self._call(self._accept, started, host)
-        try:
+    def _run(self) -> None:
+        backoff = Backoff()
+        while not self._closing.is_set():
+            backoff.born()
+            try:
+                self._live()
+            except Exception as error:
+                self._host = None
+                if not self._was_ready:
+                    self._call(self._startup_failed, error)
+                    return
+                logger.exception("the engine host ended")
+                self._deliver(Lost(str(error)))
+                self._closing.wait(backoff.died())
+
+    def _live(self) -> None:
+        host = EngineHost(self._load(self._models, self._settings), self._deliver, self._settings)
+        self._host = host
+        if not self._closing.is_set():
             host.run()
-        except Exception as error:
-            self._emit(Lost(f"{type(error).__name__}: {error}"))
 
-    def _emit(self, event: Event) -> None:
-        # One wake-up of the loop carries all events that came since the last.
-        self._events.append(event)
-        if len(self._events) == 1:
-            self._call(self._deliver)
+    def _deliver(self, event: Event) -> None:
+        """Pass an event to the event loop; what gathers before the loop comes to it goes in one call."""
+        self._was_ready |= isinstance(event, Ready)
+        with self._lock:
+            self._events.append(event)
+            if len(self._events) > 1:
+                return
+        self._call(self._flush)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
-        if self._loop is not None and not self._loop.is_closed():
+        try:
             self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            # The loop was closed without closing the link: nobody is left to hear of it.
+            self._closing.set()
+            if self._host is not None:
+                self._host.stop()
 
     # -- on the event loop --------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _accept(started: asyncio.Future[EngineHost], host: EngineHost) -> None:
-        if not started.done():
-            started.set_result(host)
-
-    @staticmethod
-    def _refuse(started: asyncio.Future[EngineHost], error: Exception) -> None:
-        if not started.done():
-            started.set_exception(error)
-
-    def _deliver(self) -> None:
-        # An event leaves the queue after it was delivered, so that `_emit` knows whether somebody is still delivering.
-        while self._events:
+    def _flush(self) -> None:
+        with self._lock:
+            events, self._events = self._events, []
+        for event in events:
             try:
-                if self._on_event is not None:
-                    self._on_event(self._events[0])
+                self._on_event(event)
             except Exception:
-                log.exception("event %s could not be taken", type(self._events[0]).__name__)
-            finally:
-                self._events.popleft()
+                # A fault of the listener must not swallow the events behind this one.
+                logger.exception("an event of the engine could not be handled")
+            if isinstance(event, Ready) and not self._first.done():
+                self._first.set_result(None)
+
+    def _startup_failed(self, error: Exception) -> None:
+        if not self._first.done():
+            reason = error if isinstance(error, StartupError) else StartupError(f"{type(error).__name__}: {error}")
+            self._first.set_exception(reason)

@@ -42,6 +42,9 @@ class EngineHost:
         emit: takes events; must not block.
         settings: limits and timeouts.
         clock: seconds, monotonic.
+
+    Attributes:
+        infos: what is told about each base model, by name.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class EngineHost:
         self._wake = threading.Event()
         self._stopping = False
         self._engines: dict[str, EngineScheduler] = {}
-        self._infos: dict[str, BaseModelInfo] = {}
+        self.infos: dict[str, BaseModelInfo] = {}
         self._fair: FairShare[tuple[str, Lane]] = FairShare()
         self._meter = Meter(clock())
         self._next_expiry = 0.0
@@ -104,7 +107,7 @@ class EngineHost:
     def add_engine(self, name: str, engine: HostedEngine) -> BaseModelInfo:
         """Serve a further base model."""
         self._engines[name] = EngineScheduler(engine, self._answers, self._flusher, self._settings, self._clock)
-        self._infos[name] = engine.info
+        self.infos[name] = engine.info
         return engine.info
 
     def run(self) -> None:
@@ -113,7 +116,7 @@ class EngineHost:
         Raises:
             EngineBroken: a device is lost; start a new host.
         """
-        self._emit(Ready(list(self._infos.values())))
+        self._emit(Ready(list(self.infos.values())))
         try:
             while not self._stopping:
                 if not self.poll():
