@@ -153,7 +153,7 @@ async def test_keys_are_stored_hashed_revoked_at_once_elsewhere_and_described(ru
 @pytest.mark.row(20, 214)
 async def test_the_first_key_is_the_given_one_or_made_once(start: Start, tmp_path: object) -> None:
     running = await start()
-    assert await running.service.keys.ensure_first("tml-of-my-own") is None
+    assert await running.service.keys.ensure_first("tml-of-my-own") == "tml-of-my-own"
     assert await running.service.keys.owner_of("tml-of-my-own") == "local"
     assert await running.service.keys.ensure_first(None) is None
     assert await running.service.keys.ensure_first("tml-another-one") is None

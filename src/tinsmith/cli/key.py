@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ DataDir = Annotated[
 ]
 
 
-def _with_keys(data_dir: Path | None, work: Callable[[KeyStore], Awaitable[None]]) -> None:
+def _with_keys(data_dir: Path | None, work: Callable[[KeyStore], Coroutine[None, None, None]]) -> None:
     from tinsmith.server.auth import KeyStore
     from tinsmith.server.db.database import Database, default_url
     from tinsmith.settings import get_settings

@@ -73,7 +73,7 @@ class KeyStore:
         return Key(*row) if row is not None else None
 
     async def ensure_first(self, given: str | None) -> str | None:
-        """Make the first key, `given` or a new one, if there is none; return it if it is new and was not given.
+        """Make the first key, `given` or a new one, and return it; None if there are keys already.
 
         Raises:
             StartupError: the given key has another form than clients accept.
@@ -84,7 +84,7 @@ class KeyStore:
             return None
         token = given or new_token()
         await self.create(LOCAL, "first", token)
-        return None if given is not None else token
+        return token
 
     # -- for the command line -----------------------------------------------------------------------------------------
 
