@@ -27,6 +27,7 @@ class Meter:
     def worked(self, seconds: float) -> None:
         """Count the time of one turn."""
         self._busy_s += seconds
+        self._at_rest = False
 
     def due(self, now: float, busy: bool) -> bool:
         """Whether stats should be sent: a second has passed, or work has just ended."""

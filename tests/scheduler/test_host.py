@@ -1,0 +1,85 @@
+"""The host as a loop: threads that talk to it, stats, and what ends it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
+from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
+from tinsmith.scheduler.failures import EngineBroken
+from tinsmith.types.operations import Flushed, OpKind, Ready
+
+
+def test_threads_hand_over_work_while_it_runs() -> None:
+    driven = Driven(FakeEngine())
+    thread = threading.Thread(target=driven.host.run)
+    thread.start()
+    driven.submit(load_sampler("s"))
+    clients = [[sample("s") for _ in range(100)] for _ in range(4)]
+    senders = [threading.Thread(target=driven.submit, args=ops) for ops in clients]
+    for sender in senders:
+        sender.start()
+    assert driven.host.call(lambda: "on the host's thread").result(10) == "on the host's thread"
+    with pytest.raises(ZeroDivisionError):
+        driven.host.call(lambda: 1 // 0).result(10)
+    deadline = time.monotonic() + 20
+    while len([op for ops in clients for op in ops if driven.outcomes(op)]) < 400:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    driven.host.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(driven.events[0], Ready)
+
+
+def test_stopping_writes_the_snapshots_that_wait(tmp_path: Path) -> None:
+    driven = Driven(FakeEngine())
+    ops = [operation(OpKind.SNAPSHOT, "m", n, sampler_id=f"s{n}", folder=str(tmp_path / f"s{n}")) for n in range(1, 9)]
+    thread = threading.Thread(target=driven.host.run)
+    thread.start()
+    driven.submit(create("m"), *ops)
+    deadline = time.monotonic() + 20
+    while not driven.outcomes(ops[-1]):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    driven.host.stop()
+    thread.join(10)
+    assert {e.op_id for e in driven.events if isinstance(e, Flushed)} == {op.op_id for op in ops}
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_a_broken_device_ends_the_host_and_leaves_work_unanswered() -> None:
+    driven = Driven(FakeEngine())
+    op, neighbour = forward_backward("m", 1, [BROKEN_DEVICE]), forward_backward("n", 1, [5])
+    with pytest.raises(EngineBroken, match="the device failed: CUDA error"):
+        driven.run(create("m"), create("n"), op, neighbour)
+    assert not driven.outcomes(op)
+    assert not driven.outcomes(neighbour)
+
+
+class TestStats:
+    def test_come_about_once_a_second_and_at_rest(self) -> None:
+        clock = FakeClock()
+        driven = Driven(FakeEngine(clock=clock, token_s=0.05, step_s=0.1), clock=clock)
+        driven.run(create("m"), load_sampler("s"))
+        driven.run(*[forward_backward("m", n, [5] * 8) for n in range(1, 6)], optim("m", 6), sample("s", max_tokens=20))
+        stats = driven.stats()
+        assert 5 <= len(stats) <= 9
+        assert stats[-1]["unanswered"] == stats[-1]["queued_samples"] == stats[-1]["running_samples"] == 0
+        assert stats[-1]["models"] == stats[-1]["samplers"] == 1
+        assert max(s["train_tokens_per_second"] for s in stats) > 5
+        assert all(0 <= s["busy"] <= 1 for s in stats)
+
+    def test_an_idle_host_is_silent(self) -> None:
+        clock = FakeClock()
+        driven = Driven(FakeEngine(clock=clock), clock=clock)
+        driven.run(create("m"))
+        before = len(driven.stats())
+        for _ in range(5):
+            clock.now += 10.0
+            driven.run()
+        assert len(driven.stats()) == before == 1
