@@ -51,12 +51,12 @@ async def test_the_accept_header_decides_the_encoding(running: Running) -> None:
     model = await client.create_model()
     promise = await client.post_pass(model, 1, 2)
     expected = await client.result(promise)
-    answer = await client.post("retrieve_future", {"request_id": promise["request_id"]})
+    answer = await client.post("retrieve_future", {"request_id": promise["request_id"]}, Accept="application/json")
     assert answer["metrics"] == expected.metrics
     assert answer["loss_fn_outputs"][0]["logprobs"]["data"] == expected.loss_fn_outputs[0]["logprobs"].data
     sampler = await client.snapshot(model)
     promise = await client.post_sample(sampler, prompt_logprobs=True)
-    answer = await client.post("retrieve_future", {"request_id": promise["request_id"]})
+    answer = await client.post("retrieve_future", {"request_id": promise["request_id"]}, Accept="application/json")
     assert answer["prompt_logprobs"][0] is None
     assert answer["sequences"][0]["tokens"] == (await client.result(promise)).sequences[0].tokens
 

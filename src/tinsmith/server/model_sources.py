@@ -35,12 +35,16 @@ def resolve_models(specs: Sequence[str]) -> dict[str, Path]:
             raise StartupError(f"--model: got {spec!r}, expected NAME=FOLDER_OR_HUB_ID")
         if name in found:
             raise StartupError(f"--model: got the name {name!r} twice, expected every name once")
-        found[name] = resolve(source or name)
+        found[name] = resolve(source or name, f"model {name}")
     return found
 
 
-def resolve(source: str) -> Path:
+def resolve(source: str, field: str = "model") -> Path:
     """Return the folder of a shipped model, a folder's path, or a hub id (fetched if need be).
+
+    Args:
+        source: which of them.
+        field: what messages call it.
 
     Raises:
         StartupError: it is none of them, or holds no model.
@@ -49,23 +53,23 @@ def resolve(source: str) -> Path:
     if source in SHIPPED:
         folder = shipped_path(source)
     elif not folder.is_dir():
-        folder = _fetch(source)
-    _check(folder, source)
+        folder = _fetch(source, field)
+    _check(folder, source, field)
     return folder.resolve()
 
 
-def _check(folder: Path, source: str) -> None:
+def _check(folder: Path, source: str, field: str) -> None:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise StartupError(f"model: got {source!r} without a readable config.json, expected a checkpoint") from error
+        raise StartupError(f"{field}: got {source!r} without a readable config.json, expected a checkpoint") from error
     if not isinstance(config, dict) or "model_type" not in config:
-        raise StartupError(f"model: got {source!r} whose config.json names no model_type, expected a checkpoint")
+        raise StartupError(f"{field}: got {source!r} whose config.json names no model_type, expected a checkpoint")
 
 
-def _fetch(source: str) -> Path:
+def _fetch(source: str, field: str) -> Path:
     if not _HUB_ID.fullmatch(source):
-        raise StartupError(f"model: got {source!r}, which is no folder, expected a checkpoint's folder or a hub id")
+        raise StartupError(f"{field}: got {source!r}, which is no folder, expected a checkpoint's folder or a hub id")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -75,5 +79,5 @@ def _fetch(source: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StartupError(
-            f"model: got {source!r}, which is no folder, and the hub does not give it: {reason}"
+            f"{field}: got {source!r}, which is no folder, and the hub does not give it: {reason}"
         ) from error

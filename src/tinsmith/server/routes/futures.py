@@ -15,6 +15,7 @@ from tinsmith.types.responses import FailedFuture, TryAgainResponse
 router = APIRouter(prefix=PREFIX)
 
 PROTOBUF = "application/x-protobuf"
+JSON = "application/json"
 
 
 @router.post("/retrieve_future")
@@ -34,10 +35,11 @@ async def _outcome(request: Request, service: Service, record: Record) -> Respon
         return reply(FailedFuture(error=record.error or "failed", category=category))
     payload = await service.journal.result(record)
     if record.media_type != PROTOBUF:
-        return Response(payload, media_type="application/json")
-    if PROTOBUF in request.headers.get("accept", ""):
-        return Response(payload, media_type=PROTOBUF)
-    return Response(to_json(record, payload), media_type="application/json")
+        return Response(payload, media_type=JSON)
+    accept = request.headers.get("accept", "")
+    if JSON in accept and PROTOBUF not in accept:
+        return Response(to_json(record, payload), media_type=JSON)
+    return Response(payload, media_type=PROTOBUF)
 
 
 @router.post("/cancel_future")
