@@ -123,7 +123,7 @@ def test_a_killed_child_is_lost_and_born_again() -> None:
                 first = pid_of(link)
                 os.kill(first, signal.SIGKILL)
                 await listener.until(lambda life=life: len(listener.of(Ready)) == life)
-                assert listener.of(Lost)[-1].reason == "the engine process was killed by SIGKILL"
+                assert listener.of(Lost)[-1].reason == "the engine process was killed by signal 9 (Killed)"
                 assert pid_of(link) != first
             kinds = [type(e) for e in listener.events if isinstance(e, Lost | Ready)]
             assert kinds == [Ready, Lost, Ready, Lost, Ready]
@@ -176,10 +176,21 @@ def test_a_model_that_does_not_load_is_a_startup_error() -> None:
 def test_a_child_that_dies_while_loading_is_a_startup_error() -> None:
     async def main() -> None:
         link = ChildLink([ModelSpec("base", "dies")], Settings(), FAKE)
-        with pytest.raises(StartupError, match="SIGABRT"):
+        with pytest.raises(StartupError, match="killed by signal 6"):
             await link.start(Listener().on_event)
         await link.close()
 
+    asyncio.run(main())
+
+
+def test_a_child_that_cannot_be_started_is_a_startup_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        link = ChildLink([ModelSpec("base", "fake")], Settings(), FAKE)
+        with pytest.raises(StartupError, match=r"could not be started: .* '/nowhere/python'"):
+            await link.start(Listener().on_event)
+        await link.close()
+
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     asyncio.run(main())
 
 

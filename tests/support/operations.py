@@ -82,12 +82,14 @@ class Driven:
 
     def __init__(self, *engines: HostedEngine, clock: Callable[[], float] | None = None, **settings: Any) -> None:
         self.events: list[Event] = []
+        self.submitted: list[Operation] = []
         kwargs = {} if clock is None else {"clock": clock}
         by_name = {engine.info.name: engine for engine in engines}
         self.host = EngineHost(by_name, self.events.append, Settings(**settings), **kwargs)
 
     def submit(self, *ops: Operation) -> None:
         """Hand operations over."""
+        self.submitted += ops
         for op in ops:
             self.host.submit(op)
 

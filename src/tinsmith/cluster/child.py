@@ -117,7 +117,10 @@ class ChildLink:
         backoff = Backoff()
         while not self._closing.is_set():
             backoff.born()
-            reason = await self._live()
+            try:
+                reason = await self._live()
+            except OSError as error:
+                reason = f"the engine process could not be started: {error}"
             if not self._first.done():
                 self._first.set_exception(StartupError(reason))
                 return
@@ -131,16 +134,14 @@ class ChildLink:
         """Run one child until it is gone; return why it went."""
         self._message = None
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._module,
-                *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            self._process = process = await self._spawn(theirs)
+            reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         try:
             settings = self._settings.model_dump(mode="json", exclude=_PRIVATE)
             models = [[model.name, model.source] for model in self._models]
@@ -158,6 +159,13 @@ class ChildLink:
             self._writer = None
             await self._end_process(patience=_END_S)
         return self._message or _how_it_ended(process.returncode)
+
+    async def _spawn(self, theirs: socket.socket) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", self._module, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
+            pass_fds=[theirs.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+        )
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = FrameDecoder()
@@ -199,5 +207,5 @@ class ChildLink:
 
 def _how_it_ended(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"the engine process was killed by {signal.Signals(-status).name}"
+        return f"the engine process was killed by signal {-status} ({signal.strsignal(-status)})"
     return f"the engine process ended with status {status}"

@@ -15,14 +15,21 @@ class EngineBroken(RuntimeError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the host or on the device."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(sign in str(error) for sign in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether the device is lost: after a CUDA error other than a full memory every later call fails as well."""
+    """Whether the device is lost: after most CUDA errors every later call of the process fails as well.
+
+    A library that refuses its arguments says "CUDA error" too, but does no harm to what follows.
+    """
     if is_out_of_memory(error):
         return False
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+    text = str(error)
+    refused = "CUBLAS_STATUS_" in text and "CUBLAS_STATUS_EXECUTION_FAILED" not in text
+    return type(error).__name__ == "AcceleratorError" or ("CUDA error" in text and not refused)
 
 
 def raise_if_fatal(error: Exception) -> None:
