@@ -196,5 +196,5 @@ def test_a_service_that_stays_away_ends_the_model(
     with pytest.raises(Exception, match="not reachable"):
         training.optim_step(ADAM).result()
     fake.network = None
-    with pytest.raises(Exception, match="never reached the service"):
+    with pytest.raises(Exception, match=r"takes no more operations: .*not reachable"):
         training.optim_step(ADAM).result()

@@ -90,37 +90,53 @@ def test_what_the_service_is_asked(fake: FakeService, training: TrainingClient) 
 
 
 @pytest.mark.row(114, 117)
-def test_load_takes_all_that_a_checkpoint_has(fake: FakeService, training: TrainingClient) -> None:
-    state, sampler = training.save_state(), training.save_weights_for_sampler()
+def test_load(fake: FakeService, training: TrainingClient) -> None:
+    """Weights and optimizer; the weights alone on request."""
+    state = training.save_state()
     training.load_state(state).result()
-    training.load_state(sampler).result()
     training.load_state(state, with_optimizer=False).result()
-    training.load_state_with_optimizer(state).result()
+    training.load_state_with_optimizer(state, "tml-of-somebody-else").result()
     loads = [body for _, kind, body in fake.models[training.model_id].log if kind == "load_weights"]
-    assert [(body["path"], body["optimizer"]) for body in loads] == [
-        (state, True),
-        (sampler, False),
-        (state, False),
-        (state, True),
+    assert [(body["path"], body["optimizer"], body.get("weights_access_token")) for body in loads] == [
+        (state, True, None),
+        (state, False, None),
+        (state, True, "tml-of-somebody-else"),
     ]
-    with pytest.raises(UserError, match="which holds an optimizer"):
-        training.load_state_with_optimizer(sampler)
     with pytest.raises(UserError, match="path: got 'somewhere'"):
         training.load_state("somewhere")
-    with pytest.raises(UserError, match="weights_access_token"):
-        training.load_state(state, "token")
 
 
 def test_new_clients_from_a_state(fake: FakeService, service: ServiceClient, training: TrainingClient) -> None:
     state = training.save_state()
     fresh = service.create_training_client_from_state(state, user_metadata={"a": "b"}).result()
-    resumed = service.create_training_client_from_state_with_optimizer(state).result()
+    resumed = service.create_training_client_from_state_with_optimizer(state, weights_access_token="tml-x").result()
     bodies = [fake.models[client.model_id].log[0][2] for client in (fresh, resumed)]
-    assert [body["optimizer"] for body in bodies] == [False, True]
-    assert bodies[0]["user_metadata"] == {"a": "b"}
+    assert [(body["path"], body["optimizer"]) for body in bodies] == [(state, False), (state, True)]
+    assert (bodies[0]["user_metadata"], bodies[1]["weights_access_token"]) == ({"a": "b"}, "tml-x")
     assert [client.model_id for client in (training, fresh, resumed)] == [f"s-0:train:{i}" for i in range(3)]
-    with pytest.raises(UserError, match="which holds an optimizer"):
-        service.create_training_client_from_state_with_optimizer("tinker://r/sampler_weights/x")
+    with pytest.raises(UserError, match="path: got 'x'"):
+        service.create_training_client_from_state("x")
+
+
+def test_what_is_being_saved_is_waited_for(fake: FakeService, service: ServiceClient, training: TrainingClient) -> None:
+    """A checkpoint of one model may go into another before its save is done."""
+    other = service.create_lora_training_client("tinsmith-tiny").result()
+    training.result()
+    fake.hold.clear()
+    state, weights = training.save_state("a"), training.save_weights_for_sampler("b")
+    after = [
+        service.create_training_client_from_state(state),
+        service.create_sampling_client(weights),
+        other.load_state(state),
+    ]
+    asyncio.run(asyncio.sleep(0.1))
+    sent = [path for _, path, _ in fake.seen]
+    assert "load_weights" not in sent
+    assert "create_sampling_session" not in sent
+    background().call(fake.hold.set)
+    for future in after:
+        future.result(10)
+    assert fake.samplers["s-0:sample:0"][1] == weights
 
 
 @pytest.mark.row(16, 61)

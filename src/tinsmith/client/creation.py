@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinsmith.client.connection import parse
+from tinsmith.client.saved_path import settled
 from tinsmith.client.session import Session
 from tinsmith.types.errors import TinsmithError
 from tinsmith.types.requests import GetInfoRequest
@@ -29,12 +30,14 @@ async def create_model(session: Session, model_seq: int, path: str, body: dict[s
         session: that it belongs to.
         model_seq: its number in the session; a repeated request with it makes no second model.
         path: `create_model` or `load_weights`.
-        body: the request without its ids.
+        body: the request without its ids; a `path` in it that is being saved is waited for.
 
     Raises:
         RequestFailedError: the service could not make it.
         TinsmithError: the service gave it another id than the protocol says.
     """
+    if "path" in body:
+        body = {**body, "path": await settled(body["path"])}
     session_id = await session.id()
     expected = model_id_of(session_id, model_seq)
     fields = {"session_id": session_id, "model_seq_id": model_seq, **body}

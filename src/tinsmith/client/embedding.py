@@ -50,7 +50,10 @@ async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
 
     if _start is None:
         check_available()
-        await asyncio.to_thread(import_module, "tinsmith.embedded")
+        try:
+            await asyncio.to_thread(import_module, "tinsmith.embedded")
+        except ModuleNotFoundError as error:
+            raise TinsmithError(f"{_MISSING} (not found: {error.name})") from error
     if _start is None:
         raise TinsmithError("tinsmith.embedded registered no service")
     return await _start(settings)

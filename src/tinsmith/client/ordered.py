@@ -70,7 +70,7 @@ class Ordered:
         async with self._line.turn(ticket):
             await share(self.created)
             if self._lost is not None:
-                raise TinsmithError(f"an earlier operation never reached the service: {self._lost}") from self._lost
+                raise TinsmithError(f"this model takes no more operations: {self._lost}") from self._lost
             return await send()
 
     async def _receive(self, sent: Future[P], receive: Callable[[P], Awaitable[T]]) -> T:

@@ -16,6 +16,7 @@ from tinsmith.client.futures import APIFuture, Pending, share, wait_blocking
 from tinsmith.client.opening import open_connection
 from tinsmith.client.prompts import parse_params
 from tinsmith.client.sampler import SamplePoster, Sampler, SampleSpec
+from tinsmith.client.saved_path import settled
 from tinsmith.client.session import Session
 from tinsmith.client.tokenizer import Tokenizer
 from tinsmith.client.tokenizer_sources import find_tokenizer
@@ -264,6 +265,8 @@ def _check_spec(spec: SampleSpec) -> None:
 
 
 async def _open(session: Session, seq: int, model_path: str | None, base_model: str | None) -> Sampler:
+    if model_path is not None:
+        model_path = await settled(model_path)
     request = CreateSamplingSessionRequest(
         session_id=await session.id(), sampling_session_seq_id=seq, model_path=model_path, base_model=base_model
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TypeVar
 
-from tinsmith.client.futures import APIFuture
+from tinsmith.client.futures import APIFuture, share
 from tinsmith.types.outputs import SaveWeightsForSamplerResponse, SaveWeightsResponse
 
 R = TypeVar("R", SaveWeightsResponse, SaveWeightsForSamplerResponse)
@@ -46,3 +46,16 @@ class SavedPath(str, APIFuture[R]):
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         # Another process gets the address; the waiting stays here.
         return (str, (str.__str__(self),))
+
+
+async def settled(path: str) -> str:
+    """Return a checkpoint's address as a plain `str`, once it is saved where this process is saving it just now.
+
+    Raises:
+        RequestFailedError: the save failed.
+    """
+    plain = str(path)
+    if isinstance(path, SavedPath):
+        saving: Future[object] = path.future()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        await share(saving)
+    return plain

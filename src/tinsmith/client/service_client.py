@@ -107,10 +107,10 @@ class ServiceClient:
         """Make an adapter with the weights of a checkpoint and a fresh optimizer.
 
         Args:
-            path: of the checkpoint, `tinker://...`.
+            path: of `save_state`; one that is being saved is waited for.
             base_model: a compatible base to put the adapter on; None takes the checkpoint's.
             user_metadata: kept with the new training run.
-            weights_access_token: not offered by this service.
+            weights_access_token: a key of the checkpoint's owner, where that is somebody else.
             optimizer: AdamW, the only family served.
 
         Raises:
@@ -137,12 +137,13 @@ class ServiceClient:
         user_metadata: dict[str, str] | None,
         weights_access_token: str | None,
     ) -> TrainingClient:
-        if weights_access_token is not None:
-            raise invalid("weights_access_token", "given", "None: a key sees its own checkpoints and published ones")
-        if with_optimizer and CheckpointPath.parse(path).kind != "weights":
-            raise invalid("path", path, "a training state (tinker://RUN/weights/NAME), which holds an optimizer")
-        body: dict[str, Any] = {"type": "load_weights", "path": str(path), "optimizer": with_optimizer}
-        optional = {"base_model": base_model, "user_metadata": user_metadata}
+        CheckpointPath.parse(path)
+        body: dict[str, Any] = {"type": "load_weights", "path": path, "optimizer": with_optimizer}
+        optional = {
+            "base_model": base_model,
+            "user_metadata": user_metadata,
+            "weights_access_token": weights_access_token,
+        }
         body |= {key: value for key, value in optional.items() if value is not None}
         return TrainingClient.create(self._session, "load_weights", body)
 
@@ -158,7 +159,7 @@ class ServiceClient:
         """Return a client that samples from saved weights or from a base model; it can be used at once.
 
         Args:
-            model_path: `tinker://RUN/sampler_weights/NAME`.
+            model_path: of `save_weights_for_sampler`; one that is being saved is waited for.
             base_model: by the name that the service knows.
             retry_config: not offered: the client retries by itself.
             record_stability_info: not offered by this service.
@@ -167,9 +168,7 @@ class ServiceClient:
             UserError: neither is given.
         """
         refuse_sampling_options(retry_config, record_stability_info)
-        return SamplingClient.create(
-            self._session, model_path=None if model_path is None else str(model_path), base_model=base_model
-        )
+        return SamplingClient.create(self._session, model_path=model_path, base_model=base_model)
 
     # -- facts --------------------------------------------------------------------------------------------------------
 

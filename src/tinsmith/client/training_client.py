@@ -221,32 +221,28 @@ class TrainingClient(APIFuture["TrainingClient"]):
         return self._ops.save(self.model_id, "sampler_weights", name, SaveWeightsForSamplerResponse, fields)
 
     def load_state(
-        self, path: str, weights_access_token: str | None = None, *, with_optimizer: bool | None = None
+        self, path: str, weights_access_token: str | None = None, *, with_optimizer: bool = True
     ) -> APIFuture[LoadWeightsResponse]:
-        """Load a checkpoint into this client, in place of what it has.
+        """Load a training state into this client, in place of what it has.
 
         Args:
-            path: of `save_state` or `save_weights_for_sampler`, of this run or another with the same adapter shape.
-            weights_access_token: not offered by this service.
-            with_optimizer: None loads all that the checkpoint has: of a training state the optimizer, too, so that
-                training goes on as if it had never stopped. False loads the weights only, with a fresh optimizer
-                (what `ServiceClient.create_training_client_from_state` does); True insists on the optimizer.
+            path: of `save_state`, of this run or of another with the same base and adapter shape.
+            weights_access_token: a key of the checkpoint's owner, where that is somebody else.
+            with_optimizer: load the optimizer, too, so that training goes on as if it had never stopped. False loads
+                the weights only, with a fresh optimizer, as `ServiceClient.create_training_client_from_state` does.
 
         Raises:
-            UserError: it is no checkpoint path, or the optimizer is asked of a checkpoint that has none.
+            UserError: it is no checkpoint path.
         """
-        _refuse_token(weights_access_token)
-        has_optimizer = CheckpointPath.parse(path).kind == "weights"
-        if with_optimizer and not has_optimizer:
-            raise invalid("path", path, "a training state (tinker://RUN/weights/NAME), which holds an optimizer")
+        CheckpointPath.parse(path)
         with self._lock:
             self._snapshot = None
-            return Pending(self._ops.load(path, has_optimizer if with_optimizer is None else with_optimizer))
+            return Pending(self._ops.load(path, with_optimizer, weights_access_token))
 
     def load_state_with_optimizer(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Load a training state, weights and optimizer."""
+        """Load a training state, weights and optimizer; the same as `load_state(path)`."""
         return self.load_state(path, weights_access_token, with_optimizer=True)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -302,7 +298,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
     ) -> SamplingClient:
         """Return a client that samples from saved weights."""
         refuse_sampling_options(retry_config, record_stability_info)
-        return SamplingClient.create(self._session, model_path=str(model_path))
+        return SamplingClient.create(self._session, model_path=model_path)
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -368,7 +364,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
         return self.save_weights_for_sampler(name, ttl_seconds, user_metadata)
 
     async def load_state_async(
-        self, path: str, weights_access_token: str | None = None, *, with_optimizer: bool | None = None
+        self, path: str, weights_access_token: str | None = None, *, with_optimizer: bool = True
     ) -> APIFuture[LoadWeightsResponse]:
         """Submit a `load_state` and return its future."""
         return self.load_state(path, weights_access_token, with_optimizer=with_optimizer)
@@ -465,11 +461,6 @@ def refuse_sampling_options(retry_config: object, record_stability_info: bool) -
         raise invalid("retry_config", retry_config, "None: the client retries by itself (TINSMITH_CLIENT_RETRY_S)")
     if record_stability_info:
         raise invalid("record_stability_info", record_stability_info, "False: not offered by this service")
-
-
-def _refuse_token(token: str | None) -> None:
-    if token is not None:
-        raise invalid("weights_access_token", "given", "None: a key sees its own checkpoints and published ones")
 
 
 def _merged(config: LossConfig | None, keywords: Mapping[str, float | str]) -> dict[str, float | str]:

@@ -13,7 +13,7 @@ from tinsmith.client.custom_loss import CustomLoss, Surrogate, differentiate, fo
 from tinsmith.client.futures import share
 from tinsmith.client.ordered import Ordered
 from tinsmith.client.sampler import Sampler
-from tinsmith.client.saved_path import SavedPath
+from tinsmith.client.saved_path import SavedPath, settled
 from tinsmith.client.session import Session
 from tinsmith.types.codec import decode_forward_backward_output
 from tinsmith.types.datum import Datum
@@ -146,14 +146,21 @@ class TrainingOps:
     def _next_name(self) -> str:
         return next(name for name in (f"auto-{n}" for n in self._auto) if name not in self._names)
 
-    def load(self, path: str, optimizer: bool) -> Future[LoadWeightsResponse]:
+    def load(self, path: str, optimizer: bool, token: str | None) -> Future[LoadWeightsResponse]:
         """Submit a load of a checkpoint into this model."""
-        body = {"type": "load_weights", "path": str(path), "optimizer": optimizer}
+        body: dict[str, Any] = {"type": "load_weights", "optimizer": optimizer}
+        body |= {"weights_access_token": token} if token is not None else {}
+
+        async def send() -> str:
+            # A save of this very model is earlier in its order; one of another model has to be there first.
+            own = CheckpointPath.parse(path).run_id == self._created.result().model_id
+            source = str(path) if own else await settled(path)
+            return await self._ordered.post("load_weights", body | {"path": source})
 
         async def receive(request_id: str) -> LoadWeightsResponse:
             return await self._session.poller.json(request_id, LoadWeightsResponse)
 
-        return self._ordered.submit(lambda: self._ordered.post("load_weights", body), receive)
+        return self._ordered.submit(send, receive)
 
     def snapshot(self, kind: str) -> Future[Sampler]:
         """Submit a snapshot of the weights for sampling, which has no address and ends with the session."""
