@@ -122,7 +122,7 @@ def main(config: Config) -> None:
             "tokens": sum(datum.model_input.length for datum in batch),
             "learning_rate": learning_rate,
             "seconds": time.perf_counter() - started,
-            **(optim_result.metrics or {}),
+            **{f"optim/{name}": value for name, value in (optim_result.metrics or {}).items()},
         }
         log.log_metrics(batch_idx, metrics)
         print(
