@@ -178,8 +178,6 @@ class Door:
 
 def read(answer: httpx.Response) -> Answer:
     """Read a refusal or a failed future; anything else is no refusal."""
-    if answer.headers.get("content-type", "").startswith("application/x-protobuf"):
-        raise AssertionError("the request was carried out")
     body = answer.json()
     if "error" in body:
         return Answer(answer.status_code, body["category"], body["error"])

@@ -34,7 +34,7 @@ def test_a_failed_pass_fails_its_step_clears_the_gradients_and_leaves_the_weight
 
     before = saved("before")
     good = door.train(datum(), datum([9, 10, 11]))
-    assert good.headers["content-type"].startswith("application/x-protobuf"), good.text
+    assert len(good.json()["loss_fn_outputs"]) == 2
     read(door.train(datum(weights=[1.0])))
     answer = read(door.step(learning_rate=1e-2))
     assert answer == Answer(200, "user", answer.message)
@@ -52,7 +52,7 @@ def _train(service: tinker.ServiceClient, steps: int) -> str:
     model = service.create_lora_training_client(LLAMA, rank=8, seed=5).result(timeout=60)
     for number in range(steps):
         model.forward_backward(supervised((12, 25), seed=number), "cross_entropy")
-        model.optim_step(tinker.AdamParams(learning_rate=5e-3, eps=1e-8)).result(timeout=60)
+        model.optim_step(tinker.AdamParams(learning_rate=5e-3, eps=1e-3)).result(timeout=60)
     return model.save_state("end").result(timeout=60).path
 
 

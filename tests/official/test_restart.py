@@ -13,8 +13,10 @@ from tests.official.batches import logprobs_of, model_input, supervised, worst
 from tests.official.reference import adapter_weights, distance
 from tests.support.live_server import LLAMA, LiveServer
 
-ADAM = tinker.AdamParams(learning_rate=5e-3, eps=1e-8)
-STEPS = 6
+# A small eps would make the step of an entry whose gradient is all rounding error a coin toss.
+ADAM = tinker.AdamParams(learning_rate=5e-3, eps=1e-3)
+STEPS = 5
+KILLED_AFTER = 2
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_the_script_carries_on_from_the_same_weights(
     what: str, server: LiveServer, calm: tuple[list, list, dict]
 ) -> None:
     def disturb(number: int) -> None:
-        if number not in (1, 3):
+        if number != KILLED_AFTER:
             return
         if what == "engine":
             server.kill_engine()
