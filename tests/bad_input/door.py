@@ -56,6 +56,7 @@ class Door:
 
     def __init__(self, server: LiveServer) -> None:
         self.http = server.http()
+        self.http.headers["Accept"] = "application/json"  # results in JSON, too
         self.session_id = self._json("create_session", {"tags": [], "user_metadata": {}, "sdk_version": "0.38.0"})[
             "session_id"
         ]

@@ -26,6 +26,7 @@ def refusal(data_dir: Path, **models: Path) -> str:
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     printed = refusal(tmp_path / "data", mine=tmp_path / "empty")
+    assert "mine" in printed
     assert str(tmp_path / "empty") in printed.replace(" ", "")
     assert "config.json" in printed
 
