@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.hub import cached_file
+from transformers.utils.logging import disable_progress_bar
 
 from tinsmith.engine import attention
 from tinsmith.engine.architecture import check_config, check_probe, find_targets, is_experts, unsupported
@@ -160,6 +161,7 @@ def _load_weights(
     name: str, source: str, config: PreTrainedConfig, dtype: torch.dtype, parallel: DistributedConfig | None
 ) -> Any:
     folder = Path(source).expanduser()
+    disable_progress_bar()  # the service logs what it loads; a bar would cut through the output of a user's script
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.exists() else source,
