@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List checkpoints and fetch them.")
 _PAGE = 100
+_WIDTH = 600
 
 
 class Format(StrEnum):
@@ -76,19 +77,18 @@ def _print_table(checkpoints: list[Checkpoint]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     if not checkpoints:
-        console.print("no checkpoints")
+        typer.echo("no checkpoints")
         return
-    table = Table("saved", "kind", "size", "path", "expires")
+    # Wide enough for any path, without lines between: a path has to stay whole to be copied.
+    console = Console(width=_WIDTH, soft_wrap=True)
+    table = Table("saved", "kind", "size", "expires", "path", box=None, pad_edge=False)
     for checkpoint in checkpoints:
         table.add_row(
             f"{checkpoint.time.astimezone():%Y-%m-%d %H:%M}",
             checkpoint.checkpoint_type,
             "" if checkpoint.size_bytes is None else f"{checkpoint.size_bytes / 1e6:.1f} MB",
-            checkpoint.tinker_path,
             "never" if checkpoint.expires_at is None else f"{checkpoint.expires_at.astimezone():%Y-%m-%d %H:%M}",
+            checkpoint.tinker_path,
         )
-    table.columns[3].no_wrap = True
-    table.columns[3].overflow = "fold"
-    console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table, crop=False)

@@ -31,7 +31,9 @@ class LazyGroup(TyperGroup):
         """Return a command, or None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        return typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
+        command = typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
+        command.name = cmd_name  # a group of commands does not know what it is called here
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
