@@ -66,7 +66,10 @@ class Completion:
 
     def failure(self, record: Record, event: Failure) -> None:
         """Settle an operation with an engine's error."""
-        self.fail(record, event.message, event.category)
+        message = event.message
+        if record.kind is OpKind.LOAD_STATE:  # the engine knows only the folder that the checkpoint was pinned to
+            message = f"{record.wire['path']}: {message}"
+        self.fail(record, message, event.category)
 
     def fail(self, record: Record, message: str, category: RequestErrorCategory) -> None:
         """Settle an operation with an error."""
