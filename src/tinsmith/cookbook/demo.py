@@ -117,7 +117,7 @@ def run_demo(
     checkpoint = training.save_weights_for_sampler("pig-latin").result().path
     after = _translate(service.create_sampling_client(model_path=checkpoint), renderer, test)
     adapter_folder = folder / "adapter"
-    tinsmith.RestClient(base_url=base_url).download_checkpoint(checkpoint, adapter_folder)
+    tinsmith.RestClient(base_url=base_url).download_checkpoint(checkpoint, adapter_folder).result()
     result = DemoResult(
         model=EMBEDDED_MODEL,
         seed=seed,

@@ -26,7 +26,9 @@ def terminal_curve(values: Sequence[float], title: str, *, width: int = 64, heig
     cells = [[0] * width for _ in range(height)]
     before: int | None = None
     for x in range(columns):
-        value = values[min(len(values) - 1, x * len(values) // columns)]
+        place = x * (len(values) - 1) / (columns - 1)
+        left = min(int(place), len(values) - 2) if len(values) > 1 else 0
+        value = values[left] + (place - left) * (values[min(left + 1, len(values) - 1)] - values[left])
         y = round((high - value) / (high - low) * (rows - 1)) if high > low else rows - 1
         # A vertical stroke joins the dot to the one before, so that a steep fall is a line, not a gap.
         start = y if before is None else before
