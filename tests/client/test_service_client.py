@@ -234,3 +234,9 @@ def test_heartbeats_until_the_service_ends_the_session(
     assert len(beats) == 4
     assert "was ended by the embedded service" in caplog.text  # type: ignore[attr-defined]
     service.close("interrupted")
+
+
+@pytest.mark.row(21)
+def test_an_empty_url_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINSMITH_BASE_URL", "")
+    assert _connection(ServiceClient()).base_url is None

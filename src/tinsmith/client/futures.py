@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -39,7 +40,8 @@ _warned = False
 
 def _warn_if_loop_runs() -> None:
     global _warned
-    if _warned:
+    # A notebook's cells run inside a loop that has nothing else to do meanwhile.
+    if _warned or "ipykernel" in sys.modules:
         return
     try:
         asyncio.get_running_loop()

@@ -23,4 +23,4 @@ def open_connection(
 
     given: dict[str, Any] = {"api_key": api_key} if api_key is not None else {}
     settings = Settings(**given)
-    return Connection(base_url if base_url is not None else settings.base_url, settings, headers)
+    return Connection(base_url if base_url is not None else settings.base_url or None, settings, headers)

@@ -33,6 +33,7 @@ logger = logging.getLogger("tinsmith")
 # The refusals after which nothing more can be done for the model: wrong key, no such model, session over.
 _FINAL_STATUSES = frozenset({401, 403, 404, 410})
 _PARALLEL_POSTS = 8
+_LARGE_BYTES = 2**19
 
 
 class Ordered:
@@ -132,15 +133,17 @@ class Ordered:
     async def _encode(
         self, seq: int, part: Sequence[Datum], loss_fn: str, config: dict[str, float | str], forward_only: bool
     ) -> tuple[bytes, dict[str, str]]:
-        client = await self.session.connection.config()
+        compress = (await self.session.connection.config()).proto_compress_fwdbwd
         model_id = self.created.result().model_id
-        body = await asyncio.to_thread(
-            encode_forward_backward_request, model_id, seq, part, loss_fn, config, forward_only
-        )
-        if not client.proto_compress_fwdbwd:
-            return body, {"Content-Type": PROTOBUF}
-        compressed = await asyncio.to_thread(zstd_compress, body)
-        return compressed, {"Content-Type": PROTOBUF, "Content-Encoding": "zstd"}
+
+        def encode() -> bytes:
+            body = encode_forward_backward_request(model_id, seq, part, loss_fn, config, forward_only)
+            return zstd_compress(body) if compress else body
+
+        # A large body would stop all other traffic meanwhile; a small one is done before a thread has even begun.
+        large = sum(datum.nbytes for datum in part) > _LARGE_BYTES
+        content = await asyncio.to_thread(encode) if large else encode()
+        return content, {"Content-Type": PROTOBUF, **({"Content-Encoding": "zstd"} if compress else {})}
 
     async def _post(self, path: str, **request: Any) -> str:
         try:

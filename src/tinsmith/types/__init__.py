@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     ListSessionsResponse = SessionsResponse
     ParsedCheckpointTinkerPath = CheckpointPath
     ModelID = str
+    LossFnType = str
 
 # Where each exported name lives; modules load when a name is first used, so that `import tinsmith` stays light.
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -102,11 +103,14 @@ _ALIASES = {
     "ParsedCheckpointTinkerPath": "CheckpointPath",
 }
 
-__all__ = sorted([*_MODULE_OF, *_ALIASES, "ModelID"])  # pyright: ignore[reportUnsupportedDunderAll]
+# Names of texts, for annotations.
+_TEXTS = ("LossFnType", "ModelID")
+
+__all__ = sorted([*_MODULE_OF, *_ALIASES, *_TEXTS])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ModelID":
+    if name in _TEXTS:
         return str
     target = _ALIASES.get(name, name)
     if target not in _MODULE_OF:
