@@ -80,6 +80,7 @@ def test_tokenizer_and_chunks(service: ServiceClient) -> None:
     assert outputs.metrics["loss:sum"] == pytest.approx(1050 * one.metrics["loss:sum"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.row(210)
 def test_a_restart_goes_unnoticed(tmp_path: Path) -> None:
     """kill -9 while results are being waited for, and a new start: the loop carries on, with the same numbers."""
