@@ -29,13 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test sees the settings of whoever runs it, and none writes into their home."""
     for name in list(os.environ):
         if name.startswith(_OURS):
             monkeypatch.delenv(name)
     monkeypatch.setenv("TINSMITH_HOME", str(tmp_path_factory.mktemp("home")))
-    yield
 
 
 @pytest.hookimpl(hookwrapper=True)
