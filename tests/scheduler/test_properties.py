@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeClock, FakeEngine, fake_token
@@ -166,6 +166,7 @@ def _kept(diary: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> list
     st.lists(st.lists(st.integers(1, 20), min_size=15, max_size=15), min_size=2, max_size=4),
     st.integers(4, 30),
 )
+@example([[10] * 40, [10] * 40, [9] * 40], 19)  # the small rows fit into what the others leave of every pass
 def test_models_that_all_have_work_get_equal_tokens(lengths: list[list[int]], budget: int) -> None:
     engine = FakeEngine(max_tokens_per_pass=budget)
     driven = Driven(engine, clock=engine.clock)

@@ -85,6 +85,20 @@ def test_a_sampler_is_released_only_when_it_is_written(engine: FakeEngine, drive
     assert engine.samplers == {}
 
 
+def test_no_sample_begins_on_a_sampler_that_is_about_to_go(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
+    gate = threading.Event()
+    engine.write_hook = lambda sampler_id: _wait(gate)
+    op, late = snapshot(1, "s", tmp_path), sample("s")
+    driven.run(create("m"), op, operation(OpKind.RELEASE_SAMPLER, sampler_id="s"))
+    driven.run(late)
+    assert engine.sampler.added == []
+    gate.set()
+    wait_until_flushed(driven, op)
+    engine.clock.now += 31.0
+    driven.run()
+    assert "sampler_id: got 's'" in driven.failure(late).message
+
+
 def test_a_release_waits_for_a_snapshot_that_is_still_to_come(
     engine: FakeEngine, driven: Driven, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ class FairShare(Generic[K]):
         stayed = [self._tags[key] for key in self._active & fresh]
         # With nobody left who could have been kept waiting, all begin level.
         self._now = min(stayed) if stayed else max(self._tags.values(), default=self._now)
-        for key in fresh - self._active:
+        for key in fresh:
             self._tags[key] = max(self._tags.get(key, 0.0), self._now)
         self._tags = {key: tag for key, tag in self._tags.items() if key in fresh or tag > self._now}
         self._active = fresh
