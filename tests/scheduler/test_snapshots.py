@@ -85,12 +85,16 @@ def test_a_sampler_is_released_only_when_it_is_written(engine: FakeEngine, drive
     assert engine.samplers == {}
 
 
-def test_no_sample_begins_on_a_sampler_that_is_about_to_go(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
+@pytest.mark.parametrize("early_release", [True, False])
+def test_no_sample_begins_on_a_sampler_that_is_about_to_go(
+    engine: FakeEngine, driven: Driven, tmp_path: Path, early_release: bool
+) -> None:
     gate = threading.Event()
     engine.write_hook = lambda sampler_id: _wait(gate)
     op, late = snapshot(1, "s", tmp_path), sample("s")
-    driven.run(create("m"), op, operation(OpKind.RELEASE_SAMPLER, sampler_id="s"))
-    driven.run(late)
+    release = operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+    for ops in ([create("m"), op, release], [late]) if early_release else ([create("m"), op], [release], [late]):
+        driven.run(*ops)
     assert engine.sampler.added == []
     gate.set()
     wait_until_flushed(driven, op)

@@ -194,6 +194,8 @@ class EngineScheduler:
     def _snapshot_made(self, op: Operation) -> None:
         sampler_id, folder = op.args["sampler_id"], op.args["folder"]
         self.samplers.made(sampler_id)
+        if any(waiting.kind is OpKind.RELEASE_SAMPLER for waiting in self._sampler_ops.get(sampler_id, ())):
+            self.samplers.retire(sampler_id)
         write = self._engine.write_snapshot
         self._flusher.add(Flush(op.op_id, sampler_id, folder, lambda: write(sampler_id, folder)))
 
