@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -77,11 +77,6 @@ def stopwatch() -> Iterator[Stopwatch]:
         yield watch
     finally:
         watch.stop()
-
-
-def median_of(repeats: int, run: Callable[[], float]) -> float:
-    """Return the median of several runs."""
-    return float(np.median([run() for _ in range(repeats)]))
 
 
 def equal_lengths(count: int, length: int) -> list[int]:
