@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
@@ -53,8 +52,7 @@ def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
     started = time.monotonic()
     engine = Engine.load(spec.name, spec.source, settings.device, settings.dtype, settings)
     logger.info("loaded %s from %s in %.1f s", spec.name, spec.source, time.monotonic() - started)
-    # Pyright does not see that a cached property serves as a property of a protocol.
-    return cast(HostedEngine, engine)
+    return engine
 
 
 def load_engines(specs: Iterable[ModelSpec], settings: Settings) -> dict[str, HostedEngine]:
