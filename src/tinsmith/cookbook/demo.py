@@ -26,9 +26,9 @@ from tinsmith.types.errors import invalid
 from tinsmith.types.registry import EMBEDDED_MODEL
 
 RANK = 32
-BATCH_SIZE = 64
-STEPS = 120
-LEARNING_RATE = 3e-3
+BATCH_SIZE = 32
+STEPS = 150
+LEARNING_RATE = 4e-3
 TRAIN_WORDS = 6000
 TEST_WORDS = 200
 _SHOWN = 6
