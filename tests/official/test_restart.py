@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,6 +18,7 @@ from tests.support.live_server import LLAMA, LiveServer
 # A small eps would make the step of an entry whose gradient is all rounding error a coin toss.
 ADAM = tinker.AdamParams(learning_rate=5e-3, eps=1e-3)
 STEPS = 5
+TIMEOUT = 200
 KILLED_AFTER = 2
 
 
@@ -28,26 +31,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     server.stop()
 
 
-def script(server: LiveServer, disturb: Callable[[int], None]) -> tuple[list, list, dict]:
+def script(server: LiveServer, disturb: Callable[[int], None], steps: int = STEPS) -> tuple[list, list, dict]:
     """Train and sample; `disturb` is called between submitting each step and reading its results."""
     with server.service() as service:
-        model = service.create_lora_training_client(LLAMA, rank=8, seed=3).result(timeout=120)
+        model = service.create_lora_training_client(LLAMA, rank=8, seed=3).result(timeout=TIMEOUT)
         losses = []
-        for number in range(STEPS):
+        for number in range(steps):
             futures = [
                 model.forward_backward(supervised((12, 20), seed=number), "cross_entropy"),
                 model.forward_backward(supervised((7,), seed=50 + number), "cross_entropy"),
                 model.optim_step(ADAM),
             ]
             disturb(number)
-            losses += [future.result(timeout=120).metrics["loss:sum"] for future in futures[:2]]
-            futures[2].result(timeout=120)
+            losses += [future.result(timeout=TIMEOUT).metrics["loss:sum"] for future in futures[:2]]
+            futures[2].result(timeout=TIMEOUT)
             if number == 1:
-                sampler = model.save_weights_and_get_sampling_client().result(timeout=120)
+                sampler = model.save_weights_and_get_sampling_client().result(timeout=TIMEOUT)
         params = tinker.SamplingParams(max_tokens=8, seed=4, stop=[])
-        sampled = sampler.sample(model_input([1, 2, 3]), 2, params).result(timeout=120)
-        path = model.save_state("end").result(timeout=120).path
-        probe = model.forward(supervised((30,), seed=99), "cross_entropy").result(timeout=120)
+        sampled = sampler.sample(model_input([1, 2, 3]), 2, params).result(timeout=TIMEOUT)
+        path = model.save_state("end").result(timeout=TIMEOUT).path
+        probe = model.forward(supervised((30,), seed=99), "cross_entropy").result(timeout=TIMEOUT)
     tokens = [list(sequence.tokens) for sequence in sampled.sequences]
     return losses, [*logprobs_of(probe), np.array(tokens, float)], adapter_weights(server.checkpoint_folder(path))
 
@@ -77,3 +80,31 @@ def test_the_script_carries_on_from_the_same_weights(
     assert losses == pytest.approx(calm[0], rel=1e-5)
     assert worst(outputs, calm[1]) <= 1e-5
     assert distance(weights, calm[2]) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.row(11, 116, 210)
+def test_kills_at_random_moments_change_nothing(server: LiveServer) -> None:
+    wanted = script(server, lambda number: None, steps=30)
+    rng, done, kills = random.Random(0), threading.Event(), []
+
+    def chaos() -> None:
+        while not done.wait(rng.uniform(0.2, 4)):
+            kills.append(rng.random() < 0.5)
+            if kills[-1]:
+                server.kill_engine()
+            else:
+                server.kill()
+                server.start()
+
+    thread = threading.Thread(target=chaos)
+    thread.start()
+    try:
+        losses, outputs, weights = script(server, lambda number: time.sleep(0.3), steps=30)
+    finally:
+        done.set()
+        thread.join()
+    assert len(set(kills)) == 2, "both kinds of kill must have happened"
+    assert losses == pytest.approx(wanted[0], rel=1e-5)
+    assert worst(outputs, wanted[1]) <= 1e-5
+    assert distance(weights, wanted[2]) <= 1e-5
