@@ -38,6 +38,7 @@ class Sizes:
     Attributes:
         batch: sequences of a step; a share of them each where several adapters train.
         length: tokens of a sequence; of log-normal ones the mean.
+        small: tokens of a short sequence.
         longest: longest log-normal sequence, tokens.
         prompts: prompts that are sampled at once.
         prompt_length: tokens.
@@ -48,6 +49,7 @@ class Sizes:
 
     batch: int = 32
     length: int = 128
+    small: int = 16
     longest: int = 1000
     prompts: int = 8
     prompt_length: int = 32
@@ -56,7 +58,7 @@ class Sizes:
     repeats: int = 5
 
 
-QUICK = Sizes(batch=4, length=8, longest=24, prompts=2, prompt_length=4, samples=2, max_tokens=4, repeats=1)
+QUICK = Sizes(batch=4, length=8, small=4, longest=24, prompts=2, prompt_length=4, samples=2, max_tokens=4, repeats=1)
 
 
 def sequences(lengths: list[int], vocab_size: int, seed: int = 0) -> list[list[int]]:
@@ -106,11 +108,16 @@ def measure(sides: Sequence[Contestant], job: Job, sizes: Sizes, vocab_size: int
     spread = sequences(lognormal_lengths(sizes.batch, sizes.length, sizes.longest), vocab_size)
     tokens = sum(len(ids) - 1 for ids in spread)
     workload("training, log-normal lengths", tokens, lambda side: side.train({first: spread}))
-    everyone = shares(equal, job.names)
-    workload(f"training, {job.adapters} adapters at once", trained, lambda side: side.train(everyone))
-    turns = [{name: batch} for name, batch in everyone.items()]
-    name = f"training, {job.adapters} adapters in turns"
-    workload(name, trained, lambda side: [side.train(turn) for turn in turns])
+    tiny = sequences(equal_lengths(job.adapters, sizes.small), vocab_size)
+    for batch, what in (
+        (equal, f"{job.adapters} adapters"),
+        (tiny, f"{job.adapters} adapters, one short sequence each"),
+    ):
+        everyone = shares(batch, job.names)
+        turns = [{name: share} for name, share in everyone.items()]
+        tokens = sum(len(ids) - 1 for ids in batch)
+        workload(f"training, {what}, at once", tokens, lambda side, all_=everyone: side.train(all_))
+        workload(f"training, {what}, in turns", tokens, lambda side, each=turns: [side.train(one) for one in each])
     prompts = sequences(equal_lengths(sizes.prompts, sizes.prompt_length - 1), vocab_size, seed=1)
     tokens = sizes.prompts * sizes.samples * sizes.max_tokens
     workload("sampling", tokens, lambda side: side.sample(prompts, sizes.samples, sizes.max_tokens))
