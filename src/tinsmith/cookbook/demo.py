@@ -133,7 +133,7 @@ def run_demo(
         adapter_folder=str(adapter_folder),
     )
     (folder / "demo.json").write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    _show(console, result, folder, list(zip(test, before, after, expected, strict=True)))
+    _show(console, result, folder, base_url, list(zip(test, before, after, expected, strict=True)))
     return result
 
 
@@ -189,7 +189,9 @@ def _train(
     return losses
 
 
-def _show(console: Console, result: DemoResult, folder: Path, rows: list[tuple[str, str, str, str]]) -> None:
+def _show(
+    console: Console, result: DemoResult, folder: Path, base_url: str | None, rows: list[tuple[str, str, str, str]]
+) -> None:
     samples = Table("word", "before", "after", "", title="held-out words")
     for word, before, after, expected in rows[:_SHOWN]:
         samples.add_row(word, repr(before)[1:-1], repr(after)[1:-1], "✓" if after == expected else f"≠ {expected}")
@@ -204,7 +206,7 @@ def _show(console: Console, result: DemoResult, folder: Path, rows: list[tuple[s
         ("PEFT folder", result.adapter_folder),
         ("loss curve", folder / "loss.png"),
         ("summary", folder / "demo.json"),
-        ("chat with it", f"tinsmith chat {result.checkpoint}"),
+        ("chat with it", f"tinsmith chat {result.checkpoint}" + (f" --base-url {base_url}" if base_url else "")),
     ):
         console.print(f"{label:<14}{value}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"{'time':<14}{result.seconds:.1f} s, training {result.train_seconds:.1f} s of them")

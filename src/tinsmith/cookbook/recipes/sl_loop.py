@@ -135,7 +135,8 @@ def main(config: Config) -> None:
         save_state(n_train_batches)
     sampler_path = training_client.save_weights_for_sampler(f"final-{n_train_batches:06d}").result().path
     log.log_sampler(n_train_batches, sampler_path)
-    print(f"saved {sampler_path}\nchat with it: tinsmith chat {sampler_path}")
+    where = f" --base-url {config.base_url}" if config.base_url else ""
+    print(f"saved {sampler_path}\nchat with it: tinsmith chat {sampler_path}{where}")
 
 
 if __name__ == "__main__":
