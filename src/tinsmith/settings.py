@@ -92,6 +92,14 @@ class Settings(BaseSettings):
     recovery_interval_s: float = Field(
         default=60.0, gt=0, description="Least time between two recovery points of one model, seconds."
     )
+    sampler_rest_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="A sampler that nobody used for so long leaves the engine's memory until it is used, seconds.",
+    )
+    max_resident_samplers: int = Field(
+        default=64, ge=1, description="Samplers of one base model in the engine's memory; more, and the idlest leave it."
+    )
     checkpoint_min_ttl_s: int = Field(default=3600, ge=1, description="Shortest lifetime of a checkpoint, seconds.")
     checkpoint_max_ttl_s: int = Field(
         default=315_360_000, ge=1, description="Longest lifetime of a checkpoint, seconds."

@@ -43,9 +43,10 @@ class Running:
         service = self.service
         service.futures.closing.set()
         self.link.alive = False
+        await service.completion._storing.stop()
         await service.tasks.stop()
         service.db.close()
-        service._lock_held()._lock.release()
+        service._claimed().lock._lock.release()
 
 
 @pytest.fixture

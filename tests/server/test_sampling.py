@@ -166,15 +166,33 @@ async def test_weights_that_do_not_load_fail_the_samples_and_are_tried_again(run
     assert await client.sample(sampler, 1)
 
 
-async def test_idle_samplers_leave_the_engine_and_come_back(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_samplers_leave_the_engine_and_come_back(start: Start) -> None:
+    running = await start(sampler_rest_s=1e-9)
     client = await running.client()
     sampler = await client.snapshot(await client.create_model())
     before = await client.sample(sampler, 0, params={"seed": 1})
-    monkeypatch.setattr("tinsmith.server.sweeper._SAMPLER_REST_S", -1.0)
     await running.service.sweeper.sweep()
     await soon(lambda: not running.link.samplers)
     after = await client.sample(sampler, 1, params={"seed": 1})
     assert after.sequences[0].tokens == before.sequences[0].tokens
+
+
+async def test_the_idlest_of_too_many_samplers_leave_first_and_busy_ones_stay(start: Start) -> None:
+    running = await start(max_resident_samplers=3)
+    client = await running.client()
+    model = await client.create_model()
+    samplers = [await client.snapshot(model) for _ in range(3)]
+    await client.sample(samplers[0])
+    running.link.holding = True
+    waiting = await client.post_sample(samplers[1])
+    running.link._queue.clear()  # that sample never ends
+    running.link.release()
+    samplers += [await client.snapshot(model) for _ in range(2)]
+    await soon(lambda: len(running.link.samplers) == 3)
+    assert samplers[1] in running.link.samplers
+    assert samplers[2] not in running.link.samplers
+    assert await client.sample(samplers[2])
+    assert waiting
 
 
 async def test_inflight_weights_are_refused_by_name(running: Running) -> None:

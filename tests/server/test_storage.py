@@ -107,6 +107,25 @@ async def test_journal_bodies_in_another_store(start: Start, tmp_path: Path) -> 
     assert [p.suffix for p in sorted((tmp_path / "elsewhere").iterdir())] == [".body", ".result"]
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("sqlite:////nowhere/at/all.db", "unable to open"), ("nonsense", "database"), ("oracle9://x", "database")],
+)
+async def test_a_database_that_cannot_be_used(start: Start, url: str, message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        await start(database_url=url)
+    assert await start()  # the folder was given back
+
+
+async def test_a_database_of_a_later_version(start: Start, tmp_path: Path) -> None:
+    await (await start()).crash()
+    db = Database(default_url(tmp_path / "data"))
+    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    db.close()
+    with pytest.raises(StartupError, match="database: got schema 9999"):
+        await start()
+
+
 # -- locks ---------------------------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,7 @@ def serve(
     try:
         settings = _settings({name: value for name, value in given.items() if value is not None})
         asyncio.run(_serve(settings, data_dir or settings.home, model or [EMBEDDED_MODEL]))
-    except StartupError as error:
+    except (StartupError, OSError) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from None
 

@@ -50,6 +50,7 @@ class Completion:
         self._folders = folders
         self._dispatcher = dispatcher
         self._tasks = tasks
+        self._storing = Tasks()
         dispatcher.fail = self.fail
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ class Completion:
         record.succeed(
             answer if answer is not None else event.payload, JSON if answer is not None else event.media_type
         )
-        self._tasks.start(self._store(record, effects, then))
+        self._storing.start(self._store(record, effects, then))
 
     def failure(self, record: Record, event: Failure) -> None:
         """Settle an operation with an engine's error."""
@@ -84,7 +85,7 @@ class Completion:
         run = self._live.runs.get(record.model_id or "")
         if run is not None and run.creation is record:
             effects.append(self.end_run(run, RunStatus.FAILED, message, category))
-        self._tasks.start(self._store(record, effects, None))
+        self._storing.start(self._store(record, effects, None))
 
     def end_run(self, run: Run, status: RunStatus, message: str, category: RequestErrorCategory) -> Effect:
         """Make a run unusable: what waits for it fails. Return what to store."""
@@ -110,6 +111,10 @@ class Completion:
         if then is not None:
             await then()
         self._futures.mark_settled(record)
+
+    async def stored(self, seconds: float) -> None:
+        """Wait until the outcomes that came in are stored, for at most so long."""
+        await self._storing.finish(seconds)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Dispatcher:
         open: whether newly accepted operations go to the host at once. While it is down or what it lost is being
             rebuilt they wait; `recovery` hands them over.
         fail: told about operations that cannot be carried out.
+        on_sampler_ready: told about samplers that the engine now holds.
     """
 
     def __init__(self, link: EngineLink, journal: JournalLike, live: LiveState, folders: Folders) -> None:
@@ -54,6 +55,7 @@ class Dispatcher:
         self.up = False
         self.open = False
         self.fail: Callable[[Record, str, RequestErrorCategory], object] = _nobody_listens
+        self.on_sampler_ready: Callable[[Sampler], None] | None = None
         self._internal: dict[str, Internal] = {}
         self._replayed: dict[str, Record] = {}
 
@@ -103,7 +105,11 @@ class Dispatcher:
             if record.seq_id is not None:
                 self.skip(record)
             return
-        body, path = await self._journal.body(record, verify=verify)
+        try:
+            body, path = await self._journal.body(record, verify=verify)
+        except BaseException:
+            record.submitted_in = 0
+            raise
         if life == self.life:
             self._link.submit(self._operation(record, body, path, replay))
             if replay:
@@ -209,6 +215,8 @@ class Dispatcher:
         for record in held:
             if record.state is State.PENDING:
                 await self._hand_over(record, replay=False)
+        if self.on_sampler_ready is not None:
+            self.on_sampler_ready(sampler)
 
     def release_sampler(self, sampler: Sampler) -> None:
         """Free a sampler's memory in the engine; it can be loaded again while its files are there."""

@@ -188,7 +188,9 @@ class Journal:
 
     async def result(self, record: Record) -> bytes:
         if record.result is not None:
-            return record.result
+            # Kept in memory for the first poll only; whoever asks again waits for the disk.
+            result, record.result = record.result, None
+            return result
         if record.result_blob:
             return await self._blobs.get(record.result_blob)
         result = await self._column(record, OperationRow.result)

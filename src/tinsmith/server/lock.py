@@ -6,12 +6,16 @@ import json
 import os
 import sys
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from tinsmith.types.errors import StartupError
+
+# The name of the service that stores operations; embedded ones have random names.
+SERVE = "serve"
 
 
 class FolderLock:
@@ -65,6 +69,52 @@ class FolderLock:
             self._note.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
         self._lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A service's hold on a data folder.
+
+    Attributes:
+        instance: its name there.
+        lock: held while the service lives.
+        exclusive: whether it is the one that stores operations.
+        dead: embedded services whose process is gone, each with its lock, now held by this service.
+    """
+
+    instance: str
+    lock: FolderLock
+    exclusive: bool
+    dead: list[tuple[str, FolderLock]]
+
+    def release(self) -> None:
+        """Give the folder back; what is left of dead services is left to the next one."""
+        for _, lock in self.dead:
+            lock.release()
+        self.lock.release(remove=not self.exclusive)
+
+
+def claim(root: Path, *, exclusive: bool) -> Claim:
+    """Take hold of a data folder.
+
+    Args:
+        root: the folder.
+        exclusive: as the one service that stores operations; otherwise as one of any number of embedded ones.
+
+    Raises:
+        StartupError: the folder has its one service already; the message names that process.
+    """
+    lock = FolderLock(root / "serve.lock")
+    if exclusive:
+        lock.acquire()
+    instances = root / "instances"
+    instances.mkdir(exist_ok=True)
+    with FileLock(str(root / "instances.lock")):  # a new instance must not be taken for a dead one
+        dead = dead_instances(instances)
+        if exclusive:
+            return Claim(SERVE, lock, exclusive, dead)
+        instance, lock = new_instance(instances)
+        return Claim(instance, lock, exclusive, dead)
 
 
 def new_instance(folder: Path) -> tuple[str, FolderLock]:

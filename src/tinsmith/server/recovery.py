@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.server.catalog import Catalog
 from tinsmith.server.completion import Completion
@@ -183,7 +187,7 @@ class Recovery:
 
     async def _send(self, record: Record) -> None:
         try:
-            await self._dispatcher.send(record)
+            await _patiently(lambda: self._dispatcher.send(record))
         except TornBody as error:
             self._completion.fail(record, str(error), RequestErrorCategory.SERVER)
 
@@ -197,7 +201,7 @@ class Recovery:
                 await self._take(run, step)
                 if life != self._dispatcher.life:
                     return
-        except (TornBody, FileNotFoundError) as error:
+        except TornBody as error:
             await self._abandon(run, f"it could not be rebuilt after a restart: {error}")
             return
         if run.id not in self._live.runs:
@@ -215,9 +219,9 @@ class Recovery:
             case Load(point):
                 self._load(run, point)
             case Replay(record):
-                await self._dispatcher.replay(record)
+                await _patiently(lambda: self._dispatcher.replay(record))
             case Resend(record):
-                await self._dispatcher.resend(record)
+                await _patiently(lambda: self._dispatcher.resend(record))
             case Skip(record):
                 self._dispatcher.skip(record)
             case SkipMissing(seq_id):
@@ -250,3 +254,21 @@ class Recovery:
             self._completion.fail(run.creation, advice, RequestErrorCategory.SERVER)
         await self._db.write(effect)
         self._dispatcher.release_model(run)
+
+
+async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something that reads from the disk or the database; what keeps failing is taken for lost.
+
+    Raises:
+        TornBody: it failed every time.
+    """
+    for delay in (0.1, 0.5, 2.0, 5.0):
+        try:
+            return await work()
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("the journal could not be read (%s); next try in %g s", error, delay)
+            await asyncio.sleep(delay)
+    try:
+        await work()
+    except (SQLAlchemyError, OSError) as error:
+        raise TornBody(f"the journal could not be read: {error}") from error

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import FileLock
-from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.server.auth import KeyStore
 from tinsmith.server.blobs import BlobStore
@@ -18,8 +15,8 @@ from tinsmith.server.checkpoints import Checkpoints
 from tinsmith.server.completion import Completion
 from tinsmith.server.creation import Creation
 from tinsmith.server.db.database import Database, default_url
-from tinsmith.server.db.models import SamplerRow
 from tinsmith.server.dispatch import Dispatcher
+from tinsmith.server.events import Events
 from tinsmith.server.folders import Folders
 from tinsmith.server.futures import FutureStore
 from tinsmith.server.intake import Intake
@@ -27,12 +24,13 @@ from tinsmith.server.journal import Journal, JournalLike, MemoryJournal
 from tinsmith.server.listings import Listings
 from tinsmith.server.live import LiveState
 from tinsmith.server.loading import end_dead, load
-from tinsmith.server.lock import FolderLock, dead_instances, new_instance
+from tinsmith.server.lock import Claim, claim
 from tinsmith.server.metrics import Metrics
 from tinsmith.server.ordered import Ordered
 from tinsmith.server.points import RecoveryPoints
-from tinsmith.server.records import Record, State
+from tinsmith.server.records import Record
 from tinsmith.server.recovery import Recovery
+from tinsmith.server.resting import Resting
 from tinsmith.server.sampling import Sampling
 from tinsmith.server.saving import Saving
 from tinsmith.server.sessions import Sessions
@@ -41,13 +39,11 @@ from tinsmith.server.tasks import Tasks
 from tinsmith.server.tokenizers import TokenizerFiles
 from tinsmith.server.training import Training
 from tinsmith.settings import Settings
-from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.model_info import BaseModelInfo
-from tinsmith.types.operations import EngineLink, Event, Failure, Flushed, Lost, OpKind, Ready, Result, Stats
+from tinsmith.types.errors import RequestErrorCategory, StartupError
+from tinsmith.types.operations import EngineLink
 
-log = logging.getLogger("tinsmith.server")
-
-SERVE = "serve"
+# How long a stop waits for outcomes that are being stored, seconds.
+_STORE_S = 10.0
 
 
 class Service:
@@ -82,10 +78,9 @@ class Service:
         self._journalled = journal
         self._models = dict(models or {})
         self._load_model = load_model
-        self._lock: FolderLock | None = None
+        self._claim: Claim | None = None
+        self._db: Database | None = None
         self._failed: asyncio.Future[None] | None = None
-        self._progress = False
-        self.lives = 0
         self.metrics = Metrics()
 
     # -- start and stop -----------------------------------------------------------------------------------------------
@@ -94,54 +89,33 @@ class Service:
         """Open the data folder and start the engine host; requests may come once this returns.
 
         Raises:
-            StartupError: another process holds the folder.
+            StartupError: another process holds the folder, or the database cannot be used.
         """
-        instance = self._acquire()
+        self._claim = claim(self.folders.root, exclusive=self._journalled)
         try:
-            self._open(instance)
-            await self._clean_up()
+            self._open(self._claim.instance)
+            await self._clean_up(self._claim)
+        except SQLAlchemyError as error:
+            self._close()
+            reason = getattr(error, "orig", None) or error
+            raise StartupError(f"database: it cannot be used: {reason}") from error
         except BaseException:
-            self._db.close()
-            self._lock_held().release()
+            self._close()
             raise
         self._failed = asyncio.get_running_loop().create_future()
         self.tasks.start(self._start_link())
         self.tasks.start(self.sweeper.run())
 
-    def _acquire(self) -> str:
-        """Take the lock of this service, and end what dead embedded ones left; return this service's name."""
-        root = self.folders.root
-        self._db = Database(self._database_url(), self.settings.durability)
-        self._dead: list[tuple[str, FolderLock]] = []
-        try:
-            if self._journalled:
-                self._lock = FolderLock(root / "serve.lock")
-                self._lock.acquire()
-            self._db.migrate(root / "migrate.lock")
-            instances = root / "instances"
-            instances.mkdir(exist_ok=True)
-            with FileLock(str(root / "instances.lock")):
-                self._dead = dead_instances(instances)
-                if self._journalled:
-                    return SERVE
-                instance, self._lock = new_instance(instances)
-                return instance
-        except BaseException:
-            if self._lock is not None:
-                self._lock.release()
-            self._db.close()
-            raise
-
-    def _database_url(self) -> str:
-        return self.settings.database_url or default_url(self.folders.root)
-
-    def _lock_held(self) -> FolderLock:
-        if self._lock is None:
+    def _claimed(self) -> Claim:
+        if self._claim is None:
             raise RuntimeError("the service has not been started")
-        return self._lock
+        return self._claim
 
     def _open(self, instance: str) -> None:
-        settings, db, folders = self.settings, self._db, self.folders
+        settings, folders = self.settings, self.folders
+        url = settings.database_url or default_url(folders.root)
+        self._db = db = Database(url, settings.durability)
+        db.migrate(folders.root / "migrate.lock")
         self.live = live = LiveState()
         self.tasks = tasks = Tasks()
         self.futures = futures = FutureStore()
@@ -164,6 +138,10 @@ class Service:
             live, db, self.journal, dispatcher, folders, tasks, settings.recovery_interval_s
         )
         self.recovery = Recovery(live, db, futures, self.journal, dispatcher, self.completion, points, catalog, folders)
+        resting = Resting(settings, live, futures, dispatcher)
+        self.events = Events(
+            live, db, futures, catalog, dispatcher, self.completion, self.recovery, points, resting, tasks, self.metrics
+        )
         self.intake = intake = Intake(futures, self.journal, live, dispatcher, points)
         ordered = Ordered(live, intake)
         self.training = Training(settings, catalog, ordered)
@@ -171,16 +149,17 @@ class Service:
         self.creation = Creation(settings, live, catalog, checkpoints, folders, intake, ordered, saving)
         self.sampling = Sampling(settings, live, db, catalog, checkpoints, folders, futures, dispatcher, intake, saving)
         self.sessions = Sessions(instance, settings.session_timeout_s, live, db, futures, dispatcher, folders, tasks)
-        self.sweeper = Sweeper(settings, live, futures, self.journal, self.sessions, checkpoints, dispatcher)
+        self.sweeper = Sweeper(settings, live, futures, self.journal, self.sessions, checkpoints, resting)
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, claim: Claim) -> None:
         """Finish what earlier lives left half done."""
-        for instance, lock in self._dead:
-            sessions, runs = await self._db.write(lambda connection, name=instance: end_dead(connection, name))
+        for instance, lock in claim.dead:
+            sessions, runs = await self.db.write(lambda connection, name=instance: end_dead(connection, name))
             await self.checkpoints.sweep_folders(runs, ())
             for session_id in sessions:
                 await self.folders.remove_session(session_id, [r for r in runs if r.startswith(f"{session_id}:")])
             lock.release(remove=True)
+        claim.dead.clear()
         for record in self._orphans:
             self.completion.fail(record, "its session ended before it was done", RequestErrorCategory.USER)
         await self.sessions.sweep()
@@ -194,7 +173,7 @@ class Service:
 
     async def _start_link(self) -> None:
         try:
-            await self._link.start(self._on_event)
+            await self._link.start(self.events.take)
         except Exception as error:
             if self._failed is not None and not self._failed.done():
                 self._failed.set_exception(error)
@@ -223,76 +202,14 @@ class Service:
         self.drain()
         self.dispatcher.open = False
         await self._link.close()
+        await self.completion.stored(_STORE_S)
         await self.tasks.stop()
-        self._db.close()
-        self._lock_held().release(remove=not self._journalled)
+        self._close()
 
-    # -- events of the engine host ------------------------------------------------------------------------------------
-
-    def _on_event(self, event: Event) -> None:
-        match event:
-            case Result() | Failure():
-                self._on_outcome(event)
-            case Flushed(op_id):
-                self.tasks.start(self._on_flushed(op_id))
-            case Ready(models):
-                self.tasks.start(self._on_ready(models, self.dispatcher.born()))
-            case Lost(reason):
-                self._on_lost(reason)
-            case Stats(values):
-                self.metrics.engine(values)
-
-    def _on_outcome(self, event: Result | Failure) -> None:
-        internal = self.dispatcher.take_internal(event.op_id)
-        if internal is not None:
-            follow = internal.done(event) if isinstance(event, Result) else internal.failed(event)
-            if inspect.iscoroutine(follow):
-                self.tasks.start(follow)
-            return
-        replayed = self.dispatcher.take_replayed(event.op_id)
-        if replayed is not None:
-            self.tasks.start(self._on_replayed(replayed, event))
-            return
-        record = self.futures.find(event.op_id)
-        if record is None or record.state is not State.PENDING:
-            return
-        self._progress = True
-        if isinstance(event, Result):
-            self.completion.result(record, event)
-        else:
-            self.completion.failure(record, event)
-        self.metrics.operations.labels(record.kind.value, record.state.value).inc()
-
-    async def _on_replayed(self, record: Record, event: Result | Failure) -> None:
-        if isinstance(event, Failure):
-            await self.recovery.replay_failed(record, event)
-        elif record.kind is OpKind.SNAPSHOT and (sampler := self.live.samplers.get(record.sampler_id or "")):
-            await self.dispatcher.sampler_ready(sampler)
-
-    async def _on_flushed(self, op_id: str) -> None:
-        record = self.futures.find(op_id)
-        sampler = self.live.samplers.get(record.sampler_id or "") if record is not None else None
-        if sampler is None:
-            return
-        sampler.on_disk = True
-        statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
-        await self._db.write(lambda connection: connection.execute(statement))
-        run = self.live.runs.get(sampler.model_id or "")
-        if run is not None:
-            await self.points.prune(run)
-
-    async def _on_ready(self, models: list[BaseModelInfo], life: int) -> None:
-        self._progress = False
-        self.lives += 1
-        await self.catalog.up(models)
-        if await self.recovery.rebuild(life):
-            log.info("the engine is up with %s", ", ".join(model.name for model in models))
-
-    def _on_lost(self, reason: str) -> None:
-        log.error("the engine is lost: %s", reason)
-        self.catalog.down()
-        self.recovery.lost(reason, self._progress)
-        self.dispatcher.lost()
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._claimed().release()
 
     # -- for the pages ------------------------------------------------------------------------------------------------
 
@@ -303,11 +220,13 @@ class Service:
         metrics.sessions.set(len(self.live.sessions))
         metrics.models.set(len(self.live.runs))
         metrics.samplers.set(len(self.live.samplers))
-        metrics.lives.set(self.lives)
+        metrics.lives.set(self.events.lives)
         metrics.up.set(self.catalog.healthy)
         return metrics.page()
 
     @property
     def db(self) -> Database:
         """The database."""
+        if self._db is None:
+            raise RuntimeError("the service has not been started")
         return self._db

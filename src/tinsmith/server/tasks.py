@@ -28,6 +28,12 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed", exc_info=error)
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until all are done, for at most so long, and cancel the rest."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=seconds)
+        await self.stop()
+
     async def stop(self) -> None:
         """Cancel what is running and wait for its end."""
         tasks = list(self._tasks)

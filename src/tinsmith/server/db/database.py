@@ -9,9 +9,9 @@ from typing import Literal, TypeVar
 import anyio.to_thread
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.server.db.writer import Writer
+from tinsmith.types.errors import StartupError
 
 T = TypeVar("T")
 Durability = Literal["normal", "full"]
@@ -40,10 +40,19 @@ class Database:
         self.writer = Writer(_connect(url, durability, "IMMEDIATE"))
 
     def migrate(self, lock: Path) -> None:
-        """Bring the schema up to date; several processes may call this at once."""
+        """Bring the schema up to date; several processes may call this at once.
+
+        Raises:
+            StartupError: a later version of Tinsmith made the schema.
+        """
         with FileLock(str(lock)):
-            if self._version() == SCHEMA_VERSION:
+            version = self._version()
+            if version == SCHEMA_VERSION:
                 return
+            if version is not None and version > SCHEMA_VERSION:
+                raise StartupError(
+                    f"database: got schema {version}, expected at most {SCHEMA_VERSION}; update Tinsmith"
+                )
             from tinsmith.server.migrations import upgrade
 
             with self.writer.engine.connect() as connection:
@@ -97,6 +106,3 @@ def _connect(url: str, durability: Durability, begin: str) -> Engine:
         connection.exec_driver_sql(f"BEGIN {begin}")
 
     return engine
-
-
-__all__ = ["SCHEMA_VERSION", "Database", "SQLAlchemyError", "default_url"]
