@@ -89,12 +89,22 @@ def test_a_sampler_is_released_only_when_it_is_written(engine: FakeEngine, drive
 def test_no_sample_begins_on_a_sampler_that_is_about_to_go(
     engine: FakeEngine, driven: Driven, tmp_path: Path, early_release: bool
 ) -> None:
-    gate = threading.Event()
-    engine.write_hook = lambda sampler_id: _wait(gate)
+    gate, writing = threading.Event(), threading.Event()
+
+    def hold(sampler_id: str) -> None:
+        writing.set()
+        _wait(gate)
+
+    engine.write_hook = hold
     op, late = snapshot(1, "s", tmp_path), sample("s")
     release = operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
-    for ops in ([create("m"), op, release], [late]) if early_release else ([create("m"), op], [release], [late]):
-        driven.run(*ops)
+    if early_release:
+        driven.run(create("m"), op, release)
+    else:
+        driven.run(create("m"), op)
+        assert writing.wait(10)  # a release that comes before the writing begins spares it
+        driven.run(release)
+    driven.run(late)
     assert engine.sampler.added == []
     gate.set()
     wait_until_flushed(driven, op)
