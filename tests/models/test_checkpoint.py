@@ -10,8 +10,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen3ForCausalLM
 
 from tinsmith import models
-from tiny import evaluate, train
+from tinsmith.cookbook.words import pseudo_words, words
+from tiny import evaluate, mixture, train
 from tiny.checkpoint import model_config
+from tiny.example import Example, message
 from tiny.train import Plan, Run
 
 
@@ -72,7 +74,16 @@ def test_unknown_name_is_refused() -> None:
 
 @pytest.mark.parametrize("skill", ["copy", "reverse", "drop_first", "append", "first_letter", "lookup"])
 def test_held_out_accuracy(model: Qwen3ForCausalLM, skill: str) -> None:
-    assert evaluate.accuracy(model, evaluate.examples(skill, 24, seed=0), greedy=True) >= 0.9
+    # Measured 88 to 100 % on 200 (docs/embedded-model.md); 40 leave some noise.
+    assert evaluate.accuracy(model, evaluate.examples(skill, 40, seed=0), greedy=True) >= 0.8
+
+
+def test_pig_latin_is_not_known_before_tuning(model: Qwen3ForCausalLM) -> None:
+    cases = [
+        Example("pig_latin", (message("user", f"translate: {word}"), message("assistant", mixture.pig_latin(word))))
+        for word in [*words("held_out")[:40], *pseudo_words(40, "held_out", seed=1)]
+    ]
+    assert evaluate.accuracy(model, cases, greedy=True) < 0.05
 
 
 def test_sums_leave_room_for_learning(model: Qwen3ForCausalLM) -> None:
