@@ -98,7 +98,9 @@ class Settings(BaseSettings):
         description="A sampler that nobody used for so long leaves the engine's memory until it is used, seconds.",
     )
     max_resident_samplers: int = Field(
-        default=64, ge=1, description="Samplers of one base model in the engine's memory; more, and the idlest leave it."
+        default=64,
+        ge=1,
+        description="Samplers of one base model in the engine's memory; more, and the idlest leave it.",
     )
     checkpoint_min_ttl_s: int = Field(default=3600, ge=1, description="Shortest lifetime of a checkpoint, seconds.")
     checkpoint_max_ttl_s: int = Field(
@@ -127,7 +129,7 @@ class Settings(BaseSettings):
         default=False, description="Recompute each layer in the backward pass: less memory, a third more time."
     )
     engine_threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of the engine; unset: torch's default."
+        default=None, ge=1, description="CPU threads of the engine; unset: one for small models, else torch's default."
     )
 
 

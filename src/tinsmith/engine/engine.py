@@ -18,6 +18,7 @@ from tinsmith.engine.optimizer import adamw_step
 from tinsmith.engine.packing import PackedRow
 from tinsmith.engine.sampler import Sampler
 from tinsmith.engine.snapshots import Snapshots
+from tinsmith.engine.threads import use_threads
 from tinsmith.engine.training import run_rows
 from tinsmith.settings import Settings
 from tinsmith.types.datum import Datum
@@ -65,12 +66,11 @@ class Engine:
         Raises:
             UserError: there is no model at `source`, its architecture is not supported, or device or dtype are not.
         """
-        if settings.engine_threads is not None:
-            torch.set_num_threads(settings.engine_threads)
         place = resolve_device(device)
         base = load_base_model(name, source, place, resolve_dtype(dtype, place))
         if settings.activation_checkpointing:
             checkpoint_activations(base)
+        use_threads(base.info.parameters, settings.engine_threads)
         return cls(base, settings)
 
     @property
