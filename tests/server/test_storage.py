@@ -27,6 +27,7 @@ from tinsmith.server.service import Service
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
 from tinsmith.types.errors import StartupError
+from tinsmith.types.operations import OpKind
 
 pytestmark = pytest.mark.anyio
 
@@ -215,6 +216,39 @@ async def test_what_a_killed_embedded_process_left_is_ended_by_the_next(start: S
     other = Client(second.http())
     await other.open()
     assert await other.load(path)
+
+
+async def test_an_embedded_service_keeps_no_results_for_long_and_no_operations_for_ever(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinsmith.server.sweeper._MEMORY_RETENTION_S", 0.05)
+    running = await start(journal=False, owner="local")
+    client = Client(running.http())
+    await client.open()
+    model = await client.create_model()
+    for number in range(3):
+        await client.forward_backward(model, number)
+    unfetched = await client.post_step(model)
+    await asyncio.sleep(0.1)
+    await running.service.sweeper.sweep()
+    assert {record.kind for record in running.service.futures.records()} == {OpKind.CREATE_MODEL, OpKind.OPTIM_STEP}
+    assert list(running.service.live.runs[model].ops) == [4]
+    assert (await client.result(unfetched))["metrics"]["steps"] == 1
+
+
+async def test_a_stop_stores_what_came_in(start: Start) -> None:
+    first = await start(journal=False, owner="local")
+    client = Client(first.http())
+    await client.open()
+    model = await client.create_model()
+    body = {"model_id": model, "path": "last", "seq_id": 1, "overwrite": False}
+    first.link.holding = True
+    await client.post("save_weights", body)
+    first.link.release()
+    await first.service.stop()
+    second = Client((await start(journal=False, owner="local")).http())
+    listed = (await second.get("checkpoints"))["checkpoints"]
+    assert [one["checkpoint_id"] for one in listed] == ["weights/last"]
 
 
 async def test_a_second_served_one_is_refused(start: Start, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from tinsmith.server.folders import Folders
 from tinsmith.server.journal import JournalLike
 from tinsmith.server.live import LiveState, Run, Sampler
-from tinsmith.server.records import Record, State
+from tinsmith.server.records import Record, State, new_id
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import EngineLink, Failure, Operation, OpKind, Result
 
@@ -154,7 +153,7 @@ class Dispatcher:
     def skip_missing(self, run: Run, seq_id: int) -> None:
         """Tell the host that an operation never came although later ones were settled."""
         args = {"failed_forward_backward": True}
-        self._link.submit(Operation(uuid.uuid4().hex, OpKind.SKIP, run.base_model, run.id, seq_id, args))
+        self._link.submit(Operation(new_id(), OpKind.SKIP, run.base_model, run.id, seq_id, args))
 
     def cancel(self, record: Record) -> None:
         """Ask the host to drop a sample."""
@@ -183,7 +182,7 @@ class Dispatcher:
     def release_model(self, run: Run) -> None:
         """Free a model's memory."""
         if self.up:
-            self.internal(Operation(uuid.uuid4().hex, OpKind.RELEASE_MODEL, run.base_model, run.id))
+            self.internal(Operation(new_id(), OpKind.RELEASE_MODEL, run.base_model, run.id))
 
     # -- samplers -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +197,7 @@ class Dispatcher:
         sampler.loading = True
         folder = str(self._folders.absolute(sampler.folder)) if sampler.folder is not None else None
         args = {"sampler_id": sampler.id, "folder": folder}
-        op = Operation(uuid.uuid4().hex, OpKind.LOAD_SAMPLER, sampler.base_model, args=args)
+        op = Operation(new_id(), OpKind.LOAD_SAMPLER, sampler.base_model, args=args)
         self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))
 
     def _sampler_failed(self, sampler: Sampler, failure: Failure) -> None:
@@ -223,4 +222,4 @@ class Dispatcher:
         if sampler.ready or sampler.loading:
             sampler.ready = sampler.loading = False
             args = {"sampler_id": sampler.id}
-            self.internal(Operation(uuid.uuid4().hex, OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))
+            self.internal(Operation(new_id(), OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))

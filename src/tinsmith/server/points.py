@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 
 import orjson
 from sqlalchemy import delete, insert
@@ -15,7 +14,7 @@ from tinsmith.server.dispatch import Dispatcher, Internal
 from tinsmith.server.folders import Folders
 from tinsmith.server.journal import Effect, JournalLike
 from tinsmith.server.live import LiveState, Point, Run
-from tinsmith.server.records import Record, State
+from tinsmith.server.records import Record, State, new_id
 from tinsmith.server.tasks import Tasks
 from tinsmith.types.operations import Failure, Operation, OpKind, Result
 
@@ -81,7 +80,7 @@ class RecoveryPoints:
         run.pointed_at = time.monotonic()
         folder = self._folders.new_recovery(run.id, "point")
         args = {"folder": str(self._folders.absolute(folder)), "after_seq": after_seq}
-        op = Operation(uuid.uuid4().hex, OpKind.SAVE_STATE, run.base_model, run.id, args=args)
+        op = Operation(new_id(), OpKind.SAVE_STATE, run.base_model, run.id, args=args)
 
         def failed(failure: Failure) -> None:
             log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import OpKind
+
+# Seeded by the system once. A request id is no secret, and asking the system for every one of them takes longer than
+# all else that accepting a request does where system calls are intercepted.
+_ids = random.Random()
+
+
+def new_id() -> str:
+    """Return an id that no other operation has."""
+    return f"{_ids.getrandbits(128):032x}"
 
 
 class State(StrEnum):
@@ -45,7 +54,7 @@ class Record:
     kind: OpKind
     owner: str
     base_model: str = ""
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_id)
     session_id: str | None = None
     model_id: str | None = None
     seq_id: int | None = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from tinsmith.server.futures import FutureStore
 from tinsmith.server.journal import JournalLike, TornBody
 from tinsmith.server.live import LiveState, Point, Run, RunStatus
 from tinsmith.server.points import RecoveryPoints, base
-from tinsmith.server.records import Record, State
+from tinsmith.server.records import Record, State, new_id
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import Failure, Operation, OpKind
 
@@ -160,6 +159,8 @@ class Recovery:
 
     async def rebuild(self, life: int) -> bool:
         """Rebuild everything in a host's life and open the way for new operations; False if it was lost meanwhile."""
+        if life != self._dispatcher.life:
+            return False
         self._give_up()
         for run in list(self._live.runs.values()):
             if run.usable and run.id in self._live.runs:
@@ -193,7 +194,9 @@ class Recovery:
 
     async def _rebuild_run(self, run: Run, life: int) -> None:
         if run.base_model not in self._catalog.loaded:
-            await self._abandon(run, f"base model {run.base_model!r} is no longer served")
+            # Not stored: a later start may serve it again.
+            reason = f"base model {run.base_model!r} is not served since the last start"
+            self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             return
         steps = plan(run, self._live)
         try:
@@ -234,7 +237,7 @@ class Recovery:
             "lora": run.lora.model_dump(),
             "next_seq": point.seq_id + 1,
         }
-        op = Operation(uuid.uuid4().hex, OpKind.LOAD_STATE, run.base_model, run.id, args=args)
+        op = Operation(new_id(), OpKind.LOAD_STATE, run.base_model, run.id, args=args)
         self._dispatcher.internal(op, Internal(lambda _: None, lambda failure: self._failed(run, failure)))
 
     def _failed(self, run: Run, failure: Failure) -> object:

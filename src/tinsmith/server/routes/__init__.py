@@ -20,6 +20,6 @@ from tinsmith.server.routes import (
 
 
 def all_routers() -> list[APIRouter]:
-    """Return the routers of all resources."""
-    modules = (config, sessions, models, training, sampling, futures, runs, checkpoints, unsupported, health)
+    """Return the routers of all resources, those of every step first: they are tried in this order."""
+    modules = (futures, sampling, training, sessions, config, models, runs, checkpoints, unsupported, health)
     return [module.router for module in modules]

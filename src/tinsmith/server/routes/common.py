@@ -16,9 +16,14 @@ from tinsmith.types.errors import UserError
 PREFIX = "/api/v1"
 
 
-def get_service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
     """Return the service behind an app."""
     return request.app.state.service
+
+
+async def get_service(request: Request) -> Service:
+    """Return the service behind an app; a coroutine, because FastAPI runs plain functions on another thread."""
+    return service_of(request)
 
 
 async def get_owner(request: Request) -> str:
@@ -27,7 +32,7 @@ async def get_owner(request: Request) -> str:
     Raises:
         UserError: the key is missing or wrong (401).
     """
-    service = get_service(request)
+    service = service_of(request)
     if service.owner is not None:
         return service.owner
     token = token_of(request)
@@ -48,7 +53,7 @@ def token_of(request: Request) -> str | None:
 
 async def get_body(request: Request) -> bytes:
     """Return the decompressed body."""
-    return await read_body(request, get_service(request).settings.max_upload_mb * 2**20)
+    return await read_body(request, service_of(request).settings.max_upload_mb * 2**20)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
