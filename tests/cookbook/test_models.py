@@ -13,7 +13,7 @@ from tinsmith import models
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.renderers import get_renderer, renderer_names
-from tinsmith.cookbook.utils import get_lr
+from tinsmith.cookbook.utils import check_plan, get_lr
 from tinsmith.types.errors import UserError
 from tinsmith.types.learning_rate import learning_rate
 from tinsmith.types.registry import EMBEDDED_MODEL, LINEUP
@@ -99,3 +99,18 @@ def test_folders_and_unknown_names_fall_back_with_one_warning(tmp_path: Path, ca
     prompt = get_renderer("chat_template", tokenizer).build_generation_prompt(messages).to_ints()
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert prompt == tokenizer.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.row(67, 118)
+def test_unusual_plans_are_warned_about_with_number_and_threshold(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "tinsmith.cookbook"):
+        check_plan("Qwen/Qwen3-8B", 4e-4, 100)
+        check_plan("a name that only the service knows", 1.0, 100)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, "tinsmith.cookbook"):
+        for _ in range(2):
+            check_plan("Qwen/Qwen3-8B", 5e-3, 99)
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        "steps: 99 are fewer than 100",
+        "learning_rate: 0.005 is more than 10 times off get_lr's 0.000472979",
+    ]

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from tests.cookbook.formats import byte_tokenizer, conversations, hostile_text, merging_tokenizer
 from tests.support.checkpoints import make_tokenizer
-from tinsmith import models
+from tinsmith import get_tokenizer, models
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat, get_renderer
 from tinsmith.cookbook.renderers.base import TurnEnd
 from tinsmith.types.errors import UserError
@@ -340,3 +340,12 @@ def test_tools_go_through_the_tokenizers_own_template() -> None:
     said = tokenizer.decode([t for t, w in zip(tokens, weights, strict=True) if w])
     assert said.startswith('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>')
     assert said.endswith("It is 2.<|im_end|>")
+
+
+@pytest.mark.row(50)
+@pytest.mark.parametrize("name", ["tinsmith_tiny", "chat_template"])
+def test_the_sdks_tokenizer_serves_as_well_as_that_of_transformers(name: str) -> None:
+    ours = get_renderer(name, get_tokenizer(str(models.path())))
+    theirs = get_renderer(name, AutoTokenizer.from_pretrained(models.path()))
+    assert ours.build_supervised_example(CONVERSATION) == theirs.build_supervised_example(CONVERSATION)
+    assert ours.get_stop_sequences() == theirs.get_stop_sequences()

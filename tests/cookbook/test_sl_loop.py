@@ -180,7 +180,8 @@ def test_the_script_is_short_and_names_the_nearest_setting() -> None:
     done = run_script("lerning_rate=5e-5")
     assert done.returncode != 0
     assert "Did you mean 'learning_rate'?" in done.stderr
-    helped = run_script("--help").stdout + run_script("--help").stderr
+    shown = run_script("--help")
+    helped = shown.stdout + shown.stderr
     for field in ("model_name", "learning_rate", "lora_rank", "train_on_what", "log_path"):
         assert field in helped
 
@@ -193,6 +194,10 @@ def test_the_script_runs_as_file_and_as_module(module: bool, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "step 2/2" in done.stdout
     assert "chat with it: tinsmith chat tinker://" in done.stdout
-    refused = run_script("data=nowhere.jsonl", module=module, folder=tmp_path)
+
+
+@pytest.mark.row(57)
+def test_the_script_refuses_what_it_cannot_read_in_one_line(tmp_path: Path) -> None:
+    refused = run_script("data=nowhere.jsonl", folder=tmp_path)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("sl_loop: data: got 'nowhere.jsonl', expected a JSONL file")

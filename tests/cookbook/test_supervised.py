@@ -20,9 +20,11 @@ from tinsmith.cookbook.supervised import (
     compute_mean_nll,
     conversation_to_datum,
     datum_from_tokens_weights,
+    load_rows,
     row_to_datum,
     text_to_datum,
 )
+from tinsmith.cookbook.supervised.sources import HubRows
 from tinsmith.types.errors import UserError
 from tinsmith.types.tensor import TensorData
 
@@ -161,3 +163,28 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes('{"text": "caf\xe9"}\n'.encode("latin-1"))
     with pytest.raises(UserError, match=r"latin1.jsonl, line 1: not UTF-8"):
         JsonlRows(path)
+
+
+@pytest.mark.row(58)
+def test_a_hub_data_set_that_cannot_be_had_gives_pig_latin_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "tinsmith.cookbook"):
+        rows = load_rows("HuggingFaceH4/no_robots")
+    assert rows[0]["messages"][0]["content"].startswith("translate: ")
+    assert "'HuggingFaceH4/no_robots' cannot be had from the hub" in caplog.text
+
+
+@pytest.mark.row(58, 65)
+def test_hub_rows_are_checked_as_they_are_read() -> None:
+    good = {"messages": [QUESTION, ANSWER], "category": "Closed QA"}
+    rows = HubRows("someone/something", [good, {"messages": [QUESTION]}])
+    assert (len(rows), rows[0], rows[0:1]) == (2, good, [good])
+    with pytest.raises(UserError, match="someone/something, row 1: messages: got 'roles user'"):
+        list(rows)
+
+
+def test_sources_are_told_apart(tmp_path: Path) -> None:
+    path = write(tmp_path, {"text": "hi"})
+    assert list(load_rows(str(path))) == [{"text": "hi"}]
+    with pytest.raises(UserError, match=r"got 'nowhere/data.jsonl', expected a JSONL file"):
+        load_rows("nowhere/data.jsonl")
+    assert load_rows(None, seed=3) == load_rows(None, seed=3) != load_rows(None, seed=4)
