@@ -79,6 +79,15 @@ async def test_names_are_used_once_unless_overwritten(running: Running) -> None:
             await client.save_state(model, name)
 
 
+async def test_names_that_cannot_be(running: Running) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    for name in (5, "", "a/b", "x" * 201):
+        with pytest.raises(Failed, match="^path: got "):
+            await client.save(model, name)
+    assert await client.save(model, "x" * 200)
+
+
 async def test_a_name_is_taken_while_its_save_is_still_running(running: Running) -> None:
     client = await running.client()
     model = await client.create_model()

@@ -105,17 +105,18 @@ async def test_a_failed_pass_still_fails_its_step_after_a_loss(running: Running)
     assert (await client.optim_step(model))["weight"] == pytest.approx(4 - 0.1 * (0.03 + 0.4))
 
 
-async def test_a_pass_that_never_came_is_not_waited_for_again(running: Running) -> None:
+@pytest.mark.parametrize("seq_id", [2, 2**30])
+async def test_passes_that_never_came_are_not_waited_for_again(running: Running, seq_id: int) -> None:
     client = await running.client()
     model = await client.create_model()
-    waiting = await client.post_pass(model, 1, seq_id=2)
+    waiting = await client.post_pass(model, 1, seq_id=seq_id)
     record = running.service.futures.find(waiting["request_id"])
     assert record is not None
     running.service.completion.fail(record, "seq_id 1 never arrived", RequestErrorCategory.USER)
     await engine_dies(running)
     with pytest.raises(Failed):
-        await client.optim_step_at(model, 3)
-    assert (await client.result(await client.post_step(model, 4)))["metrics"]["steps"] == 1
+        await client.optim_step_at(model, seq_id + 1)
+    assert (await client.result(await client.post_step(model, seq_id + 2)))["metrics"]["steps"] == 1
 
 
 async def test_samples_and_snapshots_survive(running: Running) -> None:
