@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinsmith.server.folders import Folders
@@ -146,14 +146,8 @@ class Dispatcher:
             "failed_optim_step": record.kind is OpKind.OPTIM_STEP and not record.at_door,
         }
         record.submitted_in = self.life
-        self._link.submit(
-            Operation(record.request_id, OpKind.SKIP, record.base_model, record.model_id, record.seq_id, args)
-        )
-
-    def skip_missing(self, run: Run, seq_id: int) -> None:
-        """Tell the host that an operation never came although later ones were settled."""
-        args = {"failed_forward_backward": True}
-        self._link.submit(Operation(new_id(), OpKind.SKIP, run.base_model, run.id, seq_id, args))
+        op = Operation(record.request_id, OpKind.SKIP, record.base_model, record.model_id, record.seq_id, args)
+        self._link.submit(replace(op, replay=not record.at_door))
 
     def cancel(self, record: Record) -> None:
         """Ask the host to drop a sample."""

@@ -31,7 +31,10 @@ class Unavailable(Exception):
 def describe(error: ValidationError | RequestValidationError) -> str:
     """Say the first fault that pydantic found, in our words."""
     first: Any = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "body"
+    where = first["loc"]
+    if isinstance(error, RequestValidationError):
+        where = where[1:]  # without "query" or "path"
+    field = ".".join(map(str, where)) or "body"
     if first["type"] == "missing":
         return f"{field}: got nothing, expected a value"
     shown = repr(first["input"])

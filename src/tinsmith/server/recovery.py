@@ -61,18 +61,14 @@ class Skip:
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class SkipMissing:
-    """Take the place of an operation that never came."""
-
-    seq_id: int
-
-
-Step = Load | Replay | Resend | Skip | SkipMissing
+Step = Load | Replay | Resend | Skip
 
 
 def plan(run: Run, live: LiveState) -> list[Step]:
-    """Return the steps that rebuild a run and go on with it, in order."""
+    """Return the steps that rebuild a run and go on with it, in order.
+
+    Places of operations that never came are left out: engines settle in order, so a replay tells them of those.
+    """
     start = base(run, live)
     steps: list[Step] = []
     if start is not None:
@@ -80,13 +76,7 @@ def plan(run: Run, live: LiveState) -> list[Step]:
     elif run.creation is not None:
         steps.append(Resend(run.creation) if run.creation.state is State.PENDING else Replay(run.creation))
     first = start.seq_id + 1 if start is not None else 1
-    ops = {seq: record for seq, record in sorted(run.ops.items()) if seq >= first}
-    # Engines settle in order, so whatever is missing below the last one that an engine settled never came.
-    settled = [seq for seq, record in ops.items() if record.state is not State.PENDING and not record.at_door]
-    last = max(settled, default=first - 1)
-    for seq in sorted({*ops, *range(first, last + 1)}):
-        record = ops.get(seq)
-        steps.append(_step(record, live) if record is not None else SkipMissing(seq))
+    steps += [_step(record, live) for seq, record in sorted(run.ops.items()) if seq >= first]
     return steps
 
 
@@ -227,8 +217,6 @@ class Recovery:
                 await _patiently(lambda: self._dispatcher.resend(record))
             case Skip(record):
                 self._dispatcher.skip(record)
-            case SkipMissing(seq_id):
-                self._dispatcher.skip_missing(run, seq_id)
 
     def _load(self, run: Run, point: Point) -> None:
         args = {

@@ -128,10 +128,10 @@ class Sampling:
         """
         fields = parse_object(body)
         record = Record(OpKind.SAMPLE, owner, payload_hash=digest(canonical(fields)))
-        wanted = fields.get("num_samples", 1)
-        record.args = {"wire": {"num_samples": wanted if isinstance(wanted, int) and 0 <= wanted <= 65536 else 0}}
+        record.args = {"wire": {"num_samples": 0}}
         try:
             request = validate(SampleRequest, fields)
+            record.args = {"wire": {"num_samples": min(max(request.num_samples, 0), self._settings.max_samples)}}
             if not 0 <= request.seq_id < 2**63:
                 raise invalid("seq_id", request.seq_id, "a whole number from 0")
             sampler = self._live.sampler(request.sampling_session_id, owner)
@@ -182,8 +182,10 @@ def check_request(request: SampleRequest, info: BaseModelInfo, settings: Setting
         UserError: naming the field, the value and what was expected.
     """
     for index, chunk in enumerate(request.prompt.chunks):
-        if chunk.type != "encoded_text" or chunk.tokens is None:
+        if chunk.type != "encoded_text":
             raise invalid(f"prompt.chunks[{index}].type", chunk.type, "encoded_text (the models served read text only)")
+        if chunk.tokens is None:
+            raise invalid(f"prompt.chunks[{index}].tokens", None, "a list of token ids")
     prompt = [token for chunk in request.prompt.chunks for token in chunk.tokens or ()]
     length = check_tokens("prompt", prompt, info)
     check_sampling(request.sampling_params, length, info, settings.max_stop_sequences)

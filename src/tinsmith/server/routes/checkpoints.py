@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 
 from tinsmith.server.bodies import parse
 from tinsmith.server.checkpoints import check_ttl, file_of, list_files
-from tinsmith.server.routes.common import PREFIX, Body, Owner, ServiceDep, reply
+from tinsmith.server.routes.common import PREFIX, Body, Offset, Owner, ServiceDep, reply
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
 from tinsmith.types.responses import CheckpointsResponse, Cursor, WeightsInfoResponse
@@ -30,7 +30,7 @@ async def list_checkpoints(
     service: ServiceDep,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> Response:
     saved, total = await service.checkpoints.of_owner(owner, limit, offset)
     cursor = Cursor(offset=offset, limit=limit, total_count=total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import orjson
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from tinsmith.server.bodies import read_body
@@ -59,6 +59,7 @@ async def get_body(request: Request) -> bytes:
 ServiceDep = Annotated[Service, Depends(get_service)]
 Owner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
+Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
 
 
 def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from tinsmith.server.routes.common import PREFIX, Owner, ServiceDep, reply
+from tinsmith.server.routes.common import PREFIX, Offset, Owner, ServiceDep, reply
 
 router = APIRouter(prefix=PREFIX)
 
@@ -18,7 +18,7 @@ async def list_runs(
     service: ServiceDep,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     access_scope: Scope = "owned",
     project_id: str | None = None,
 ) -> Response:

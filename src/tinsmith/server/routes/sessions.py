@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from tinsmith.server.bodies import parse
-from tinsmith.server.routes.common import PREFIX, Body, Owner, ServiceDep, reply
+from tinsmith.server.routes.common import PREFIX, Body, Offset, Owner, ServiceDep, reply
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
 
@@ -37,7 +37,7 @@ async def list_sessions(
     service: ServiceDep,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> Response:
     return reply(SessionsResponse(sessions=await service.listings.sessions(owner, limit, offset)))
 
