@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,25 @@ def test_a_saved_adapter_loads_in_plain_peft(family: str, tied: bool, tmp_path: 
     engine = load_engine(base)
     engine.create_model("a", LoraConfig(rank=6))
     train(engine, "a", 3)
+    engine.save_sampler("a", tmp_path / "a")
+    check_logprobs(engine, "a", load_reference(base, tmp_path / "a", torch.float32, trainable=False))
+
+
+@pytest.mark.row(1, 217)
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys.*")
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [("qwen3_moe", {"mlp_only_layers": [0]}), ("qwen2_moe", {"num_experts": 4, "num_experts_per_tok": 2})],
+    ids=["dense layers", "shared experts"],
+)
+@pytest.mark.parametrize("train_attn", [True, False])
+def test_dense_layers_beside_experts_load_in_plain_peft(
+    family: str, config: dict[str, Any], train_attn: bool, tmp_path: Path
+) -> None:
+    base = make_checkpoint(tmp_path / "base", family, **config)
+    engine = load_engine(base)
+    engine.create_model("a", LoraConfig(rank=6, train_attn=train_attn, train_unembed=train_attn))
+    randomise_adapter(engine, "a", 0)
     engine.save_sampler("a", tmp_path / "a")
     check_logprobs(engine, "a", load_reference(base, tmp_path / "a", torch.float32, trainable=False))
 

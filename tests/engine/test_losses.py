@@ -58,6 +58,21 @@ def test_clipping_bounds() -> None:
     )
 
 
+@pytest.mark.row(79, 203)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss_fn", ["importance_sampling", "ppo", "cispo"])
+def test_a_ratio_that_overflows_is_clipped(loss_fn: str, dtype: torch.dtype) -> None:
+    logprobs = torch.tensor([-1.0, -1.0, -1.0], dtype=dtype, requires_grad=True)
+    sampled = torch.tensor([-1e4, -3e38, -1.0], dtype=dtype)
+    ones = torch.ones(3, dtype=dtype)
+    config = resolve_config(loss_fn, {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2})
+    values = LOSS_FUNCTIONS[loss_fn](logprobs, LossInputs(ones, sampled, ones), config)
+    (gradient,) = torch.autograd.grad(values.sum(), logprobs)
+    bound, one = (1.2, 1.0) if loss_fn == "cispo" else (0.0, 1.0)
+    assert values.tolist() == pytest.approx([1.2, 1.2, 1.0] if loss_fn == "cispo" else [-1.2, -1.2, -1.0])
+    assert gradient.tolist() == pytest.approx([-bound, -bound, -one])
+
+
 @pytest.mark.row(203)
 def test_weights_scale_policy_losses() -> None:
     logprobs = torch.tensor([-1.0, -2.0], dtype=torch.float64)

@@ -52,3 +52,18 @@ def test_mostly_empty_soft_targets_travel_sparse() -> None:
     datum = Datum(tokens=[1, 2, 3, 4], targets=torch.zeros(4, 50, dtype=torch.long), weights=weights)
     assert datum.loss_fn_inputs["weights"].is_sparse
     assert torch.equal(datum.loss_fn_inputs["weights"].to_torch(), weights)
+
+
+@pytest.mark.row(33)
+def test_masks_and_unsigned_tokens_are_numbers() -> None:
+    wanted = Datum(tokens=[1, 2, 3], targets=[2, 3, 4], weights=[0.0, 1.0, 1.0])
+    mask = np.array([False, True, True])
+    tokens = np.array([1, 2, 3], dtype=np.uint16)
+    for weights in (mask, mask.tolist(), mask.astype(np.uint8), torch.tensor(mask), torch.tensor([0, 1, 1])):
+        datum = Datum(tokens=list(tokens), targets=tokens + np.uint16(1), weights=weights)
+        assert datum == wanted
+        assert all(type(token) is int for token in datum.model_input.to_ints())
+    with pytest.raises(UserError, match=r"target_tokens.*'float32', expected whole numbers"):
+        Datum(tokens=[1], targets=torch.tensor([2.5]), weights=[1])
+    with pytest.raises(UserError, match=r"tokens\[0\]: got 1\.5"):
+        Datum(tokens=[np.float64(1.5)], targets=[1], weights=[1])

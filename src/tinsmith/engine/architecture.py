@@ -93,7 +93,7 @@ def find_targets(name: str, model: Any, config: PreTrainedConfig) -> tuple[Targe
                 targets.append(Target(path, "unembed", module.in_features, module.out_features))
         elif is_experts(module):
             if getattr(module, "is_transposed", False) or getattr(module, "has_bias", False):
-                raise unsupported(name, f"experts of {type(module).__name__}, transposed or with biases,")
+                raise unsupported(name, f"experts of {type(module).__name__}, transposed or with biases")
             for weight in _EXPERT_WEIGHTS:
                 experts, outputs, inputs = getattr(module, weight).shape
                 targets.append(Target(f"{path}.{weight}", "mlp", inputs, outputs, experts, per_token))
@@ -123,12 +123,12 @@ def check_probe(name: str, architecture: str, plain: list[Tensor], packed: list[
         UserError: the two differ by more than rounding.
     """
     if not layers:
-        raise unsupported(name, f"architecture {architecture}, whose layers do not use the attention interface,")
+        raise unsupported(name, f"architecture {architecture}, whose layers do not use the attention interface")
     for a, b in zip(plain, packed, strict=True):
         # Half precision may flip an expert's choice; a foreign architecture is wrong by a factor.
         tolerance = 0.2 if a.dtype in (torch.bfloat16, torch.float16) else 1e-3
         if not bool((a.float() - b.float()).norm() <= tolerance * a.float().norm()):
             raise unsupported(
                 name,
-                f"architecture {architecture}, which mixes tokens or scales logits in a way of its own,",
+                f"architecture {architecture}, which mixes tokens or scales logits in a way of its own",
             )

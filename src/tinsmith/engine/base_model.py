@@ -225,7 +225,7 @@ def _swap_modules(model: nn.Module, base: BaseModel) -> None:
             model.set_submodule(path, LoraLinear(module, path, base.cell))
         elif is_experts(module):
             if base.group is not None:
-                raise unsupported(base.info.name, f"architecture {base.info.architecture} split over ranks,")
+                raise unsupported(base.info.name, f"architecture {base.info.architecture} split over ranks")
             model.set_submodule(path, LoraExperts(module, path, base.cell))
 
 
@@ -263,7 +263,7 @@ def _probe(name: str, base: BaseModel, plain: list[Tensor], ids: list[Tensor]) -
         with base.cell.use(context):
             packed = base.head(base.hidden(torch.cat(ids), context)).split(lengths)
     except NotImplementedError as error:
-        raise unsupported(name, f"architecture {base.info.architecture} ({error}),") from error
+        raise unsupported(name, f"architecture {base.info.architecture} ({error})") from error
     if len(record.layers) != base.info.num_layers:
         record.layers.clear()
     check_probe(name, base.info.architecture, plain, list(packed), record.layers)

@@ -7,6 +7,7 @@ exactly 0 to value and gradient, whatever its logprobs are: it is left out befor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ def cross_entropy(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tenso
 def importance_sampling(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
     """-r * A; with clip thresholds -clamp(r, low, high) * A, which has no gradient outside the bounds."""
     active, lp, q = _policy(logprobs, inputs)
-    ratio = torch.exp(lp - q)
     low, high = config.get("clip_low_threshold"), config.get("clip_high_threshold")
+    ratio = torch.exp(lp - q if high is None else _below_overflow(lp - q))
     if low is not None or high is not None:
         ratio = ratio.clamp(low, high)
     return _weighted(active, -ratio * inputs.advantages, inputs)
@@ -50,7 +51,8 @@ def importance_sampling(logprobs: Tensor, inputs: LossInputs, config: Config) ->
 def ppo(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
     """-min(r * A, clamp(r, low, high) * A) (Schulman et al. 2017, arXiv:1707.06347, equation 7)."""
     active, lp, q = _policy(logprobs, inputs)
-    ratio = torch.exp(lp - q)
+    # Where A > 0 the upper bound takes over.
+    ratio = torch.exp(torch.where(inputs.advantages > 0, _below_overflow(lp - q), lp - q))
     clipped = ratio.clamp(config["clip_low_threshold"], config["clip_high_threshold"])
     return _weighted(active, -torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages), inputs)
 
@@ -77,6 +79,11 @@ def dro(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
 def _policy(logprobs: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor]:
     active = (inputs.advantages != 0) & (inputs.weights != 0)
     return active, torch.where(active, logprobs, 0.0), torch.where(active, inputs.logprobs, 0.0)
+
+
+def _below_overflow(log_ratio: Tensor) -> Tensor:
+    """Cap log r where r would overflow: a bound clips it there, and its gradient must be 0, not 0 * inf."""
+    return log_ratio.clamp_max(math.log(torch.finfo(log_ratio.dtype).max))
 
 
 def _weighted(active: Tensor, loss: Tensor, inputs: LossInputs) -> Tensor:

@@ -101,6 +101,11 @@ def adapter_config(base_model: str, targets: Iterable[Target], rank: int) -> dic
     """Make the `adapter_config.json` of an adapter on these targets."""
     targets = tuple(targets)
     experts = {".".join(t.name.split(".")[-3:]): t.rank(rank) for t in targets if t.experts}
+    modules = [t for t in targets if not t.experts]
+    # PEFT takes gate_proj and its like, wherever they stand in a Qwen mixture, for names of expert weights: dense
+    # layers of a mixture are therefore named by their parameters.
+    dense = [t for t in modules if experts and t.kind == "mlp"]
+    parameters = [*experts, *{".".join([*t.name.split(".")[-2:], "weight"]) for t in dense}]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -115,8 +120,8 @@ def adapter_config(base_model: str, targets: Iterable[Target], rank: int) -> dic
         "init_lora_weights": True,
         "inference_mode": True,
         "modules_to_save": None,
-        "target_modules": sorted({t.name.rpartition(".")[2] for t in targets if not t.experts}),
-        "target_parameters": sorted(experts) or None,
+        "target_modules": sorted({t.name.rpartition(".")[2] for t in modules if t not in dense}),
+        "target_parameters": sorted(parameters) or None,
         "rank_pattern": experts,
         "alpha_pattern": {},
     }

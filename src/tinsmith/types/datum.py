@@ -76,7 +76,7 @@ def _tensor(key: str, value: Any) -> TensorData:
     if isinstance(value, np.ndarray):
         return TensorData.from_numpy(_as_known(key, cast("npt.NDArray[Any]", value)))
     if hasattr(value, "detach") and hasattr(value, "cpu"):
-        tensor = TensorData.from_torch(value)
+        tensor = TensorData.from_torch(_torch_as_known(key, value))
         # Soft targets are mostly padding: the sparse form is what the wire has for them.
         return TensorData.sparse_if_smaller(tensor) if key in ("target_tokens", "weights") else tensor
     if key not in INPUT_DTYPES:
@@ -87,15 +87,28 @@ def _tensor(key: str, value: Any) -> TensorData:
         raise invalid(field, "a ragged list", "rows of equal length") from error
     if array.size == 0:
         array = array.astype(INPUT_DTYPES[key])
-    if array.dtype.kind not in "if":
+    if array.dtype.kind not in "iufb":
         raise invalid(field, f"a list of {array.dtype.name}", "a list of numbers, rows of equal length")
     return TensorData.from_numpy(_as_known(key, array))
 
 
 def _as_known(key: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    dtype = INPUT_DTYPES.get(key)
-    if dtype == "float32" and array.dtype.kind == "i":
+    """Give an array the dtype of its key: weights may be a mask, tokens may be unsigned."""
+    dtype, kind = INPUT_DTYPES.get(key), array.dtype.kind
+    if dtype == "float32" and kind in "iub":
         return array.astype(np.float32)
-    if dtype == "int64" and array.dtype.kind == "f":
+    if dtype == "int64" and kind == "u":
+        return array.astype(np.int64)
+    if dtype == "int64" and kind in "fb":
         raise invalid(f"loss_fn_inputs[{key!r}]", array.dtype.name, "whole numbers")
     return array
+
+
+def _torch_as_known(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """`_as_known` for tensors."""
+    dtype, floating = INPUT_DTYPES.get(key), tensor.is_floating_point()
+    if dtype == "float32" and not floating and not tensor.is_complex():
+        return tensor.float()
+    if dtype == "int64" and floating:
+        raise invalid(f"loss_fn_inputs[{key!r}]", str(tensor.dtype).removeprefix("torch."), "whole numbers")
+    return tensor

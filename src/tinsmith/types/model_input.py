@@ -67,6 +67,14 @@ def _int_list(values: Any) -> list[int]:
         values = values.tolist()
     tokens = list(values)
     for index, token in enumerate(tokens):
-        if isinstance(token, bool) or not isinstance(token, int):
-            raise invalid(f"tokens[{index}]", token, "a whole number")
+        if type(token) is not int:
+            tokens[index] = _as_int(token, index)
     return tokens
+
+
+def _as_int(token: Any, index: int) -> int:
+    """Return the whole number that an element of a list is: lists made of arrays hold numpy's or torch's own."""
+    number: Any = token.item() if hasattr(token, "item") else token
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise invalid(f"tokens[{index}]", number, "a whole number")
+    return number
