@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.support.checkpoints import FAMILIES, checkpoint
+from tests.support.checkpoints import FAMILIES, checkpoint, make_checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.peft_reference import load_reference, reference_logprobs
 from tests.support.rows import make_row
