@@ -21,9 +21,11 @@ from tests.support.peft_reference import load_reference, reference_logprobs
 from tests.support.rows import make_row
 from tinsmith.engine import folders
 from tinsmith.engine.engine import Engine
+from tinsmith.engine.folders import write_folder
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.types.errors import UserError
 from tinsmith.types.params import AdamParams, LoraConfig
+from tinsmith.types.paths import check_name
 
 ADAM = AdamParams(learning_rate=1e-2, weight_decay=0.01)
 
@@ -209,6 +211,13 @@ def test_one_base_in_another_dtype_or_under_another_name_is_the_same_base(state:
     _, folder = state
     for dtype in ("bfloat16", "float64"):
         load_engine(checkpoint("llama"), dtype=dtype, name="alias").load_state("a", folder, LoraConfig(rank=8))
+
+
+def test_the_longest_folder_of_a_checkpoint_can_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / f"{check_name('x' * 200)}~{'0' * 8}"  # a name that was saved again gets a tail
+    for content in (b"first", b"second"):
+        write_folder(folder, {"file": content}, {})
+    assert (folder / "file").read_bytes() == b"second"
 
 
 def test_an_interrupted_save_leaves_the_old_folder(state: tuple[Engine, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,9 +83,9 @@ async def test_names_that_cannot_be(running: Running) -> None:
     client = await running.client()
     model = await client.create_model()
     for name in (5, "", "a/b", "x" * 201):
-        with pytest.raises(Failed, match="^path: got "):
-            await client.save(model, name)
-    assert await client.save(model, "x" * 200)
+        with pytest.raises(Failed, match=r"^path: got "):
+            await client.save_state(model, name)
+    assert await client.save_state(model, "x" * 200)
 
 
 async def test_a_name_is_taken_while_its_save_is_still_running(running: Running) -> None:

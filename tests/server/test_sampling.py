@@ -90,6 +90,15 @@ async def test_a_seed_is_chosen_once_and_travels_with_the_request(running: Runni
         ({"params": {"top_p": 1.7}}, "sampling_params.top_p: got 1.7, expected 0 < top_p <= 1"),
         ({"params": {"seed": 2**65}}, "sampling_params.seed"),
         ({"params": {"temperature": "hot"}}, "sampling_params.temperature: got 'hot'"),
+        ({"params": {"top_k": 2**70}}, "sampling_params.top_k: got 1180591620717411303424"),
+        ({"params": {"max_tokens": 2**70}}, "sampling_params.max_tokens: got 1180591620717411303424"),
+        (
+            {"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2**70]}]}},
+            "prompt: got 1180591620717411303424",
+        ),
+        ({"prompt": {"chunks": [{"type": "encoded_text"}]}}, r"prompt.chunks\[0\].tokens: got None, expected a list"),
+        ({"target_prompt_logprobs": {"data": [[1], [1, 2]], "dtype": "int64"}}, "tensor: got parts that are no arrays"),
+        ({"target_prompt_logprobs": {"data": [1, 2], "dtype": "int64", "shape": "x"}}, "tensor: got parts"),
         ({"num_samples": 0}, "num_samples: got 0"),
         ({"num_samples": 10_000}, "num_samples: got 10000, expected 1 to 1024"),
         ({"topk_prompt_logprobs": 65}, "topk_prompt_logprobs: got 65, expected 0 to 64"),
@@ -218,3 +227,10 @@ async def test_two_base_models(start: Start, two_models: FakeLink) -> None:
     state = await client.save_state(model, "a")
     # The same shape may be another base; whether its weights are the same is the engine's to say.
     assert await client.load(state, base_model="tiny")
+
+
+async def test_every_sample_has_an_id_however_the_number_was_written(running: Running) -> None:
+    client = await running.client()
+    sampler = await client.sampler(base_model="tiny")
+    promised = await client.post_sample(sampler, num_samples="2")
+    assert len(promised["sample_sequence_ids"]) == len((await client.result(promised)).sequences) == 2

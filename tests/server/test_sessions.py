@@ -16,7 +16,7 @@ SUCCESS = {"reason": {"type": "success"}, "detail": None}
 
 async def test_session_ids_cannot_be_guessed_and_sessions_are_listed(running: Running) -> None:
     client = await running.client()
-    body = {"tags": ["a"], "user_metadata": {"k": 1}, "display_name": "mine", "project_id": "p"}
+    body = {"tags": ["a"], "user_metadata": {"k": 1, "s": "é"}, "display_name": "mine", "project_id": "p"}
     second = (await client.post("create_session", body))["session_id"]
     assert len(second) == 36
     assert (await client.get("sessions"))["sessions"] == [second, client.session_id]
@@ -29,9 +29,12 @@ async def test_session_ids_cannot_be_guessed_and_sessions_are_listed(running: Ru
     assert await client.get(f"sessions/{second}") == {
         "training_run_ids": [],
         "sampler_ids": [],
-        "user_metadata": {"k": 1},
+        "user_metadata": {"k": "1", "s": "é"},  # other clients take text only
         "display_name": "mine",
     }
+    for path in ("sessions", "training_runs", "checkpoints"):
+        assert not next(iter((await client.get(path, offset=2**63 - 1)).values()))
+        assert "offset: got" in (await client.get(path, 422, offset=2**63))["detail"]
 
 
 async def test_heartbeats_of_live_ended_and_foreign_sessions(running: Running) -> None:

@@ -189,6 +189,10 @@ class FakeLink:
                 payload = {"size_bytes": size, "seq_id": model.next_seq - 1}
                 self.send(Result(point.op_id, orjson.dumps(payload)))
             op = model.waiting.pop(model.next_seq, None)
+            if op is None and any(later.replay for later in model.waiting.values()):
+                model.step_error = f"seq_id {model.next_seq} never arrived"
+                model.next_seq = min(model.waiting)
+                continue
             if op is None:
                 return
             model.next_seq += 1

@@ -12,7 +12,8 @@ CheckpointKind = Literal["weights", "sampler_weights"]
 CheckpointType = Literal["training", "sampler"]
 
 _TYPES: dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
+# A checkpoint is written to a folder of its name with up to 23 more characters, and file systems end at 255.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:.-]{0,254}")
 SCHEME = "tinker://"
 
@@ -24,7 +25,7 @@ def check_name(name: str, field: str = "name") -> str:
         UserError: it is empty, too long, or has other characters than letters, digits, '_', '-' and '.'.
     """
     if not _NAME.fullmatch(name):
-        raise invalid(field, name, "1 to 255 letters, digits, '_', '-' or '.', not beginning with '.' or '-'")
+        raise invalid(field, name, "1 to 200 letters, digits, '_', '-' or '.', not beginning with '.' or '-'")
     return name
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from tinsmith.types.paths import CheckpointType
+
+
+def _as_text(metadata: object) -> object:
+    if not isinstance(metadata, dict):
+        return metadata
+    items = cast("dict[str, Any]", metadata).items()
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in items}
+
+
+# Clients may send any JSON as values, but take back text only.
+Metadata = Annotated[dict[str, str], BeforeValidator(_as_text)]
 
 
 class WireResponse(BaseModel):
@@ -167,7 +179,7 @@ class Checkpoint(WireResponse):
     tinker_path: str
     size_bytes: int | None = None
     public: bool = False
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
     expires_at: datetime | None = None
 
 
@@ -183,7 +195,7 @@ class TrainingRun(WireResponse):
     lora_rank: int | None = None
     last_checkpoint: Checkpoint | None = None
     last_sampler_checkpoint: Checkpoint | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
 
 
 class TrainingRunsResponse(WireResponse):
@@ -223,5 +235,5 @@ class SessionResponse(WireResponse):
 
     training_run_ids: list[str]
     sampler_ids: list[str]
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
     display_name: str | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from tinsmith.types.errors import invalid
+from tinsmith.types.errors import UserError, invalid
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +192,12 @@ class TensorData:
         if "data" not in fields or "dtype" not in fields:
             raise invalid("tensor", list(fields) or "something else", "an object with data and dtype")
         known = {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}
-        return cls(**{key: part for key, part in fields.items() if key in known})
+        try:
+            return cls(**{key: part for key, part in fields.items() if key in known})
+        except UserError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:  # whatever else JSON may hold instead of numbers
+            raise UserError(f"tensor: got parts that are no arrays ({error}), expected lists of numbers") from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorData):

@@ -73,7 +73,11 @@ def check_tokens(field: str, tokens: Sequence[int], info: BaseModelInfo) -> int:
         raise invalid(field, "0 tokens", "at least one token")
     if len(tokens) > info.context_length:
         raise invalid(field, f"{len(tokens)} tokens", f"at most the context length {info.context_length}")
-    _check_ids(field, np.asarray(tokens, dtype=np.int64), info.vocab_size)
+    try:
+        ids = np.asarray(tokens, dtype=np.int64)
+    except OverflowError:
+        raise invalid(field, max(tokens, key=abs), f"token ids from 0 to {info.vocab_size - 1}") from None
+    _check_ids(field, ids, info.vocab_size)
     return len(tokens)
 
 
@@ -124,14 +128,14 @@ def check_sampling(params: SamplingParams, prompt_length: int, info: BaseModelIn
     room = info.context_length - prompt_length
     if room < 1:
         raise invalid("prompt", f"{prompt_length} tokens", f"at most {info.context_length - 1}, to leave room for one")
-    if params.max_tokens is not None and params.max_tokens < 1:
-        raise invalid("sampling_params.max_tokens", params.max_tokens, "at least 1")
+    if params.max_tokens is not None and not 1 <= params.max_tokens < 2**63:
+        raise invalid("sampling_params.max_tokens", params.max_tokens, "at least 1, and 63 bits")
     if not np.isfinite(params.temperature) or params.temperature < 0:
         raise invalid("sampling_params.temperature", params.temperature, "a finite number that is not negative")
     if not 0 < params.top_p <= 1:
         raise invalid("sampling_params.top_p", params.top_p, "0 < top_p <= 1")
-    if params.top_k != -1 and params.top_k < 1:
-        raise invalid("sampling_params.top_k", params.top_k, "-1 (no limit) or at least 1")
+    if params.top_k != -1 and not 1 <= params.top_k < 2**63:
+        raise invalid("sampling_params.top_k", params.top_k, "-1 (no limit) or at least 1, and 63 bits")
     if params.seed is not None and not -(2**63) <= params.seed < 2**64:
         raise invalid("sampling_params.seed", params.seed, "a 64-bit whole number")
     _check_stop(params.stop, info, max_stops)
