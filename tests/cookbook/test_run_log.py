@@ -49,11 +49,18 @@ def test_a_finished_run_knows_it(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused_except_free_ones(tmp_path: Path) -> None:
-    RunLog(tmp_path, "test", CONFIG, free=("max_steps",))
+    RunLog(tmp_path, "test", CONFIG, free=("max_steps",)).log_state(1, "tinker://r/weights/1")
     RunLog(tmp_path, "test", CONFIG | {"max_steps": 20}, free=("max_steps",))
     with pytest.raises(UserError, match=r"rank: got 16, expected 8, as the run in .* has it, or another log_path"):
         RunLog(tmp_path, "test", CONFIG | {"rank": 16}, free=("max_steps",))
     assert json.loads((tmp_path / "config.json").read_text())["rank"] == 8
+
+
+def test_settings_may_be_corrected_while_nothing_is_saved(tmp_path: Path) -> None:
+    RunLog(tmp_path, "test", CONFIG).log_metrics(0, {"nll": 1.0})
+    corrected = RunLog(tmp_path, "test", CONFIG | {"rank": 16})
+    assert json.loads((tmp_path / "config.json").read_text())["rank"] == 16
+    assert corrected.read("metrics.jsonl") == []
 
 
 def test_without_a_path_a_run_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,13 +160,30 @@ def test_a_stopped_run_carries_on_as_if_it_had_not_stopped(tmp_path: Path, capsy
     assert "is finished" in capsys.readouterr().out
 
 
-def test_bad_settings_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="batch_size: got 0, expected at least 1"):
-        sl_loop.main(config_for("llama", tmp_path, batch_size=0))
+def test_bad_data_are_refused_before_a_run_begins(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
     with pytest.raises(UserError, match=r"bad.jsonl, line 1: messages: got 'roles user'"):
-        sl_loop.main(config_for("llama", tmp_path, data=str(bad), log_path=str(tmp_path / "other")))
+        sl_loop.main(config_for("llama", tmp_path, data=str(bad)))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("batch_size", 0, "at least 1"),
+        ("epochs", 0, "at least 1"),
+        ("max_steps", 0, "at least 1"),
+        ("max_length", 1, "at least 2"),
+        ("lora_rank", 0, "at least 1"),
+        ("save_every", -1, "at least 0"),
+        ("learning_rate", 0.0, "a finite number above 0"),
+        ("learning_rate", float("nan"), "a finite number above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_and_never_replaced(field: str, value: float, expected: str) -> None:
+    with pytest.raises(UserError, match=f"^{field}: got {value}, expected {expected}"):
+        sl_loop.Config(**{field: value})
 
 
 def run_script(*arguments: str, module: bool = False, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,7 @@ class RunLog:
         free: names of settings that may differ when a run is taken up again.
 
     Raises:
-        UserError: the folder holds a run with other settings.
+        UserError: the folder holds a run with other settings that has saved a state.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class RunLog:
     ) -> None:
         self.path = Path(path) if path else Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._check_config(json.loads(json.dumps(config)), frozenset(free))
         self.last_state = self._find_last_state()
+        self._check_config(json.loads(json.dumps(config)), frozenset(free))
         self._drop_metrics_from(self.last_state.step if self.last_state else 0)
 
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -74,7 +74,8 @@ class RunLog:
 
     def _check_config(self, config: dict[str, Any], free: frozenset[str]) -> None:
         path = self.path / "config.json"
-        if path.exists():
+        # Without a saved state nothing is carried on, so whoever mistyped a setting may correct it.
+        if path.exists() and self.last_state is not None:
             before = json.loads(path.read_text(encoding="utf-8"))
             for key in sorted((before.keys() | config.keys()) - free):
                 if before.get(key) != config.get(key):

@@ -1,6 +1,10 @@
-"""Hyperparameters: the formula of the learning rate, and warnings where a plan is far from the usual."""
+"""Hyperparameters: the formula of the learning rate, and checks of numbers, and warnings where a plan is unusual."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 from tinsmith.cookbook.model_info import read_config
 from tinsmith.cookbook.notices import warn_once
@@ -11,6 +15,24 @@ from tinsmith.types.registry import lookup
 FEWEST_STEPS = 100
 # A learning rate this many times above or below the formula's is unusual.
 _FAR = 10.0
+
+
+def at_least(least: int) -> Callable[[Any, str], None]:
+    """Return a chz validator of a number that is `least` or more; None passes."""
+
+    def check(config: Any, field: str) -> None:
+        value = getattr(config, field)
+        if value is not None and value < least:
+            raise invalid(field.removeprefix("X_"), value, f"at least {least}")
+
+    return check
+
+
+def positive(config: Any, field: str) -> None:
+    """Check as a chz validator that a number is finite and above zero; None passes."""
+    value = getattr(config, field)
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise invalid(field.removeprefix("X_"), value, "a finite number above 0")
 
 
 def get_lr(model_name: str, is_lora: bool = True) -> float:

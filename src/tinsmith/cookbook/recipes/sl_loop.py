@@ -19,8 +19,7 @@ from tinsmith.cookbook import model_info, renderers
 from tinsmith.cookbook.run_log import RunLog
 from tinsmith.cookbook.supervised import compute_mean_nll, load_rows, row_to_datum
 from tinsmith.cookbook.tokenizer_utils import get_tokenizer
-from tinsmith.cookbook.utils import check_plan, get_lr
-from tinsmith.types.errors import invalid
+from tinsmith.cookbook.utils import at_least, check_plan, get_lr, positive
 
 
 # Step 1: Configuration. Every field can be set on the command line: batch_size=64
@@ -31,19 +30,21 @@ class Config:
     data: str | None = chz.field(
         default=None, doc='JSONL of {"messages": [...]} or {"text": ...}, or a hub data set; None: pig latin'
     )
-    batch_size: int = chz.field(default=128, doc="conversations per step")
-    learning_rate: float | None = chz.field(default=1e-4, doc="None: get_lr(model_name)")
-    lora_rank: int = chz.field(default=32, doc="rank of the adapter, 1 to 256")
+    batch_size: int = chz.field(default=128, validator=at_least(1), doc="conversations per step")
+    learning_rate: float | None = chz.field(default=1e-4, validator=positive, doc="None: get_lr(model_name)")
+    lora_rank: int = chz.field(default=32, validator=at_least(1), doc="rank of the adapter, 1 to 256")
     train_on_what: renderers.TrainOnWhat = chz.field(
         default=renderers.TrainOnWhat.ALL_ASSISTANT_MESSAGES, doc="which messages are learned"
     )
-    max_length: int | None = chz.field(default=None, doc="longer examples are cut to so many tokens; None: whole")
+    max_length: int | None = chz.field(
+        default=None, validator=at_least(2), doc="longer examples are cut to so many tokens; None: whole"
+    )
     renderer_name: str | None = chz.field(default=None, doc="chat format; None: the model's own")
-    epochs: int = chz.field(default=1, doc="how often the data are gone through")
-    max_steps: int | None = chz.field(default=None, doc="steps to do, whatever epochs says")
+    epochs: int = chz.field(default=1, validator=at_least(1), doc="how often the data are gone through")
+    max_steps: int | None = chz.field(default=None, validator=at_least(1), doc="steps to do, whatever epochs says")
     seed: int = chz.field(default=0, doc="of the adapter and of the order of the data")
     log_path: str | None = chz.field(default=None, doc="folder of the run; None: a new one under ./runs")
-    save_every: int = chz.field(default=20, doc="steps between saved states; 0: only at the end")
+    save_every: int = chz.field(default=20, validator=at_least(0), doc="steps between saved states; 0: only at the end")
 
 
 # Settings that may change when a run is taken up again.
@@ -59,27 +60,23 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def main(config: Config) -> None:
-    log = RunLog(config.log_path, "sl_loop", chz.asdict(config), free=FREE)
-    print(f"run: {log.path}")
-
     # Step 2: Setup. The renderer turns conversations into tokens, and weights that say which tokens to learn.
     service_client = tinsmith.ServiceClient(base_url=config.base_url)  # which also knows the tokenizers of its models
     tokenizer = get_tokenizer(config.model_name)
     renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
     renderer = renderers.get_renderer(renderer_name, tokenizer)
     rows = load_rows(config.data, config.seed)
-    if config.batch_size < 1:
-        raise invalid("batch_size", config.batch_size, "at least 1")
     batch_size = min(config.batch_size, len(rows))
     batches_per_epoch = len(rows) // batch_size  # the rest of an epoch, less than a batch, is left out
-    n_train_batches = config.max_steps or config.epochs * batches_per_epoch
-    learning_rate = config.learning_rate or get_lr(config.model_name)
+    n_train_batches = config.epochs * batches_per_epoch if config.max_steps is None else config.max_steps
+    learning_rate = get_lr(config.model_name) if config.learning_rate is None else config.learning_rate
     adam_params = tinsmith.AdamParams(learning_rate=learning_rate, beta1=0.9, beta2=0.95, eps=1e-8)
     check_plan(config.model_name, learning_rate, n_train_batches)
     print(
         f"{len(rows)} rows, {n_train_batches} steps of {batch_size}, renderer {renderer_name}, rate {learning_rate:g}"
     )
-
+    log = RunLog(config.log_path, "sl_loop", chz.asdict(config), free=FREE)
+    print(f"run: {log.path}")
     if log.is_finished(n_train_batches):
         print(f"the run in {log.path} is finished; set epochs or max_steps higher, or choose another log_path")
         return
@@ -142,6 +139,8 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
-        chz.nested_entrypoint(main)
+        chz.nested_entrypoint(main, allow_hyphens=True)
     except (tinsmith.UserError, tinsmith.TinsmithError) as error:
         raise SystemExit(f"sl_loop: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("sl_loop: stopped; the same settings with log_path= of this run carry on") from None
