@@ -11,7 +11,7 @@ import zstandard
 
 from tests.bad_input.door import TOKENS, Door, datum, tensor, too_long
 from tests.support.checkpoints import SHAPE
-from tests.support.live_server import QWEN3
+from tests.support.live_server import OTHER_LLAMA, QWEN3
 from tinsmith.types.proto import tinsmith_pb2 as pb
 
 NAN = float("nan")
@@ -175,6 +175,11 @@ CHECKPOINTS = [
     Case("climbing path", lambda d: d.load("tinker://../weights/a"), ("path", "tinker://RUN/weights/NAME")),
     Case("sampler as a state", lambda d: d.load(d.sampler_path), ("path", "sampler_weights", "weights/NAME")),
     Case("another base", lambda d: d.load(d.state, base_model=QWEN3), ("base_model", QWEN3, "tiny/llama")),
+    Case(
+        "another base of the same shape",
+        lambda d: d.load(d.state, base_model=OTHER_LLAMA),
+        ("weights/state", "base model", OTHER_LLAMA, "tiny/llama"),
+    ),
     Case("unknown base", lambda d: d.load(d.state, base_model="org/none"), ("base_model", "org/none", "tiny/llama")),
     Case(
         "name with a slash",

@@ -22,6 +22,8 @@ LLAMA = "tiny/llama"
 QWEN2 = "tiny/qwen2"
 QWEN3 = "tiny/qwen3"
 MOE = "tiny/qwen3-moe"
+# Of the same shape as LLAMA, with other weights.
+OTHER_LLAMA = "tiny/llama-other"
 FAMILY_OF = {LLAMA: "llama", QWEN2: "qwen2", QWEN3: "qwen3", MOE: "qwen3_moe"}
 
 
@@ -29,6 +31,8 @@ def model_folder(name: str) -> Path:
     """Return the folder of a served model's checkpoint."""
     from tests.support.checkpoints import checkpoint  # torch, which most areas' tests do without
 
+    if name == OTHER_LLAMA:
+        return checkpoint("llama", seed=1)
     return checkpoint(FAMILY_OF[name]) if name in FAMILY_OF else Path(name)
 
 
@@ -120,7 +124,8 @@ class LiveServer:
 @pytest.fixture(scope="session")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """One server for all tests of a worker; a test that kills or stops a server starts one of its own."""
-    server = LiveServer(tmp_path_factory.mktemp("live"), LLAMA, QWEN2, QWEN3, MOE, str(model_folder(LLAMA)))
+    names = (LLAMA, OTHER_LLAMA, QWEN2, QWEN3, MOE, str(model_folder(LLAMA)))
+    server = LiveServer(tmp_path_factory.mktemp("live"), *names)
     server.start()
     try:
         yield server
