@@ -99,6 +99,10 @@ async def test_a_seed_is_chosen_once_and_travels_with_the_request(running: Runni
         ({"prompt": {"chunks": [{"type": "encoded_text"}]}}, r"prompt.chunks\[0\].tokens: got None, expected a list"),
         ({"target_prompt_logprobs": {"data": [[1], [1, 2]], "dtype": "int64"}}, "tensor: got parts that are no arrays"),
         ({"target_prompt_logprobs": {"data": [1, 2], "dtype": "int64", "shape": "x"}}, "tensor: got parts"),
+        (
+            {"params": {"stop": ["a", 1]}},
+            r"sampling_params.stop: got \['a', 1\], expected strings or token ids, not both",
+        ),
         ({"num_samples": 0}, "num_samples: got 0"),
         ({"num_samples": 10_000}, "num_samples: got 10000, expected 1 to 1024"),
         ({"topk_prompt_logprobs": 65}, "topk_prompt_logprobs: got 65, expected 0 to 64"),

@@ -21,6 +21,7 @@ from tests.support.fake_link import FakeLink
 from tinsmith.server.blobs import BlobStore
 from tinsmith.server.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.db.models import Base
+from tinsmith.server.folders import Folders
 from tinsmith.server.lock import FolderLock, dead_instances, new_instance
 from tinsmith.server.migrations import config, upgrade
 from tinsmith.server.service import Service
@@ -269,3 +270,10 @@ def test_the_note_of_a_holder_is_json(tmp_path: Path) -> None:
     lock.acquire()
     assert json.loads((tmp_path / "serve.json").read_text())["pid"] == os.getpid()
     lock.release()
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StartupError, match=f"data folder: got {folder}, expected"):
+            Folders(folder)

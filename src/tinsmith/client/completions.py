@@ -12,7 +12,7 @@ from tinsmith.types.outputs import SampledSequence, StopReason
 if TYPE_CHECKING:
     from tinsmith.client.tokenizer import Tokenizer
 
-Stops = str | Sequence[str] | Sequence[int] | None
+Stops = str | Sequence[str | int] | None
 
 
 class Completion(str):

@@ -66,7 +66,7 @@ class TextStop:
             self._limit = 2 * len(self._window)
 
 
-def stop_rule(stop: str | Sequence[str] | Sequence[int] | None, eos: Sequence[int], decode: Decode | None) -> StopRule:
+def stop_rule(stop: str | Sequence[str | int] | None, eos: Sequence[int], decode: Decode | None) -> StopRule:
     """Make the rule of one generation.
 
     Args:

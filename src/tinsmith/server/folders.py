@@ -10,16 +10,26 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from tinsmith.types.errors import StartupError
+
 
 class Folders:
     """Names and makes folders. Paths in the database are relative to the data folder, so that it can be moved.
 
     Layout: `checkpoints/RUN/KIND/NAME/`, `samplers/SAMPLER/`, `recovery/RUN/...`.
+
+    Raises:
+        StartupError: the data folder cannot be made.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(
+                f"data folder: got {self.root}, expected one that can be made and written ({error.strerror})"
+            ) from None
 
     def absolute(self, folder: str) -> Path:
         """Return the absolute path of a relative one."""

@@ -19,6 +19,7 @@ from tinsmith.server.futures import FutureStore
 from tinsmith.server.intake import Intake
 from tinsmith.server.journal import digest
 from tinsmith.server.live import LiveState, Sampler
+from tinsmith.server.ordered import is_count
 from tinsmith.server.records import Record, State
 from tinsmith.server.saving import Saving
 from tinsmith.settings import Settings
@@ -70,7 +71,7 @@ class Sampling:
         """
         request = parse(CreateSamplingSessionRequest, body)
         session = self._live.session(request.session_id, owner)
-        if request.sampling_session_seq_id < 0:
+        if not is_count(request.sampling_session_seq_id, 0):
             raise invalid("sampling_session_seq_id", request.sampling_session_seq_id, "a whole number from 0")
         sampler_id = f"{session.id}:sample:{request.sampling_session_seq_id}"
         if sampler_id in self._live.samplers:

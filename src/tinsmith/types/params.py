@@ -74,7 +74,7 @@ class SamplingParams(BaseModel):
 
     max_tokens: int | None = None
     seed: int | None = None
-    stop: str | Sequence[str] | Sequence[int] | None = None
+    stop: str | Sequence[str | int] | None = None
     temperature: float = 1.0
     top_k: int = -1
     top_p: float = 1.0
