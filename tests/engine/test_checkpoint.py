@@ -229,6 +229,7 @@ def test_an_interrupted_save_leaves_the_old_folder(state: tuple[Engine, Path], m
         engine.save_state("a", folder)
     monkeypatch.undo()
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
+    assert [p.name for p in folder.parent.iterdir()] == ["state"], "what was written would keep a full disk full"
     engine.save_state("a", folder)
     assert json.loads((folder / "state.json").read_text())["step"] == 2
     assert [p.name for p in folder.parent.iterdir()] == ["state"]

@@ -34,13 +34,11 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
     for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(abandoned, ignore_errors=True)
     fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
-    fresh.mkdir()
-    for name, data in {**files, MANIFEST: manifest}.items():
-        with (fresh / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    _sync(fresh)
+    try:
+        _write(fresh, {**files, MANIFEST: manifest})
+    except OSError:  # a full disk, say: what was written must not keep it full
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if folder.exists():
         old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         folder.rename(old)
@@ -50,6 +48,17 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
         fresh.rename(folder)
     _sync(folder.parent)
     return sum(map(len, files.values())) + len(manifest)
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a new folder so that it would survive a power loss."""
+    folder.mkdir()
+    for name, data in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    _sync(folder)
 
 
 def _sync(folder: Path) -> None:
