@@ -15,9 +15,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-from tests.support.checkpoints import checkpoint
+from tests.support.checkpoints import checkpoint, make_checkpoint
 from tests.support.fake_service import FakeService
-from tinsmith import ServiceClient, TinsmithError, UserError, get_tokenizer
+from tinsmith import SamplingParams, ServiceClient, TinsmithError, UserError, get_tokenizer
 from tinsmith.client.connection import Connection
 from tinsmith.client.loop import background
 from tinsmith.client.tokenizer import Tokenizer
@@ -222,3 +222,19 @@ def test_nowhere(fake: FakeService, served: Callable[[], Connection]) -> None:
     with pytest.raises(TinsmithError, match="the answer holds none"):
         background().submit(find_tokenizer("no/other", connection)).result(10)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.row(38)
+def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
+    """Neither a service nor the hub is asked for what a folder does not have; ids do without it."""
+    folder = make_checkpoint(tmp_path / "m", "llama")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(TinsmithError, match=r"the folder has no tokenizer\.json\. Put one there, or .* token ids"):
+        get_tokenizer(str(folder))
+    with ServiceClient() as service:
+        training = service.create_lora_training_client(str(folder), rank=4)
+        with pytest.raises(TinsmithError, match="has no tokenizer"):
+            training.sample([[1, 2]], {"max_tokens": 3}).result()
+        sampler = training.save_weights_and_get_sampling_client()
+        answer = sampler.sample([1, 2], 1, SamplingParams(max_tokens=3, stop=[])).result()
+        assert len(answer.sequences[0].tokens) == 3

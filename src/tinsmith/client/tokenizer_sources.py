@@ -94,6 +94,11 @@ async def _find(name: str, connection: Connection | None) -> Tokenizer:
         bundle = await _from_service(name, connection, told)
     else:
         # The embedded service has its models from folders and the hub, too.
+        if await asyncio.to_thread(Path(source).expanduser().is_dir):
+            raise TinsmithError(
+                f"no tokenizer for {name!r}: the folder has no tokenizer.json. Put one there, or work with token ids: "
+                "SamplingClient.sample takes and returns them"
+            )
         told.append("no service at a URL is connected")
     if bundle is None:
         bundle = await asyncio.to_thread(_from_hub, source, told)
