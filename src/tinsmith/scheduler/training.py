@@ -1,7 +1,8 @@
 """Packed passes: the rows of all models whose turn it is, merged up to a token budget.
 
-Within a model, rows are computed strictly in the order of its operations; unbroken runs of forward_backward may share
-a pass. Between models the one that has had the fewest tokens goes first.
+Within a model, rows are computed strictly in the order of its operations, and a pass takes rows of one operation only:
+so a model that is alone meets the same passes, and gets the same sums to the last bit, however fast its operations
+arrive, in a replay too. Between models the one that has had the fewest tokens goes first.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ class _Cursor:
         self._taken = 0
 
     def peek(self) -> Placed | None:
-        """Return the model's next row, None where it has none ready."""
+        """Return the model's next row, None where it has none for this pass."""
         while True:
             task = self._training.task(self._queue, self._position)
             if task is None:
@@ -258,8 +259,9 @@ class _Cursor:
             index = len(task.outputs) + self._taken
             if task.error is None and index < len(task.rows):
                 return Placed(task, index)
+            if self._taken:
+                return None
             self._position += 1
-            self._taken = 0
 
     def advance(self) -> None:
         """Go past the row that `peek` returned."""
