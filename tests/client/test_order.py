@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.client.data import batch
 from tests.support.fake_service import FakeService, logprobs_of, loss_of
-from tinsmith import AdamParams, ServiceClient
+from tinsmith import AdamParams, ServiceClient, UserError
 from tinsmith.client import embedding, ordered, retry
 
 ADAM = AdamParams(learning_rate=1e-3)
@@ -200,3 +200,13 @@ def test_a_service_that_stays_away_ends_the_model(
     fake.network = None
     with pytest.raises(Exception, match=r"takes no more operations: .*not reachable"):
         training.optim_step(ADAM).result()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("rate", [float("nan"), float("inf")])
+def test_a_number_that_json_cannot_say_is_refused_without_a_gap_in_the_order(fake: FakeService, rate: float) -> None:
+    training = ServiceClient().create_lora_training_client("tinsmith-tiny")
+    refused = training.optim_step(AdamParams.model_construct(learning_rate=rate))
+    with pytest.raises(UserError, match=f"^adam_params.learning_rate: got {rate}, expected a finite number"):
+        refused.result(timeout=20)
+    training.forward_backward(batch(1), "cross_entropy").result(timeout=20)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tinsmith.client.connection import PROTOBUF, parse
 from tinsmith.client.futures import share
@@ -22,6 +23,7 @@ from tinsmith.types.errors import (
     APIStatusError,
     InternalServerError,
     TinsmithError,
+    invalid,
 )
 from tinsmith.types.responses import GetInfoResponse, UntypedFuture
 
@@ -80,7 +82,12 @@ class Ordered:
     # -- posts, in turn -----------------------------------------------------------------------------------------------
 
     async def post(self, path: str, body: dict[str, Any]) -> str:
-        """Post an operation's JSON body under the next number and return its request id."""
+        """Post an operation's JSON body under the next number and return its request id.
+
+        Raises:
+            UserError: a number in it is not finite, which JSON cannot say; no sequence number is used up.
+        """
+        check_finite(body)
         fields = {"model_id": self.created.result().model_id, "seq_id": next(self._next_seq), **body}
         return await self._post(path, json=fields)
 
@@ -161,3 +168,20 @@ class Ordered:
 
 async def _outcome(post: Awaitable[str]) -> str | BaseException:
     return (await asyncio.gather(post, return_exceptions=True))[0]
+
+
+def check_finite(body: Mapping[str, Any], within: str = "") -> None:
+    """Check that a JSON body has no number that JSON cannot say.
+
+    Args:
+        body: an object of values and objects.
+        within: path of the object in the whole body, ending in a dot.
+
+    Raises:
+        UserError: a number is NaN or infinite; the message names its field.
+    """
+    for key, value in body.items():
+        if isinstance(value, Mapping):
+            check_finite(cast("Mapping[str, Any]", value), f"{within}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise invalid(f"{within}{key}", value, "a finite number")

@@ -127,7 +127,7 @@ class Session:
         if pending:
             _, late = wait(pending, timeout=2.0)
             if late:
-                logger.warning("waiting for %d operations that were submitted", len(late))
+                logger.warning("waiting for what was submitted and is not done yet: %d", len(late))
                 wait(late)
 
     def finish(self, status: FinishStatus, detail: str | None = None) -> None:
