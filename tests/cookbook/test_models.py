@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.checkpoints import checkpoint, make_tokenizer
 from tinsmith import models
-from tinsmith.cookbook import notices
+from tinsmith.cookbook import model_info, notices
 from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.renderers import get_renderer, renderer_names
 from tinsmith.cookbook.utils import check_plan, get_lr
@@ -114,3 +114,10 @@ def test_unusual_plans_are_warned_about_with_number_and_threshold(caplog: pytest
         "steps: 99 are fewer than 100",
         "learning_rate: 0.005 is more than 10 times off get_lr's 0.000472979",
     ]
+
+
+def test_a_plan_for_a_name_of_the_service_does_not_ask_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(model_info, "_hub_config", asked.append)
+    check_plan("my/llama", 1.0, 100)
+    assert not asked

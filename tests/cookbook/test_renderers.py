@@ -286,7 +286,7 @@ def test_prefill_goes_on_after_the_prompt() -> None:
         ([{"role": "user", "content": [{"type": "image"}]}], "messages[0].content[0]: got {'type': 'image'}"),
         ([{"role": "user", "content": "q", "trainable": True}], "messages[0].trainable: got True, expected none"),
         ([{"role": "assistant", "content": "q", "reasoning_content": "r"}], "messages[0].reasoning_content: got 'r'"),
-        ([{"role": "tool", "content": "q"}], "messages[0]: got 'tool', expected no tools"),
+        ([{"role": "tool", "content": "q"}], "messages[0].role: got 'tool', expected no tools"),
     ],
 )
 def test_bad_conversations_are_refused_with_their_place(messages: Any, expected: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cookbook.formats import byte_tokenizer
 from tests.support.checkpoints import make_tokenizer
+from tinsmith import get_tokenizer
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.supervised import (
@@ -144,6 +145,12 @@ def test_a_file_of_conversations_and_texts(tmp_path: Path) -> None:
             "messages[1].content: got ' ', expected content",
         ),
         ({"messages": [QUESTION, {"role": "assistant"}]}, "messages[1].content: got None, expected a string"),
+        ("[" * 100_000, "not a row (nested too deeply)"),
+        ('{"text": "half \\ud800"}', "not text (half of a surrogate pair"),
+        (
+            {"messages": [QUESTION, {"role": "assistant", "content": "x", "tool_calls": 3}]},
+            "messages[1].tool_calls: got 3, expected a list of calls",
+        ),
         ({"text": ""}, "text: got '', expected a text that is not empty"),
     ],
 )
@@ -152,6 +159,16 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: Any,
     with pytest.raises(UserError) as error:
         JsonlRows(path)
     assert str(error.value).startswith(f"{path}, line 3: {expected}")
+
+
+def test_a_line_that_the_format_cannot_say_is_named_when_the_file_is_opened(tmp_path: Path) -> None:
+    tokenizer = get_tokenizer("tinsmith-tiny")
+    path = write(
+        tmp_path, {"messages": [QUESTION, ANSWER]}, {"messages": [QUESTION, ANSWER, {"role": "tool", "content": "7"}]}
+    )
+    with pytest.raises(UserError, match=r"line 2: messages\[2\].role: got 'tool', expected no tools"):
+        load_rows(str(path), renderer=get_renderer("tinsmith_tiny", tokenizer))
+    assert len(load_rows(str(path), renderer=get_renderer("chat_template", tokenizer))) == 2
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Fine-tune and sample language models: in this process, on a server, or on a cluster.",
+    help="Fine-tune and sample language models: in this process or on a server.",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tinsmith.cookbook.model_info import read_config
@@ -64,10 +65,12 @@ def check_plan(model_name: str, learning_rate: float, steps: int) -> None:
             "few steps",
             f"steps: {steps} are fewer than {FEWEST_STEPS}; use a smaller batch_size, more epochs or more data",
         )
+    if lookup(model_name) is None and not Path(model_name).is_dir():
+        return  # a name that only the service knows; asking the hub for its size would take long where it is far
     try:
         usual = get_lr(model_name)
     except UserError:
-        return  # a name that only the service knows: there is no formula to compare with
+        return  # the formula is for other models
     if not usual / _FAR <= learning_rate <= usual * _FAR:
         warn_once(
             "learning rate",

@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     tokenizer = get_tokenizer(config.model_name)
     renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
     renderer = renderers.get_renderer(renderer_name, tokenizer)
-    rows = load_rows(config.data, config.seed)
+    rows = load_rows(config.data, config.seed, renderer)
     batch_size = min(config.batch_size, len(rows))
     batches_per_epoch = len(rows) // batch_size  # the rest of an epoch, less than a batch, is left out
     n_train_batches = config.epochs * batches_per_epoch if config.max_steps is None else config.max_steps
@@ -138,6 +138,7 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # offline it logs every try; we say it once
     try:
         chz.nested_entrypoint(main, allow_hyphens=True)
     except (tinsmith.UserError, tinsmith.TinsmithError) as error:

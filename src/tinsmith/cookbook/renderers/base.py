@@ -60,6 +60,14 @@ class Renderer(ABC):
     # Whether a conversation's rendering goes on unchanged when messages are added (no history is rewritten).
     extends: bool = True
 
+    def check(self, messages: Conversation) -> list[CheckedMessage]:
+        """Return a conversation's messages, checked, and that this format can say them.
+
+        Raises:
+            UserError: the conversation is not well formed, or holds what the format has no place for.
+        """
+        return check_messages(messages)
+
     @abstractmethod
     def build_generation_prompt(self, messages: Conversation, prefill: str | None = None) -> ModelInput:
         """Return the tokens after which the model speaks as the assistant.
@@ -156,11 +164,15 @@ class PieceRenderer(Renderer):
         return [self._ids[self.end_marker]]
 
     def check(self, messages: Conversation) -> list[CheckedMessage]:
-        """Check a conversation, and that this format can say it."""
         checked = [self.adapt(message) for message in check_messages(messages)]
         for index, message in enumerate(checked):
             if message.tool_calls or message.role == "tool":
-                raise invalid(f"messages[{index}]", message.role, f"no tools: renderer {self.name!r} has none")
+                field = "tool_calls" if message.tool_calls else "role"
+                raise invalid(
+                    f"messages[{index}].{field}",
+                    list(message.tool_calls) or message.role,
+                    f"no tools: renderer {self.name!r} has none; 'chat_template' has those of the model's template",
+                )
             if message.thinking is not None and not self.accepts_thinking(checked, index):
                 raise invalid(
                     f"messages[{index}].reasoning_content",

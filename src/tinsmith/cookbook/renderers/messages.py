@@ -67,7 +67,14 @@ def _check(message: Mapping[str, Any], field: str) -> CheckedMessage:
     trainable = message.get("trainable")
     if trainable is not None and not isinstance(trainable, bool):
         raise invalid(f"{field}.trainable", trainable, "true or false")
-    return CheckedMessage(str(role), text, thinking, tuple(message.get("tool_calls") or ()), trainable)
+    return CheckedMessage(str(role), text, thinking, _tool_calls(message, field), trainable)
+
+
+def _tool_calls(message: Mapping[str, Any], field: str) -> tuple[Mapping[str, Any], ...]:
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+        raise invalid(f"{field}.tool_calls", calls, "a list of calls, each an object")
+    return tuple(calls)
 
 
 def _content(message: Mapping[str, Any], field: str) -> tuple[str, str | None]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.renderers.messages import check_messages
 from tinsmith.types.errors import UserError, invalid
 
@@ -18,12 +19,17 @@ class JsonlRows(Sequence[Row]):
 
     Opening reads the file once and checks every line; rows themselves stay on disk. Empty lines are skipped.
 
+    Args:
+        path: of the file.
+        renderer: whose format has to be able to say every conversation; None asks for well-formed ones only.
+
     Raises:
         UserError: no such file, no rows, or a line that is no conversation; names file and line.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, renderer: Renderer | None = None) -> None:
         self.path = Path(path)
+        self._renderer = renderer
         # Byte offset and line number of each row.
         self._places: list[tuple[int, int]] = []
         offset = 0
@@ -62,16 +68,16 @@ class JsonlRows(Sequence[Row]):
 
     def _parse(self, line: bytes, number: int) -> Row:
         try:
-            return check_row(_decode(line))
+            return check_row(_decode(line), self._renderer)
         except UserError as error:
             raise UserError(f"{self.path}, line {number}: {error}") from None
 
 
-def check_row(row: Any) -> Row:
+def check_row(row: Any, renderer: Renderer | None = None) -> Row:
     """Return a row that can be trained on.
 
     Raises:
-        UserError: it is neither a conversation with an answer in it nor a text.
+        UserError: it is neither a conversation with an answer in it nor a text, or the renderer cannot say it.
     """
     if not isinstance(row, dict):
         raise invalid("row", row, 'an object with "messages" or "text"')
@@ -83,7 +89,7 @@ def check_row(row: Any) -> Row:
         return row
     if not isinstance(row["messages"], list):
         raise invalid("messages", row["messages"], "a list of messages")
-    messages = check_messages(row["messages"])
+    messages = check_messages(row["messages"]) if renderer is None else renderer.check(row["messages"])
     for index, message in enumerate(messages):
         if not message.text.strip() and not message.tool_calls:
             raise invalid(f"messages[{index}].content", message.text, "content that is not empty")
@@ -102,4 +108,17 @@ def _decode(line: bytes) -> Any:
         row = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
+    except RecursionError:
+        raise UserError("not a row (nested too deeply)") from None
+    if "\\ud" in text.lower() and not _is_text(row):
+        raise UserError("not text (half of a surrogate pair, \\ud800 to \\udfff, stands alone)")
     return dict(row) if isinstance(row, Mapping) else row
+
+
+def _is_text(row: Any) -> bool:
+    """Whether every string of a row is Unicode text; JSON can spell halves of characters, which no tokenizer reads."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,13 +8,14 @@ from typing import Any, overload
 
 from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.notices import warn_once
+from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.supervised.files import JsonlRows, Row, check_row
 from tinsmith.types.errors import UserError
 
 _OFFLINE_WORDS = 12_800
 
 
-def load_rows(data: str | None, seed: int = 0) -> Sequence[Row]:
+def load_rows(data: str | None, seed: int = 0, renderer: Renderer | None = None) -> Sequence[Row]:
     """Return the training rows that a `data=` setting names.
 
     Args:
@@ -22,6 +23,7 @@ def load_rows(data: str | None, seed: int = 0) -> Sequence[Row]:
             `HuggingFaceH4/no_robots`, replaced by pig latin with a warning where the hub cannot be reached; None is
             pig latin.
         seed: of the words of pig latin.
+        renderer: whose format has to be able to say the conversations; None asks for well-formed ones only.
 
     Raises:
         UserError: the file is not there or not well formed; names file and line.
@@ -30,11 +32,11 @@ def load_rows(data: str | None, seed: int = 0) -> Sequence[Row]:
         return pig_latin.rows(pig_latin.draw_words("train", _OFFLINE_WORDS, seed))
     path = Path(data)
     if path.suffix or path.exists() or data.count("/") != 1:
-        return JsonlRows(path)
-    return _hub_rows(data, seed)
+        return JsonlRows(path, renderer)
+    return _hub_rows(data, seed, renderer)
 
 
-def _hub_rows(name: str, seed: int) -> Sequence[Row]:
+def _hub_rows(name: str, seed: int, renderer: Renderer | None) -> Sequence[Row]:
     import datasets
 
     try:
@@ -46,14 +48,15 @@ def _hub_rows(name: str, seed: int) -> Sequence[Row]:
             "Give a JSONL file of the same rows to train on them offline",
         )
         return load_rows(None, seed)
-    return HubRows(name, found)
+    return HubRows(name, found, renderer)
 
 
 class HubRows(Sequence[Row]):
     """The rows of a data set of the hub, checked as they are read."""
 
-    def __init__(self, name: str, rows: Any) -> None:
+    def __init__(self, name: str, rows: Any, renderer: Renderer | None = None) -> None:
         self._name = name
+        self._renderer = renderer
         self._rows = rows
 
     def __len__(self) -> int:
@@ -67,7 +70,7 @@ class HubRows(Sequence[Row]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         try:
-            return check_row(dict(self._rows[index]))
+            return check_row(dict(self._rows[index]), self._renderer)
         except UserError as error:
             raise UserError(f"{self._name}, row {index}: {error}") from None
 
