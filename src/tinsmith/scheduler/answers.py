@@ -35,10 +35,6 @@ class Answers:
         self._open[op.op_id] = op
         return True
 
-    def is_open(self, op_id: str) -> bool:
-        """Whether the operation still waits for its answer."""
-        return op_id in self._open
-
     @property
     def waiting(self) -> int:
         """Number of operations without an answer yet."""

@@ -57,8 +57,6 @@ class Renderer(ABC):
     """
 
     name: str
-    # Whether a conversation's rendering goes on unchanged when messages are added (no history is rewritten).
-    extends: bool = True
 
     def check(self, messages: Conversation) -> list[CheckedMessage]:
         """Return a conversation's messages, checked, and that this format can say them.

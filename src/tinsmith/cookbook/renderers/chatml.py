@@ -55,7 +55,6 @@ class Qwen3Renderer(ChatMLRenderer):
     """
 
     controls = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
-    extends = False
 
     def __init__(self, tokenizer: Any, name: str = "qwen3", *, thinking: bool = True) -> None:
         super().__init__(tokenizer, name)

@@ -36,8 +36,6 @@ _STRUCTURE = ("role", "type", "trainable")
 class TemplateRenderer(Renderer):
     """`chat_template`: whatever the tokenizer's chat template says."""
 
-    extends = False
-
     def __init__(self, tokenizer: Any, name: str = "chat_template") -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise invalid("tokenizer.chat_template", None, "a chat template; renderer 'role_colon' needs none")
