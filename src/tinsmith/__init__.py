@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from tinsmith import types as types
 
 if TYPE_CHECKING:
-    from tinsmith.client.completions import Completion as Completion
-    from tinsmith.client.completions import Completions as Completions
-    from tinsmith.client.futures import APIFuture as APIFuture
-    from tinsmith.client.rest_client import RestClient as RestClient
-    from tinsmith.client.sampling_client import SamplingClient as SamplingClient
-    from tinsmith.client.saved_path import SavedPath as SavedPath
+    from tinsmith.client.checkpoints.rest_client import RestClient as RestClient
+    from tinsmith.client.checkpoints.saved_path import SavedPath as SavedPath
+    from tinsmith.client.sampling.completions import Completion as Completion
+    from tinsmith.client.sampling.completions import Completions as Completions
+    from tinsmith.client.sampling.sampling_client import SamplingClient as SamplingClient
     from tinsmith.client.service_client import ServiceClient as ServiceClient
-    from tinsmith.client.tokenizer import Tokenizer as Tokenizer
-    from tinsmith.client.tokenizer_sources import get_tokenizer as get_tokenizer
-    from tinsmith.client.training_client import TrainingClient as TrainingClient
+    from tinsmith.client.tokenizer.tokenizer import Tokenizer as Tokenizer
+    from tinsmith.client.tokenizer.tokenizer_sources import get_tokenizer as get_tokenizer
+    from tinsmith.client.training.training_client import TrainingClient as TrainingClient
+    from tinsmith.client.transport.futures import APIFuture as APIFuture
     from tinsmith.types import AdamParams as AdamParams
     from tinsmith.types import Checkpoint as Checkpoint
     from tinsmith.types import CheckpointType as CheckpointType
@@ -64,15 +64,15 @@ __version__ = "0.1.0"
 
 # Where each exported name lives; modules load when a name is first used, so that `import tinsmith` stays light.
 _HOMES: dict[str, tuple[str, ...]] = {
-    "client.completions": ("Completion", "Completions"),
-    "client.futures": ("APIFuture",),
-    "client.rest_client": ("RestClient",),
-    "client.sampling_client": ("SamplingClient",),
-    "client.saved_path": ("SavedPath",),
+    "client.sampling.completions": ("Completion", "Completions"),
+    "client.transport.futures": ("APIFuture",),
+    "client.checkpoints.rest_client": ("RestClient",),
+    "client.sampling.sampling_client": ("SamplingClient",),
+    "client.checkpoints.saved_path": ("SavedPath",),
     "client.service_client": ("ServiceClient",),
-    "client.tokenizer": ("Tokenizer",),
-    "client.tokenizer_sources": ("get_tokenizer",),
-    "client.training_client": ("TrainingClient",),
+    "client.tokenizer.tokenizer": ("Tokenizer",),
+    "client.tokenizer.tokenizer_sources": ("get_tokenizer",),
+    "client.training.training_client": ("TrainingClient",),
     "types": (
         "AdamParams",
         "Checkpoint",

@@ -12,17 +12,17 @@ from pathlib import Path
 import httpx
 
 # The session module comes first: at the end of the process sessions are ended before the service is.
-from tinsmith.client import embedding, session
-from tinsmith.client.loop import at_shutdown, background
+from tinsmith.client.transport import embedding, session
+from tinsmith.client.transport.loop import at_shutdown, background
 from tinsmith.cluster.in_process import InProcessLink
 from tinsmith.cluster.loading import ModelSpec
-from tinsmith.server.app import create_app
-from tinsmith.server.model_sources import resolve
+from tinsmith.cluster.model_sources import resolve
+from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.settings import Settings, get_settings
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, TinsmithError
-from tinsmith.types.model_info import BaseModelInfo
-from tinsmith.types.registry import EMBEDDED_MODEL
+from tinsmith.types.lineup import EMBEDDED_MODEL
 
 assert session
 

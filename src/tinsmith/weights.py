@@ -47,13 +47,13 @@ def export_merged(
             no room for the result.
         TinsmithError: the service does not give the checkpoint.
     """
-    from tinsmith.engine.merged import check_output, merge
+    from tinsmith.engine.checkpoints.merged import check_output, merge
 
     target = check_output(Path(folder), dtype)
     if not str(source).startswith(SCHEME):
         adapter = Path(source)
         return merge(adapter, _base_of(adapter, base), target, dtype, progress)
-    from tinsmith.client.rest_client import RestClient
+    from tinsmith.client.checkpoints.rest_client import RestClient
 
     with tempfile.TemporaryDirectory(prefix="tinsmith-adapter-") as temporary:
         client = RestClient(base_url=base_url, api_key=api_key)
@@ -63,8 +63,8 @@ def export_merged(
 
 def _base_of(adapter: Path, base: str | Path | None) -> Path:
     """Find the base model on this machine, or fetch it from the hub."""
-    from tinsmith.engine.merged import read_adapter_config
-    from tinsmith.server.model_sources import resolve
+    from tinsmith.cluster.model_sources import resolve
+    from tinsmith.engine.checkpoints.merged import read_adapter_config
     from tinsmith.settings import get_settings
 
     name = str(base) if base is not None else read_adapter_config(adapter).base_model

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fake_service import FakeService
 from tinsmith import ServiceClient
-from tinsmith.client import embedding, retry
+from tinsmith.client.transport import embedding, retry
 from tinsmith.settings import Settings
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.checkpoints import checkpoint
 from tinsmith import AdamParams, Datum, RequestFailedError, SamplingParams, ServiceClient, TrainingClient
-from tinsmith.client.loop import background
+from tinsmith.client.transport.loop import background
 
 LLAMA = str(checkpoint("llama"))
 ADAM = AdamParams(learning_rate=1e-3)

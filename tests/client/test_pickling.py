@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.fake_service import FakeService
 from tinsmith import SamplingClient, ServiceClient, TinsmithError, UserError
-from tinsmith.client import sampling_client, session
-from tinsmith.client.connection import Connection
+from tinsmith.client.sampling import sampling_client
+from tinsmith.client.transport import session
+from tinsmith.client.transport.connection import Connection
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from tests.client.data import batch
 from tests.support.fake_service import FakeService
 from tinsmith import LoraConfig, RestClient, ServiceClient, TinsmithError, TrainingClient, UserError
-from tinsmith.client import session as session_module
+from tinsmith.client.transport import session as session_module
 
 
 def _connection(client: ServiceClient | RestClient) -> object:

@@ -28,13 +28,13 @@ from tinsmith.cookbook.hyperparam_utils import (
 from tinsmith.cookbook.model_info import get_model_attributes, get_recommended_renderer_name
 from tinsmith.cookbook.renderers import get_renderer, renderer_names
 from tinsmith.cookbook.utils import get_lr, recommended_lr
-from tinsmith.engine.base_model import load_base_model
-from tinsmith.engine.peft_layout import export_tensors
-from tinsmith.engine.slots import Layout, bucket_of, targets_for
+from tinsmith.engine.adapters.slots import Layout, bucket_of, targets_for
+from tinsmith.engine.checkpoints.peft_layout import export_tensors
+from tinsmith.engine.model.base_model import load_base_model
 from tinsmith.types.errors import UserError
 from tinsmith.types.learning_rate import learning_rate
+from tinsmith.types.lineup import EMBEDDED_MODEL, LINEUP
 from tinsmith.types.params import LoraConfig
-from tinsmith.types.registry import EMBEDDED_MODEL, LINEUP
 
 
 @pytest.fixture(autouse=True)

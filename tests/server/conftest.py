@@ -12,7 +12,7 @@ import pytest
 
 from tests.server.client import Client
 from tests.support.fake_link import FakeLink, tiny_info
-from tinsmith.server.app import create_app
+from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.settings import Settings
 

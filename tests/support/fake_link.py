@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.codec import (
     decode_forward_backward_request,
     encode_forward_backward_output,
     encode_sample_response,
 )
 from tinsmith.types.errors import RequestErrorCategory, StartupError, UserError
-from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.operations import Event, Failure, Flushed, Lost, Operation, OpKind, Ready, Result
 from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
 from tinsmith.types.requests import SampleRequest

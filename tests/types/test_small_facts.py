@@ -9,6 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.compression import zstd_compress, zstd_decompress
 from tinsmith.types.errors import (
     APIStatusError,
@@ -20,7 +21,7 @@ from tinsmith.types.errors import (
     status_error,
 )
 from tinsmith.types.learning_rate import default_adam_params, learning_rate
-from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.lineup import LINEUP, SUGGESTED_MODELS, lookup
 from tinsmith.types.operations import (
     Failure,
     Flushed,
@@ -35,7 +36,6 @@ from tinsmith.types.operations import (
 )
 from tinsmith.types.outputs import reduce_metrics
 from tinsmith.types.paths import CheckpointPath
-from tinsmith.types.registry import LINEUP, SUGGESTED_MODELS, lookup
 
 
 @pytest.mark.row(66)

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError
-from tinsmith.types.losses import LOSSES
-from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.loss_table import LOSSES
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.validation import check_adam, check_lora, check_sampling, check_training_data
 

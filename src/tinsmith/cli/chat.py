@@ -9,8 +9,8 @@ import typer
 
 from tinsmith.cli.options import BaseUrl
 from tinsmith.types.errors import UserError
+from tinsmith.types.lineup import EMBEDDED_MODEL
 from tinsmith.types.paths import SCHEME
-from tinsmith.types.registry import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
     from tinsmith.cookbook.chat import Chat

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tinsmith.server.auth import KeyStore
+    from tinsmith.server.store.keys import KeyStore
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create, list and revoke a service's API keys.")
 
@@ -22,8 +22,8 @@ DataDir = Annotated[
 
 
 def _with_keys(data_dir: Path | None, work: Callable[[KeyStore], Coroutine[None, None, None]]) -> None:
-    from tinsmith.server.auth import KeyStore
-    from tinsmith.server.db.database import Database, default_url
+    from tinsmith.server.store.db.database import Database, default_url
+    from tinsmith.server.store.keys import KeyStore
     from tinsmith.settings import get_settings
 
     settings = get_settings()

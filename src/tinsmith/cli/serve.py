@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from tinsmith import logs
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError
-from tinsmith.types.registry import EMBEDDED_MODEL
+from tinsmith.types.lineup import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
-    from tinsmith.server.listener import Listener
+    from tinsmith.server.http.listener import Listener
 
 app = typer.Typer(add_completion=False)
 log = logging.getLogger("tinsmith.server")
@@ -56,7 +56,7 @@ def serve(
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    from tinsmith.server.errors import describe
+    from tinsmith.server.faults import describe
 
     try:
         return Settings(**given)
@@ -67,10 +67,10 @@ def _settings(given: dict[str, Any]) -> Settings:
 async def _serve(settings: Settings, data_dir: Path, specs: list[str]) -> None:
     from tinsmith.cluster.child import ChildLink
     from tinsmith.cluster.loading import ModelSpec
-    from tinsmith.server.auth import check_token
-    from tinsmith.server.listener import Listener
-    from tinsmith.server.model_sources import resolve_models
+    from tinsmith.cluster.model_sources import resolve_models
+    from tinsmith.server.http.listener import Listener
     from tinsmith.server.service import Service
+    from tinsmith.server.store.keys import check_token
 
     logs.configure("api")
     if settings.api_key is not None:

@@ -1,5 +1,4 @@
-"""The SDK: what a training script talks to. No torch, no server code.
+"""The SDK: what a training script talks to. No torch, no server code. `service_client` is where everything begins.
 
-Clients (`service_client`, `training_client` on `training_calls`, `sampling_client`, `rest_client`) over `session`,
-`connection`, `polling`; order (`line`, `ordered`, `chunks`), results (`futures`, `completions`, `saved_path`), text.
+Rooms, each may import those after it: `training/`, `sampling/`, `checkpoints/`, `tokenizer/`, `transport/`.
 """

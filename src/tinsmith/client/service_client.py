@@ -7,15 +7,15 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tinsmith import __version__
-from tinsmith.client.creation import creation_body
-from tinsmith.client.futures import wait_blocking
-from tinsmith.client.opening import open_connection
-from tinsmith.client.rest_client import RestClient
-from tinsmith.client.sampling_client import SamplingClient, refuse_sampling_options
-from tinsmith.client.session import FinishStatus, Session
-from tinsmith.client.tokenizer import Tokenizer
-from tinsmith.client.tokenizer_sources import find_tokenizer
-from tinsmith.client.training_client import TrainingClient
+from tinsmith.client.checkpoints.rest_client import RestClient
+from tinsmith.client.sampling.sampling_client import SamplingClient, refuse_sampling_options
+from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
+from tinsmith.client.training.model_creation import creation_body
+from tinsmith.client.training.training_client import TrainingClient
+from tinsmith.client.transport.futures import wait_blocking
+from tinsmith.client.transport.opening import open_connection
+from tinsmith.client.transport.session import ClientSession, FinishStatus
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import AdamOptimizerConfig, LoraConfig
 from tinsmith.types.paths import CheckpointPath
@@ -58,7 +58,7 @@ class ServiceClient:
             display_name=display_name,
             sdk_version=__version__,
         )
-        self._session = Session(open_connection(base_url, api_key, default_headers_overrides), request)
+        self._session = ClientSession(open_connection(base_url, api_key, default_headers_overrides), request)
 
     # -- training clients ---------------------------------------------------------------------------------------------
 

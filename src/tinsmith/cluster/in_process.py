@@ -12,8 +12,8 @@ from tinsmith.cluster.loading import ModelSpec, load_engine, load_engines
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, UserError
-from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.operations import Event, Lost, Operation, Ready
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from tinsmith.cookbook.renderers import Renderer, get_renderer
 from tinsmith.cookbook.schedules import rate_share
 from tinsmith.cookbook.supervised import Batches, compute_mean_nll
 from tinsmith.types.errors import invalid
-from tinsmith.types.registry import EMBEDDED_MODEL
+from tinsmith.types.lineup import EMBEDDED_MODEL
 
 RANK = 32
 BATCH_SIZE = 32

@@ -1,6 +1,5 @@
-"""The engine: one copy of a base model in torch, many adapters, training and sampling.
+"""The engine: one copy of a base model in torch, many adapters, training and sampling. `engine.Engine` is the face.
 
-`engine.Engine` is the face; a pass is described by `context`, packed by `packing`, computed by `base_model` with
-`attention`, `lora`, `experts`, `shards`, `logprobs`, `losses` in `training`; weights live in `slots`, `adapters`,
-`snapshots`, `optimizer`, on disk in `checkpoint`, elsewhere's in `peft_*`, `foreign`, `merged`; `sampler` generates.
+Rooms, each may import those after it: `training/`, `sampling/` and `checkpoints/` (none knows another), `model/`,
+`adapters/`. `jobs` holds what the scheduler hands in and gets back, `threads` how many CPU threads are used.
 """

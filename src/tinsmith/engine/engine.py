@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from tinsmith.engine.adapters import Adapters
-from tinsmith.engine.base_model import DTYPES, BaseModel, checkpoint_activations, load_base_model
-from tinsmith.engine.checkpoint import Checkpoints
+from tinsmith.engine.adapters.optimizer import adamw_step
+from tinsmith.engine.adapters.snapshots import Snapshots
+from tinsmith.engine.adapters.trained_adapters import Adapters
+from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
 from tinsmith.engine.jobs import RowOutput, TrainRow
-from tinsmith.engine.logprobs import chunk_tokens
-from tinsmith.engine.optimizer import adamw_step
-from tinsmith.engine.packing import PackedRow
-from tinsmith.engine.sampler import Sampler
-from tinsmith.engine.snapshots import Snapshots
+from tinsmith.engine.model.base_model import DTYPES, BaseModel, checkpoint_activations, load_base_model
+from tinsmith.engine.model.logprobs import chunk_tokens
+from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import use_threads
-from tinsmith.engine.training import run_rows
+from tinsmith.engine.training.packing import PackedRow
+from tinsmith.engine.training.training_pass import run_rows
 from tinsmith.settings import Settings
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import invalid
-from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.params import AdamParams, LoraConfig
 from tinsmith.types.validation import check_adam, check_lora, check_training_data
 
@@ -48,7 +48,7 @@ class Engine:
         budget = adapter_budget(base.device, settings)
         self.adapters = Adapters(base.targets, base.dtype, base.wide_dtype, base.device, budget)
         self.snapshots = Snapshots(self.adapters)
-        self.checkpoints = Checkpoints(base)
+        self.checkpoints = AdapterFolders(base)
         self._sampler: Sampler | None = None
         self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk)
 

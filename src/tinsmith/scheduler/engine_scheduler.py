@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Protocol
 
-from tinsmith.scheduler.answers import PROTOBUF, Answers
 from tinsmith.scheduler.barriers import AdapterEngine, clear_step, encode, run_barrier
+from tinsmith.scheduler.exactly_once import PROTOBUF, Answers
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher
+from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.model_queue import ModelQueue
-from tinsmith.scheduler.samplers import Samplers
-from tinsmith.scheduler.sampling import Sampling, SamplingEngine
-from tinsmith.scheduler.training import Training, TrainingEngine
+from tinsmith.scheduler.passes import Passes, TrainingEngine
+from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
 from tinsmith.settings import Settings
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError
-from tinsmith.types.model_info import BaseModelInfo
 from tinsmith.types.operations import Operation, OpKind
 
 # How long work waits for a model or sampler that nobody has announced.
@@ -72,9 +72,9 @@ class EngineScheduler:
         self._patience_s = min(PATIENCE_S, settings.gap_timeout_s)
         self._clock = clock
         self.queues: dict[str, ModelQueue] = {}
-        self.samplers = Samplers()
-        self.training = Training(engine)
-        self.sampling = Sampling(engine, self.samplers, answers, settings.max_decode_batch, self._patience_s)
+        self.samplers = KnownSamplers()
+        self.training = Passes(engine)
+        self.sampling = SampleQueue(engine, self.samplers, answers, settings.max_decode_batch, self._patience_s)
         self._sampler_ops: dict[str, deque[Operation]] = {}
         self._barriers: FairShare[str] = FairShare()
 

@@ -10,13 +10,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tinsmith.scheduler.answers import Answers
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
+from tinsmith.scheduler.exactly_once import Answers
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
-from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.operations import Event, Flushed, Operation, Ready
 
 T = TypeVar("T")

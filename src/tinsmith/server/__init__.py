@@ -1,5 +1,5 @@
 """The API process: validates at the door, journals before it acknowledges, keeps futures, rebuilds what an engine lost.
 
-`service` wires everything and `app` + `routes/` put it on HTTP; `training`, `sampling`, `sessions`, `checkpoints` are
-the doors; `intake`, `futures`, `journal`, `dispatch`, `completion`, `recovery` are an operation's way; `db/` stores.
+Rooms, each may import those after it: `http/` (routes), `handlers/` (what a request becomes), `engine_link/` (the way
+to the engine and back), `store/` (what is on disk), `state/` (what is alive). `service` wires them.
 """

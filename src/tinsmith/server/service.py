@@ -8,38 +8,38 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tinsmith.server.auth import KeyStore
-from tinsmith.server.blobs import BlobStore
-from tinsmith.server.catalog import Catalog, LoadModel
-from tinsmith.server.checkpoints import Checkpoints
-from tinsmith.server.closing import Closing
-from tinsmith.server.completion import Completion
-from tinsmith.server.creation import Creation
-from tinsmith.server.db.database import Database, default_url
-from tinsmith.server.dispatch import Dispatcher
-from tinsmith.server.events import Events
-from tinsmith.server.folders import Folders
-from tinsmith.server.futures import FutureStore
-from tinsmith.server.importing import Importing
-from tinsmith.server.intake import Intake
-from tinsmith.server.journal import Journal, JournalLike, MemoryJournal
-from tinsmith.server.listings import Listings
-from tinsmith.server.live import LiveState
-from tinsmith.server.loading import end_dead, load
-from tinsmith.server.lock import Claim, claim
-from tinsmith.server.metrics import Metrics
-from tinsmith.server.ordered import Ordered
-from tinsmith.server.points import RecoveryPoints
-from tinsmith.server.records import Record
-from tinsmith.server.recovery import Recovery
-from tinsmith.server.resting import Resting
-from tinsmith.server.sampling import Sampling
-from tinsmith.server.saving import Saving
-from tinsmith.server.sessions import Sessions
+from tinsmith.server.engine_link.dispatcher import Dispatcher
+from tinsmith.server.engine_link.events import Events
+from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.engine_link.recovery import Recovery
+from tinsmith.server.engine_link.recovery_points import RecoveryPoints
+from tinsmith.server.engine_link.resting import Resting
+from tinsmith.server.handlers.closing import ClosingHandler
+from tinsmith.server.handlers.creation import CreationHandler
+from tinsmith.server.handlers.importing import ImportingHandler
+from tinsmith.server.handlers.intake import Intake
+from tinsmith.server.handlers.model_order import ModelOrder
+from tinsmith.server.handlers.sampling import SamplingHandler
+from tinsmith.server.handlers.saving import SavingHandler
+from tinsmith.server.handlers.sessions import SessionsHandler
+from tinsmith.server.handlers.training import TrainingHandler
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.prometheus import Metrics
+from tinsmith.server.state.records import Record
+from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.blobs import BlobStore
+from tinsmith.server.store.catalog import Catalog, LoadModel
+from tinsmith.server.store.checkpoint_store import CheckpointStore
+from tinsmith.server.store.db.database import Database, default_url
+from tinsmith.server.store.earlier_life import end_dead, load
+from tinsmith.server.store.folder_lock import Claim, claim
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.journal import Journal, JournalLike, MemoryJournal
+from tinsmith.server.store.keys import KeyStore
+from tinsmith.server.store.listings import Listings
+from tinsmith.server.store.tokenizer_files import TokenizerFiles
 from tinsmith.server.sweeper import Sweeper
-from tinsmith.server.tasks import Tasks
-from tinsmith.server.tokenizers import TokenizerFiles
-from tinsmith.server.training import Training
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
 from tinsmith.types.operations import EngineLink
@@ -75,7 +75,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.owner = owner
-        self.folders = Folders(Path(data_dir))
+        self.folders = DataFolder(Path(data_dir))
         self._link = link
         self._journalled = journal
         self._models = dict(models or {})
@@ -123,7 +123,7 @@ class Service:
         self.futures = futures = FutureStore()
         self.keys = KeyStore(db)
         self.catalog = catalog = Catalog(db, self._models, self._load_model)
-        self.checkpoints = checkpoints = Checkpoints(db, folders)
+        self.checkpoints = checkpoints = CheckpointStore(db, folders)
         self.listings = Listings(db, checkpoints)
         self.tokenizers = TokenizerFiles()
         self._orphans: list[Record] = []
@@ -135,7 +135,7 @@ class Service:
             self._stored = stored
         catalog.remember()
         self.dispatcher = dispatcher = Dispatcher(self._link, self.journal, live, folders)
-        self.completion = Completion(futures, self.journal, live, checkpoints, folders, dispatcher, tasks)
+        self.completion = Outcomes(futures, self.journal, live, checkpoints, folders, dispatcher, tasks)
         self.points = points = RecoveryPoints(
             live, db, self.journal, dispatcher, folders, tasks, settings.recovery_interval_s
         )
@@ -156,16 +156,20 @@ class Service:
             self.metrics,
         )
         self.intake = intake = Intake(futures, self.journal, live, dispatcher, points)
-        ordered = Ordered(live, intake)
-        self.training = Training(settings, catalog, ordered)
-        self.saving = saving = Saving(settings, live, checkpoints, folders, futures, ordered)
-        self.creation = creation = Creation(settings, live, catalog, checkpoints, folders, intake, ordered, saving)
-        self.sampling = Sampling(settings, live, db, catalog, checkpoints, folders, futures, dispatcher, intake, saving)
-        self.closing = Closing(live, db, futures, dispatcher, folders, points, tasks)
-        self.sessions = sessions = Sessions(
+        ordered = ModelOrder(live, intake)
+        self.training = TrainingHandler(settings, catalog, ordered)
+        self.saving = saving = SavingHandler(settings, live, checkpoints, folders, futures, ordered)
+        self.creation = creation = CreationHandler(
+            settings, live, catalog, checkpoints, folders, intake, ordered, saving
+        )
+        self.sampling = SamplingHandler(
+            settings, live, db, catalog, checkpoints, folders, futures, dispatcher, intake, saving
+        )
+        self.closing = ClosingHandler(live, db, futures, dispatcher, folders, points, tasks)
+        self.sessions = sessions = SessionsHandler(
             instance, settings.session_timeout_s, live, db, futures, dispatcher, folders
         )
-        self.importing = Importing(settings, live, catalog, folders, futures, sessions, creation, saving)
+        self.importing = ImportingHandler(settings, live, catalog, folders, futures, sessions, creation, saving)
         self.sweeper = Sweeper(settings, live, futures, self.journal, sessions, checkpoints, resting)
 
     async def _clean_up(self, claim: Claim) -> None:

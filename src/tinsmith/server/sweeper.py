@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 
-from tinsmith.server.checkpoints import Checkpoints
-from tinsmith.server.futures import FutureStore
-from tinsmith.server.journal import JournalLike
-from tinsmith.server.live import LiveState
-from tinsmith.server.records import Record
-from tinsmith.server.resting import Resting
-from tinsmith.server.sessions import Sessions
+from tinsmith.server.engine_link.resting import Resting
+from tinsmith.server.handlers.sessions import SessionsHandler
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.records import Record
+from tinsmith.server.store.checkpoint_store import CheckpointStore
+from tinsmith.server.store.journal import JournalLike
 from tinsmith.settings import Settings
 
 log = logging.getLogger("tinsmith.server")
@@ -29,8 +29,8 @@ class Sweeper:
         live: LiveState,
         futures: FutureStore,
         journal: JournalLike,
-        sessions: Sessions,
-        checkpoints: Checkpoints,
+        sessions: SessionsHandler,
+        checkpoints: CheckpointStore,
         resting: Resting,
     ) -> None:
         self._live = live

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinsmith.types.base_model_info import BaseModelInfo as BaseModelInfo
     from tinsmith.types.datum import Datum as Datum
     from tinsmith.types.errors import RequestErrorCategory as RequestErrorCategory
-    from tinsmith.types.model_info import BaseModelInfo as BaseModelInfo
     from tinsmith.types.model_input import EncodedTextChunk as EncodedTextChunk
     from tinsmith.types.model_input import ModelInput as ModelInput
     from tinsmith.types.model_input import ModelInputChunk as ModelInputChunk
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 _HOMES: dict[str, tuple[str, ...]] = {
     "datum": ("Datum",),
     "errors": ("RequestErrorCategory",),
-    "model_info": ("BaseModelInfo",),
+    "base_model_info": ("BaseModelInfo",),
     "model_input": ("EncodedTextChunk", "ModelInput", "ModelInputChunk"),
     "outputs": (
         "ForwardBackwardOutput",

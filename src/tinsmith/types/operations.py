@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.model_info import BaseModelInfo
 
 
 class OpKind(StrEnum):

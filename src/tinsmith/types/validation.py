@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.losses import LOSSES, resolve_config
-from tinsmith.types.model_info import BaseModelInfo
+from tinsmith.types.loss_table import LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 
 

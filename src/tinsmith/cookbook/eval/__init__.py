@@ -6,7 +6,7 @@
 
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed
 from tinsmith.cookbook.eval.accuracy import AccuracyEvaluator, Grader, exact_match
-from tinsmith.cookbook.eval.context import EvalContext, EvaluationError, Evaluator, run_evaluators
+from tinsmith.cookbook.eval.eval_context import EvalContext, EvaluationError, Evaluator, run_evaluators
 from tinsmith.cookbook.eval.forgetting import ForgettingEvaluator
 from tinsmith.cookbook.eval.inspect_tasks import InspectEvaluator
 from tinsmith.cookbook.eval.judges import GradedJudge, Judge, Match, ModelJudge

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinsmith.cookbook.answers import spoken
-from tinsmith.cookbook.eval.context import EvalContext
+from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.types.errors import invalid
 
 # From the row that was asked and the answer to a grade from 0 (wrong) to 1 (right).

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinsmith import SamplingClient
-from tinsmith.cookbook.eval.context import EvalContext
+from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.types.errors import TinsmithError, invalid
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinsmith.cookbook.answers import sample_responses, spoken
-from tinsmith.cookbook.eval.context import EvalContext
+from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.supervised.rows import read_messages
 
 

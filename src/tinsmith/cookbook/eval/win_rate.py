@@ -8,7 +8,7 @@ from typing import Any
 
 from tinsmith.cookbook.answers import sample_answers
 from tinsmith.cookbook.eval.accuracy import asked
-from tinsmith.cookbook.eval.context import EvalContext
+from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.eval.judges import Judge, Match
 from tinsmith.types.errors import invalid
 

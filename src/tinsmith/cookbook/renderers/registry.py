@@ -26,7 +26,7 @@ RendererBuilder = Callable[..., Renderer]
 """Called as `builder(tokenizer, name, **options)`; a subclass of `Renderer` is one."""
 
 
-class Entry(NamedTuple):
+class RendererEntry(NamedTuple):
     """A name's builder, and the options that make the builder's renderer that of the name.
 
     Attributes:
@@ -40,34 +40,34 @@ class Entry(NamedTuple):
     verified: bool = True
 
 
-_ENTRIES: dict[str, Entry] = {
-    "chat_template": Entry(TemplateRenderer, {}),
-    "deepseek_v3": Entry(DeepSeekV3Renderer, {}),
-    "deepseek_v3_1": Entry(DeepSeekV31Renderer, {}, verified=False),
-    "deepseek_v3_1_thinking": Entry(DeepSeekV31Renderer, {"thinking": True}, verified=False),
-    "deepseek_v3_thinking": Entry(DeepSeekV3Renderer, {"thinking": True}),
-    "gpt_oss_high_reasoning": Entry(GptOssRenderer, {"reasoning": "high"}),
-    "gpt_oss_low_reasoning": Entry(GptOssRenderer, {"reasoning": "low"}),
-    "gpt_oss_medium_reasoning": Entry(GptOssRenderer, {}),
-    "gpt_oss_no_sysprompt": Entry(GptOssRenderer, {"reasoning": None}),
-    "kimi_k2": Entry(KimiK2Renderer, {}, verified=False),
-    "kimi_k2_instruct": Entry(KimiK2Renderer, {"thinking": False}, verified=False),
-    "llama3": Entry(Llama3Renderer, {}),
-    "llama3_1": Entry(Llama31Renderer, {}),
-    "llama3_2": Entry(Llama32Renderer, {}),
-    "qwen2_5": Entry(Qwen25Renderer, {}),
-    "qwen3": Entry(Qwen3Renderer, {}),
-    "qwen3_5": Entry(Qwen35Renderer, {}),
-    "qwen3_5_disable_thinking": Entry(Qwen35Renderer, {"thinking": False}),
-    "qwen3_5_keep_thinking": Entry(Qwen35Renderer, {"keep_thinking": True}),
-    "qwen3_6": Entry(Qwen35Renderer, {"json_values": True}),
-    "qwen3_6_disable_thinking": Entry(Qwen35Renderer, {"json_values": True, "thinking": False}),
-    "qwen3_6_keep_thinking": Entry(Qwen35Renderer, {"json_values": True, "keep_thinking": True}),
-    "qwen3_disable_thinking": Entry(Qwen3Renderer, {"thinking": False}),
-    "qwen3_instruct": Entry(ChatMLRenderer, {}),
-    "qwen3_keep_thinking": Entry(Qwen3Renderer, {"keep_thinking": True}),
-    "role_colon": Entry(RoleColonRenderer, {}),
-    "tinsmith_tiny": Entry(TinyRenderer, {}),
+_ENTRIES: dict[str, RendererEntry] = {
+    "chat_template": RendererEntry(TemplateRenderer, {}),
+    "deepseek_v3": RendererEntry(DeepSeekV3Renderer, {}),
+    "deepseek_v3_1": RendererEntry(DeepSeekV31Renderer, {}, verified=False),
+    "deepseek_v3_1_thinking": RendererEntry(DeepSeekV31Renderer, {"thinking": True}, verified=False),
+    "deepseek_v3_thinking": RendererEntry(DeepSeekV3Renderer, {"thinking": True}),
+    "gpt_oss_high_reasoning": RendererEntry(GptOssRenderer, {"reasoning": "high"}),
+    "gpt_oss_low_reasoning": RendererEntry(GptOssRenderer, {"reasoning": "low"}),
+    "gpt_oss_medium_reasoning": RendererEntry(GptOssRenderer, {}),
+    "gpt_oss_no_sysprompt": RendererEntry(GptOssRenderer, {"reasoning": None}),
+    "kimi_k2": RendererEntry(KimiK2Renderer, {}, verified=False),
+    "kimi_k2_instruct": RendererEntry(KimiK2Renderer, {"thinking": False}, verified=False),
+    "llama3": RendererEntry(Llama3Renderer, {}),
+    "llama3_1": RendererEntry(Llama31Renderer, {}),
+    "llama3_2": RendererEntry(Llama32Renderer, {}),
+    "qwen2_5": RendererEntry(Qwen25Renderer, {}),
+    "qwen3": RendererEntry(Qwen3Renderer, {}),
+    "qwen3_5": RendererEntry(Qwen35Renderer, {}),
+    "qwen3_5_disable_thinking": RendererEntry(Qwen35Renderer, {"thinking": False}),
+    "qwen3_5_keep_thinking": RendererEntry(Qwen35Renderer, {"keep_thinking": True}),
+    "qwen3_6": RendererEntry(Qwen35Renderer, {"json_values": True}),
+    "qwen3_6_disable_thinking": RendererEntry(Qwen35Renderer, {"json_values": True, "thinking": False}),
+    "qwen3_6_keep_thinking": RendererEntry(Qwen35Renderer, {"json_values": True, "keep_thinking": True}),
+    "qwen3_disable_thinking": RendererEntry(Qwen3Renderer, {"thinking": False}),
+    "qwen3_instruct": RendererEntry(ChatMLRenderer, {}),
+    "qwen3_keep_thinking": RendererEntry(Qwen3Renderer, {"keep_thinking": True}),
+    "role_colon": RendererEntry(RoleColonRenderer, {}),
+    "tinsmith_tiny": RendererEntry(TinyRenderer, {}),
 }
 
 
@@ -84,7 +84,7 @@ def register_renderer(name: str, builder: RendererBuilder, **options: Any) -> No
     """
     if name in _ENTRIES:
         raise invalid("name", name, "a name that no renderer has yet")
-    _ENTRIES[name] = Entry(builder, options)
+    _ENTRIES[name] = RendererEntry(builder, options)
 
 
 def renderer_names() -> list[str]:

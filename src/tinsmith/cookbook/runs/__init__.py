@@ -5,10 +5,10 @@ What a recipe takes: `config`, `fields`, `command`, `help`. What lies on disk: `
 """
 
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed
-from tinsmith.cookbook.runs.checkpoints import SavedFinal, SavedState
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.runs.config import RunConfig
 from tinsmith.cookbook.runs.run import Run
+from tinsmith.cookbook.runs.run_checkpoints import SavedFinal, SavedState
+from tinsmith.cookbook.runs.run_config import RunConfig
 from tinsmith.cookbook.runs.schedule import due
 from tinsmith.cookbook.runs.transcript import Transcript
 

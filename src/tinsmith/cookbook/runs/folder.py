@@ -12,7 +12,7 @@ from typing import Any
 
 import chz
 
-from tinsmith.cookbook.runs.journal import replace_text
+from tinsmith.cookbook.runs.jsonl import replace_text
 from tinsmith.types.errors import UserError, invalid
 
 

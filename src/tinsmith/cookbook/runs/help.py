@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tinsmith.cookbook.runs.config import RunConfig
 from tinsmith.cookbook.runs.fields import typed, words
+from tinsmith.cookbook.runs.run_config import RunConfig
 
 # Of a page that is not read on a terminal.
 _WIDTH = 120

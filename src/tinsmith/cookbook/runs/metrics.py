@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinsmith.cookbook.runs.console import RunConsole
-from tinsmith.cookbook.runs.journal import Journal, keep_rows, read_rows
+from tinsmith.cookbook.runs.jsonl import JsonlWriter, keep_rows, read_rows
 from tinsmith.cookbook.runs.sinks import Sinks
 from tinsmith.cookbook.runs.watches import Watches
 from tinsmith.types.errors import invalid
@@ -29,7 +29,7 @@ class MetricLog:
         next_step: the first step that has no row yet.
     """
 
-    def __init__(self, journal: Journal, path: Path, first_step: int) -> None:
+    def __init__(self, journal: JsonlWriter, path: Path, first_step: int) -> None:
         self._journal = journal
         self._path = path
         self.next_step = first_step

@@ -9,11 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from tinsmith.cookbook.runs.checkpoints import FILE as CHECKPOINTS
-from tinsmith.cookbook.runs.checkpoints import Checkpoints, SavedFinal, SavedState, newest_existing, saved_rows
 from tinsmith.cookbook.runs.code_version import FILE as STARTS
 from tinsmith.cookbook.runs.code_version import code_version
-from tinsmith.cookbook.runs.config import FREE, RunConfig
 from tinsmith.cookbook.runs.folder import (
     check_config,
     check_data,
@@ -23,9 +20,12 @@ from tinsmith.cookbook.runs.folder import (
     write_config,
     write_data,
 )
-from tinsmith.cookbook.runs.journal import Journal, keep_rows, read_rows
-from tinsmith.cookbook.runs.lock import RunLock
+from tinsmith.cookbook.runs.jsonl import JsonlWriter, keep_rows, read_rows
 from tinsmith.cookbook.runs.metrics import MetricLog
+from tinsmith.cookbook.runs.run_checkpoints import FILE as CHECKPOINTS
+from tinsmith.cookbook.runs.run_checkpoints import RunCheckpoints, SavedFinal, SavedState, newest_existing, saved_rows
+from tinsmith.cookbook.runs.run_config import FREE, RunConfig
+from tinsmith.cookbook.runs.run_lock import RunLock
 from tinsmith.cookbook.runs.schedule import due
 from tinsmith.cookbook.runs.tensorboard_sink import TensorBoardSink, check_tensorboard
 from tinsmith.cookbook.runs.transcript import Transcript
@@ -101,8 +101,8 @@ class Run:
         keep_rows(self.path / METRICS, lambda row: row["step"] < self.first_step + self._is_final)
         keep_rows(self.path / CHECKPOINTS, lambda row: True)
         keep_rows(self.path / STARTS, lambda row: True)
-        self._journal = Journal(self.path)
-        self._checkpoints = Checkpoints(
+        self._journal = JsonlWriter(self.path)
+        self._checkpoints = RunCheckpoints(
             self._journal, recorded, self.first_step, self._rest_client, self._config.ttl_seconds
         )
         self._log = MetricLog(self._journal, self.path / METRICS, self.first_step)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tinsmith.cookbook.runs.journal import replace_text
+from tinsmith.cookbook.runs.jsonl import replace_text
 from tinsmith.cookbook.runs.visible import visible
 from tinsmith.types.errors import invalid
 

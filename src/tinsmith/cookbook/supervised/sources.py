@@ -10,7 +10,7 @@ from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
 from tinsmith.cookbook.supervised.files import JsonlRows
-from tinsmith.cookbook.supervised.hub import NAMED, NotReachedError, open_hub
+from tinsmith.cookbook.supervised.hub_rows import NAMED, NotReachedError, open_hub
 from tinsmith.cookbook.supervised.mixture import Mixture
 from tinsmith.cookbook.supervised.rows import Row, RowCheck, row_check
 from tinsmith.cookbook.supervised.stream import RowStream

@@ -14,12 +14,12 @@ from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.runs import Run, due
-from tinsmith.cookbook.runs.journal import read_rows
+from tinsmith.cookbook.runs.jsonl import read_rows
 from tinsmith.cookbook.runs.transcript import Transcript
 from tinsmith.cookbook.schedules import check_warmup, rate_share
 from tinsmith.cookbook.supervised.batches import Batch, Batches, split_held_out
 from tinsmith.cookbook.supervised.config import SupervisedConfig
-from tinsmith.cookbook.supervised.metrics import loss_metrics
+from tinsmith.cookbook.supervised.loss_metrics import loss_metrics
 from tinsmith.cookbook.supervised.pages import show_examples
 from tinsmith.cookbook.supervised.rows import Row
 from tinsmith.cookbook.supervised.same_data import hold_to_data

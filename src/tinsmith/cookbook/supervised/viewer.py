@@ -22,7 +22,7 @@ from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.renderers import TrainOnWhat, get_renderer
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.fields import check_types
-from tinsmith.cookbook.runs.journal import replace_text
+from tinsmith.cookbook.runs.jsonl import replace_text
 from tinsmith.cookbook.runs.visible import visible
 from tinsmith.cookbook.supervised.rows import Row, as_rows
 from tinsmith.cookbook.supervised.sources import load_rows

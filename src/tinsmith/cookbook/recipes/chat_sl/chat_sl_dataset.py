@@ -9,7 +9,7 @@ from tinsmith.cookbook.supervised import load_rows
 from tinsmith.cookbook.supervised.rows import Row
 from tinsmith.cookbook.supervised.stream import RowStream
 from tinsmith.types.errors import invalid
-from tinsmith.types.registry import EMBEDDED_MODEL
+from tinsmith.types.lineup import EMBEDDED_MODEL
 
 PIG_LATIN = "pig_latin"
 _FOR_REAL_MODELS = "no_robots"

@@ -16,7 +16,7 @@ from tinsmith.cookbook.recipes.prompt_distillation.config import Config
 from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset import Query
 from tinsmith.cookbook.renderers import ParsedResponse, Renderer, get_renderer
 from tinsmith.cookbook.runs.folder import unusable
-from tinsmith.cookbook.runs.journal import keep_rows, read_rows
+from tinsmith.cookbook.runs.jsonl import keep_rows, read_rows
 from tinsmith.types.errors import invalid
 
 FILE = "teacher.jsonl"

@@ -25,7 +25,7 @@ from tinsmith.cookbook.recipes.prompt_distillation.teacher import ask, with_prom
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.runs.journal import read_rows
+from tinsmith.cookbook.runs.jsonl import read_rows
 from tinsmith.cookbook.supervised.train import FREE, Trainer, TrainResult
 
 RECIPE = "prompt_distillation"

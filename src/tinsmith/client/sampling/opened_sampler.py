@@ -1,0 +1,213 @@
+"""Sending sampling requests of one sampler: back-pressure, lost promises, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from tinsmith.client.transport.connection import Connection, checked, parse
+from tinsmith.client.transport.futures import share
+from tinsmith.client.transport.loop import background
+from tinsmith.client.transport.polling import PromiseLostError
+from tinsmith.client.transport.retry import asked_delay
+from tinsmith.client.transport.session import ClientSession
+from tinsmith.types.codec import decode_sample_response
+from tinsmith.types.errors import APIError, TinsmithError
+from tinsmith.types.outputs import SampleResponse
+from tinsmith.types.params import SamplingParams
+from tinsmith.types.requests import CancelFutureRequest
+from tinsmith.types.responses import UntypedFuture
+from tinsmith.types.tensor import TensorData
+
+logger = logging.getLogger("tinsmith")
+
+_TOO_MANY = 429
+_TOO_MANY_ANSWERS = frozenset({_TOO_MANY})
+# Pauses after back-pressure, for prompts of up to and of more than this many tokens.
+_LONG_PROMPT = 13_000
+_SHORT_PAUSE_S = 1.0
+_LONG_PAUSE_S = 5.0
+_RESUBMIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class OpenedSampler:
+    """What a sampling client samples from.
+
+    Attributes:
+        id: of the sampling session.
+        base_model: its base.
+        model_path: the saved weights, where they are not the base or a snapshot.
+    """
+
+    id: str
+    base_model: str
+    model_path: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One sampling request, as `SamplingClient.sample` takes it."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    num_samples: int = 1
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: TensorData | None = None
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body, but for the ids."""
+        chunk = {"type": "encoded_text", "tokens": list(self.prompt)}
+        body: dict[str, Any] = {
+            "type": "sample",
+            "prompt": {"chunks": [chunk]},
+            "num_samples": self.num_samples,
+            "sampling_params": self.params.wire(),
+            "prompt_logprobs": self.prompt_logprobs,
+            "topk_prompt_logprobs": self.topk_prompt_logprobs,
+            "topk_sample_logprobs": self.topk_sample_logprobs,
+            "prompt_alt_tokens_k": self.prompt_alt_tokens_k,
+        }
+        if self.target_prompt_logprobs is not None:
+            body["target_prompt_logprobs"] = self.target_prompt_logprobs.model_dump()
+        if self.prompt_logprobs_last_n is not None:
+            body["prompt_logprobs_last_n"] = self.prompt_logprobs_last_n
+        return body
+
+
+class SamplePoster:
+    """Sends the requests of one sampler.
+
+    A sampler that nobody holds any more, neither a client nor a request under way, is closed, so that it frees the
+    service's memory and disk.
+
+    Args:
+        session: of the sampler.
+        opened: gives the sampler once the service has it.
+        first_seq: where its sequence numbers start.
+        shared: the sampler belongs to other processes as well; it ends with its session.
+    """
+
+    def __init__(
+        self, session: ClientSession, opened: Future[OpenedSampler], first_seq: int = 0, *, shared: bool = False
+    ) -> None:
+        self._session = session
+        self.opened = opened
+        self._next_seq = itertools.count(first_seq)
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._closed = False
+        self._end = weakref.finalize(self, _close_unheld, session.connection, opened)
+        self._end.atexit = False
+        if shared:
+            self.keep()
+
+    def keep(self) -> None:
+        """Leave the sampler's end to its session: other processes use it, too."""
+        self._end.detach()
+
+    async def close(self) -> None:
+        """Take no more requests, wait for those under way, and let the service free the sampler."""
+        again, self._closed = self._closed, True
+        self._end.detach()
+        while self._running:
+            self._idle.clear()
+            await self._idle.wait()
+        if not again:
+            await _close(self._session.connection, self.opened)
+
+    async def sample(self, spec: SampleSpec) -> SampleResponse:
+        """Send a request and wait for its result; a promise that the service has lost is asked for again.
+
+        Raises:
+            RequestFailedError: the request failed.
+            TinsmithError: the service left out something that was asked for, or the sampler was closed.
+        """
+        if self._closed:
+            raise TinsmithError("this SamplingClient was closed: make another one")
+        self._running += 1
+        try:
+            return await self._sample(spec)
+        finally:
+            self._running -= 1
+            self._idle.set()
+
+    async def _sample(self, spec: SampleSpec) -> SampleResponse:
+        sampler = await share(self.opened)
+        body = spec.body() | {"sampling_session_id": sampler.id}
+        while True:
+            promise = await self._post(body | {"seq_id": next(self._next_seq)}, len(spec.prompt))
+            try:
+                message = await self._session.poller.message(promise.request_id)
+            except PromiseLostError as error:
+                logger.info("asking for a sample again: %s", error)
+                await asyncio.sleep(_RESUBMIT_S)
+            except asyncio.CancelledError:
+                background().submit(self._cancel(promise.request_id))
+                raise
+            else:
+                return _complete(decode_sample_response(message, promise.sample_sequence_ids), spec)
+
+    async def _post(self, body: dict[str, Any], prompt_length: int) -> UntypedFuture:
+        """Post under one number until the service takes it; a full queue makes the whole session pause."""
+        session = self._session
+        while True:
+            async with session.sample_posts:
+                await asyncio.sleep(max(0.0, session.sample_pause_until - time.monotonic()))
+                response = await session.connection.attempt(
+                    "POST",
+                    "asample",
+                    json=body,
+                    headers={"X-Tinker-Sampling-Backpressure": "1"},
+                    answers=_TOO_MANY_ANSWERS,
+                )
+            if response.status_code != _TOO_MANY:
+                return parse(UntypedFuture, checked(response))
+            pause = asked_delay(response) or (_SHORT_PAUSE_S if prompt_length <= _LONG_PROMPT else _LONG_PAUSE_S)
+            session.sample_pause_until = time.monotonic() + pause
+
+    async def _cancel(self, request_id: str) -> None:
+        connection = self._session.connection
+        try:
+            if (await connection.dynamic_config()).sample_cancel_enabled:
+                body = CancelFutureRequest(request_id=request_id).wire()
+                await connection.exchange("POST", "cancel_future", json=body)
+        except APIError as error:
+            logger.info("request %s could not be cancelled: %s", request_id, error)
+
+
+def _close_unheld(connection: Connection, opened: Future[OpenedSampler]) -> None:
+    if connection.usable:
+        background().submit(_close(connection, opened))
+
+
+async def _close(connection: Connection, opened: Future[OpenedSampler]) -> None:
+    """Close a sampler at a service that can; whatever goes wrong, the end of its session frees it."""
+    try:
+        sampler = await share(opened)
+        if (await connection.config()).close_sampler:
+            await connection.exchange("POST", f"samplers/{sampler.id}/close", json={})
+    except TinsmithError as error:
+        logger.debug("a sampler could not be closed: %s", error)
+
+
+def _complete(response: SampleResponse, spec: SampleSpec) -> SampleResponse:
+    """Check that the service honoured the options that it might not know."""
+    if spec.prompt_alt_tokens_k and response.prompt_alt_tokens is None:
+        raise TinsmithError("prompt_alt_tokens_k: this service does not give alternative tokens")
+    last = spec.prompt_logprobs_last_n
+    logprobs = response.prompt_logprobs
+    if last is not None and logprobs is not None and any(lp is not None for lp in logprobs[:-last]):
+        raise TinsmithError("prompt_logprobs_last_n: this service does not limit prompt logprobs")
+    return response

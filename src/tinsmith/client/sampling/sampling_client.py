@@ -1,0 +1,330 @@
+"""`SamplingClient`: completions and logprobs of fixed weights."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import random
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from tinsmith.client.checkpoints.saved_path import settled
+from tinsmith.client.sampling.opened_sampler import OpenedSampler, SamplePoster, SampleSpec
+from tinsmith.client.sampling.prompts import parse_params
+from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
+from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
+from tinsmith.client.transport.opening import open_connection
+from tinsmith.client.transport.session import ClientSession
+from tinsmith.types.errors import TinsmithError, invalid
+from tinsmith.types.model_input import ModelInput
+from tinsmith.types.outputs import SampleResponse
+from tinsmith.types.params import SamplingParams
+from tinsmith.types.requests import CreateSamplingSessionRequest
+from tinsmith.types.responses import ClientConfigResponse, CreateSamplingSessionResponse, GetSamplerResponse
+from tinsmith.types.tensor import TensorData
+
+# Clones of a sampler in other processes count from here, so that their numbers never meet.
+_CLONE_STRIDE = 1_000_000_000
+
+SamplingClientKind = Literal["snapshot", "inflight"]
+
+
+class SamplingClient(APIFuture["SamplingClient"]):
+    """Samples from weights that do not change. Made by `ServiceClient.create_sampling_client` and others.
+
+    It can be used at once; `await client` and `client.result()` give the client itself once the service has it ready.
+    With a service at a URL it can be pickled: a copy in another process samples in the same session.
+
+    The service keeps the weights while this client or a request of it is alive; `close()`, or dropping the client,
+    lets go of them. Once the client was pickled or gave a handle, only `close()` or the end of the session does.
+    """
+
+    def __init__(
+        self, session: ClientSession, opened: Future[OpenedSampler], *, first_seq: int = 0, shared: bool = False
+    ) -> None:
+        self._session = session
+        self._poster = SamplePoster(session, opened, first_seq, shared=shared)
+        self._ready: Future[SamplingClient] | None = None
+
+    @classmethod
+    def create(
+        cls, session: ClientSession, *, model_path: str | None = None, base_model: str | None = None
+    ) -> SamplingClient:
+        """Make a client of a base model or of saved weights.
+
+        Raises:
+            UserError: neither is given.
+        """
+        if model_path is None and base_model is None:
+            raise invalid("create_sampling_client", "neither model_path nor base_model", "one of them")
+        seq = next(session.sampler_ids)
+        return cls(session, session.submit(_open(session, seq, model_path, base_model)))
+
+    def future(self) -> Future[SamplingClient]:
+        """Return the `concurrent.futures.Future` of the client itself, once it is ready."""
+        if self._ready is not None:
+            return self._ready
+        opened = self._poster.opened
+        if opened.done() and not self.failed:
+            ready: Future[SamplingClient] = Future()
+            ready.set_result(self)
+            return ready
+        ready = self._session.submit(self._when_ready())
+        self._ready = None if ready.done() else ready
+        return ready
+
+    async def _when_ready(self) -> SamplingClient:
+        await share(self._poster.opened)
+        # A client that held a future of itself would stay, and its weights at the service, until garbage is collected.
+        self._ready = None
+        return self
+
+    @property
+    def failed(self) -> bool:
+        """Whether the sampler could not be made."""
+        opened = self._poster.opened
+        return opened.done() and (opened.cancelled() or opened.exception() is not None)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        prompt: ModelInput | Sequence[int],
+        num_samples: int,
+        sampling_params: SamplingParams | Mapping[str, Any],
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+    ) -> APIFuture[SampleResponse]:
+        """Sample completions of one prompt.
+
+        Args:
+            prompt: a `ModelInput` or token ids.
+            num_samples: completions to draw.
+            sampling_params: how; a dict of the same fields is accepted.
+            include_prompt_logprobs: give the model's logprob of each prompt token.
+            topk_prompt_logprobs: give the likeliest k tokens at each prompt position.
+            topk_sample_logprobs: give the likeliest k tokens at each sampled position.
+            target_prompt_logprobs: ids whose logprobs to give at each prompt position after the first: int64, shape
+                (prompt length - 1, K), -1 for none.
+            prompt_alt_tokens_k: draw so many alternative tokens at each prompt position after the first.
+            prompt_logprobs_last_n: give prompt logprobs of the last n positions only.
+
+        Returns:
+            A future of the completions; cancelling it stops the sampling.
+
+        Raises:
+            UserError: an argument is out of range.
+        """
+        spec = SampleSpec(
+            prompt=prompt.to_ints() if isinstance(prompt, ModelInput) else [int(token) for token in prompt],
+            params=parse_params(sampling_params, None)[0],
+            num_samples=num_samples,
+            prompt_logprobs=include_prompt_logprobs,
+            topk_prompt_logprobs=topk_prompt_logprobs,
+            topk_sample_logprobs=topk_sample_logprobs,
+            target_prompt_logprobs=target_prompt_logprobs,
+            prompt_alt_tokens_k=prompt_alt_tokens_k,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        )
+        _check_spec(spec)
+        return Pending(self._session.submit(self._poster.sample(spec)))
+
+    async def sample_async(
+        self,
+        prompt: ModelInput | Sequence[int],
+        num_samples: int,
+        sampling_params: SamplingParams | Mapping[str, Any],
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+    ) -> SampleResponse:
+        """Sample and wait; arguments as for `sample`."""
+        return await self.sample(
+            prompt,
+            num_samples,
+            sampling_params,
+            include_prompt_logprobs,
+            topk_prompt_logprobs,
+            topk_sample_logprobs,
+            target_prompt_logprobs,
+            prompt_alt_tokens_k,
+            prompt_logprobs_last_n,
+        )
+
+    async def sample_spec(self, spec: SampleSpec) -> SampleResponse:
+        """Send a request from a coroutine of the SDK's loop."""
+        return await self._poster.sample(spec)
+
+    def compute_logprobs(
+        self, prompt: ModelInput | Sequence[int], prompt_logprobs_last_n: int | None = None
+    ) -> APIFuture[list[float | None]]:
+        """Compute the model's logprob of each prompt token; None at the first and where none was asked for."""
+        spec = SampleSpec(
+            prompt=prompt.to_ints() if isinstance(prompt, ModelInput) else [int(token) for token in prompt],
+            params=SamplingParams(max_tokens=1),
+            prompt_logprobs=True,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        )
+        _check_spec(spec)
+        return Pending(self._session.submit(self._logprobs(spec)))
+
+    async def _logprobs(self, spec: SampleSpec) -> list[float | None]:
+        logprobs = (await self._poster.sample(spec)).prompt_logprobs
+        if logprobs is None:
+            raise TinsmithError("compute_logprobs: the service gave no prompt logprobs")
+        return logprobs
+
+    async def compute_logprobs_async(
+        self, prompt: ModelInput | Sequence[int], prompt_logprobs_last_n: int | None = None
+    ) -> list[float | None]:
+        """Compute logprobs and wait; arguments as for `compute_logprobs`."""
+        return await self.compute_logprobs(prompt, prompt_logprobs_last_n)
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def sampler_id(self) -> str:
+        """Id of the sampling session; waits until the service has it."""
+        return wait_blocking(self._poster.opened).id
+
+    def get_base_model(self) -> str:
+        """Return the name of the base model; waits until the service has the sampler ready."""
+        return wait_blocking(self._poster.opened).base_model
+
+    async def get_base_model_async(self) -> str:
+        """Return the name of the base model."""
+        return (await share(self._poster.opened)).base_model
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the base model."""
+        return wait_blocking(self._session.submit(self.tokenizer()))
+
+    async def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer, from a coroutine of the SDK's loop."""
+        return await find_tokenizer((await share(self._poster.opened)).base_model, self._session.connection)
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Wait for what was asked of it and let the service free its weights; copies in other processes end, too."""
+        wait_blocking(self._session.submit(self._poster.close()))
+
+    # -- copies in other processes ------------------------------------------------------------------------------------
+
+    def get_sampler_handle(self) -> str:
+        """Return a text from which `from_sampler_handle` makes this client in another process; it holds no key.
+
+        Raises:
+            TinsmithError: the service runs inside this process, where no other can reach it.
+        """
+        raw = json.dumps(self._state(), separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(raw).decode()
+
+    @staticmethod
+    def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
+        """Make a client of the sampler that a handle names; it samples in the same session.
+
+        Args:
+            handle: of `get_sampler_handle`.
+            api_key: None takes the environment's.
+
+        Raises:
+            UserError: it is no handle.
+        """
+        try:
+            state = json.loads(base64.urlsafe_b64decode(handle))
+            return _restore(state, api_key)
+        except (binascii.Error, ValueError, KeyError, TypeError) as error:
+            raise invalid("handle", handle, "what get_sampler_handle() returned") from error
+
+    def _state(self) -> dict[str, Any]:
+        connection = self._session.connection
+        if connection.base_url is None:
+            raise TinsmithError("a SamplingClient of the embedded service cannot leave its process: use a served one")
+        sampler = wait_blocking(self._poster.opened)
+        config = wait_blocking(self._session.submit(connection.config()))
+        self._session.keep()
+        self._poster.keep()
+        return {
+            "session_id": self._session.id_blocking(),
+            "sampling_session_id": sampler.id,
+            "base_model": sampler.base_model,
+            "base_url": connection.base_url,
+            "headers": connection.headers,
+            "config": config.model_dump(mode="json"),
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_restore, (self._state(), self._session.connection.settings.api_key))
+
+
+def refuse_sampling_options(retry_config: object, record_stability_info: bool) -> None:
+    """Refuse options that are not honoured.
+
+    Raises:
+        UserError: one is given.
+    """
+    if retry_config is not None:
+        raise invalid("retry_config", retry_config, "None: the client retries by itself (TINSMITH_CLIENT_RETRY_S)")
+    if record_stability_info:
+        raise invalid("record_stability_info", record_stability_info, "False: not offered by this service")
+
+
+def _check_spec(spec: SampleSpec) -> None:
+    target = spec.target_prompt_logprobs
+    if target is not None and (target.dtype != "int64" or len(target.shape) != 2):
+        raise invalid("target_prompt_logprobs", f"{target.dtype} {target.shape}", "int64 of two dimensions")
+    if spec.num_samples < 1:
+        raise invalid("num_samples", spec.num_samples, "at least 1")
+    if spec.prompt_alt_tokens_k < 0:
+        raise invalid("prompt_alt_tokens_k", spec.prompt_alt_tokens_k, "0 or more")
+    if spec.prompt_logprobs_last_n is not None:
+        if spec.prompt_logprobs_last_n < 1:
+            raise invalid("prompt_logprobs_last_n", spec.prompt_logprobs_last_n, "at least 1")
+        if not spec.prompt_logprobs:
+            raise invalid("prompt_logprobs_last_n", "given", "include_prompt_logprobs=True with it")
+
+
+async def _open(session: ClientSession, seq: int, model_path: str | None, base_model: str | None) -> OpenedSampler:
+    if model_path is not None:
+        model_path = await settled(model_path)
+    request = CreateSamplingSessionRequest(
+        session_id=await session.id(), sampling_session_seq_id=seq, model_path=model_path, base_model=base_model
+    )
+    connection = session.connection
+    answer = await connection.call(
+        CreateSamplingSessionResponse, "POST", "create_sampling_session", json=request.wire()
+    )
+    if base_model is None:
+        path = f"samplers/{answer.sampling_session_id}"
+        base_model = (await connection.call(GetSamplerResponse, "GET", path)).base_model
+    return OpenedSampler(answer.sampling_session_id, base_model, model_path)
+
+
+# Copies of samplers of one session share its heartbeat, and the connection.
+_joined: weakref.WeakValueDictionary[tuple[int, str, str, str | None], ClientSession] = weakref.WeakValueDictionary()
+
+
+def _restore(state: dict[str, Any], api_key: str | None) -> SamplingClient:
+    key = (os.getpid(), str(state["base_url"]), str(state["session_id"]), api_key)
+    session = _joined.get(key)
+    if session is None:
+        connection = open_connection(state["base_url"], api_key, state["headers"])
+        connection.adopt_config(ClientConfigResponse.model_validate(state["config"]))
+        session = _joined[key] = ClientSession(connection, session_id=str(state["session_id"]))
+        session.open()
+    opened: Future[OpenedSampler] = Future()
+    opened.set_result(OpenedSampler(str(state["sampling_session_id"]), str(state["base_model"])))
+    return SamplingClient(session, opened, first_seq=random.randint(1, _CLONE_STRIDE) * _CLONE_STRIDE, shared=True)

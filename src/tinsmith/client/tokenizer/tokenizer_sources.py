@@ -1,0 +1,237 @@
+"""Where a tokenizer comes from: a local folder, the connected service (with a cache), the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.client.transport.connection import Connection, checked, latest_connection
+from tinsmith.client.transport.futures import wait_blocking
+from tinsmith.client.transport.loop import background
+from tinsmith.client.transport.opening import open_connection
+from tinsmith.hub import fetch
+from tinsmith.models import NAMES as SHIPPED
+from tinsmith.models import path as shipped_path
+from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError
+
+logger = logging.getLogger("tinsmith")
+
+_NOT_MODIFIED = 304
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The files of a tokenizer.
+
+    Attributes:
+        tokenizer_json: contents of `tokenizer.json`.
+        tokenizer_config: fields of `tokenizer_config.json`.
+        chat_template: the template, from its own file or from the config.
+        etag: of the service's answer.
+    """
+
+    tokenizer_json: str
+    tokenizer_config: dict[str, Any]
+    chat_template: str | None = None
+    etag: str | None = None
+
+    def tokenizer(self, name: str) -> Tokenizer:
+        """Make the tokenizer."""
+        from tokenizers import Tokenizer as Backend
+
+        return Tokenizer(Backend.from_str(self.tokenizer_json), self.tokenizer_config, self.chat_template, name)
+
+
+def get_tokenizer(name: str) -> Tokenizer:
+    """Return the tokenizer of a model.
+
+    Looks at a local folder (or the models that ship with the package), the service that this process talks to or
+    that `TINSMITH_BASE_URL` names (with a cache of what it gave before), and the hub, in that order.
+
+    Args:
+        name: a model's name, or a folder with `tokenizer.json`.
+
+    Raises:
+        TinsmithError: none of them has it; the message says what each answered.
+    """
+    connection = latest_connection()
+    if connection is None:
+        connection = _named_connection()
+    return wait_blocking(background().submit(find_tokenizer(name, connection)))
+
+
+def _named_connection() -> Connection | None:
+    from tinsmith.settings import Settings
+
+    return open_connection() if Settings().base_url else None
+
+
+async def find_tokenizer(name: str, connection: Connection | None) -> Tokenizer:
+    """Return the tokenizer of a model; see `get_tokenizer`."""
+    if connection is not None and name in connection.tokenizers:
+        return connection.tokenizers[name]
+    tokenizer = await _find(name, connection)
+    if connection is not None:
+        connection.tokenizers[name] = tokenizer
+    return tokenizer
+
+
+async def _find(name: str, connection: Connection | None) -> Tokenizer:
+    source = _source(name, connection)
+    bundle = await asyncio.to_thread(_from_folder, source)
+    if bundle is not None:
+        return bundle.tokenizer(name)
+    told: list[str] = []
+    if connection is not None and connection.base_url is not None:
+        bundle = await _from_service(name, connection, told)
+    else:
+        # The embedded service has its models from folders and the hub, too.
+        if await asyncio.to_thread(Path(source).expanduser().is_dir):
+            raise TinsmithError(
+                f"no tokenizer for {name!r}: the folder has no tokenizer.json. Put one there, or work with token ids: "
+                "SamplingClient.sample takes and returns them"
+            )
+        told.append("no service at a URL is connected")
+    if bundle is None:
+        bundle = await asyncio.to_thread(_from_hub, source, told)
+    if bundle is None:
+        raise TinsmithError(
+            f"no tokenizer for {name!r}: it is no folder with a tokenizer.json; {'; '.join(told)}. Connect to the "
+            "service that serves it (base_url= or TINSMITH_BASE_URL), or give a folder"
+        )
+    return bundle.tokenizer(name)
+
+
+def _source(name: str, connection: Connection | None) -> str:
+    """Return what a name stands for in this process: the settings name models of the embedded service."""
+    from tinsmith.settings import Settings
+
+    served = connection is not None and connection.base_url is not None
+    return name if served else Settings().models.get(name, name)
+
+
+# -- folder -----------------------------------------------------------------------------------------------------------
+
+
+def _from_folder(name: str) -> Bundle | None:
+    folder = shipped_path(name) if name in SHIPPED else Path(name).expanduser()
+    return read_folder(folder) if (folder / "tokenizer.json").is_file() else None
+
+
+def read_folder(folder: Path) -> Bundle:
+    """Read the tokenizer files of a checkpoint folder."""
+
+    def read(file: str) -> str | None:
+        path = folder / file
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    tokenizer_json = read("tokenizer.json")
+    if tokenizer_json is None:
+        raise TinsmithError(f"{folder}: no tokenizer.json")
+    return make_bundle(
+        tokenizer_json,
+        {**json.loads(read("special_tokens_map.json") or "{}"), **json.loads(read("tokenizer_config.json") or "{}")},
+        read("chat_template.jinja"),
+    )
+
+
+def make_bundle(tokenizer_json: str, config: dict[str, Any], chat_template: str | None) -> Bundle:
+    """Make a bundle; a template in the config stands in for one in a file of its own."""
+    template: Any = chat_template or config.get("chat_template")
+    if isinstance(template, list):
+        # Several named templates: the one called "default" is for plain chats.
+        entries = cast("list[dict[str, str]]", template)
+        template = next((entry["template"] for entry in entries if entry["name"] == "default"), None)
+    return Bundle(tokenizer_json, config, template)
+
+
+# -- service ----------------------------------------------------------------------------------------------------------
+
+
+async def _from_service(name: str, connection: Connection, told: list[str]) -> Bundle | None:
+    """Ask the service, with the cached copy's tag; where it cannot be reached, the copy has to do."""
+    file = _cache_file(name, connection)
+    cached = await asyncio.to_thread(_read_cache, file) if file is not None else None
+    headers = {"If-None-Match": cached.etag} if cached is not None and cached.etag else {}
+    try:
+        response = await connection.attempt("GET", "tokenizer", params={"model": name}, headers=headers)
+        if response.status_code == _NOT_MODIFIED and cached is not None:
+            return cached
+        if response.status_code == _NOT_FOUND:
+            told.append(f"{connection.place} does not know it")
+            return None
+        bundle = _parse(checked(response).json(), response.headers.get("etag"))
+    except APIError as error:
+        told.append(f"{connection.place}: {error}")
+        return cached
+    if file is not None:
+        await asyncio.to_thread(_write_cache, file, bundle)
+    return bundle
+
+
+def _parse(answer: Any, etag: str | None) -> Bundle:
+    try:
+        raw = answer["tokenizer_json"]
+        text = raw if isinstance(raw, str) else json.dumps(raw)
+        bundle = make_bundle(text, answer.get("tokenizer_config") or {}, answer.get("chat_template"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise APIResponseValidationError(f"tokenizer: the answer holds none ({error!r})", body=answer) from error
+    return replace(bundle, etag=etag)
+
+
+def _cache_file(name: str, connection: Connection) -> Path | None:
+    if connection.base_url is None:
+        return None
+    # Two services may serve different models under one name.
+    key = hashlib.sha256(f"{connection.base_url}\n{name}".encode()).hexdigest()[:32]
+    return connection.settings.home / "tokenizers" / f"{key}.json"
+
+
+def _read_cache(file: Path) -> Bundle | None:
+    try:
+        return Bundle(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("the cached tokenizer %s is not readable (%s) and is fetched again", file, error)
+        return None
+
+
+def _write_cache(file: Path, bundle: Bundle) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(asdict(bundle), out)
+        os.replace(temporary, file)
+    except OSError as error:
+        logger.warning("the tokenizer could not be cached in %s: %s", file.parent, error)
+
+
+# -- hub --------------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(name: str, told: list[str]) -> Bundle | None:
+    def read(file: str) -> str | None:
+        path = fetch(name, file)
+        return None if path is None else path.read_text(encoding="utf-8")
+
+    try:
+        tokenizer_json = read("tokenizer.json")
+        if tokenizer_json is None:
+            told.append("the hub has it without a tokenizer.json")
+            return None
+        config = json.loads(read("tokenizer_config.json") or "{}")
+        return make_bundle(tokenizer_json, config, read("chat_template.jinja"))
+    except (OSError, ValueError) as error:
+        told.append(f"the hub: {str(error).strip().splitlines()[0]}")
+        return None

@@ -1,0 +1,275 @@
+"""What a training client is asked for: training, checkpoints, sampling, facts. Every call is submitted at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from tinsmith.client.checkpoints.saved_path import SavedPath
+from tinsmith.client.sampling.completions import SampleFuture
+from tinsmith.client.sampling.prompts import Params, Prompts, parse_params, parse_prompts
+from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingClientKind, refuse_sampling_options
+from tinsmith.client.sampling.text_sampling import sample_texts
+from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
+from tinsmith.client.training.chunks import check_batch
+from tinsmith.client.training.custom_loss import CustomLoss, check_torch
+from tinsmith.client.training.model_creation import create_model, model_id_of
+from tinsmith.client.training.training_ops import TrainingOps, model_name
+from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
+from tinsmith.client.transport.session import ClientSession
+from tinsmith.types.datum import Datum
+from tinsmith.types.errors import invalid
+from tinsmith.types.outputs import (
+    ForwardBackwardOutput,
+    LoadWeightsResponse,
+    OptimStepResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+)
+from tinsmith.types.params import AdamParams
+from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.responses import GetInfoResponse
+
+LossConfig = Mapping[str, float | str]
+
+
+class TrainingCalls:
+    """The calls of a `TrainingClient`, all but their `*_async` twins.
+
+    Args:
+        session: it will belong to.
+        path: `create_model` or `load_weights`.
+        body: of the request, without its ids.
+    """
+
+    def __init__(self, session: ClientSession, path: str, body: dict[str, Any]) -> None:
+        self._session = session
+        self._model_seq = next(session.model_ids)
+        self._created = session.submit_lasting(create_model(session, self._model_seq, path, body))
+        self._ops = TrainingOps(session, self._created)
+        self._lock = threading.RLock()
+        self._snapshot: SamplingClient | None = None
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Compute logprobs and loss without gradients; arguments as for `forward_backward`."""
+        merged = _merged(loss_fn_config, config)
+        return Pending(self._ops.run(check_batch(data), loss_fn, merged, forward_only=True))
+
+    def forward_backward(
+        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Compute the loss and add its gradient to what is accumulated since the last `optim_step`.
+
+        Args:
+            data: the batch; losses are sums over its tokens.
+            loss_fn: name of a loss of the service.
+            loss_fn_config: the loss's parameters.
+            config: the same as keywords, e.g. `dpo_beta=0.1`.
+
+        Returns:
+            A future of logprobs per datum (float32, of the shape of its target_tokens) and metrics (`loss:sum`, ...).
+
+        Raises:
+            UserError: the batch is empty, or a parameter is given twice or is neither number nor text.
+        """
+        merged = _merged(loss_fn_config, config)
+        return Pending(self._ops.run(check_batch(data), loss_fn, merged, forward_only=False))
+
+    def forward_backward_custom(
+        self, data: Sequence[Datum], loss_fn: CustomLoss, *, loss_type_input: Literal["logprobs"] | None = None
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Compute the gradient of a loss of your own, a function of the logprobs of the batch's target tokens.
+
+        The logprobs come here, `loss_fn` runs here under autograd, and its gradient goes back as the weights of a
+        cross-entropy: two passes on the service. If anything fails on the way, the next `optim_step` fails, too, and
+        clears what was accumulated.
+
+        Args:
+            data: the batch; `loss_fn` sees all of it, the service the target tokens (and weights) only.
+            loss_fn: from (data, list of float32 tensors, one per datum, of the shape of its target_tokens) to
+                (scalar tensor, dict of metrics).
+            loss_type_input: always logprobs.
+
+        Returns:
+            A future of the logprobs, with `loss:sum` your loss, your metrics, and `surrogate_loss:sum` the service's.
+
+        Raises:
+            TinsmithError: torch is not installed.
+            UserError: the batch is empty or a datum has no target_tokens.
+        """
+        if loss_type_input not in (None, "logprobs"):
+            raise invalid("loss_type_input", loss_type_input, "'logprobs'")
+        check_torch()
+        return Pending(self._ops.run_custom(check_batch(data), loss_fn))
+
+    def optim_step(
+        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> APIFuture[OptimStepResponse]:
+        """Take one AdamW step on the accumulated gradients, and clear them.
+
+        Args:
+            optim_params: how; None takes the default parameters with the course's learning rate for the model
+                (`tinsmith.types.learning_rate`).
+            adam_params: the same, by its other name.
+
+        Raises:
+            UserError: both are given, or something else than `AdamParams`.
+        """
+        if optim_params is not None and adam_params is not None:
+            raise invalid("optim_step.adam_params", "both optim_params and adam_params", "one of them")
+        params = optim_params or adam_params
+        if params is not None and not isinstance(params, AdamParams):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid("optim_step.optim_params", params, "AdamParams")
+        with self._lock:
+            self._snapshot = None
+            return Pending(self._ops.step(params))
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save_state(
+        self,
+        name: str | None = None,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: dict[str, str] | None = None,
+    ) -> SavedPath[SaveWeightsResponse]:
+        """Save weights and optimizer, to resume from.
+
+        Args:
+            name: letters, digits, '_', '-' and '.'; None takes `auto-0`, `auto-1`, ...
+            ttl_seconds: lifetime; None keeps it for ever.
+            overwrite: replace a checkpoint of that name.
+            user_metadata: kept with the checkpoint.
+
+        Returns:
+            The checkpoint's address, a `str` that is also the future of its being saved.
+
+        Raises:
+            UserError: the name has other characters.
+        """
+        fields = {"ttl_seconds": ttl_seconds, "overwrite": overwrite, "user_metadata": user_metadata}
+        return self._ops.save(self.model_id, "weights", name, SaveWeightsResponse, fields)
+
+    def save_weights_for_sampler(
+        self, name: str | None = None, ttl_seconds: int | None = None, user_metadata: dict[str, str] | None = None
+    ) -> SavedPath[SaveWeightsForSamplerResponse]:
+        """Save the weights alone, to sample from; arguments and result as for `save_state`."""
+        fields = {"ttl_seconds": ttl_seconds, "kind": "snapshot", "user_metadata": user_metadata}
+        return self._ops.save(self.model_id, "sampler_weights", name, SaveWeightsForSamplerResponse, fields)
+
+    def load_state(
+        self, path: str, weights_access_token: str | None = None, *, with_optimizer: bool = True
+    ) -> APIFuture[LoadWeightsResponse]:
+        """Load a training state into this client, in place of what it has.
+
+        Args:
+            path: of `save_state`, of this run or of another with the same base and adapter shape.
+            weights_access_token: a key of the checkpoint's owner, where that is somebody else.
+            with_optimizer: load the optimizer, too, so that training goes on as if it had never stopped. False loads
+                the weights only, with a fresh optimizer, as `ServiceClient.create_training_client_from_state` does.
+
+        Raises:
+            UserError: it is no checkpoint path.
+        """
+        CheckpointPath.parse(path)
+        with self._lock:
+            self._snapshot = None
+            return Pending(self._ops.load(path, with_optimizer, weights_access_token))
+
+    def load_state_with_optimizer(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
+        """Load a training state, weights and optimizer; the same as `load_state(path)`."""
+        return self.load_state(path, weights_access_token, with_optimizer=True)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Prompts, params: Params | None = None, *, num_samples: int | None = None) -> SampleFuture:
+        """Sample from the current weights: whatever was submitted before applies.
+
+        Args:
+            prompts: one or several; each a text, a `ModelInput` or token ids.
+            params: `SamplingParams`, or a dict of temperature, max_tokens, stop, top_p, top_k, seed and n.
+            num_samples: completions of each prompt, where `params` does not say.
+
+        Returns:
+            A future of `Completions`, a flat list of `Completion` (`str` with tokens and logprobs), prompt by prompt;
+            it can be iterated, indexed and measured itself, which waits.
+
+        Raises:
+            UserError: a parameter is unknown or has the wrong type, or there is no prompt.
+        """
+        asked = parse_prompts(prompts)
+        how, count = parse_params(params, num_samples)
+        work = self._session.submit(sample_texts(self._current(), asked, how, count))
+        return SampleFuture(work, len(asked) * count)
+
+    def _current(self) -> SamplingClient:
+        """Return a sampler of the current weights; nothing is sent where the last one still is."""
+        with self._lock:
+            last = self._snapshot
+            if last is None or last.failed:
+                last = self._snapshot = self.save_weights_and_get_sampling_client()
+            return last
+
+    def save_weights_and_get_sampling_client(
+        self,
+        name: str | None = None,
+        retry_config: None = None,
+        record_stability_info: bool = False,
+        kind: SamplingClientKind = "snapshot",
+    ) -> SamplingClient:
+        """Take a snapshot of the weights and return a client that samples from it.
+
+        Args:
+            name: has no effect: a snapshot has no address, and ends with its client (`SamplingClient.close`).
+            retry_config: not offered: the client retries by itself.
+            record_stability_info: not offered by this service.
+            kind: `snapshot`; what else a service offers.
+        """
+        refuse_sampling_options(retry_config, record_stability_info)
+        return SamplingClient(self._session, self._ops.snapshot(kind))
+
+    def create_sampling_client(
+        self, model_path: str, retry_config: None = None, record_stability_info: bool = False
+    ) -> SamplingClient:
+        """Return a client that samples from saved weights."""
+        refuse_sampling_options(retry_config, record_stability_info)
+        return SamplingClient.create(self._session, model_path=model_path)
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def model_id(self) -> str:
+        """Id of the adapter, which is the id of the training run; known as soon as the session is."""
+        return model_id_of(self._session.id_blocking(), self._model_seq)
+
+    def get_info(self) -> GetInfoResponse:
+        """Return the model's facts; waits until its adapter is made, asks only once."""
+        return wait_blocking(self._created)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the base model."""
+        return wait_blocking(self._session.submit(self._tokenizer()))
+
+    async def _tokenizer(self) -> Tokenizer:
+        info = await share(self._created)
+        return await find_tokenizer(info.model_data.tokenizer_id or model_name(info), self._session.connection)
+
+
+def _merged(config: LossConfig | None, keywords: Mapping[str, float | str]) -> dict[str, float | str]:
+    merged: dict[str, float | str] = dict(config or {})
+    for key, value in keywords.items():
+        if key in merged:
+            raise invalid(f"loss_fn_config[{key!r}]", "given twice", "one value")
+        merged[key] = value
+    for key, value in merged.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid(f"loss_fn_config[{key!r}]", value, "a number or a text")
+    return merged

@@ -1,0 +1,201 @@
+"""What a training client asks of the service: gradients, steps, saves, loads, snapshots, in the order of the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from tinsmith.client.checkpoints.saved_path import SavedPath, settled
+from tinsmith.client.sampling.opened_sampler import OpenedSampler
+from tinsmith.client.training.chunks import chunk_sizes, merge, split
+from tinsmith.client.training.custom_loss import CustomLoss, Surrogate, differentiate, forward_data, with_custom_metrics
+from tinsmith.client.training.ordered_calls import OrderedCalls
+from tinsmith.client.transport.futures import share
+from tinsmith.client.transport.session import ClientSession
+from tinsmith.types.codec import decode_forward_backward_output
+from tinsmith.types.datum import Datum
+from tinsmith.types.errors import RequestErrorCategory, RequestFailedError, TinsmithError
+from tinsmith.types.learning_rate import default_adam_params
+from tinsmith.types.lineup import lookup
+from tinsmith.types.outputs import (
+    ForwardBackwardOutput,
+    LoadWeightsResponse,
+    OptimStepResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+)
+from tinsmith.types.params import AdamParams
+from tinsmith.types.paths import CheckpointKind, CheckpointPath, check_name
+from tinsmith.types.responses import GetInfoResponse, WireResponse
+
+R = TypeVar("R", SaveWeightsResponse, SaveWeightsForSamplerResponse)
+
+
+class SnapshotResponse(WireResponse):
+    """Answer to an un-named save for sampling."""
+
+    sampling_session_id: str
+
+
+class TrainingOps:
+    """Submits the operations of one model.
+
+    Args:
+        session: of the model.
+        created: gives the model's facts once the service has made it.
+    """
+
+    def __init__(self, session: ClientSession, created: Future[GetInfoResponse]) -> None:
+        self._session = session
+        self._created = created
+        self._ordered = OrderedCalls(session, created)
+        self._auto = itertools.count()
+        self._names: set[str] = set()
+        self._voided: Exception | None = None
+
+    # -- gradients ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self, batch: Sequence[Datum], loss_fn: str, config: dict[str, float | str], forward_only: bool
+    ) -> Future[ForwardBackwardOutput]:
+        """Submit a forward or forward_backward."""
+
+        async def send() -> list[str]:
+            sizes = await self._sizes(batch, loss_fn)
+            return await self._ordered.post_data(split(batch, sizes), loss_fn, config, forward_only)
+
+        return self._ordered.submit(send, self._outputs)
+
+    def run_custom(self, batch: list[Datum], loss_fn: CustomLoss) -> Future[ForwardBackwardOutput]:
+        """Submit a forward_backward of a loss that is computed here; later operations wait until it is sent."""
+        inputs = forward_data(batch)
+
+        async def send() -> tuple[list[str], Surrogate]:
+            try:
+                sizes = await self._sizes(inputs, "cross_entropy")
+                asked = await self._ordered.post_data(split(inputs, sizes), "cross_entropy", {}, True)
+                outputs = await self._outputs(asked)
+                surrogate = await asyncio.to_thread(differentiate, batch, outputs, loss_fn)
+            except Exception as error:
+                self._voided = error
+                await self._ordered.post_void()
+                raise
+            # The same borders as in the forward: outputs and numbers stay together.
+            parts = split(surrogate.data, sizes)
+            return await self._ordered.post_data(parts, "cross_entropy", {}, False), surrogate
+
+        async def receive(sent: tuple[list[str], Surrogate]) -> ForwardBackwardOutput:
+            return with_custom_metrics(await self._outputs(sent[0]), sent[1])
+
+        return self._ordered.submit(send, receive)
+
+    async def _sizes(self, batch: Sequence[Datum], loss_fn: str) -> list[int]:
+        limits = await self._session.connection.config()
+        return chunk_sizes(batch, loss_fn, limits.fwdbwd_max_chunk_len, limits.fwdbwd_max_chunk_bytes_count)
+
+    async def _outputs(self, request_ids: list[str]) -> ForwardBackwardOutput:
+        messages = await self._session.poller.messages(request_ids)
+        return merge([decode_forward_backward_output(message) for message in messages])
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def step(self, params: AdamParams | None) -> Future[OptimStepResponse]:
+        """Submit an optimizer step; None takes the default parameters of the model."""
+
+        async def send() -> tuple[str, Exception | None]:
+            voided, self._voided = self._voided, None
+            adam = params or default_step(self._created.result())
+            body = {"type": "optim_step", "adam_params": adam.model_dump()}
+            return await self._ordered.post("optim_step", body), voided
+
+        async def receive(sent: tuple[str, Exception | None]) -> OptimStepResponse:
+            request_id, voided = sent
+            try:
+                return await self._session.poller.json(request_id, OptimStepResponse)
+            except RequestFailedError as error:
+                if voided is None:
+                    raise
+                message = f"no step was taken: forward_backward_custom before it failed ({voided})"
+                raise RequestFailedError(message, request_id, RequestErrorCategory.USER) from error
+
+        return self._ordered.submit(send, receive)
+
+    # -- saves and loads ----------------------------------------------------------------------------------------------
+
+    def save(
+        self, model_id: str, kind: CheckpointKind, name: str | None, answer: type[R], fields: dict[str, Any]
+    ) -> SavedPath[R]:
+        """Submit a save under a name, or under the next `auto-N` that is free."""
+        name = check_name(name) if name is not None else self._next_name()
+        self._names.add(name)
+        path = str(CheckpointPath(model_id, kind, name))
+        endpoint = "save_weights" if kind == "weights" else "save_weights_for_sampler"
+        body = {"type": endpoint, "path": name, **{k: v for k, v in fields.items() if v is not None}}
+
+        async def receive(request_id: str) -> R:
+            saved = await self._session.poller.json(request_id, answer)
+            if saved.path != path:
+                raise TinsmithError(f"the service saved to {saved.path}, expected {path}")
+            return saved
+
+        return SavedPath[R].of(path, self._ordered.submit(lambda: self._ordered.post(endpoint, body), receive))
+
+    def _next_name(self) -> str:
+        return next(name for name in (f"auto-{n}" for n in self._auto) if name not in self._names)
+
+    def load(self, path: str, optimizer: bool, token: str | None) -> Future[LoadWeightsResponse]:
+        """Submit a load of a checkpoint into this model."""
+        body: dict[str, Any] = {"type": "load_weights", "optimizer": optimizer}
+        body |= {"weights_access_token": token} if token is not None else {}
+
+        async def send() -> str:
+            # A save of this very model is earlier in its order; one of another model has to be there first.
+            own = CheckpointPath.parse(path).run_id == self._created.result().model_id
+            source = str(path) if own else await settled(path)
+            return await self._ordered.post("load_weights", body | {"path": source})
+
+        async def receive(request_id: str) -> LoadWeightsResponse:
+            return await self._session.poller.json(request_id, LoadWeightsResponse)
+
+        return self._ordered.submit(send, receive)
+
+    def snapshot(self, kind: str) -> Future[OpenedSampler]:
+        """Submit a snapshot of the weights for sampling, which has no address and ends with its client."""
+        seq = next(self._session.sampler_ids)
+        endpoint = "save_weights_for_sampler"
+        body = {"type": endpoint, "sampling_session_seq_id": seq, "kind": kind}
+
+        async def receive(request_id: str) -> OpenedSampler:
+            answer = await self._session.poller.json(request_id, SnapshotResponse)
+            return OpenedSampler(answer.sampling_session_id, model_name(await share(self._created)))
+
+        return self._ordered.submit(lambda: self._ordered.post(endpoint, body), receive)
+
+
+def model_name(info: GetInfoResponse) -> str:
+    """Return the base model's name.
+
+    Raises:
+        TinsmithError: the service does not tell.
+    """
+    name = info.model_data.model_name or info.model_name
+    if name is None:
+        raise TinsmithError(f"get_info: the service does not name the base model of {info.model_id}")
+    return name
+
+
+def default_step(info: GetInfoResponse) -> AdamParams:
+    """Return the parameters of a step without arguments: the course's learning rate for the model, all else default.
+
+    Raises:
+        TinsmithError: neither the service nor the lineup knows the model's hidden size.
+    """
+    name = model_name(info)
+    known = lookup(name)
+    hidden = info.model_data.hidden_size or (known.hidden_size if known else None)
+    if hidden is None:
+        raise TinsmithError(f"optim_step(): the hidden size of {name} is not known, pass AdamParams(learning_rate=...)")
+    return default_adam_params(info.model_data.arch or (known.family if known else name), hidden)

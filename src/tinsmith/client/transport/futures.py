@@ -1,0 +1,131 @@
+"""Futures: results that blocking code takes with `.result()` and asynchronous code with `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from tinsmith.client.transport.loop import on_loop
+
+T = TypeVar("T")
+
+logger = logging.getLogger("tinsmith")
+
+
+def wait_blocking(future: Future[T], timeout: float | None = None) -> T:
+    """Wait for a future of the SDK's loop; Ctrl-C interrupts the wait.
+
+    Args:
+        future: what to wait for.
+        timeout: longest wait in seconds; None waits as long as it takes.
+
+    Raises:
+        TimeoutError: the timeout has passed; the operation goes on.
+        RuntimeError: called on the SDK's own loop, which would wait for itself.
+    """
+    if not future.done():
+        if on_loop():
+            raise RuntimeError("result() on the SDK's own event loop would wait for itself: await the future instead")
+        _warn_if_loop_runs()
+    return future.result(timeout)
+
+
+_warned = False
+
+
+def _warn_if_loop_runs() -> None:
+    global _warned
+    # A notebook's cells run inside a loop that has nothing else to do meanwhile.
+    if _warned or "ipykernel" in sys.modules:
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    _warned = True
+    logger.warning("result() inside a coroutine stops its event loop until the result is there; `await` does not")
+
+
+async def share(future: Future[T]) -> T:
+    """Wait for a future that others wait for too: cancelling the waiting leaves it running."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+class APIFuture(ABC, Generic[T]):
+    """The result of an operation that was submitted already.
+
+    `future.result()` blocks, `await future` does not; both may be called any number of times.
+    """
+
+    @abstractmethod
+    def future(self) -> Future[T]:
+        """Return the `concurrent.futures.Future` behind it, for `wait`, `as_completed` or callbacks.
+
+        Cancelling it stops a sampling operation, and the waiting for any other: what trains or saves, once submitted,
+        is carried out.
+        """
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the result, blocking.
+
+        Args:
+            timeout: longest wait in seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: the timeout has passed; the operation goes on.
+            RequestFailedError: the operation failed.
+            APIError: the service could not be reached or refused the request.
+        """
+        return wait_blocking(self.future(), timeout)
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """Wait for the result without blocking; arguments and errors as for `result`."""
+        waiter = asyncio.wrap_future(self.future())
+        if timeout is not None:
+            done, _ = await asyncio.wait([waiter], timeout=timeout)
+            if not done:
+                raise TimeoutError(f"no result within {timeout} s")
+        return await waiter
+
+    async def coroutine(self) -> T:
+        """The future as a coroutine, for `asyncio.create_task` and the like."""
+        return await self
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.result_async().__await__()
+
+    def done(self) -> bool:
+        """Whether the result or the error is there."""
+        return self.future().done()
+
+    def cancel(self) -> bool:
+        """Cancel as `future().cancel()` does."""
+        return self.future().cancel()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.future().cancelled()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait, and return the error, or None where there is none."""
+        return self.future().exception(timeout)
+
+    def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
+        """Call `callback` with the concurrent future once the result is there."""
+        self.future().add_done_callback(callback)
+
+
+class Pending(APIFuture[T]):
+    """An `APIFuture` around a future of the SDK's loop."""
+
+    def __init__(self, future: Future[T]) -> None:
+        self._future = future
+
+    def future(self) -> Future[T]:
+        """Return the `concurrent.futures.Future` behind it."""
+        return self._future

@@ -1,0 +1,26 @@
+"""From arguments and environment to a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinsmith.client.transport.connection import Connection
+
+
+def open_connection(
+    base_url: str | None = None, api_key: str | None = None, headers: Mapping[str, str] | None = None
+) -> Connection:
+    """Make the connection that the arguments, or else the environment as it is now, name; sends nothing yet.
+
+    Args:
+        base_url: the service; None takes `TINSMITH_BASE_URL` or `TINKER_BASE_URL`, else the embedded service.
+        api_key: None takes `TINSMITH_API_KEY` or `TINKER_API_KEY`.
+        headers: further headers of every request.
+    """
+    # Reading the environment needs pydantic-settings, which an import of the SDK does not wait for.
+    from tinsmith.settings import Settings
+
+    given: dict[str, Any] = {"api_key": api_key} if api_key is not None else {}
+    settings = Settings(**given)
+    return Connection(base_url if base_url is not None else settings.base_url or None, settings, headers)

@@ -1,0 +1,4 @@
+"""Adapters in memory: `slots` (where weights lie), `trained_adapters` (masters, gradients, moments), `snapshots`.
+
+`optimizer` steps them. The lowest room of the engine: it imports only `types/`.
+"""

@@ -1,0 +1,72 @@
+"""Telling base models apart by their weights: a digest of a sample, from a loaded model or from its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from tinsmith.engine.adapters.slots import Target
+from tinsmith.engine.checkpoints.base_folder import BaseFolder
+from tinsmith.engine.checkpoints.merge_names import disk_names
+from tinsmith.engine.model.architecture import find_targets
+from tinsmith.engine.model.base_model import BaseModel
+
+# Under this key the metadata of an adapter's safetensors say which base it was trained on.
+METADATA_KEY = "tinsmith_base"
+# Elements of each sampled weight that tell one base from another.
+_SAMPLE = 4096
+
+
+def fingerprint(base: BaseModel) -> str:
+    """Tell base models apart by the shapes of their targets and a sample of their weights.
+
+    The sample is rounded to bfloat16, so that one base gives one fingerprint whatever dtype it computes in.
+    """
+    weights = (weight.detach() for _, weight in sorted(base.decoder.named_parameters()) if weight.dim() > 1)
+    return _digest(base.info.model_type, base.targets, (_sample([weight]) for weight in weights))
+
+
+def fingerprint_of_folder(base: BaseFolder) -> str | None:
+    """Return the fingerprint of a checkpoint that is not loaded; None where its files name weights in another way."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    decoder = model.get_decoder()
+    prefix = next(path for path, module in model.named_modules() if module is decoder)
+    sampled = sorted((f"{prefix}.{name}", weight) for name, weight in decoder.named_parameters() if weight.dim() > 1)
+    names = [disk_names(name, tuple(weight.shape), base.tensors) for name, weight in sampled]
+    if not all(name in base.tensors for pieces in names for name in pieces):
+        return None
+    targets = find_targets(str(base.folder), model, config)
+    return _digest(config.model_type, targets, (_sample([base.read(n) for n in pieces]) for pieces in names))
+
+
+def _digest(model_type: str, targets: Iterable[Target], samples: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256(model_type.encode())
+    for t in targets:
+        digest.update(f"{t.name}:{t.inputs}:{t.outputs}:{t.experts};".encode())
+    for sample in samples:
+        digest.update(sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sample(pieces: Sequence[Tensor]) -> Tensor:
+    """Return elements of a weight at even distances, bfloat16 on the CPU.
+
+    Args:
+        pieces: the weight; or, laid end to end, the same numbers in the same order.
+    """
+    numel = sum(piece.numel() for piece in pieces)
+    places = torch.arange(0, numel, max(1, numel // _SAMPLE))[:_SAMPLE]
+    found: list[Tensor] = []
+    start = 0
+    for piece in pieces:
+        inside = places[(places >= start) & (places < start + piece.numel())] - start
+        found.append(piece.reshape(-1)[inside.to(piece.device)].to("cpu", torch.bfloat16))
+        start += piece.numel()
+    return torch.cat(found)

@@ -1,0 +1,155 @@
+"""The one object that travels beside the tensors of a forward pass.
+
+Every pass is one stream of T tokens, sequence after sequence. The model code sees `input_ids [1, T]`; which tokens
+belong together, whose adapter computes them and where their keys live is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tinsmith.engine.adapters.slots import PassGradients, Slot
+    from tinsmith.engine.model.attention import PaddedLayout
+
+
+class Mode(StrEnum):
+    """What a pass is for.
+
+    PACKED: whole sequences, no cache (training, and logprobs of whole sequences).
+    PREFILL: prompts, or parts of prompts, whose keys and values go into the paged cache.
+    DECODE: one token per sequence, keys and values from the paged cache.
+    """
+
+    PACKED = "packed"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpan:
+    """Tokens [start, end) of the stream, computed with one adapter."""
+
+    slot: Slot
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class Segments:
+    """Which adapter computes which tokens; tokens in no run go through the base alone.
+
+    Runs are in stream order. Neighbouring tokens with the same adapter should be one run: the cost of LoRA grows
+    with the number of runs. On CUDA, runs of one pool must not be interrupted by those of another.
+    """
+
+    runs: tuple[AdapterSpan, ...] = ()
+    cache: dict[object, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot | None], lengths: Sequence[int]) -> Segments:
+        """Make the segments of sequences that lie one after the other.
+
+        Args:
+            slots: adapter of each sequence, None for the base alone.
+            lengths: tokens of each sequence.
+        """
+        runs: list[AdapterSpan] = []
+        start = 0
+        for slot, length in zip(slots, lengths, strict=True):
+            end = start + length
+            if slot is not None and length:
+                if runs and runs[-1].slot is slot and runs[-1].end == start:
+                    runs[-1] = AdapterSpan(slot, runs[-1].start, end)
+                else:
+                    runs.append(AdapterSpan(slot, start, end))
+            start = end
+        return cls(tuple(runs))
+
+
+class PagedAttention(Protocol):
+    """Attention that keeps keys and values in a paged cache; the sampler brings it."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext
+    ) -> Tensor:
+        """Store the new keys and values and attend.
+
+        Args:
+            layer: index of the decoder layer.
+            query: [T, query heads, head dim].
+            key: [T, key heads, head dim], rotated.
+            value: [T, key heads, head dim].
+            scaling: factor on query·key.
+            context: the pass.
+
+        Returns:
+            [T, query heads, head dim].
+        """
+        ...
+
+
+@dataclass(slots=True)
+class ForwardContext:
+    """One forward pass.
+
+    Attributes:
+        mode: what the pass is for.
+        positions: position of each token in its own sequence, int64 [T].
+        lengths: tokens of each sequence in this stream; they sum to T.
+        segments: adapters.
+        gradients: where the backward pass leaves adapter gradients; None where nothing is trained.
+        paged: the paged cache's attention (PREFILL, DECODE); None in PACKED.
+        slot_mapping: cell of the paged cache for each new key, int64 [T].
+        block_tables: blocks of each sequence, int32 [S, blocks], padded with 0.
+        context_lens: keys of each sequence, the new ones included, int32 [S].
+        layout: how the sequences are padded for attention; made on first use.
+    """
+
+    mode: Mode
+    positions: Tensor
+    lengths: tuple[int, ...]
+    segments: Segments
+    gradients: PassGradients | None = None
+    paged: PagedAttention | None = None
+    slot_mapping: Tensor | None = None
+    block_tables: Tensor | None = None
+    context_lens: Tensor | None = None
+    layout: PaddedLayout | None = None
+
+
+class ContextCell:
+    """Holds the context of the pass that runs; the swapped modules of one model share one cell.
+
+    A plain attribute, not a thread-local: autograd recomputes and differentiates on threads of its own. So one
+    model runs one pass at a time.
+    """
+
+    __slots__ = ("_current",)
+
+    def __init__(self) -> None:
+        self._current: ForwardContext | None = None
+
+    @property
+    def current(self) -> ForwardContext:
+        """The context of the running pass."""
+        if self._current is None:
+            raise RuntimeError("no forward pass is running: call the model through BaseModel.hidden")
+        return self._current
+
+    @contextmanager
+    def use(self, context: ForwardContext) -> Iterator[None]:
+        """Make `context` current for forward and backward of one pass."""
+        if self._current is not None:
+            raise RuntimeError("a forward pass of this model is already running")
+        self._current = context
+        try:
+            yield
+        finally:
+            self._current = None

@@ -1,0 +1,221 @@
+"""Low-rank adapters on linear layers, many adapters in one pass (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+
+y = W·x + b + (alpha / r)·B·A·x, where each run of the packed stream brings its own A and B. The base weight gets no
+gradient; the adapters' gradients are added into the pass's own buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from tinsmith.engine.adapters.slots import PassGradients
+from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
+from tinsmith.engine.model.shards import ShardedDense
+
+# Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
+Part = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRun:
+    """A run of tokens with the factors that one linear layer applies to it.
+
+    Attributes:
+        run: the tokens and the adapter.
+        a: [rank, in].
+        b: [out, rank].
+        scale: factor on B·A·x.
+        part: how `a` and `b` were taken out of the adapter's, so that their gradients go there; None for all.
+    """
+
+    run: AdapterSpan
+    a: Tensor
+    b: Tensor
+    scale: float
+    part: Part | None = None
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The run's tokens of `x` [T, ...]."""
+        return x[self.run.start : self.run.end]
+
+
+def runs_for(context: ForwardContext, name: str, part: Part | None = None) -> list[LoraRun]:
+    """Return the runs whose adapters act on the layer `name`, with the part of them that it computes with."""
+    found: list[LoraRun] = []
+    for run in context.segments.runs:
+        views = run.slot.pool.views(name)
+        if views is not None:
+            a, b = (view[run.slot.index] for view in views)
+            if part is not None:
+                a, b = part(a, b)
+            found.append(LoraRun(run, a, b, run.slot.scale(name), part))
+    return found
+
+
+def add_delta(y: Tensor, x: Tensor, runs: Sequence[LoraRun]) -> list[Tensor]:
+    """Add each run's scaled B·A·x to `y` in place.
+
+    Args:
+        y: [T, out].
+        x: [T, in].
+        runs: of this layer.
+
+    Returns:
+        scale·A·x of each run, [tokens, rank], which the gradient of B needs.
+    """
+    hidden: list[Tensor] = []
+    for r in runs:
+        h = torch.mm(r.rows(x), r.a.t()).mul_(r.scale)
+        r.rows(y).addmm_(h, r.b.t())
+        hidden.append(h)
+    return hidden
+
+
+def add_delta_gradients(
+    grad_x: Tensor | None,
+    grad_y: Tensor,
+    x: Tensor,
+    hidden: Sequence[Tensor],
+    runs: Sequence[LoraRun],
+    name: str,
+    gradients: PassGradients,
+) -> None:
+    """Differentiate `add_delta`: add to `grad_x` in place and to the adapters' gradients.
+
+    Args:
+        grad_x: [T, in], or None where nothing before this layer is trained.
+        grad_y: [T, out].
+        x: [T, in].
+        hidden: what `add_delta` returned.
+        runs: what `add_delta` was given.
+        name: of the layer.
+        gradients: of the pass.
+    """
+    for r, h in zip(runs, hidden, strict=True):
+        g = r.rows(grad_y)
+        grad_h = torch.mm(g, r.b).mul_(r.scale)
+        if grad_x is not None:
+            r.rows(grad_x).addmm_(grad_h, r.a)
+        grad_a, grad_b = gradients.views(r.run.slot, name)
+        if r.part is not None:
+            grad_a, grad_b = r.part(grad_a, grad_b)
+        add_product(grad_a, grad_h.t(), r.rows(x))
+        add_product(grad_b, g.t(), h)
+
+
+def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left·right to `out`, whose dtype may be wider than theirs."""
+    if out.dtype == left.dtype:
+        out.addmm_(left, right)
+    elif out.device.type == "cuda":
+        out.add_(torch.mm(left, right, out_dtype=out.dtype))
+    else:
+        out.addmm_(left.to(out.dtype), right.to(out.dtype))
+
+
+class Frozen(Protocol):
+    """A frozen linear map of the base, the part of a layer that has no gradient of its own."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """[T, in] to a fresh [T, out]."""
+        ...
+
+    def finish(self, y: Tensor) -> None:
+        """Complete the output in place, after the adapters' part was added."""
+        ...
+
+    def input_gradient(self, grad_y: Tensor) -> Tensor:
+        """Gradient of `apply`'s input: [T, out] to a fresh [T, in]."""
+        ...
+
+    def finish_gradient(self, grad_x: Tensor) -> None:
+        """Complete the gradient of the input in place, after the adapters' part was added."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The map of an `nn.Linear`: `weight` [out, in], `bias` [out]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """W·x + b."""
+        return F.linear(x, self.weight, self.bias)
+
+    def input_gradient(self, grad_y: Tensor) -> Tensor:
+        """Wᵀ·grad."""
+        return torch.mm(grad_y, self.weight)
+
+    def finish(self, y: Tensor) -> None:
+        """Nothing is left to do."""
+
+    def finish_gradient(self, grad_x: Tensor) -> None:
+        """Nothing is left to do."""
+
+
+class _Lora(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, base: Frozen, runs: list[LoraRun], name: str, gradients: PassGradients
+    ) -> Tensor:
+        y = base.apply(x)
+        hidden = add_delta(y, x, runs)
+        base.finish(y)
+        ctx.save_for_backward(x, *hidden)
+        ctx.base, ctx.runs, ctx.name, ctx.gradients = base, runs, name, gradients
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
+        grad_y = grads[0].contiguous()
+        x, *hidden = ctx.saved_tensors
+        grad_x = ctx.base.input_gradient(grad_y) if ctx.needs_input_grad[0] else None
+        add_delta_gradients(grad_x, grad_y, x, hidden, ctx.runs, ctx.name, ctx.gradients)
+        if grad_x is not None:
+            ctx.base.finish_gradient(grad_x)
+        return grad_x, None, None, None, None, None
+
+
+def lora_map(x: Tensor, base: Frozen, runs: list[LoraRun], name: str, context: ForwardContext) -> Tensor:
+    """Apply a frozen map and the adapters on it: [T, in] to [T, out]; differentiable where the pass trains."""
+    if context.gradients is None or not torch.is_grad_enabled():
+        y = base.apply(x)
+        add_delta(y, x, runs)
+        base.finish(y)
+        return y
+    return _Lora.apply(x, context.gradients.anchor, base, runs, name, context.gradients)  # pyright: ignore
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with the adapters of the running pass on top.
+
+    Args:
+        base: the layer of the base model; its tensors are used as they are.
+        name: of the layer in the model.
+        cell: where the running pass is found.
+    """
+
+    def __init__(self, base: nn.Linear, name: str, cell: ContextCell) -> None:
+        super().__init__()
+        self._frozen = ShardedDense.of(base) if isinstance(base.weight, DTensor) else Dense(base.weight, base.bias)
+        self._part = self._frozen.part if isinstance(self._frozen, ShardedDense) else None
+        self.weight, self.bias = self._frozen.weight, self._frozen.bias
+        self.out_features, self.in_features = self.weight.shape
+        self.name = name
+        self._cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]; the leading axes together are the T tokens of the stream."""
+        context = self._cell.current
+        flat = x.reshape(-1, self.in_features)
+        y = lora_map(flat, self._frozen, runs_for(context, self.name, self._part), self.name, context)
+        return y.view(*x.shape[:-1], self.out_features)

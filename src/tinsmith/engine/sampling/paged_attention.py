@@ -1,0 +1,143 @@
+"""Attention of new tokens to keys and values that lie in the paged cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinsmith.engine.model.attention import layout_of, packed_attention, pad_groups, unpad_groups
+from tinsmith.engine.model.context import ForwardContext, Mode
+from tinsmith.engine.sampling.kv_cache import KVCache
+
+# Sequences are read together while their padding stays below half of what they hold ...
+_MAX_READ = 1.5
+# ... or while so few blocks are read that one call more would cost more than the padding.
+_FREE_BLOCKS = 128
+
+
+class PagedPass:
+    """One sampling pass over the cache; implements `context.PagedAttention`.
+
+    Sequences that start at position 0 attend to themselves only, in the same way as in training. Others read their
+    blocks back: queries are right-padded to the longest of a group, and a query sees the keys up to its own position.
+
+    Args:
+        cache: where keys and values are kept.
+        starts: keys of each sequence that were in the cache before this pass.
+    """
+
+    def __init__(self, cache: KVCache, starts: Sequence[int]) -> None:
+        self._cache = cache
+        self._starts = starts
+        self._readers: list[list[_Reader]] | None = None
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext
+    ) -> Tensor:
+        """Store the new keys and values, then attend; shapes as in `context.PagedAttention`."""
+        if context.slot_mapping is None or context.block_tables is None:
+            raise ValueError("a paged pass needs slot_mapping and block_tables in its context")
+        self._cache.store(layer, context.slot_mapping, key, value)
+        if not any(self._starts):
+            return packed_attention(query, key, value, layout_of(context), scaling)
+        if self._readers is None:
+            self._readers = self._make_readers(context, context.block_tables)
+        if context.mode is Mode.DECODE:
+            return self._read(self._readers[0], layer, query[:, None], scaling).squeeze(1)
+        layout = layout_of(context)
+        outs: list[Tensor] = []
+        for group, readers, q in zip(layout.groups, self._readers, pad_groups(query, layout), strict=True):
+            q = q.unflatten(0, (group.count, group.width))
+            outs.append(self._read(readers, layer, q, scaling).flatten(0, 1))
+        return unpad_groups(outs, layout)
+
+    def _make_readers(self, context: ForwardContext, tables: Tensor) -> list[list[_Reader]]:
+        """Readers of each group of the padded layout; of a decoding pass, which needs no padding, one group of all."""
+        if context.mode is Mode.DECODE:
+            groups = [(range(len(self._starts)), 1)]
+        else:
+            groups = [(group.members, group.width) for group in layout_of(context).groups]
+        blocks = [-(-(s + n) // self._cache.block_size) for s, n in zip(self._starts, context.lengths, strict=True)]
+        made: list[list[_Reader]] = []
+        for members, width in groups:
+            parts = split_by_length([blocks[m] for m in members])
+            made.append([self._make_reader(part, [members[i] for i in part], width, blocks, tables) for part in parts])
+        return made
+
+    def _make_reader(
+        self, rows: list[int], members: list[int], width: int, blocks: list[int], tables: Tensor
+    ) -> _Reader:
+        longest = max(blocks[m] for m in members)
+        own = tables[torch.tensor(members, device=tables.device), :longest]
+        starts = torch.tensor([self._starts[m] for m in members], device=tables.device)
+        return _Reader(self._cache, torch.tensor(rows, device=tables.device), own, starts, width)
+
+    def _read(self, readers: list[_Reader], layer: int, query: Tensor, scaling: float) -> Tensor:
+        if len(readers) == 1:
+            return readers[0].attend(layer, query, scaling)
+        out = torch.empty_like(query)
+        for reader in readers:
+            out.index_copy_(0, reader.rows, reader.attend(layer, query.index_select(0, reader.rows), scaling))
+        return out
+
+
+def split_by_length(blocks: Sequence[int]) -> list[list[int]]:
+    """Split sequences so that reading each part padded to its longest costs little more than what it holds.
+
+    Args:
+        blocks: of each sequence.
+
+    Returns:
+        indices of each part, rising; a single part holds all in order.
+    """
+    parts: list[list[int]] = []
+    held = 0
+    for i in sorted(range(len(blocks)), key=lambda i: -blocks[i]):
+        if parts:
+            read = blocks[parts[-1][0]] * (len(parts[-1]) + 1)
+            if read <= max(_FREE_BLOCKS, _MAX_READ * (held + blocks[i])):
+                parts[-1].append(i)
+                held += blocks[i]
+                continue
+        parts.append([i])
+        held = blocks[i]
+    return [sorted(part) for part in parts]
+
+
+class _Reader:
+    """Attends with sequences that are read from the cache together.
+
+    Args:
+        cache: the cache.
+        rows: which rows of the padded queries these are, int64 [S].
+        tables: block ids, [S, B].
+        starts: position of each sequence's first query, int64 [S].
+        width: queries of each.
+    """
+
+    def __init__(self, cache: KVCache, rows: Tensor, tables: Tensor, starts: Tensor, width: int) -> None:
+        self.rows = rows
+        self._cache = cache
+        self._tables = tables
+        keys = torch.arange(tables.shape[1] * cache.block_size, device=tables.device)
+        queries = starts[:, None] + torch.arange(width, device=tables.device)
+        hidden = keys > queries[..., None]
+        self._mask = torch.zeros(hidden.shape, dtype=cache.shape.dtype, device=tables.device)
+        self._mask.masked_fill_(hidden, -torch.inf)
+
+    def attend(self, layer: int, query: Tensor, scaling: float) -> Tensor:
+        """Attend with queries [S, width, heads, head dim]; returns the same shape."""
+        keys, values = (x.transpose(1, 2) for x in self._cache.gather(layer, self._tables))
+        sequences, width, heads, _ = query.shape
+        shared = heads // keys.shape[1]
+        if width == 1:
+            # Query heads that share a key head look like several queries of it: no key is copied.
+            q = query.reshape(sequences, keys.shape[1], shared, -1)
+            mask = self._mask[:, None].expand(-1, 1, shared, -1)
+            return F.scaled_dot_product_attention(q, keys, values, mask, scale=scaling).reshape(query.shape)
+        q, mask = query.transpose(1, 2), self._mask[:, None]
+        mixed = F.scaled_dot_product_attention(q, keys, values, mask, scale=scaling, enable_gqa=shared > 1)
+        return mixed.transpose(1, 2)

@@ -1,0 +1,121 @@
+"""What the sampler knows about a request and about each of its samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tinsmith.engine.sampling.block_manager import first_digest, next_digest
+from tinsmith.engine.sampling.stops import StopRule
+from tinsmith.types.outputs import StopReason
+
+if TYPE_CHECKING:
+    from tinsmith.engine.adapters.slots import Slot
+    from tinsmith.engine.jobs import SampleJob
+    from tinsmith.engine.sampling.prompt_scores import PromptScores
+
+
+@dataclass(eq=False, slots=True)
+class SampleGroup:
+    """One request: a prompt and its samples.
+
+    Attributes:
+        job: what was asked for.
+        seed: of all its draws.
+        order: place in the order of arrival.
+        slot: adapter; None for the base alone.
+        version: identity of the adapter's weights; keys and values are shared under one version only.
+        max_length: tokens of prompt and completion together at which a sample ends.
+        scores: what is collected about the prompt; None where nothing was asked for.
+        samples: of the request; the first computes the prompt for all.
+        prompt_cached: prompt tokens found in the cache when the prompt was first admitted.
+        unfinished: samples that still run.
+    """
+
+    job: SampleJob
+    seed: int
+    order: int
+    slot: Slot | None
+    version: int
+    max_length: int
+    scores: PromptScores | None
+    samples: list[Sequence] = field(default_factory=list)
+    prompt_cached: int | None = None
+    unfinished: int = 0
+
+    @property
+    def adapter_key(self) -> tuple[int, int]:
+        """Sorts sequences so that those with the same adapter, and adapters of the same pool, are neighbours."""
+        return (0, 0) if self.slot is None else (id(self.slot.pool), self.slot.index)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.job.prompt)
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One sample: its tokens and where their keys and values are.
+
+    Attributes:
+        group: the request.
+        sample: index in the request.
+        tokens: prompt and what was generated.
+        stop: decides after each generated token.
+        stream: base of its random streams.
+        logprobs: of the generated tokens.
+        top: the likeliest tokens at each generated position: ids and logprobs.
+        stop_reason: None while it runs.
+        computed: leading tokens whose keys and values are in the cache.
+        blocks: of the cache, in order.
+        digests: of its full blocks, as far as they were needed.
+        registered: leading blocks that were made known to the prefix cache.
+    """
+
+    group: SampleGroup
+    sample: int
+    tokens: list[int]
+    stop: StopRule
+    stream: int
+    logprobs: list[float] = field(default_factory=list)
+    top: list[tuple[list[int], list[float]]] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    registered: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Age: the smaller, the earlier it is served."""
+        return self.group.order, self.sample
+
+    @property
+    def is_prompt_leader(self) -> bool:
+        """Whether it still stands for all samples of its request."""
+        return self.sample == 0 and len(self.tokens) == self.group.prompt_length
+
+    def reusable_tokens(self) -> int:
+        """Leading tokens that may come from the cache; those whose logits are wanted are computed anew."""
+        reusable = len(self.tokens) - 1
+        if self.is_prompt_leader and self.group.scores is not None:
+            reusable = min(reusable, self.group.scores.next_row)
+        return reusable
+
+    def digest_blocks(self, block_size: int, blocks: int) -> list[bytes]:
+        """Return the digests of the first `blocks` blocks, all of them full."""
+        while len(self.digests) < blocks:
+            start = len(self.digests) * block_size
+            previous = self.digests[-1] if self.digests else first_digest(self.group.version)
+            self.digests.append(next_digest(previous, self.tokens[start : start + block_size]))
+        return self.digests[:blocks]
+
+    def append(self, token: int, logprob: float) -> None:
+        """Take a generated token; sets `stop_reason` where it is the last."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if self.stop.push(token):
+            self.stop_reason = "stop"
+        elif len(self.tokens) >= self.group.max_length:
+            self.stop_reason = "length"

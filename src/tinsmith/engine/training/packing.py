@@ -1,0 +1,160 @@
+"""From training rows to packed streams: tokens of all rows one after the other, sorted by adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tinsmith.engine.adapters.slots import PassGradients, Slot
+from tinsmith.engine.jobs import TrainRow
+from tinsmith.engine.model.context import ForwardContext, Mode, Segments
+from tinsmith.engine.model.logprobs import Pairs
+from tinsmith.engine.training.losses import LossInputs
+from tinsmith.types.loss_table import resolve_config
+
+Config = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """A row with its adapter and its arrays.
+
+    Attributes:
+        index: place among the rows of the call.
+        row: the row.
+        slot: its adapter.
+        tokens: int64 [N].
+        targets: int64 [N] or [N, K].
+    """
+
+    index: int
+    row: TrainRow
+    slot: Slot
+    tokens: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, index: int, row: TrainRow, slot: Slot) -> PackedRow:
+        """Read a row's arrays; the row has been checked."""
+        tokens = np.asarray(row.datum.model_input.to_ints(), dtype=np.int64)
+        return cls(index, row, slot, tokens, row.datum.loss_fn_inputs["target_tokens"].to_numpy())
+
+    @property
+    def loss(self) -> tuple[str, tuple[tuple[str, float | None], ...]]:
+        """The loss with its options filled in; rows that agree in it are computed together."""
+        return self.row.loss_fn, tuple(resolve_config(self.row.loss_fn, dict(self.row.loss_fn_config)).items())
+
+    def floats(self, key: str, default: float) -> npt.NDArray[np.float32]:
+        """A loss input, flat, or the default at every target."""
+        tensor = self.row.datum.loss_fn_inputs.get(key)
+        if tensor is None:
+            return np.full(self.targets.size, default, dtype=np.float32)
+        return tensor.to_numpy().reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class LossGroup:
+    """Pairs that share a loss and its options; `pairs` is None where they are all of the stream's, in order."""
+
+    loss_fn: str
+    config: Config
+    pairs: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One stream of T tokens with P (token, target) pairs, on the device.
+
+    Attributes:
+        rows: in stream order.
+        input_ids: int64 [T].
+        context: of the pass.
+        pairs: what logprobs are wanted.
+        row_of_pair: place in `rows` of each pair's row, int64 [P].
+        inputs: of the losses, [P] each.
+        groups: which loss applies to which pairs.
+    """
+
+    rows: tuple[PackedRow, ...]
+    input_ids: Tensor
+    context: ForwardContext
+    pairs: Pairs
+    row_of_pair: Tensor
+    inputs: LossInputs
+    groups: tuple[LossGroup, ...]
+
+
+def micro_batches(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
+    """Sort rows by adapter and cut them into batches of at most `budget` tokens; a longer row goes alone."""
+    pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(r.slot.pool for r in rows))}
+    batches: list[list[PackedRow]] = []
+    used = 0
+    for row in sorted(rows, key=lambda r: (pools[id(r.slot.pool)], r.slot.index)):
+        if not batches or used + row.tokens.size > budget:
+            batches.append([])
+            used = 0
+        batches[-1].append(row)
+        used += row.tokens.size
+    return batches
+
+
+def pack(
+    rows: Sequence[PackedRow], device: torch.device, dtype: torch.dtype, gradients: PassGradients | None
+) -> Packed:
+    """Lay rows out as one stream.
+
+    Args:
+        rows: rows of one adapter adjacent.
+        device: of the tensors.
+        dtype: of the loss inputs (wide dtype).
+        gradients: of the pass; None where nothing is trained.
+    """
+    lengths = [r.tokens.size for r in rows]
+    per_token = [r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows]
+    sizes = [r.targets.size for r in rows]
+    token = np.arange(sum(lengths))
+    positions = token - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    row_of_pair = np.repeat(np.arange(len(rows)), sizes)
+    context = ForwardContext(
+        mode=Mode.PACKED,
+        positions=torch.from_numpy(positions).to(device),
+        lengths=tuple(lengths),
+        segments=Segments.of([r.slot for r in rows], lengths),
+        gradients=gradients,
+    )
+
+    def column(key: str, default: float) -> Tensor:
+        return torch.from_numpy(np.concatenate([r.floats(key, default) for r in rows])).to(device, dtype)
+
+    pairs = Pairs(
+        torch.from_numpy(np.repeat(token, np.repeat(per_token, lengths))).to(device),
+        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
+    )
+    return Packed(
+        rows=tuple(rows),
+        input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
+        context=context,
+        pairs=pairs,
+        row_of_pair=torch.from_numpy(row_of_pair).to(device),
+        inputs=LossInputs(column("weights", 1.0), column("logprobs", 0.0), column("advantages", 0.0)),
+        groups=_loss_groups(rows, row_of_pair, device),
+    )
+
+
+def _loss_groups(
+    rows: Sequence[PackedRow], row_of_pair: npt.NDArray[np.int64], device: torch.device
+) -> tuple[LossGroup, ...]:
+    losses = [r.loss for r in rows]
+    kinds = list(dict.fromkeys(losses))
+    if len(kinds) == 1:
+        return (LossGroup(kinds[0][0], dict(kinds[0][1]), None),)
+    kind_of_pair = np.asarray([kinds.index(loss) for loss in losses])[row_of_pair]
+    return tuple(
+        LossGroup(name, dict(config), torch.from_numpy(np.flatnonzero(kind_of_pair == i)).to(device))
+        for i, (name, config) in enumerate(kinds)
+    )

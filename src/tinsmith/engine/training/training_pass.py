@@ -1,0 +1,76 @@
+"""One training pass: packed forward, losses, backward; gradients reach the adapters only when all of it went well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinsmith.engine.adapters.slots import PassGradients
+from tinsmith.engine.jobs import RowOutput
+from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.model.logprobs import head_runs, target_logprobs
+from tinsmith.engine.model.shards import sum_gradients
+from tinsmith.engine.training.losses import LOSS_FUNCTIONS, LossInputs
+from tinsmith.engine.training.packing import Packed, PackedRow, micro_batches, pack
+
+
+def run_rows(
+    base: BaseModel, rows: Sequence[PackedRow], budget: int, chunk: int, backward: bool
+) -> tuple[dict[int, RowOutput], PassGradients]:
+    """Compute rows in micro-batches.
+
+    Args:
+        base: the base model.
+        rows: checked rows of any adapters.
+        budget: tokens of one micro-batch.
+        chunk: tokens to project to the vocabulary at once.
+        backward: whether gradients are wanted.
+
+    Returns:
+        outputs by the rows' `index`, and the gradients of all micro-batches together.
+    """
+    gradients = PassGradients(base.wide_dtype)
+    outputs: dict[int, RowOutput] = {}
+    for batch in micro_batches(rows, budget):
+        packed = pack(batch, base.device, base.wide_dtype, gradients if backward else None)
+        with base.cell.use(packed.context), torch.set_grad_enabled(backward):
+            hidden = base.hidden(packed.input_ids, packed.context)
+            logprobs = target_logprobs(
+                base.head, hidden, head_runs(base.head, packed.context), packed.pairs, chunk, packed.context.gradients
+            )
+            losses = per_position_losses(packed, logprobs)
+            if backward:
+                losses.sum().backward()
+        for row, output in zip(batch, _outputs(packed, logprobs.detach(), losses.detach()), strict=True):
+            outputs[row.index] = output
+    if base.group is not None:
+        sum_gradients(gradients, [base.head.name], base.group)
+    return outputs, gradients
+
+
+def per_position_losses(packed: Packed, logprobs: Tensor) -> Tensor:
+    """Apply each group's loss: [P] to [P]."""
+    if len(packed.groups) == 1:
+        (group,) = packed.groups
+        return LOSS_FUNCTIONS[group.loss_fn](logprobs, packed.inputs, group.config)
+    losses = torch.zeros_like(logprobs)
+    for group in packed.groups:
+        assert group.pairs is not None
+        some = group.pairs
+        inputs = LossInputs(packed.inputs.weights[some], packed.inputs.logprobs[some], packed.inputs.advantages[some])
+        losses = losses.index_copy(0, some, LOSS_FUNCTIONS[group.loss_fn](logprobs[some], inputs, group.config))
+    return losses
+
+
+def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput]:
+    """Cut logprobs and losses into rows; one transfer each."""
+    sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.row_of_pair, losses).tolist()
+    sizes = [r.targets.size for r in packed.rows]
+    parts = np.split(logprobs.cpu().numpy(), np.cumsum(sizes)[:-1])
+    return [
+        RowOutput(part.reshape(row.targets.shape), total)
+        for row, part, total in zip(packed.rows, parts, sums, strict=True)
+    ]

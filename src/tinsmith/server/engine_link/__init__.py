@@ -1,0 +1,5 @@
+"""The way to the engine and back: `dispatcher` hands operations over, `events` and `outcomes` take what comes back.
+
+`recovery` rebuilds what an engine lost, from `recovery_points` and the journal; `resting` frees idle samplers.
+May import `store/` and `state/`; knows nothing of requests.
+"""

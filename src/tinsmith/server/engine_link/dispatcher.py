@@ -1,0 +1,219 @@
+"""The way to the engine: what may be handed over now, and what has to wait until an engine is up and rebuilt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
+from tinsmith.server.state.records import Record, State, new_id
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.journal import JournalLike
+from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.operations import EngineLink, Failure, Operation, OpKind, Result
+
+
+def _nobody_listens(record: Record, message: str, category: RequestErrorCategory) -> None:
+    raise RuntimeError(f"operation {record.request_id} failed before the service was wired: {message} ({category})")
+
+
+@dataclass(frozen=True, slots=True)
+class Internal:
+    """An operation that no client asked for, and what follows from its outcome."""
+
+    done: Callable[[Result], Any]
+    failed: Callable[[Failure], Any]
+
+
+class Dispatcher:
+    """Hands operations to the engine host.
+
+    Args:
+        link: the way to the host.
+        journal: where bodies are.
+        live: what is alive.
+        folders: the data folder.
+
+    Attributes:
+        life: changes whenever a host comes up or is lost.
+        up: whether there is a host.
+        open: whether newly accepted operations go to the host at once. While it is down or what it lost is being
+            rebuilt they wait; `recovery` hands them over.
+        fail: told about operations that cannot be carried out.
+        on_sampler_ready: told about samplers that the engine now holds.
+    """
+
+    def __init__(self, link: EngineLink, journal: JournalLike, live: LiveState, folders: DataFolder) -> None:
+        self._link = link
+        self._journal = journal
+        self._live = live
+        self._folders = folders
+        self.life = 0
+        self.up = False
+        self.open = False
+        self.fail: Callable[[Record, str, RequestErrorCategory], object] = _nobody_listens
+        self.on_sampler_ready: Callable[[SamplingSession], None] | None = None
+        self._internal: dict[str, Internal] = {}
+        self._replayed: dict[str, Record] = {}
+
+    # -- the host's life ----------------------------------------------------------------------------------------------
+
+    def born(self) -> int:
+        """A host is up; return which life this is."""
+        self.life += 1
+        self.up = True
+        return self.life
+
+    def lost(self) -> None:
+        """The host is gone, and with it all that it held."""
+        self.life += 1
+        self.up = self.open = False
+        self._internal.clear()
+        self._replayed.clear()
+        for sampler in self._live.samplers.values():
+            sampler.ready = False
+            sampler.loading = False
+            sampler.held.clear()
+
+    # -- operations of clients ----------------------------------------------------------------------------------------
+
+    async def submit(self, record: Record) -> None:
+        """Hand over a newly accepted operation, if the host can take it now."""
+        if self.open:
+            await self.send(record)
+
+    async def send(self, record: Record) -> None:
+        """Hand over an operation once in this life of the host; a sample may first wait for its sampler."""
+        if record.submitted_in == self.life:
+            return
+        if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
+            sampler = self._live.samplers.get(record.sampler_id or "")
+            if sampler is not None:
+                sampler.used_at = time.time()
+                if not sampler.ready:
+                    sampler.held.append(record)
+                    self._load_if_possible(sampler)
+                    return
+        await self._hand_over(record, replay=False)
+
+    async def _hand_over(self, record: Record, *, replay: bool, verify: bool = False) -> None:
+        life = record.submitted_in = self.life
+        if record.at_door:
+            if record.seq_id is not None:
+                self.skip(record)
+            return
+        try:
+            body, path = await self._journal.body(record, verify=verify)
+        except BaseException:
+            record.submitted_in = 0
+            raise
+        if life == self.life:
+            self._link.submit(self._operation(record, body, path, replay))
+            if replay:
+                self._replayed[record.request_id] = record
+            record.body = None
+
+    async def replay(self, record: Record) -> None:
+        """Run an operation again for its effect; its outcome is recorded.
+
+        Raises:
+            TornBody: its body is lost.
+        """
+        await self._hand_over(record, replay=True, verify=True)
+
+    async def resend(self, record: Record) -> None:
+        """Hand over an operation that has no outcome yet to a new host.
+
+        Raises:
+            TornBody: its body is lost.
+        """
+        await self._hand_over(record, replay=False, verify=True)
+
+    def _operation(self, record: Record, body: bytes | None, path: str | None, replay: bool) -> Operation:
+        args = dict(record.op_args)
+        if args.get("folder") is not None:
+            args["folder"] = str(self._folders.absolute(args["folder"]))
+        return Operation(
+            record.request_id, record.kind, record.base_model, record.model_id, record.seq_id, args, body, path, replay
+        )
+
+    def skip(self, record: Record) -> None:
+        """Tell the host that an operation's place in the order is taken by nothing, and what its failure means."""
+        args = {
+            "failed_forward_backward": record.kind is OpKind.FORWARD_BACKWARD and not record.forward_only,
+            "failed_optim_step": record.kind is OpKind.OPTIM_STEP and not record.at_door,
+        }
+        record.submitted_in = self.life
+        op = Operation(record.request_id, OpKind.SKIP, record.base_model, record.model_id, record.seq_id, args)
+        self._link.submit(replace(op, replay=not record.at_door))
+
+    def cancel(self, record: Record) -> None:
+        """Ask the host to drop a sample."""
+        sampler = self._live.samplers.get(record.sampler_id or "")
+        if sampler is not None and record in sampler.held:
+            sampler.held.remove(record)
+        elif record.submitted_in == self.life and self.up:
+            self._link.cancel(record.request_id)
+
+    # -- operations of the service itself -----------------------------------------------------------------------------
+
+    def internal(self, op: Operation, follow: Internal | None = None) -> None:
+        """Hand over an operation of the service's own."""
+        if follow is not None:
+            self._internal[op.op_id] = follow
+        self._link.submit(op)
+
+    def take_internal(self, op_id: str) -> Internal | None:
+        """Return what follows from an internal operation's outcome."""
+        return self._internal.pop(op_id, None)
+
+    def take_replayed(self, op_id: str) -> Record | None:
+        """Return the operation whose replay this was."""
+        return self._replayed.pop(op_id, None)
+
+    def release_model(self, run: TrainingRun) -> None:
+        """Free a model's memory."""
+        if self.up:
+            self.internal(Operation(new_id(), OpKind.RELEASE_MODEL, run.base_model, run.id))
+
+    # -- samplers -----------------------------------------------------------------------------------------------------
+
+    def load_sampler(self, sampler: SamplingSession) -> None:
+        """Make the engine hold a sampler."""
+        if self.open:
+            self._load_if_possible(sampler)
+
+    def _load_if_possible(self, sampler: SamplingSession) -> None:
+        if sampler.loading or not sampler.on_disk:
+            return  # a snapshot that is not on disk comes from its model's replay
+        sampler.loading = True
+        folder = str(self._folders.absolute(sampler.folder)) if sampler.folder is not None else None
+        args = {"sampler_id": sampler.id, "folder": folder}
+        op = Operation(new_id(), OpKind.LOAD_SAMPLER, sampler.base_model, args=args)
+        self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))
+
+    def _sampler_failed(self, sampler: SamplingSession, failure: Failure) -> None:
+        sampler.loading = False
+        held, sampler.held = sampler.held, []
+        for record in held:
+            self.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
+
+    async def sampler_ready(self, sampler: SamplingSession) -> None:
+        """The engine holds a sampler: hand over the samples that waited for it."""
+        sampler.loading = False
+        sampler.ready = True
+        held, sampler.held = sampler.held, []
+        for record in held:
+            if record.state is State.PENDING:
+                await self._hand_over(record, replay=False)
+        if self.on_sampler_ready is not None:
+            self.on_sampler_ready(sampler)
+
+    def release_sampler(self, sampler: SamplingSession) -> None:
+        """Free a sampler's memory in the engine; it can be loaded again while its files are there."""
+        if sampler.ready or sampler.loading:
+            sampler.ready = sampler.loading = False
+            args = {"sampler_id": sampler.id}
+            self.internal(Operation(new_id(), OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))

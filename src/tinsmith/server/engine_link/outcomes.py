@@ -1,0 +1,207 @@
+"""From an engine's outcome to the answer that a client gets, and to what the outcome changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, insert, update
+
+from tinsmith.server.engine_link.dispatcher import Dispatcher
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState, RunStatus, SamplingSession, TrainingRun
+from tinsmith.server.state.records import Record, State
+from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
+from tinsmith.server.store.db.models import RunRow, SamplerRow
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.operations import Failure, OpKind, Result
+from tinsmith.types.paths import CheckpointKind, CheckpointPath
+
+log = logging.getLogger("tinsmith.server")
+
+JSON = "application/json"
+_RETRY_S = (0.5, 1, 2, 5, 10, 30)
+
+
+class Outcomes:
+    """Settles operations: stores the outcome, then wakes whoever polls for it."""
+
+    def __init__(
+        self,
+        futures: FutureStore,
+        journal: JournalLike,
+        live: LiveState,
+        checkpoints: CheckpointStore,
+        folders: DataFolder,
+        dispatcher: Dispatcher,
+        tasks: Tasks,
+    ) -> None:
+        self._futures = futures
+        self._journal = journal
+        self._live = live
+        self._checkpoints = checkpoints
+        self._folders = folders
+        self._dispatcher = dispatcher
+        self._tasks = tasks
+        self._storing = Tasks()
+        dispatcher.fail = self.fail
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------
+
+    def result(self, record: Record, event: Result) -> None:
+        """Settle an operation with its result."""
+        if record.state is not State.PENDING:
+            return
+        answer, effects, then = self._answer(record, event)
+        record.succeed(
+            answer if answer is not None else event.payload, JSON if answer is not None else event.media_type
+        )
+        self._storing.start(self._store(record, effects, then))
+
+    def failure(self, record: Record, event: Failure) -> None:
+        """Settle an operation with an engine's error."""
+        message = event.message
+        if record.kind is OpKind.LOAD_STATE:  # the engine knows only the folder that the checkpoint was pinned to
+            message = f"{record.wire['path']}: {message}"
+        self.fail(record, message, event.category)
+
+    def fail(self, record: Record, message: str, category: RequestErrorCategory) -> None:
+        """Settle an operation with an error."""
+        if record.state is not State.PENDING:
+            return
+        record.fail(message, category)
+        effects: list[Effect] = []
+        if (folder := record.wire.get("checkpoint_folder")) is not None:
+            self._tasks.start(self._folders.remove(folder))
+        if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
+            self._live.drop_sampler(sampler)
+        run = self._live.runs.get(record.model_id or "")
+        if run is not None and run.creation is record:
+            effects.append(self.end_run(run, RunStatus.FAILED, message, category))
+        self._storing.start(self._store(record, effects, None))
+
+    def end_run(self, run: TrainingRun, status: RunStatus, message: str, category: RequestErrorCategory) -> Effect:
+        """Make a run unusable: what waits for it fails. Return what to store."""
+        run.status = status
+        run.error = message
+        for waiting in self._futures.pending(lambda r: r.model_id == run.id and r is not run.creation):
+            self.fail(waiting, f"model {run.id}: {message}", category)
+        statement = update(RunRow).where(RunRow.id == run.id).values(status=status.value, error=message)
+        return lambda connection: connection.execute(statement)
+
+    async def _store(
+        self, record: Record, effects: Sequence[Effect], then: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        for attempt in range(1_000_000):
+            try:
+                await self._journal.settle(record, effects)
+                break
+            except Exception:
+                # A full disk, say. The outcome stays in memory and the client goes on polling until it is stored.
+                delay = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
+                log.exception("the outcome of %s could not be stored; next try in %g s", record.request_id, delay)
+                await asyncio.sleep(delay)
+        if then is not None:
+            await then()
+        self._futures.mark_settled(record)
+
+    async def stored(self, seconds: float) -> None:
+        """Wait until the outcomes that came in are stored, for at most so long."""
+        await self._storing.finish(seconds)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _answer(
+        self, record: Record, event: Result
+    ) -> tuple[bytes | None, list[Effect], Callable[[], Awaitable[None]] | None]:
+        """Return the answer's JSON (None: the engine's payload as it is), what to store with it, what to do after."""
+        match record.kind:
+            case OpKind.CREATE_MODEL | OpKind.LOAD_STATE:
+                return self._model_answer(record)
+            case OpKind.SAVE_STATE | OpKind.SAVE_SAMPLER:
+                return self._save_answer(record, orjson.loads(event.payload))
+            case OpKind.SNAPSHOT:
+                return self._snapshot_answer(record)
+            case _:
+                return None, [], None
+
+    def _model_answer(self, record: Record) -> tuple[bytes, list[Effect], None]:
+        answer: dict[str, Any] = {"type": "create_model", "model_id": record.model_id}
+        if record.kind is OpKind.LOAD_STATE:
+            answer |= {"type": "load_weights", "path": record.wire["path"]}
+        effects: list[Effect] = []
+        run = self._live.runs.get(record.model_id or "")
+        if run is not None and run.creation is record and run.status is RunStatus.CREATING:
+            run.status = RunStatus.LIVE
+            statement = update(RunRow).where(RunRow.id == run.id).values(status=RunStatus.LIVE.value)
+            effects.append(lambda connection: connection.execute(statement))
+        return orjson.dumps(answer), effects, None
+
+    def _save_answer(
+        self, record: Record, payload: dict[str, Any]
+    ) -> tuple[bytes, list[Effect], Callable[[], Awaitable[None]]]:
+        wire = record.wire
+        kind: CheckpointKind = "weights" if record.kind is OpKind.SAVE_STATE else "sampler_weights"
+        now = time.time()
+        saved = Saved(
+            path=CheckpointPath(record.model_id or "", kind, wire["name"]),
+            owner=record.owner,
+            folder=wire["checkpoint_folder"],
+            base_model=record.base_model,
+            lora=self._live.runs[record.model_id or ""].lora,
+            size_bytes=payload["size_bytes"],
+            public=False,
+            user_metadata=wire.get("user_metadata"),
+            created_at=now,
+            expires_at=now + wire["ttl_seconds"] if wire.get("ttl_seconds") else None,
+        )
+        replaced: list[str | None] = []
+
+        async def remove_replaced() -> None:
+            for folder in replaced:
+                if folder is not None:
+                    await self._folders.remove(folder)
+
+        answer_type = "save_weights" if kind == "weights" else "save_weights_for_sampler"
+        answer = {"path": str(saved.path), "type": answer_type}
+        insert_row: Effect = lambda connection: replaced.append(self._checkpoints.insert(connection, saved))  # noqa: E731
+        return orjson.dumps(answer), [insert_row], remove_replaced
+
+    def _snapshot_answer(self, record: Record) -> tuple[bytes, list[Effect], Callable[[], Awaitable[None]] | None]:
+        answer = {"sampling_session_id": record.sampler_id, "type": "save_weights_for_sampler"}
+        sampler = self._live.samplers.get(record.sampler_id or "")
+        if sampler is None:
+            return orjson.dumps(answer), [], None
+
+        async def ready() -> None:
+            await self._dispatcher.sampler_ready(sampler)
+
+        return orjson.dumps(answer), [insert_sampler(sampler)], ready
+
+
+def insert_sampler(sampler: SamplingSession) -> Effect:
+    """Return what stores a sampling session."""
+
+    def effect(connection: Connection) -> None:
+        row = {
+            "id": sampler.id,
+            "session_id": sampler.session_id,
+            "owner": sampler.owner,
+            "base_model": sampler.base_model,
+            "model_path": sampler.model_path,
+            "folder": sampler.folder,
+            "on_disk": sampler.on_disk,
+            "model_id": sampler.model_id,
+            "model_seq": sampler.model_seq,
+            "created_at": sampler.created_at,
+        }
+        connection.execute(insert(SamplerRow), row)
+
+    return effect

@@ -1,0 +1,265 @@
+"""Rebuilding what an engine held: from each run's last recovery point, by replay in order.
+
+`plan` says what to do for one run, without doing it; `Recovery` does it whenever an engine host comes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
+from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.engine_link.recovery_points import RecoveryPoints, base
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
+from tinsmith.server.state.records import Record, State, new_id
+from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.db import Database
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.journal import JournalLike, TornBody
+from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.operations import Failure, Operation, OpKind
+
+log = logging.getLogger("tinsmith.server")
+
+# After so many replayed operations a new recovery point is taken, so that the next loss costs less.
+_LONG_REPLAY = 16
+# An operation that was next in line in so many lives of the host that ended without any progress is held to blame.
+_FATAL_LOSSES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load a recovery point."""
+
+    point: RecoveryPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Run an operation again whose outcome is recorded."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Run an operation that has no outcome yet."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Take an operation's place in the order; it took no effect."""
+
+    record: Record
+
+
+Step = Load | Replay | Resend | Skip
+
+
+def plan(run: TrainingRun, live: LiveState) -> list[Step]:
+    """Return the steps that rebuild a run and go on with it, in order.
+
+    Places of operations that never came are left out: engines settle in order, so a replay tells them of those.
+    """
+    start = base(run, live)
+    steps: list[Step] = []
+    if start is not None:
+        steps.append(Load(start))
+    elif run.creation is not None:
+        steps.append(Resend(run.creation) if run.creation.state is State.PENDING else Replay(run.creation))
+    first = start.seq_id + 1 if start is not None else 1
+    steps += [_step(record, live) for seq, record in sorted(run.ops.items()) if seq >= first]
+    return steps
+
+
+def _step(record: Record, live: LiveState) -> Step:
+    if record.state is State.PENDING:
+        return Resend(record)
+    if record.state is State.FAILED or record.forward_only or record.kind in (OpKind.SAVE_STATE, OpKind.SAVE_SAMPLER):
+        return Skip(record)
+    if record.kind is OpKind.SNAPSHOT:
+        sampler = live.samplers.get(record.sampler_id or "")
+        return Replay(record) if sampler is not None and not sampler.on_disk else Skip(record)
+    return Replay(record)
+
+
+class Recovery:
+    """Brings a new engine host to where the last one was."""
+
+    def __init__(
+        self,
+        live: LiveState,
+        db: Database,
+        futures: FutureStore,
+        journal: JournalLike,
+        dispatcher: Dispatcher,
+        completion: Outcomes,
+        points: RecoveryPoints,
+        catalog: Catalog,
+        folders: DataFolder,
+    ) -> None:
+        self._live = live
+        self._db = db
+        self._futures = futures
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._completion = completion
+        self._points = points
+        self._catalog = catalog
+        self._folders = folders
+
+    # -- after a loss -------------------------------------------------------------------------------------------------
+
+    def lost(self, reason: str, progress: bool) -> None:
+        """The host is gone: without a journal what it was doing has failed, with one it only waits."""
+        pending = self._futures.pending(lambda record: record.submitted_in > 0)
+        if not self._journal.durable:
+            for run in self._live.runs.values():
+                if run.usable:
+                    self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+            for record in pending:
+                self._completion.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
+            return
+        for record in [] if progress else pending:
+            record.losses += record.submitted_in == self._dispatcher.life
+
+    def _give_up(self) -> None:
+        """Fail operations that seem to kill every engine they meet, so that the others can go on."""
+        blamed = self._futures.pending(lambda r: r.losses >= _FATAL_LOSSES and self._is_next(r))
+        for record in blamed:
+            self._completion.fail(
+                record, f"the engine died {record.losses} times while working on it", RequestErrorCategory.SERVER
+            )
+
+    def _is_next(self, record: Record) -> bool:
+        run = self._live.runs.get(record.model_id or "")
+        if run is None or record.seq_id is None:
+            return True
+        return all(seq >= record.seq_id for seq, other in run.ops.items() if other.state is State.PENDING)
+
+    # -- when a host is up --------------------------------------------------------------------------------------------
+
+    async def rebuild(self, life: int) -> bool:
+        """Rebuild everything in a host's life and open the way for new operations; False if it was lost meanwhile."""
+        if life != self._dispatcher.life:
+            return False
+        self._give_up()
+        for run in list(self._live.runs.values()):
+            if run.usable and run.id in self._live.runs:
+                await self._rebuild_run(run, life)
+            if life != self._dispatcher.life:
+                return False
+        while rest := self._unsent():
+            for record in rest:
+                await self._send(record)
+                if life != self._dispatcher.life:
+                    return False
+        self._dispatcher.open = True
+        return True
+
+    def _unsent(self) -> list[Record]:
+        life = self._dispatcher.life
+        held = {record for sampler in self._live.samplers.values() for record in sampler.held}
+        pending = self._futures.pending(lambda r: r.accepted.is_set() and r.submitted_in != life and r not in held)
+        return pending + [
+            record
+            for run in self._live.runs.values()
+            for record in run.ops.values()
+            if record.at_door and record.accepted.is_set() and record.submitted_in != life
+        ]
+
+    async def _send(self, record: Record) -> None:
+        try:
+            await _patiently(lambda: self._dispatcher.send(record))
+        except TornBody as error:
+            self._completion.fail(record, str(error), RequestErrorCategory.SERVER)
+
+    async def _rebuild_run(self, run: TrainingRun, life: int) -> None:
+        if run.base_model not in self._catalog.loaded:
+            # Not stored: a later start may serve it again.
+            reason = f"base model {run.base_model!r} is not served since the last start"
+            self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+            return
+        steps = plan(run, self._live)
+        try:
+            for step in steps:
+                await self._take(run, step)
+                if life != self._dispatcher.life:
+                    return
+        except TornBody as error:
+            await self._abandon(run, f"it could not be rebuilt after a restart: {error}")
+            return
+        if run.id not in self._live.runs:
+            self._dispatcher.release_model(run)  # its session ended meanwhile
+            return
+        replayed = [s.record for s in steps if isinstance(s, Replay) and s.record.seq_id is not None]
+        steps_done = [r.seq_id for r in replayed if r.kind is OpKind.OPTIM_STEP and r.seq_id is not None]
+        if len(replayed) >= _LONG_REPLAY and steps_done:
+            self._points.take(run, max(steps_done))
+        if steps:
+            log.info("rebuilding %s: %d steps, %d of them replays", run.id, len(steps), len(replayed))
+
+    async def _take(self, run: TrainingRun, step: Step) -> None:
+        match step:
+            case Load(point):
+                self._load(run, point)
+            case Replay(record):
+                await _patiently(lambda: self._dispatcher.replay(record))
+            case Resend(record):
+                await _patiently(lambda: self._dispatcher.resend(record))
+            case Skip(record):
+                self._dispatcher.skip(record)
+
+    def _load(self, run: TrainingRun, point: RecoveryPoint) -> None:
+        args = {
+            "folder": str(self._folders.absolute(point.folder)),
+            "optimizer": True,
+            "lora": run.lora.model_dump(),
+            "next_seq": point.seq_id + 1,
+        }
+        op = Operation(new_id(), OpKind.LOAD_STATE, run.base_model, run.id, args=args)
+        self._dispatcher.internal(op, Internal(lambda _: None, lambda failure: self._failed(run, failure)))
+
+    def _failed(self, run: TrainingRun, failure: Failure) -> object:
+        return self._abandon(run, f"it could not be rebuilt after a restart: {failure.message}")
+
+    async def replay_failed(self, record: Record, failure: Failure) -> None:
+        """An operation that had succeeded failed when it was run again: the run is not what it was."""
+        run = self._live.runs.get(record.model_id or "")
+        if run is not None and run.usable:
+            await self._abandon(run, f"it could not be rebuilt after a restart: {failure.message}")
+
+    async def _abandon(self, run: TrainingRun, message: str) -> None:
+        log.error("training run %s: %s", run.id, message)
+        advice = f"{message}; create a new client from its last checkpoint"
+        effect = self._completion.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
+        if run.creation is not None:
+            self._completion.fail(run.creation, advice, RequestErrorCategory.SERVER)
+        await self._db.write(effect)
+        self._dispatcher.release_model(run)
+
+
+async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something that reads from the disk or the database; what keeps failing is taken for lost.
+
+    Raises:
+        TornBody: it failed every time.
+    """
+    for delay in (0.1, 0.5, 2.0, 5.0):
+        try:
+            return await work()
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("the journal could not be read (%s); next try in %g s", error, delay)
+            await asyncio.sleep(delay)
+    try:
+        await work()
+    except (SQLAlchemyError, OSError) as error:
+        raise TornBody(f"the journal could not be read: {error}") from error

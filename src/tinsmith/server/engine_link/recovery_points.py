@@ -1,0 +1,122 @@
+"""Recovery points: when a model's state is written to disk, and how much of the journal that makes superfluous."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import orjson
+from sqlalchemy import delete, insert
+
+from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
+from tinsmith.server.state.live import LiveState, RecoveryPoint, TrainingRun
+from tinsmith.server.state.records import Record, State, new_id
+from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.models import RecoveryPointRow
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.types.operations import Failure, Operation, OpKind, Result
+
+log = logging.getLogger("tinsmith.server")
+
+
+def usable(run: TrainingRun, point: RecoveryPoint, live: LiveState) -> bool:
+    """Whether everything up to a point can be forgotten.
+
+    Operations before it must be settled, and snapshots that were taken before it must be on disk: they could not be
+    taken again from a later state.
+    """
+    if any(seq <= point.seq_id and record.state is State.PENDING for seq, record in run.ops.items()):
+        return False
+    for sampler_id in live.sessions[run.session_id].samplers:
+        sampler = live.samplers[sampler_id]
+        early = sampler.model_id == run.id and sampler.model_seq is not None and sampler.model_seq <= point.seq_id
+        if early and not sampler.on_disk:
+            return False
+    return True
+
+
+def base(run: TrainingRun, live: LiveState) -> RecoveryPoint | None:
+    """Return the newest point that a run can be rebuilt from; None means from its creation."""
+    return next((point for point in reversed(run.points) if usable(run, point, live)), None)
+
+
+class RecoveryPoints:
+    """Takes recovery points and cuts the journal behind them.
+
+    Args:
+        interval_s: least time between two points of one run, seconds.
+    """
+
+    def __init__(
+        self,
+        live: LiveState,
+        db: Database,
+        journal: JournalLike,
+        dispatcher: Dispatcher,
+        folders: DataFolder,
+        tasks: Tasks,
+        interval_s: float,
+    ) -> None:
+        self._live = live
+        self._db = db
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._folders = folders
+        self._tasks = tasks
+        self._interval_s = interval_s
+
+    def consider(self, record: Record) -> None:
+        """Ask for a point after an optimizer step that was just handed over, if one is due."""
+        run = self._live.runs.get(record.model_id or "")
+        if run is None or not self._journal.durable or record.seq_id is None or not self._dispatcher.open:
+            return
+        if run.pointed_at is None or time.monotonic() - run.pointed_at >= self._interval_s:
+            self.take(run, record.seq_id)
+
+    def take(self, run: TrainingRun, after_seq: int) -> None:
+        """Ask the engine for the state after an operation, or after a later one."""
+        run.pointed_at = time.monotonic()
+        folder = self._folders.new_recovery(run.id, "point")
+        args = {"folder": str(self._folders.absolute(folder)), "after_seq": after_seq}
+        op = Operation(new_id(), OpKind.SAVE_STATE, run.base_model, run.id, args=args)
+
+        def failed(failure: Failure) -> None:
+            log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)
+            self._tasks.start(self._folders.remove(folder))
+
+        self._dispatcher.internal(op, Internal(lambda result: self._taken(run, folder, result), failed))
+
+    async def _taken(self, run: TrainingRun, folder: str, result: Result) -> None:
+        point = RecoveryPoint(orjson.loads(result.payload)["seq_id"], folder)
+        row = {"model_id": run.id, "seq_id": point.seq_id, "folder": folder, "created_at": time.time()}
+        if run.id not in self._live.runs:
+            await self._folders.remove(folder)
+            return
+        await self._db.write(lambda connection: connection.execute(insert(RecoveryPointRow), row))
+        run.points.append(point)
+        await self.prune(run)
+
+    async def prune(self, run: TrainingRun) -> None:
+        """Forget what the newest usable point makes superfluous: older points, and bodies in the journal."""
+        keep = base(run, self._live) if run.id in self._live.runs else None
+        if keep is None:
+            return
+        older = run.points[: run.points.index(keep)]
+        cut = [record for seq, record in run.ops.items() if seq <= keep.seq_id]
+        creation = [run.creation] if run.creation is not None else []
+        gone = [point.folder for point in older] + [
+            folder for record in [*creation, *cut] if (folder := record.wire.get("pinned")) is not None
+        ]
+        folders = [point.folder for point in older]
+        effect: Effect = lambda connection: connection.execute(  # noqa: E731
+            delete(RecoveryPointRow).where(RecoveryPointRow.folder.in_(folders))
+        )
+        run.points = [point for point in run.points if point not in older]
+        for record in cut:
+            del run.ops[record.seq_id or 0]
+        if cut or older:
+            await self._journal.cut(cut, [effect] if folders else [])
+        for folder in gone:
+            await self._folders.remove(folder)

@@ -1,0 +1,33 @@
+"""Faults in words: what cannot be done right now, and what is wrong with a body. Every room may use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+
+class Unavailable(Exception):
+    """The service cannot do this right now; a client repeats the request by itself."""
+
+    def __init__(self, message: str, status: int = 503, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+def describe(error: ValidationError | RequestValidationError) -> str:
+    """Say the first fault that pydantic found, in our words."""
+    first: Any = error.errors()[0]
+    where = first["loc"]
+    if isinstance(error, RequestValidationError):
+        where = where[1:]  # without "query" or "path"
+    field = ".".join(map(str, where)) or "body"
+    if first["type"] == "missing":
+        return f"{field}: got nothing, expected a value"
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 200 else shown[:197] + "..."
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{field}: got {shown}, expected {expected}"

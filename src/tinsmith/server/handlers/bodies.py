@@ -1,0 +1,112 @@
+"""Request bodies: read with a limit, decompressed with a limit, parsed into wire models."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from typing import Any, TypeVar
+
+import orjson
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from tinsmith.server.faults import describe
+from tinsmith.types.compression import zstd_decompress
+from tinsmith.types.errors import UserError, invalid
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return a request's body, decompressed.
+
+    Args:
+        request: the request; its Content-Encoding may be identity, zstd or gzip.
+        limit: most bytes, before and after decompression.
+
+    Raises:
+        UserError: too large (413), malformed (400), or an encoding that is not known (415).
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "zstd", "gzip", ""):
+        raise invalid("Content-Encoding", encoding, "identity, zstd or gzip", status=415)
+    data = await _read(request, limit)
+    if encoding == "zstd":
+        return zstd_decompress(data, limit)
+    if encoding == "gzip":
+        return _gunzip(data, limit)
+    return data
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise invalid("body", f"{announced} bytes", f"at most {limit} bytes", status=413)
+    chunks = bytearray()
+    try:
+        async for chunk in request.stream():
+            chunks += chunk
+            if len(chunks) > limit:
+                raise invalid("body", f"more than {limit} bytes", f"at most {limit} bytes", status=413)
+    except ClientDisconnect as error:
+        raise UserError("body: got a part of it, expected all of it") from error
+    return bytes(chunks)
+
+
+def _gunzip(data: bytes, limit: int) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            out = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"body: got bytes that are no gzip stream ({error}), expected a complete one") from error
+    if len(out) > limit:
+        raise invalid("body", f"more than {limit} bytes", f"at most {limit} bytes", status=413)
+    return out
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        UserError: the body is something else.
+    """
+    try:
+        # Other clients may write NaN and Infinity, which are no JSON; they are refused later, by field.
+        value = pydantic_core.from_json(body, allow_inf_nan=True)
+    except ValueError as error:
+        raise UserError(f"body: got no JSON ({error}), expected a JSON object") from error
+    if not isinstance(value, dict):
+        raise invalid("body", type(value).__name__, "a JSON object")
+    return value
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """Parse a JSON body into a wire model.
+
+    Raises:
+        UserError: it is no JSON object or a field is wrong (422).
+    """
+    return validate(model, parse_object(body))
+
+
+def validate(model: type[M], fields: dict[str, Any]) -> M:
+    """Check parsed JSON against a wire model.
+
+    Raises:
+        UserError: a field is wrong (422).
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(describe(error), 422) from error
+
+
+def canonical(fields: dict[str, Any]) -> bytes:
+    """Return one form of a JSON object, whatever the order of its keys."""
+    try:
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # whole numbers beyond 64 bits; the field's own check refuses them later
+        return json.dumps(fields, sort_keys=True).encode()

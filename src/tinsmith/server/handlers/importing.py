@@ -1,0 +1,178 @@
+"""The door of adapters made elsewhere: a PEFT folder comes in and becomes a training state and weights to sample from.
+
+An import is a session of its own with one training run: it loads the files that came, saves under both kinds, and ends.
+So it is journalled and survives a restart like any other work.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import orjson
+
+from tinsmith.adapter_files.expert_parts import fuse_experts
+from tinsmith.adapter_files.peft_config import parse_config
+from tinsmith.adapter_files.peft_parts import lora_of, read_parts
+from tinsmith.adapter_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.handlers.creation import CreationHandler
+from tinsmith.server.handlers.saving import SavingHandler
+from tinsmith.server.handlers.sessions import SessionsHandler
+from tinsmith.server.handlers.upload import Upload
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.records import Record
+from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.checkpoint_store import check_ttl
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.settings import Settings
+from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.operations import OpKind
+from tinsmith.types.params import LoraConfig
+from tinsmith.types.paths import check_name
+from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, ImportCheckpointRequest
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_MOST_LINE = 2**20
+_MOST_HEADER = 16 * 2**20
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class ImportingHandler:
+    """Turns uploads into operations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        live: LiveState,
+        catalog: Catalog,
+        folders: DataFolder,
+        futures: FutureStore,
+        sessions: SessionsHandler,
+        creation: CreationHandler,
+        saving: SavingHandler,
+    ) -> None:
+        self._settings = settings
+        self._live = live
+        self._catalog = catalog
+        self._folders = folders
+        self._futures = futures
+        self._sessions = sessions
+        self._creation = creation
+        self._saving = saving
+
+    async def accept(self, owner: str, key: str, stream: AsyncIterator[bytes]) -> list[Record]:
+        """Accept an import.
+
+        Args:
+            owner: whose it is.
+            key: tells a repeated request from a second one; empty where the client has none.
+            stream: the body: a line of JSON (`ImportCheckpointRequest`), then the safetensors file.
+
+        Returns:
+            the load, the save of the state and the save for sampling, in this order.
+
+        Raises:
+            UserError: the request, the config or the file is at fault; nothing of it is kept.
+            OSError: it could not be stored; nothing of it is kept.
+        """
+        upload = Upload(stream, self._settings.max_import_mb * 2**20)
+        load = self._repeated(owner, key)
+        try:
+            if load is None:
+                load = await self._load(owner, key, upload)
+        finally:
+            await upload.drain()
+        accepted = [load, *await self._save(load)]
+        # What was asked for is carried out before the session ends.
+        reason = FinishReason(type="success")
+        await self._sessions.finish(owner, load.session_id or "", FinishSessionRequest(reason=reason))
+        return accepted
+
+    def _repeated(self, owner: str, key: str) -> Record | None:
+        """Return the load of the same request that was accepted before, unless its session ended half-way."""
+        for record in self._futures.records():
+            if key and record.kind is OpKind.LOAD_STATE and record.owner == owner:
+                whole = self._futures.by_scope(_scope(record, 2)) is not None
+                if record.wire.get("import_key") == key and (whole or record.session_id in self._live.sessions):
+                    return record
+        return None
+
+    async def _load(self, owner: str, key: str, upload: Upload) -> Record:
+        request = parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
+        check_name(request.name)
+        check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
+        info = await self._catalog.find(request.base_model)
+        config = orjson.dumps(request.adapter_config)
+        prefix = await upload.take(LENGTH_BYTES, WEIGHTS)
+        header = await upload.take(header_length(WEIGHTS, prefix, _MOST_HEADER), f"{WEIGHTS}: header")
+        lora, size = await anyio.to_thread.run_sync(_check, config, header, info.experts_per_token)
+        if lora.rank > self._settings.max_lora_rank:
+            limit = f"at most {self._settings.max_lora_rank}, of an expert that over the experts per token"
+            raise invalid(f"{CONFIG}: r", lora.rank, limit)
+        self._check_room(size)
+        session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=f"import of {request.name}"))
+        save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
+        try:
+            folder = self._folders.new_recovery(f"{session_id}:train:0", "loaded")
+            place = self._folders.absolute(folder)
+            await anyio.to_thread.run_sync(_begin, place, {CONFIG: config, WEIGHTS: prefix + header})
+            # A session may be silent for so long only, and an upload can take longer.
+            await upload.copy(place / WEIGHTS, size, WEIGHTS, lambda: self._live.session(session_id, owner))
+            wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
+            return await self._creation.load_adapter(owner, session_id, request.base_model, lora, folder, wire)
+        except BaseException as error:
+            session = self._live.sessions.get(session_id)
+            if session is not None:
+                await self._sessions.end(session, "interrupted", f"the import failed: {error}")
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._no_room(size) from error
+            raise
+
+    async def _save(self, load: Record) -> list[Record]:
+        """Accept the saves of a loaded adapter, those that were accepted before excepted."""
+        saves: list[Record] = []
+        for seq, save in enumerate((self._saving.save_weights, self._saving.save_weights_for_sampler), 1):
+            how: dict[str, Any] = load.wire["save"]
+            fields = {**how, "model_id": load.model_id, "seq_id": seq, "path": how["name"]}
+            known = self._futures.by_scope(_scope(load, seq))
+            saves.append(known or await save(load.owner, orjson.dumps(fields)))
+        return saves
+
+    def _check_room(self, size: int) -> None:
+        if shutil.disk_usage(self._folders.root).free < size:
+            raise self._no_room(size)
+
+    def _no_room(self, size: int) -> UserError:
+        free = shutil.disk_usage(self._folders.root).free
+        return invalid(WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507)
+
+
+def _scope(load: Record, seq: int) -> str:
+    return f"train:{load.model_id}:{seq}"
+
+
+def _begin(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def _check(config: bytes, header: bytes, experts_per_token: int) -> tuple[LoraConfig, int]:
+    """Return the adapter's shape and the bytes of its data."""
+    parsed = parse_config(CONFIG, config)
+    entries, size = parse_header(WEIGHTS, header)
+    _check_dtypes(entries)
+    adapter = fuse_experts(read_parts(WEIGHTS, parsed, {name: entry.shape for name, entry in entries.items()}))
+    return lora_of(adapter, experts_per_token), size
+
+
+def _check_dtypes(entries: Mapping[str, TensorEntry]) -> None:
+    for name, entry in entries.items():
+        if entry.dtype not in _FLOATS:
+            raise invalid(f"{WEIGHTS}: {name}: dtype", entry.dtype, f"one of {', '.join(_FLOATS)}")

@@ -1,0 +1,111 @@
+"""How a request becomes an operation: recognised if it is a repeat, stored, handed over, and only then acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tinsmith.server.engine_link.dispatcher import Dispatcher
+from tinsmith.server.engine_link.recovery_points import RecoveryPoints
+from tinsmith.server.state.future_store import FutureStore, check_same
+from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.records import Record, State
+from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.types.errors import UserError
+from tinsmith.types.operations import OpKind
+
+
+class Intake:
+    """Accepts operations."""
+
+    def __init__(
+        self,
+        futures: FutureStore,
+        journal: JournalLike,
+        live: LiveState,
+        dispatcher: Dispatcher,
+        points: RecoveryPoints,
+    ) -> None:
+        self._futures = futures
+        self._journal = journal
+        self._live = live
+        self._dispatcher = dispatcher
+        self._points = points
+
+    def known(self, scope: str | None) -> bool:
+        """Whether an idempotency key has been used."""
+        return self._futures.by_scope(scope) is not None
+
+    async def accept(
+        self,
+        record: Record,
+        effects: Sequence[Effect] = (),
+        *,
+        reserve: Callable[[], None] | None = None,
+        undo: Callable[[], None] | None = None,
+    ) -> Record:
+        """Return the operation that answers a request: an earlier one if this is a repeat, else this one, stored.
+
+        Args:
+            record: the operation; refused already, or sound.
+            effects: what to store with it.
+            reserve: changes the live state, at the moment from which a repeat would be recognised.
+            undo: takes that back, if the operation cannot be stored.
+
+        Raises:
+            SQLAlchemyError, OSError: it could not be stored; the client repeats the request.
+        """
+        first = self._futures.by_scope(record.scope)
+        if first is not None:
+            return await self._repeat(first, record)
+        self._futures.add(record)
+        self._place(record)
+        if reserve is not None:
+            reserve()
+        try:
+            await self._journal.add(record, effects)
+        except BaseException:
+            self._displace(record)
+            self._futures.discard(record)
+            if undo is not None:
+                undo()
+            raise
+        finally:
+            record.accepted.set()
+        if record.at_door:
+            self._futures.mark_settled(record)
+        if record.at_door or record.state is State.PENDING:
+            await self._dispatcher.submit(record)
+        if record.kind is OpKind.OPTIM_STEP and not record.at_door:
+            self._points.consider(record)
+        return record
+
+    async def _repeat(self, first: Record, record: Record) -> Record:
+        try:
+            check_same(first, record.payload_hash)
+        except UserError as error:
+            return await self.refuse(record, error.message)
+        await first.accepted.wait()
+        if self._futures.find(first.request_id) is None:
+            return await self.accept(record)  # the first one could not be stored after all
+        return first
+
+    async def refuse(self, record: Record, message: str) -> Record:
+        """Store a request that cannot be given a place: its future fails and nothing else is touched."""
+        refused = Record(
+            record.kind,
+            record.owner,
+            session_id=record.session_id,
+            sampler_id=record.sampler_id,
+            args={"wire": record.wire},
+        )
+        return await self.accept(refused.refuse(message))
+
+    def _place(self, record: Record) -> None:
+        run = self._live.runs.get(record.model_id or "")
+        if run is not None and record.seq_id is not None:
+            run.ops[record.seq_id] = record
+
+    def _displace(self, record: Record) -> None:
+        run = self._live.runs.get(record.model_id or "")
+        if run is not None and record.seq_id is not None:
+            run.ops.pop(record.seq_id, None)

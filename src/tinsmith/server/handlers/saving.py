@@ -1,0 +1,138 @@
+"""The door of saves: training states, weights to sample from, snapshots for one sampling session."""
+
+from __future__ import annotations
+
+from tinsmith.server.faults import Unavailable
+from tinsmith.server.handlers.bodies import canonical, parse_object, validate
+from tinsmith.server.handlers.model_order import ModelOrder, Prepared
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
+from tinsmith.server.state.records import Record, State
+from tinsmith.server.store.checkpoint_store import CheckpointStore, check_ttl
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.journal import digest
+from tinsmith.settings import Settings
+from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.operations import OpKind
+from tinsmith.types.paths import CheckpointPath, check_name
+from tinsmith.types.requests import SaveWeightsForSamplerRequest, SaveWeightsRequest
+
+# How long a load waits for a checkpoint that is still being saved before the client is asked to repeat it.
+_SAVE_WAIT_S = 20.0
+
+
+class SavingHandler:
+    """Turns saves into operations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        live: LiveState,
+        checkpoints: CheckpointStore,
+        folders: DataFolder,
+        futures: FutureStore,
+        ordered: ModelOrder,
+    ) -> None:
+        self._settings = settings
+        self._live = live
+        self._checkpoints = checkpoints
+        self._folders = folders
+        self._futures = futures
+        self._ordered = ordered
+
+    async def save_weights(self, owner: str, body: bytes) -> Record:
+        """Accept a save of weights and optimizer."""
+        fields = parse_object(body)
+        record = Record(OpKind.SAVE_STATE, owner, payload_hash=digest(canonical(fields)))
+
+        async def prepare(run: TrainingRun, record: Record) -> Prepared:
+            request = validate(SaveWeightsRequest, fields)
+            path = CheckpointPath(run.id, "weights", check_name(request.path, "path"))
+            return await self._prepare_save(run, record, path, request)
+
+        return await self._ordered.accept_json(record, fields, prepare)
+
+    async def save_weights_for_sampler(self, owner: str, body: bytes) -> Record:
+        """Accept a save of weights to sample from, under a name or for one sampling session."""
+        fields = parse_object(body)
+        kind = OpKind.SNAPSHOT if fields.get("path") is None else OpKind.SAVE_SAMPLER
+        record = Record(kind, owner, payload_hash=digest(canonical(fields)))
+
+        async def prepare(run: TrainingRun, record: Record) -> Prepared:
+            request = validate(SaveWeightsForSamplerRequest, fields)
+            if request.kind != "snapshot":
+                raise invalid("kind", request.kind, "'snapshot' (weights that change under a sampler are not served)")
+            if request.path is not None:
+                path = CheckpointPath(run.id, "sampler_weights", check_name(request.path, "path"))
+                return await self._prepare_save(run, record, path, request)
+            if request.sampling_session_seq_id is None:
+                raise invalid("sampling_session_seq_id", None, "a number, or a name in path")
+            return self._prepare_snapshot(run, record, request.sampling_session_seq_id)
+
+        return await self._ordered.accept_json(record, fields, prepare)
+
+    async def save_weights_external(self, owner: str, body: bytes) -> Record:
+        """Refuse an export, which is not served."""
+        fields = parse_object(body)
+        record = Record(OpKind.SKIP, owner, payload_hash=digest(canonical(fields)))
+
+        async def prepare(run: TrainingRun, record: Record) -> Prepared:
+            raise UserError(
+                "save_weights_external: not supported by this service; save_weights_for_sampler and "
+                "`tinsmith checkpoint export` give a plain PEFT folder"
+            )
+
+        return await self._ordered.accept_json(record, fields, prepare)
+
+    async def _prepare_save(
+        self,
+        run: TrainingRun,
+        record: Record,
+        path: CheckpointPath,
+        request: SaveWeightsRequest | SaveWeightsForSamplerRequest,
+    ) -> Prepared:
+        check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
+        if not (isinstance(request, SaveWeightsRequest) and request.overwrite):
+            taken = self._pending_save(run, path) is not None or await self._checkpoints.find(path) is not None
+            if taken:
+                raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
+        folder = self._folders.new_checkpoint(run.id, path.kind, path.name)
+        wire = {"name": path.name, "kind": path.kind, "checkpoint_folder": folder, "ttl_seconds": request.ttl_seconds}
+        record.args = {"op": {"folder": folder}, "wire": wire | {"user_metadata": request.user_metadata}}
+        return Prepared()
+
+    def _prepare_snapshot(self, run: TrainingRun, record: Record, number: int) -> Prepared:
+        sampler_id = f"{run.session_id}:sample:{number}"
+        if sampler_id in self._live.samplers:
+            raise invalid("sampling_session_seq_id", number, "a number that no sampling session of this session has")
+        sampler = SamplingSession(
+            sampler_id,
+            run.session_id,
+            run.owner,
+            run.base_model,
+            folder=self._folders.sampler(sampler_id),
+            on_disk=False,
+            model_id=run.id,
+            model_seq=record.seq_id,
+        )
+        record.sampler_id = sampler_id
+        record.args = {"op": {"sampler_id": sampler_id, "folder": sampler.folder}}
+        return Prepared(reserve=lambda: self._live.add_sampler(sampler), undo=lambda: self._live.drop_sampler(sampler))
+
+    def _pending_save(self, run: TrainingRun, path: CheckpointPath) -> Record | None:
+        for record in run.ops.values():
+            same = record.wire.get("name") == path.name and record.wire.get("kind") == path.kind
+            if same and record.state is State.PENDING:
+                return record
+        return None
+
+    async def settle_save(self, path: CheckpointPath, readers: set[str]) -> None:
+        """Wait for a checkpoint that is being saved right now.
+
+        Raises:
+            Unavailable: it still is after a while.
+        """
+        run = self._live.runs.get(path.run_id)
+        saving = self._pending_save(run, path) if run is not None and run.owner in readers else None
+        if saving is not None and not await self._futures.wait(saving, _SAVE_WAIT_S):
+            raise Unavailable(f"path: {path} is still being saved; retry")

@@ -1,0 +1,84 @@
+"""The door of training steps: forward, forward_backward and optim_step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio.to_thread
+
+from tinsmith.server.handlers.bodies import canonical, parse_object, validate
+from tinsmith.server.handlers.model_order import ModelOrder, Prepared
+from tinsmith.server.state.live import TrainingRun
+from tinsmith.server.state.records import Record
+from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.journal import digest
+from tinsmith.settings import Settings
+from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
+from tinsmith.types.errors import invalid
+from tinsmith.types.operations import OpKind
+from tinsmith.types.requests import OptimStepRequest
+from tinsmith.types.validation import check_adam, check_training_data
+
+# Larger bodies are checked on another thread, so that they don't hold up everybody else.
+_INLINE_CHECK_BYTES = 128 * 1024
+
+
+class TrainingHandler:
+    """Turns training steps into operations."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, ordered: ModelOrder) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._ordered = ordered
+
+    async def forward_backward(self, owner: str, body: bytes) -> Record:
+        """Accept a forward or forward_backward.
+
+        Raises:
+            UserError: the body is no such message (400).
+        """
+        if len(body) > _INLINE_CHECK_BYTES:
+            request, payload_hash = await anyio.to_thread.run_sync(_parse_pass, body)
+        else:
+            request, payload_hash = _parse_pass(body)
+        record = Record(OpKind.FORWARD_BACKWARD, owner, payload_hash=payload_hash, body=body)
+        record.args = {"wire": {"forward_only": request.forward_only}}
+
+        async def prepare(run: TrainingRun, record: Record) -> Prepared:
+            info = await self._catalog.find(run.base_model)
+            if len(body) > _INLINE_CHECK_BYTES:
+                await anyio.to_thread.run_sync(_check_pass, request, info, self._settings.max_datums)
+            else:
+                _check_pass(request, info, self._settings.max_datums)
+            return Prepared()
+
+        return await self._ordered.accept(record, request.model_id, request.seq_id, prepare)
+
+    async def optim_step(self, owner: str, body: bytes) -> Record:
+        """Accept an optimizer step."""
+        fields = parse_object(body)
+        record = Record(OpKind.OPTIM_STEP, owner, payload_hash=digest(canonical(fields)))
+
+        async def prepare(run: TrainingRun, record: Record) -> Prepared:
+            request = validate(OptimStepRequest, fields)
+            if request.optimizer_params is not None:
+                raise invalid("optimizer_params.type", request.optimizer_params.get("type"), "adamw, as adam_params")
+            if request.adam_params is None:
+                raise invalid("adam_params", None, "the parameters of an AdamW step")
+            check_adam(request.adam_params)
+            record.args = {"op": {"adam": request.adam_params.model_dump()}}
+            return Prepared()
+
+        return await self._ordered.accept_json(record, fields, prepare)
+
+
+def _parse_pass(body: bytes) -> tuple[Any, str]:
+    request = parse_forward_backward_request(body)
+    # Maps have no order on the wire, so a repeat may differ in its bytes.
+    return request, digest(request.SerializeToString(deterministic=True))
+
+
+def _check_pass(request: Any, info: BaseModelInfo, max_datums: int) -> None:
+    config = decode_loss_config(request)
+    check_training_data(decode_data(request), request.loss_fn, config, info, max_datums)

@@ -1,0 +1,65 @@
+"""The service on HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tinsmith.server.http import error_answers
+from tinsmith.server.http.routes import all_routers
+from tinsmith.server.service import Service
+from tinsmith.server.state.prometheus import Metrics
+
+log = logging.getLogger("tinsmith.access")
+
+_LONG_POLLS = ("/api/v1/retrieve_future",)
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the ASGI app of a service that was or will be started by the caller."""
+    app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service = service
+    for router in all_routers():
+        app.include_router(router)
+    error_answers.install(app)
+    app.add_middleware(_Observed, metrics=service.metrics)
+    return app
+
+
+class _Observed:
+    """Logs and counts requests."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's pattern, not the path: ids would make a time series each.
+        route = scope.get("route")
+        path = getattr(route, "path", "unknown")
+        self._metrics.requests.labels(path, str(status)).inc()
+        if path not in _LONG_POLLS:
+            self._metrics.seconds.observe(seconds)
+        level = logging.WARNING if status >= 500 else logging.DEBUG
+        log.log(level, "method=%s path=%s status=%d ms=%.1f", scope["method"], scope["path"], status, seconds * 1e3)

@@ -1,0 +1,64 @@
+"""How faults become answers: always JSON, always `{"detail": "field: got VALUE, expected ..."}`."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from tinsmith.server.faults import Unavailable, describe
+from tinsmith.types.errors import UserError
+
+log = logging.getLogger("tinsmith.server")
+
+
+def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Make an error answer."""
+    return JSONResponse({"detail": detail}, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make an app answer every fault in our form."""
+
+    @app.exception_handler(UserError)
+    async def _user(_: Request, error: UserError) -> JSONResponse:
+        return answer(error.status, error.message)
+
+    @app.exception_handler(Unavailable)
+    async def _unavailable(_: Request, error: Unavailable) -> JSONResponse:
+        return answer(error.status, error.message, {"Retry-After": str(error.retry_after_s)})
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(422, describe(error))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404 and error.detail == "Not Found":
+            return answer(404, f"path: got {request.url.path!r}, expected a path of this API")
+        return answer(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def _storage(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("%s %s: storage failed: %s", request.method, request.url.path, error)
+        return answer(503, f"storage: could not be read or written ({_root(error)}); retry", {"Retry-After": "2"})
+
+    @app.exception_handler(OSError)
+    async def _disk(request: Request, error: OSError) -> JSONResponse:
+        log.error("%s %s: storage failed: %s", request.method, request.url.path, error)
+        return answer(503, f"storage: could not be read or written ({error}); retry", {"Retry-After": "2"})
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        reference = uuid.uuid4().hex[:8]
+        log.exception("%s %s failed (reference %s)", request.method, request.url.path, reference, exc_info=error)
+        return answer(500, f"internal error (reference {reference} in the service's log)")
+
+
+def _root(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or type(error).__name__)

@@ -1,0 +1,118 @@
+"""Saved checkpoints: listings, lifetimes, publishing, deletion, and their files."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.http.routes.common import PREFIX, Body, Offset, Owner, ServiceDep, reply
+from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
+from tinsmith.types.errors import invalid
+from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
+from tinsmith.types.responses import CheckpointsResponse, Cursor, ImportCheckpointResponse, WeightsInfoResponse
+
+router = APIRouter(prefix=PREFIX)
+
+ONE = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
+
+
+def _path(run_id: str, kind: str, name: str) -> CheckpointPath:
+    return CheckpointPath.parse(f"tinker://{run_id}/{kind}/{name}", "checkpoint")
+
+
+@router.get("/checkpoints")
+async def list_checkpoints(
+    service: ServiceDep,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Offset = 0,
+) -> Response:
+    saved, total = await service.checkpoints.of_owner(owner, limit, offset)
+    cursor = Cursor(offset=offset, limit=limit, total_count=total)
+    return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=cursor))
+
+
+@router.get("/training_runs/{run_id}/checkpoints")
+async def list_run_checkpoints(run_id: str, service: ServiceDep, owner: Owner) -> Response:
+    saved = await service.checkpoints.of_run(run_id, owner)
+    if not saved:
+        await service.listings.run(run_id, owner, accessible=False)
+    cursor = Cursor(offset=0, limit=len(saved), total_count=len(saved))
+    return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=cursor))
+
+
+@router.delete(ONE)
+async def delete_checkpoint(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
+    await service.checkpoints.delete(_path(run_id, kind, name), owner)
+    return Response(status_code=204)
+
+
+@router.post(ONE + "/publish")
+async def publish(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
+    await service.checkpoints.change(_path(run_id, kind, name), owner, public=True)
+    return Response(status_code=204)
+
+
+@router.delete(ONE + "/publish")
+async def unpublish(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
+    await service.checkpoints.change(_path(run_id, kind, name), owner, public=False)
+    return Response(status_code=204)
+
+
+@router.put(ONE + "/ttl")
+async def set_ttl(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner, body: Body) -> Response:
+    settings = service.settings
+    ttl = parse(SetTtlRequest, body).ttl_seconds
+    check_ttl(ttl, settings.checkpoint_min_ttl_s, settings.checkpoint_max_ttl_s)
+    expires_at = time.time() + ttl if ttl is not None else None
+    await service.checkpoints.change(_path(run_id, kind, name), owner, expires_at=expires_at)
+    return Response(status_code=204)
+
+
+@router.post("/weights_info")
+async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    path = CheckpointPath.parse(parse(WeightsInfoRequest, body).tinker_path, "tinker_path")
+    saved = await service.checkpoints.readable(path, {owner}, "tinker_path")
+    lora = saved.lora
+    return reply(
+        WeightsInfoResponse(
+            base_model=saved.base_model,
+            lora_rank=lora.rank,
+            train_unembed=lora.train_unembed,
+            train_mlp=lora.train_mlp,
+            train_attn=lora.train_attn,
+        )
+    )
+
+
+@router.post("/import_checkpoint")
+async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner) -> Response:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise invalid("Content-Encoding", encoding, "identity", status=415)
+    key = request.headers.get("x-idempotency-key", "")
+    records = await service.importing.accept(owner, key, request.stream())
+    run_id = records[0].model_id or ""
+    return reply(ImportCheckpointResponse(model_id=run_id, request_ids=[record.request_id for record in records]))
+
+
+@router.get(ONE + "/files")
+async def checkpoint_files(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
+    saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
+    files = await list_files(service.folders.absolute(saved.folder))
+    return reply({"files": files, "base_model": saved.base_model, "size_bytes": saved.size_bytes})
+
+
+@router.get(ONE + "/files/{file:path}")
+async def checkpoint_file(
+    run_id: str, kind: str, name: str, file: str, service: ServiceDep, owner: Owner
+) -> FileResponse:
+    saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
+    path = await anyio.to_thread.run_sync(file_of, service.folders.absolute(saved.folder), file)
+    return FileResponse(path, media_type="application/octet-stream")

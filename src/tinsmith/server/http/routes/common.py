@@ -1,0 +1,78 @@
+"""What all routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends, Query, Request, Response
+from pydantic import BaseModel
+
+from tinsmith.server.handlers.bodies import read_body
+from tinsmith.server.service import Service
+from tinsmith.server.state.records import Record
+from tinsmith.types.errors import UserError
+
+PREFIX = "/api/v1"
+
+
+def service_of(request: Request) -> Service:
+    """Return the service behind an app."""
+    return request.app.state.service
+
+
+async def get_service(request: Request) -> Service:
+    """Return the service behind an app; a coroutine, because FastAPI runs plain functions on another thread."""
+    return service_of(request)
+
+
+async def get_owner(request: Request) -> str:
+    """Return whose request this is.
+
+    Raises:
+        UserError: the key is missing or wrong (401).
+    """
+    service = service_of(request)
+    if service.owner is not None:
+        return service.owner
+    token = token_of(request)
+    if not token:
+        raise UserError("X-API-Key: got nothing, expected an API key (tml-...)", 401)
+    owner = await service.keys.owner_of(token)
+    if owner is None:
+        raise UserError("X-API-Key: got a key that is not known here, expected one of this service's keys", 401)
+    return owner
+
+
+def token_of(request: Request) -> str | None:
+    """Return the key that came with a request."""
+    bearer = request.headers.get("authorization", "")
+    token = request.headers.get("x-api-key") or bearer.removeprefix("Bearer ").strip()
+    return token or None
+
+
+async def get_body(request: Request) -> bytes:
+    """Return the decompressed body."""
+    return await read_body(request, service_of(request).settings.max_upload_mb * 2**20)
+
+
+ServiceDep = Annotated[Service, Depends(get_service)]
+Owner = Annotated[str, Depends(get_owner)]
+Body = Annotated[bytes, Depends(get_body)]
+Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
+
+
+def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:
+    """Answer with JSON; fields of a model that are None are left out."""
+    fields = message.model_dump(mode="json", exclude_none=True) if isinstance(message, BaseModel) else message
+    return Response(orjson.dumps(fields), status, media_type="application/json")
+
+
+def promise(record: Record) -> Response:
+    """Answer with the future of an accepted operation."""
+    fields: dict[str, Any] = {"request_id": record.request_id}
+    if record.model_id is not None:
+        fields["model_id"] = record.model_id
+    if (samples := record.wire.get("num_samples")) is not None:
+        fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(samples)]
+    return reply(fields)

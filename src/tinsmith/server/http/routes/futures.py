@@ -1,0 +1,48 @@
+"""Results: a poll is held until there is one, or for a while."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.http.json_results import to_json
+from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, reply
+from tinsmith.server.service import Service
+from tinsmith.server.state.records import Record, State
+from tinsmith.types.requests import CancelFutureRequest, RetrieveFutureRequest
+from tinsmith.types.responses import FailedFuture, TryAgainResponse
+
+router = APIRouter(prefix=PREFIX)
+
+PROTOBUF = "application/x-protobuf"
+JSON = "application/json"
+
+
+@router.post("/retrieve_future")
+async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
+    record = service.futures.get(parse(RetrieveFutureRequest, body).request_id, owner)
+    if not await service.futures.wait(record, service.settings.long_poll_s):
+        return reply(TryAgainResponse(request_id=record.request_id), 408)
+    answer = await _outcome(request, service, record)
+    if not await request.is_disconnected():
+        service.futures.fetched(record)
+    return answer
+
+
+async def _outcome(request: Request, service: Service, record: Record) -> Response:
+    if record.state is State.FAILED:
+        category = record.category.value if record.category is not None else "unknown"
+        return reply(FailedFuture(error=record.error or "failed", category=category))
+    payload = await service.journal.result(record)
+    if record.media_type != PROTOBUF:
+        return Response(payload, media_type=JSON)
+    accept = request.headers.get("accept", "")
+    if JSON in accept and PROTOBUF not in accept:
+        return Response(to_json(record, payload), media_type=JSON)
+    return Response(payload, media_type=PROTOBUF)
+
+
+@router.post("/cancel_future")
+async def cancel_future(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    service.sampling.cancel(service.futures.get(parse(CancelFutureRequest, body).request_id, owner))
+    return reply({})

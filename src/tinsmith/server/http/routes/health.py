@@ -1,0 +1,23 @@
+"""Whether the service is up, and its numbers. Nothing here needs a key, and nothing here tells about users."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from tinsmith.server.http.routes.common import PREFIX, ServiceDep, reply
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+@router.get(PREFIX + "/healthz")
+async def healthz(service: ServiceDep) -> Response:
+    if service.catalog.healthy:
+        return reply({"status": "ok"})
+    missing = sorted(set(service.catalog.folders) - service.catalog.loaded)
+    return reply({"status": "starting", "detail": f"models: not loaded yet: {', '.join(missing) or 'any'}"}, 503)
+
+
+@router.get("/metrics")
+async def metrics(service: ServiceDep) -> Response:
+    return Response(service.metrics_page(), media_type="text/plain; version=0.0.4; charset=utf-8")

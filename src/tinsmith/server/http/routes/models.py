@@ -1,0 +1,52 @@
+"""Base models: which are served, their tokenizers, and the facts of a training model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request, Response
+
+from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, reply
+from tinsmith.server.store.catalog import losses
+from tinsmith.types.errors import invalid
+from tinsmith.types.requests import GetInfoRequest
+from tinsmith.types.responses import GetInfoResponse, GetServerCapabilitiesResponse, ModelData
+
+router = APIRouter(prefix=PREFIX)
+
+
+@router.get("/get_server_capabilities")
+async def get_server_capabilities(service: ServiceDep, owner: Owner) -> Response:
+    await service.catalog.wait_up()
+    return reply(GetServerCapabilitiesResponse(supported_models=service.catalog.listing(), losses=losses()))
+
+
+@router.post("/get_info")
+async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    run = service.live.run(parse(GetInfoRequest, body).model_id, owner)
+    info = await service.catalog.find(run.base_model)
+    data = ModelData(
+        arch=info.model_type,
+        model_name=run.base_model,
+        tokenizer_id=run.base_model,
+        hidden_size=info.hidden_size,
+        context_length=info.context_length,
+    )
+    return reply(GetInfoResponse(model_id=run.id, model_data=data, lora_rank=run.lora.rank, model_name=run.base_model))
+
+
+@router.get("/tokenizer")
+async def tokenizer(
+    request: Request, service: ServiceDep, owner: Owner, model: Annotated[str, Query(min_length=1)]
+) -> Response:
+    folder = service.catalog.folders.get(model)
+    if folder is None:
+        raise invalid("model", model, f"one of {', '.join(sorted(service.catalog.folders))}", status=404)
+    body, etag = await anyio.to_thread.run_sync(service.tokenizers.get, folder)
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)

@@ -1,0 +1,32 @@
+"""Sampling sessions and samples."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, promise, reply
+from tinsmith.types.responses import CreateSamplingSessionResponse
+
+router = APIRouter(prefix=PREFIX)
+
+
+@router.post("/create_sampling_session")
+async def create_sampling_session(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    sampler_id = await service.sampling.create_session(owner, body)
+    return reply(CreateSamplingSessionResponse(sampling_session_id=sampler_id))
+
+
+@router.get("/samplers/{sampler_id}")
+async def get_sampler(sampler_id: str, service: ServiceDep, owner: Owner) -> Response:
+    return reply(await service.listings.sampler(sampler_id, owner))
+
+
+@router.post("/samplers/{sampler_id}/close")
+async def close_sampler(sampler_id: str, service: ServiceDep, owner: Owner, body: Body) -> Response:
+    service.closing.close(owner, sampler_id)
+    return Response(status_code=204)
+
+
+@router.post("/asample")
+async def asample(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    return promise(await service.sampling.sample(owner, body))

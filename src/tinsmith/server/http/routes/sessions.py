@@ -1,0 +1,47 @@
+"""Sessions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.http.routes.common import PREFIX, Body, Offset, Owner, ServiceDep, reply
+from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
+from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
+
+router = APIRouter(prefix=PREFIX)
+
+
+@router.post("/create_session")
+async def create_session(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    session_id = await service.sessions.create(owner, parse(CreateSessionRequest, body))
+    return reply(CreateSessionResponse(session_id=session_id))
+
+
+@router.post("/session_heartbeat")
+async def session_heartbeat(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    await service.sessions.heartbeat(owner, parse(SessionHeartbeatRequest, body).session_id)
+    return reply(SessionHeartbeatResponse())
+
+
+@router.post("/sessions/{session_id}/finish")
+async def finish_session(session_id: str, service: ServiceDep, owner: Owner, body: Body) -> Response:
+    await service.sessions.finish(owner, session_id, parse(FinishSessionRequest, body))
+    return Response(status_code=204)
+
+
+@router.get("/sessions")
+async def list_sessions(
+    service: ServiceDep,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    offset: Offset = 0,
+) -> Response:
+    return reply(SessionsResponse(sessions=await service.listings.sessions(owner, limit, offset)))
+
+
+@router.get("/sessions/{session_id}")
+async def get_session(session_id: str, service: ServiceDep, owner: Owner) -> Response:
+    return reply(await service.listings.session(session_id, owner))

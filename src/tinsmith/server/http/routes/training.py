@@ -1,0 +1,51 @@
+"""Training: models, passes, steps, saves and loads. All answer with a future at once."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from tinsmith.server.handlers.bodies import parse_object
+from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, promise
+from tinsmith.types.errors import invalid
+
+router = APIRouter(prefix=PREFIX)
+
+
+@router.post("/create_model")
+async def create_model(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    return promise(await service.creation.create_model(owner, body))
+
+
+@router.post("/load_weights")
+async def load_weights(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    token = parse_object(body).get("weights_access_token")
+    token_owner = await service.keys.owner_of(token) if isinstance(token, str) else None
+    return promise(await service.creation.load_weights(owner, body, token_owner))
+
+
+@router.post("/forward_backward")
+async def forward_backward(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
+    content_type = request.headers.get("content-type", "").split(";")[0].strip()
+    if content_type != "application/x-protobuf":
+        raise invalid("Content-Type", content_type, "application/x-protobuf", status=415)
+    return promise(await service.training.forward_backward(owner, body))
+
+
+@router.post("/optim_step")
+async def optim_step(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    return promise(await service.training.optim_step(owner, body))
+
+
+@router.post("/save_weights")
+async def save_weights(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    return promise(await service.saving.save_weights(owner, body))
+
+
+@router.post("/save_weights_for_sampler")
+async def save_weights_for_sampler(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    return promise(await service.saving.save_weights_for_sampler(owner, body))
+
+
+@router.post("/save_weights_external")
+async def save_weights_external(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    return promise(await service.saving.save_weights_external(owner, body))

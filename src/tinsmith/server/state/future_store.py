@@ -1,0 +1,110 @@
+"""The futures that clients poll: who asked what, whether it was asked before, and for how long an answer is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from tinsmith.server.state.records import Record, State
+from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.operations import OpKind
+
+
+class FutureStore:
+    """All operations that a client may still ask about, by request id and by idempotency key."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self._scopes: dict[str, Record] = {}
+        self._fetched: list[Record] = []
+        self.closing = asyncio.Event()
+        self.pending_samples = 0
+
+    def add(self, record: Record) -> None:
+        """Add an operation; its idempotency key must be free."""
+        if record.scope is not None:
+            if record.scope in self._scopes:
+                raise ValueError(f"scope {record.scope} is taken")
+            self._scopes[record.scope] = record
+        self._records[record.request_id] = record
+        if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
+            self.pending_samples += 1
+
+    def discard(self, record: Record) -> None:
+        """Take back an operation that could not be stored, or forget one."""
+        if self._records.pop(record.request_id, None) is None:
+            return
+        if record.scope is not None:
+            del self._scopes[record.scope]
+        if record.kind is OpKind.SAMPLE and not record.settled.is_set() and not record.at_door:
+            self.pending_samples -= 1
+
+    def mark_settled(self, record: Record) -> None:
+        """Wake whoever waits for the outcome, which is stored."""
+        if record.settled.is_set():
+            return
+        if record.kind is OpKind.SAMPLE and not record.at_door:
+            self.pending_samples -= 1
+        record.settled.set()
+
+    def by_scope(self, scope: str | None) -> Record | None:
+        """Return the operation that has an idempotency key."""
+        return self._scopes.get(scope) if scope is not None else None
+
+    def find(self, request_id: str) -> Record | None:
+        """Return an operation by its id."""
+        return self._records.get(request_id)
+
+    def get(self, request_id: str, owner: str) -> Record:
+        """Return an operation of the owner's.
+
+        Raises:
+            UserError: there is none (404).
+        """
+        record = self._records.get(request_id)
+        if record is None or record.owner != owner:
+            raise invalid("request_id", request_id, "a request of yours whose result has not expired", status=404)
+        return record
+
+    async def wait(self, record: Record, seconds: float) -> bool:
+        """Wait until an operation is settled, for at most so long; say whether it is."""
+        if record.settled.is_set():
+            return True
+        waits = [asyncio.ensure_future(record.settled.wait()), asyncio.ensure_future(self.closing.wait())]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return record.settled.is_set()
+
+    def fetched(self, record: Record) -> None:
+        """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
+        if record.fetched_at is None:
+            record.fetched_at = time.time()
+            self._fetched.append(record)
+
+    def take_fetched(self) -> list[Record]:
+        """Return operations whose first delivery is not stored yet, and forget that."""
+        fetched, self._fetched = self._fetched, []
+        return fetched
+
+    def pending(self, test: Callable[[Record], bool]) -> list[Record]:
+        """Return the operations without an outcome that pass a test, in the order of their arrival."""
+        return [r for r in self._records.values() if r.state is State.PENDING and test(r)]
+
+    def records(self) -> Iterable[Record]:
+        """Return all operations in the order of their arrival."""
+        return self._records.values()
+
+
+def check_same(record: Record, payload_hash: str) -> None:
+    """Check that a repeated request is the one that was sent first.
+
+    Raises:
+        UserError: the same idempotency key came with another payload.
+    """
+    if record.payload_hash != payload_hash:
+        what = "seq_id" if record.seq_id is not None or record.kind is OpKind.SAMPLE else "model_seq_id"
+        raise UserError(f"{what}: got one that an earlier request with other contents used, expected the next free one")

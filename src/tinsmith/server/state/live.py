@@ -1,0 +1,194 @@
+"""The live state of the service: sessions, their models and their samplers. Rows of ended ones stay in the database."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tinsmith.server.state.records import Record
+from tinsmith.types.errors import invalid
+from tinsmith.types.params import LoraConfig
+
+
+class RunStatus(StrEnum):
+    """How a training run is; only `creating` and `live` take operations that are carried out."""
+
+    CREATING = "creating"
+    LIVE = "live"
+    FAILED = "failed"
+    CORRUPTED = "corrupted"
+    ENDED = "ended"
+
+
+@dataclass(slots=True, frozen=True)
+class RecoveryPoint:
+    """A recovery point: the model's state on disk after operation `seq_id`."""
+
+    seq_id: int
+    folder: str
+
+
+@dataclass(slots=True, eq=False)
+class TrainingRun:
+    """A training run that is alive.
+
+    Attributes:
+        creation: the operation that made it.
+        ops: its journalled operations by `seq_id`.
+        points: its recovery points, oldest first.
+        pointed_at: when the last one was asked for; None when one should be taken at the next chance.
+        error: why it failed or could not be rebuilt.
+    """
+
+    id: str
+    session_id: str
+    owner: str
+    base_model: str
+    lora: LoraConfig
+    status: RunStatus = RunStatus.CREATING
+    error: str | None = None
+    creation: Record | None = None
+    ops: dict[int, Record] = field(default_factory=dict[int, Record])
+    points: list[RecoveryPoint] = field(default_factory=list[RecoveryPoint])
+    pointed_at: float | None = field(default_factory=time.monotonic)
+    last_request_at: float = field(default_factory=time.time)
+
+    @property
+    def cut(self) -> int:
+        """Everything up to here is held by the oldest recovery point; the journal no longer has it."""
+        return self.points[0].seq_id if self.points else 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether operations can be carried out."""
+        return self.status in (RunStatus.CREATING, RunStatus.LIVE)
+
+
+@dataclass(slots=True, eq=False)
+class SamplingSession:
+    """A sampling session that is alive.
+
+    Attributes:
+        model_path: the checkpoint it was made from, if it was.
+        folder: where its adapter lies, or will once `on_disk`; None for the base model itself.
+        model_id, model_seq: for a snapshot, which model and which operation made it.
+        ready, loading: whether the engine holds it, or was asked to.
+        used_at: when it was last sampled from, seconds since the epoch.
+        held: samples that wait for `ready`.
+        closing: its client has closed it; samples that were accepted before are still carried out.
+    """
+
+    id: str
+    session_id: str
+    owner: str
+    base_model: str
+    model_path: str | None = None
+    folder: str | None = None
+    on_disk: bool = True
+    model_id: str | None = None
+    model_seq: int | None = None
+    created_at: float = field(default_factory=time.time)
+    ready: bool = False
+    loading: bool = False
+    used_at: float = field(default_factory=time.time)
+    held: list[Record] = field(default_factory=list[Record])
+    closing: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class LiveSession:
+    """A session that is alive.
+
+    Attributes:
+        seen_at: last sign of life, seconds since the epoch.
+        runs, samplers: ids of what belongs to it.
+        closing: its client has finished it; what was asked for before is still carried out.
+    """
+
+    id: str
+    owner: str
+    seen_at: float = field(default_factory=time.time)
+    runs: list[str] = field(default_factory=list[str])
+    samplers: list[str] = field(default_factory=list[str])
+    closing: bool = False
+
+
+class LiveState:
+    """Look-up of what is alive. What belongs to somebody else is answered like what does not exist."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, LiveSession] = {}
+        self.runs: dict[str, TrainingRun] = {}
+        self.samplers: dict[str, SamplingSession] = {}
+
+    def session(self, session_id: str, owner: str) -> LiveSession:
+        """Return a session of the owner's and note the sign of life.
+
+        Raises:
+            UserError: there is none (404).
+        """
+        session = self.sessions.get(session_id)
+        if session is None or session.owner != owner or session.closing:
+            raise invalid("session_id", session_id, "a session of yours that has not ended", status=404)
+        session.seen_at = time.time()
+        return session
+
+    def run(self, model_id: str, owner: str) -> TrainingRun:
+        """Return a training run of the owner's and note the sign of life.
+
+        Raises:
+            UserError: there is none (404).
+        """
+        run = self.runs.get(model_id)
+        if run is None or run.owner != owner or self.sessions[run.session_id].closing:
+            raise invalid("model_id", model_id, "a training run of yours whose session has not ended", status=404)
+        run.last_request_at = time.time()
+        self.sessions[run.session_id].seen_at = run.last_request_at
+        return run
+
+    def sampler(self, sampler_id: str, owner: str) -> SamplingSession:
+        """Return a sampling session of the owner's and note the sign of life.
+
+        Raises:
+            UserError: there is none (404).
+        """
+        sampler = self.samplers.get(sampler_id)
+        if sampler is None or sampler.owner != owner or sampler.closing or self.sessions[sampler.session_id].closing:
+            raise invalid(
+                "sampling_session_id", sampler_id, "a sampling session of yours that has not ended", status=404
+            )
+        self.sessions[sampler.session_id].seen_at = time.time()
+        return sampler
+
+    def add_session(self, session: LiveSession) -> None:
+        """Add a session."""
+        self.sessions[session.id] = session
+
+    def add_run(self, run: TrainingRun) -> None:
+        """Add a training run to its session."""
+        self.runs[run.id] = run
+        self.sessions[run.session_id].runs.append(run.id)
+
+    def drop_run(self, run: TrainingRun) -> None:
+        """Forget a training run that could not be made."""
+        self.runs.pop(run.id, None)
+        session = self.sessions.get(run.session_id)
+        if session is not None and run.id in session.runs:
+            session.runs.remove(run.id)
+
+    def add_sampler(self, sampler: SamplingSession) -> None:
+        """Add a sampling session to its session."""
+        self.samplers[sampler.id] = sampler
+        self.sessions[sampler.session_id].samplers.append(sampler.id)
+
+    def drop_sampler(self, sampler: SamplingSession) -> None:
+        """Forget a sampling session that was closed or could not be made."""
+        self.samplers.pop(sampler.id, None)
+        session = self.sessions.get(sampler.session_id)
+        if session is not None and sampler.id in session.samplers:
+            session.samplers.remove(sampler.id)
+
+    def models_of(self, owner: str) -> int:
+        """Return how many training runs of an owner are alive."""
+        return sum(run.owner == owner and run.usable for run in self.runs.values())

@@ -1,0 +1,150 @@
+"""The base models: which are served, what is known of them, and whether their engine is up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, insert, select
+
+from tinsmith.server.faults import Unavailable
+from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.models import BaseModelRow
+from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.errors import StartupError, UserError, invalid
+from tinsmith.types.lineup import lookup
+from tinsmith.types.loss_table import LOSSES
+from tinsmith.types.responses import SupportedModel
+
+# How long a request waits for an engine that is starting before its client is asked to repeat it.
+_START_WAIT_S = 20.0
+
+
+# Loads a base model that nobody has asked for before; returns its facts and its folder.
+LoadModel = Callable[[str], Awaitable[tuple[BaseModelInfo, Path]]]
+
+
+class Catalog:
+    """Base models by name.
+
+    Args:
+        db: where the last known facts are kept.
+        folders: names that are served, each with its folder.
+        load: how to load further models when they are first asked for; None serves those of `folders` only.
+    """
+
+    def __init__(self, db: Database, folders: Mapping[str, Path], load: LoadModel | None = None) -> None:
+        self._db = db
+        self._load = load
+        self._loading = asyncio.Lock()
+        self.folders = dict(folders)
+        self._infos: dict[str, BaseModelInfo] = {}
+        self.loaded: set[str] = set()
+        self._up = asyncio.Event()
+        self._complete = asyncio.Event()
+
+    def remember(self) -> None:
+        """Read what an earlier life of the service knew."""
+        query = select(BaseModelRow.name, BaseModelRow.info)
+        known = self._db.read(lambda connection: [(row.name, row.info) for row in connection.execute(query)])
+        self._infos = {name: BaseModelInfo.model_validate(info) for name, info in known if name in self.folders}
+
+    async def up(self, models: list[BaseModelInfo]) -> None:
+        """An engine host is up with these models."""
+        self._infos = {model.name: model for model in models}
+        self.loaded = set(self._infos)
+        self._up.set()
+        if self.healthy:
+            self._complete.set()
+        rows = [{"name": model.name, "info": model.model_dump()} for model in models]
+
+        def job(connection: Connection) -> None:
+            connection.execute(delete(BaseModelRow).where(BaseModelRow.name.in_(list(self._infos))))
+            connection.execute(insert(BaseModelRow), rows)
+
+        await self._db.write(job)
+
+    def down(self) -> None:
+        """The engine host is gone."""
+        self.loaded = set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every model that is to be served is loaded."""
+        return bool(self.loaded) and self.loaded >= set(self.folders)
+
+    async def find(self, name: str) -> BaseModelInfo:
+        """Return what is known of a base model, waiting for its engine if it is the first start.
+
+        Raises:
+            UserError: it is not served.
+            Unavailable: its engine is still starting.
+        """
+        if name not in self._infos and not self._up.is_set():
+            await self.wait_up()
+        if name not in self._infos and self._load is not None:
+            await self._add(name, self._load)
+        if name not in self._infos:
+            raise invalid("base_model", name, f"one of {', '.join(sorted(self._infos))}")
+        return self._infos[name]
+
+    async def _add(self, name: str, load: LoadModel) -> None:
+        """Load a further model, once though several ask for it at a time."""
+        async with self._loading:
+            if name in self._infos:
+                return
+            try:
+                info, folder = await load(name)
+            except StartupError as error:
+                raise UserError(f"base_model: {error}") from error
+            self.folders[name] = folder
+            self._infos[name] = info
+            self.loaded.add(name)
+
+        def job(connection: Connection) -> None:
+            connection.execute(delete(BaseModelRow).where(BaseModelRow.name == name))
+            connection.execute(insert(BaseModelRow), {"name": name, "info": info.model_dump()})
+
+        await self._db.write(job)
+
+    async def wait_up(self) -> None:
+        """Wait for the first engine.
+
+        Raises:
+            Unavailable: it is still starting.
+        """
+        try:
+            await asyncio.wait_for(self._up.wait(), _START_WAIT_S)
+        except TimeoutError:
+            raise Unavailable("the service is still loading its models; retry") from None
+
+    async def wait_loaded(self) -> None:
+        """Wait until every model has been loaded once."""
+        await self._complete.wait()
+
+    def known(self, name: str) -> BaseModelInfo | None:
+        """Return what is known of a base model right now."""
+        return self._infos.get(name)
+
+    def listing(self) -> list[SupportedModel]:
+        """Return the base models as clients are told of them."""
+        return [_listed(info) for info in sorted(self._infos.values(), key=lambda info: info.name)]
+
+
+def _listed(info: BaseModelInfo) -> SupportedModel:
+    facts = lookup(info.name)
+    return SupportedModel(
+        model_name=info.name,
+        max_context_length=info.context_length,
+        kind=facts.kind if facts is not None else None,
+        architecture=info.architecture,
+        hidden_size=info.hidden_size,
+        parameters=info.parameters,
+        is_moe=info.is_moe,
+    )
+
+
+def losses() -> list[str]:
+    """Return the losses that are served."""
+    return list(LOSSES)

@@ -1,0 +1,263 @@
+"""The registry of checkpoints: rows of what is complete, and the folders they point to."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+
+from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.models import CheckpointRow
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.params import LoraConfig
+from tinsmith.types.paths import CheckpointKind, CheckpointPath
+from tinsmith.types.responses import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A complete checkpoint.
+
+    Attributes:
+        path: its address.
+        owner: whose run saved it.
+        folder: where its files lie, relative to the data folder.
+        base_model, lora: what it fits.
+        public: whether other keys may read it.
+        created_at, expires_at: seconds since the epoch.
+    """
+
+    path: CheckpointPath
+    owner: str
+    folder: str
+    base_model: str
+    lora: LoraConfig
+    size_bytes: int
+    public: bool
+    user_metadata: dict[str, Any] | None
+    created_at: float
+    expires_at: float | None
+
+    def wire(self) -> Checkpoint:
+        """Return the form of the listings."""
+        return Checkpoint(
+            checkpoint_id=self.path.checkpoint_id,
+            checkpoint_type=self.path.checkpoint_type,
+            time=utc(self.created_at),
+            tinker_path=str(self.path),
+            size_bytes=self.size_bytes,
+            public=self.public,
+            user_metadata=self.user_metadata,
+            expires_at=utc(self.expires_at) if self.expires_at is not None else None,
+        )
+
+
+def utc(seconds: float) -> datetime:
+    """Return a time with its zone."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+_COLUMNS = tuple(CheckpointRow.__table__.columns)
+
+
+def _saved(row: Row[Any]) -> Saved:
+    kind: CheckpointKind = "weights" if row.kind == "weights" else "sampler_weights"
+    return Saved(
+        path=CheckpointPath(row.run_id, kind, row.name),
+        owner=row.owner,
+        folder=row.folder,
+        base_model=row.base_model,
+        lora=LoraConfig.model_validate(row.lora),
+        size_bytes=row.size_bytes,
+        public=row.public,
+        user_metadata=row.user_metadata,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )
+
+
+def _at(path: CheckpointPath) -> Any:
+    row = CheckpointRow
+    return (row.run_id == path.run_id) & (row.kind == path.kind) & (row.name == path.name)
+
+
+def _alive() -> Any:
+    return or_(CheckpointRow.expires_at.is_(None), CheckpointRow.expires_at > time.time())
+
+
+class CheckpointStore:
+    """Looks up, lists, changes and deletes saved checkpoints.
+
+    Args:
+        db: the database, which other processes may share.
+        folders: the data folder.
+    """
+
+    def __init__(self, db: Database, folders: DataFolder) -> None:
+        self._db = db
+        self._folders = folders
+
+    # -- looking up ---------------------------------------------------------------------------------------------------
+
+    async def find(self, path: CheckpointPath) -> Saved | None:
+        """Return a checkpoint, whoever owns it; None if there is none or it has expired."""
+        found = await self._select(select(*_COLUMNS).where(_at(path), _alive()))
+        return found[0] if found else None
+
+    async def readable(self, path: CheckpointPath, owners: Collection[str], field: str = "path") -> Saved:
+        """Return a checkpoint that one of the owners has or that is published.
+
+        Raises:
+            UserError: there is none (404).
+        """
+        saved = await self.find(path)
+        if saved is None or not (saved.public or saved.owner in owners):
+            raise invalid(field, str(path), "a checkpoint of yours or a published one", status=404)
+        return saved
+
+    async def owned(self, path: CheckpointPath, owner: str) -> Saved:
+        """Return a checkpoint of the owner's.
+
+        Raises:
+            UserError: there is none (404).
+        """
+        saved = await self.find(path)
+        if saved is None or saved.owner != owner:
+            raise invalid("checkpoint", str(path), "a checkpoint of yours", status=404)
+        return saved
+
+    async def of_run(self, run_id: str, owner: str) -> list[Saved]:
+        """Return a run's checkpoints that the owner may read, newest first."""
+        query = select(*_COLUMNS).where(
+            CheckpointRow.run_id == run_id, _alive(), or_(CheckpointRow.owner == owner, CheckpointRow.public)
+        )
+        return await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
+
+    async def of_owner(self, owner: str, limit: int, offset: int) -> tuple[list[Saved], int]:
+        """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
+        where = (CheckpointRow.owner == owner, _alive())
+        query = select(*_COLUMNS).where(*where).limit(limit).offset(offset)
+        total = select(func.count()).select_from(CheckpointRow).where(*where)
+        found = await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
+        return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())
+
+    async def _select(self, query: Any) -> list[Saved]:
+        return await self._db.read_async(lambda connection: [_saved(row) for row in connection.execute(query)])
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def insert(self, connection: Connection, saved: Saved) -> str | None:
+        """Write a complete checkpoint's row; return the folder of the one it replaces, if it does."""
+        old = connection.execute(select(CheckpointRow.folder).where(_at(saved.path))).scalar()
+        connection.execute(delete(CheckpointRow).where(_at(saved.path)))
+        row = {
+            "run_id": saved.path.run_id,
+            "kind": saved.path.kind,
+            "name": saved.path.name,
+            "owner": saved.owner,
+            "folder": saved.folder,
+            "base_model": saved.base_model,
+            "lora": saved.lora.model_dump(),
+            "size_bytes": saved.size_bytes,
+            "public": saved.public,
+            "user_metadata": saved.user_metadata,
+            "created_at": saved.created_at,
+            "expires_at": saved.expires_at,
+        }
+        connection.execute(insert(CheckpointRow), row)
+        return old if old != saved.folder else None
+
+    async def change(self, path: CheckpointPath, owner: str, **values: Any) -> None:
+        """Set `public` or `expires_at`; setting what is set already is no error.
+
+        Raises:
+            UserError: there is no such checkpoint of the owner's (404).
+        """
+        await self.owned(path, owner)
+        statement = update(CheckpointRow).where(_at(path)).values(**values)
+        await self._db.write(lambda connection: connection.execute(statement))
+
+    async def delete(self, path: CheckpointPath, owner: str) -> None:
+        """Delete a checkpoint; models and samplers made from it keep working.
+
+        Raises:
+            UserError: there is no such checkpoint of the owner's (404).
+        """
+        saved = await self.owned(path, owner)
+        statement = delete(CheckpointRow).where(_at(path), CheckpointRow.folder == saved.folder)
+        await self._db.write(lambda connection: connection.execute(statement))
+        await self._folders.remove(saved.folder)
+
+    async def sweep_expired(self) -> int:
+        """Delete checkpoints whose lifetime is over; return how many."""
+        over = CheckpointRow.expires_at <= time.time()
+
+        def job(connection: Connection) -> list[str]:
+            folders = list(connection.execute(select(CheckpointRow.folder).where(over)).scalars())
+            if folders:
+                connection.execute(delete(CheckpointRow).where(CheckpointRow.folder.in_(folders)))
+            return folders
+
+        folders = await self._db.write(job)
+        for folder in folders:
+            await self._folders.remove(folder)
+        return len(folders)
+
+    async def sweep_folders(self, run_ids: Sequence[str], saving: Collection[str]) -> None:
+        """Remove folders of these runs that no row names and no pending operation is about to fill."""
+        query = select(CheckpointRow.folder).where(CheckpointRow.run_id.in_(run_ids))
+        known = await self._db.read_async(lambda connection: set(connection.execute(query).scalars()))
+        for run_id in run_ids:
+            for folder in self._folders.checkpoints_of(run_id):
+                if folder not in known and folder not in saving:
+                    await self._folders.remove(folder)
+
+
+def check_ttl(ttl: int | None, least: int, most: int) -> int | None:
+    """Return a lifetime in seconds that is allowed; None means for ever.
+
+    Raises:
+        UserError: it is out of range.
+    """
+    if ttl is not None and not least <= ttl <= most:
+        raise invalid("ttl_seconds", ttl, f"{least} to {most} seconds, or null for no expiry")
+    return ttl
+
+
+async def list_files(folder: Path) -> list[dict[str, Any]]:
+    """Return name, size and SHA-256 of every file of a checkpoint."""
+    return await anyio.to_thread.run_sync(_list_files, folder)
+
+
+def _list_files(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for name, path in sorted(_files(folder).items()):
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append({"name": name, "size_bytes": path.stat().st_size, "sha256": checksum})
+    return found
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    regular = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): path for path in regular}
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Return one file of a checkpoint by a name that `list_files` gives.
+
+    Raises:
+        UserError: there is none by that name, whatever else the name may point to (404).
+    """
+    files = _files(folder)
+    if name not in files:
+        raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(files))}", 404)
+    return files[name]

@@ -1,0 +1,108 @@
+"""Connections to the database: SQLite in WAL mode by default, anything SQLAlchemy speaks by URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import anyio.to_thread
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+
+from tinsmith.server.store.db.writer import Writer
+from tinsmith.types.errors import StartupError
+
+T = TypeVar("T")
+Durability = Literal["normal", "full"]
+
+# The newest migration; a test compares it with the scripts. Knowing it saves the import of Alembic on most starts.
+SCHEMA_VERSION = "0001"
+_BUSY_TIMEOUT_MS = 30_000
+
+
+def default_url(data_dir: Path) -> str:
+    """Return the URL of the SQLite database in a data folder."""
+    return f"sqlite:///{data_dir / 'tinsmith.db'}"
+
+
+class Database:
+    """One database: reads from a pool of connections, writes through one thread.
+
+    Args:
+        url: a SQLAlchemy URL.
+        durability: `normal` survives a killed process, `full` a power loss too.
+    """
+
+    def __init__(self, url: str, durability: Durability = "normal") -> None:
+        self.url = url
+        self._reading = _connect(url, durability, "DEFERRED")
+        self.writer = Writer(_connect(url, durability, "IMMEDIATE"))
+
+    def migrate(self, lock: Path) -> None:
+        """Bring the schema up to date; several processes may call this at once.
+
+        Raises:
+            StartupError: a later version of Tinsmith made the schema.
+        """
+        with FileLock(str(lock)):
+            version = self._version()
+            if version == SCHEMA_VERSION:
+                return
+            if version is not None and version > SCHEMA_VERSION:
+                raise StartupError(
+                    f"database: got schema {version}, expected at most {SCHEMA_VERSION}; update Tinsmith"
+                )
+            from tinsmith.server.store.migrations import upgrade
+
+            with self.writer.engine.connect() as connection:
+                upgrade(connection)
+
+    def _version(self) -> str | None:
+        with self._reading.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def read(self, job: Callable[[Connection], T]) -> T:
+        """Run a reading job on the calling thread."""
+        with self._reading.connect() as connection:
+            return job(connection)
+
+    async def read_async(self, job: Callable[[Connection], T]) -> T:
+        """Run a reading job on a worker thread."""
+        return await anyio.to_thread.run_sync(self.read, job)
+
+    async def write(self, job: Callable[[Connection], T]) -> T:
+        """Run a writing job in the next group commit and wait until it is committed.
+
+        Raises:
+            SQLAlchemyError: the job or the commit failed; nothing of the job is stored.
+        """
+        return await self.writer.submit(job)
+
+    def close(self) -> None:
+        """Commit what is queued and close all connections."""
+        self.writer.close()
+        self._reading.dispose()
+
+
+def _connect(url: str, durability: Durability, begin: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection, _record) -> None:  # pyright: ignore[reportUnusedFunction, reportMissingParameterType]
+        # The driver's own implicit BEGIN would come too late for savepoints; `_begin` sends it instead.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
+        connection.exec_driver_sql(f"BEGIN {begin}")
+
+    return engine

@@ -1,0 +1,118 @@
+"""Reading back what an earlier life of the service left in the database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveSession, LiveState, RecoveryPoint, RunStatus, SamplingSession, TrainingRun
+from tinsmith.server.state.records import Record, State
+from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SamplerRow, SessionRow
+from tinsmith.server.store.journal import Journal
+from tinsmith.types.operations import OpKind
+from tinsmith.types.params import LoraConfig
+
+ALIVE = ("active", "closing")
+
+
+def load(db: Database, journal: Journal, instance: str, live: LiveState, futures: FutureStore) -> list[Record]:
+    """Fill the live state and the futures; return pending operations of sessions that have ended."""
+    rows = db.read(lambda connection: _rows(connection, instance))
+    for row in rows[SessionRow]:
+        session = LiveSession(row.id, row.owner, seen_at=row.last_seen_at, closing=row.status == "closing")
+        live.add_session(session)
+    for row in rows[RunRow]:
+        live.add_run(_run(row))
+    for row in rows[SamplerRow]:
+        live.add_sampler(_sampler(row))
+    for row in rows[RecoveryPointRow]:
+        live.runs[row.model_id].points.append(RecoveryPoint(row.seq_id, row.folder))
+    orphans: list[Record] = []
+    for record in journal.load():
+        futures.add(record)
+        if not _place(record, live) and record.state is State.PENDING:
+            orphans.append(record)
+    return orphans
+
+
+def _place(record: Record, live: LiveState) -> bool:
+    """Put an operation where it belongs; say whether its session is alive."""
+    run = live.runs.get(record.model_id or "")
+    if run is not None and record.seq_id is None and record.scope is not None:
+        run.creation = record
+    elif run is not None and record.seq_id is not None and record.seq_id > run.cut:
+        run.ops[record.seq_id] = record
+    pending_snapshot = record.kind is OpKind.SNAPSHOT and record.state is State.PENDING
+    if run is not None and pending_snapshot and record.sampler_id not in live.samplers:
+        live.add_sampler(_coming(record, run))
+    return record.session_id in live.sessions
+
+
+def _coming(record: Record, run: TrainingRun) -> SamplingSession:
+    return SamplingSession(
+        record.sampler_id or "",
+        run.session_id,
+        run.owner,
+        run.base_model,
+        folder=record.op_args["folder"],
+        on_disk=False,
+        model_id=run.id,
+        model_seq=record.seq_id,
+    )
+
+
+def _rows(connection: Connection, instance: str) -> dict[Any, list[Any]]:
+    alive = select(SessionRow.id).where(SessionRow.instance == instance, SessionRow.status.in_(ALIVE))
+    usable = select(RunRow.id).where(RunRow.session_id.in_(alive))
+    queries = {
+        SessionRow: select(*SessionRow.__table__.columns).where(SessionRow.id.in_(alive)),
+        RunRow: select(*RunRow.__table__.columns).where(RunRow.session_id.in_(alive)),
+        SamplerRow: select(*SamplerRow.__table__.columns).where(SamplerRow.session_id.in_(alive)),
+        RecoveryPointRow: select(*RecoveryPointRow.__table__.columns)
+        .where(RecoveryPointRow.model_id.in_(usable))
+        .order_by(RecoveryPointRow.seq_id),
+    }
+    return {table: list(connection.execute(query)) for table, query in queries.items()}
+
+
+def _run(row: Any) -> TrainingRun:
+    return TrainingRun(
+        row.id,
+        row.session_id,
+        row.owner,
+        row.base_model,
+        LoraConfig.model_validate(row.lora),
+        RunStatus(row.status),
+        row.error,
+        last_request_at=row.last_request_at,
+        pointed_at=None,
+    )
+
+
+def _sampler(row: Any) -> SamplingSession:
+    return SamplingSession(
+        row.id,
+        row.session_id,
+        row.owner,
+        row.base_model,
+        row.model_path,
+        row.folder,
+        row.on_disk,
+        row.model_id,
+        row.model_seq,
+        row.created_at,
+    )
+
+
+def end_dead(connection: Connection, instance: str) -> tuple[list[str], list[str]]:
+    """Mark what a dead embedded service left behind as ended; return the ids of its sessions and runs."""
+    where = (SessionRow.instance == instance) & SessionRow.status.in_(ALIVE)
+    sessions = list(connection.execute(select(SessionRow.id).where(where)).scalars())
+    of_these = RunRow.session_id.in_(sessions)
+    runs = list(connection.execute(select(RunRow.id).where(of_these)).scalars())
+    connection.execute(update(RunRow).where(of_these).values(status="ended"))
+    connection.execute(update(SessionRow).where(where).values(status="interrupted", ended_at=SessionRow.last_seen_at))
+    return sessions, runs

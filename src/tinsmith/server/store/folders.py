@@ -1,0 +1,100 @@
+"""The data folder: where checkpoints, samplers and recovery points lie."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import anyio.to_thread
+
+from tinsmith.types.errors import StartupError
+
+
+class DataFolder:
+    """Names and makes folders. Paths in the database are relative to the data folder, so that it can be moved.
+
+    Layout: `checkpoints/RUN/KIND/NAME/`, `samplers/SAMPLER/`, `recovery/RUN/...`.
+
+    Raises:
+        StartupError: the data folder cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(
+                f"data folder: got {self.root}, expected one that can be made and written ({error.strerror})"
+            ) from None
+
+    def absolute(self, folder: str) -> Path:
+        """Return the absolute path of a relative one."""
+        return self.root / folder
+
+    def new_checkpoint(self, run_id: str, kind: str, name: str) -> str:
+        """Return a free folder for a checkpoint: its name, with a tail while an older one is still there."""
+        folder = f"checkpoints/{run_id}/{kind}/{name}"
+        if (self.root / folder).exists():
+            folder = f"{folder}~{uuid.uuid4().hex[:8]}"
+        (self.root / folder).parent.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def checkpoints_of(self, run_id: str) -> list[str]:
+        """Return all checkpoint folders of a run, complete or not."""
+        found = (self.root / "checkpoints" / run_id).glob("*/*")
+        return sorted(str(path.relative_to(self.root)) for path in found)
+
+    def sampler(self, sampler_id: str) -> str:
+        """Return the folder of a sampler."""
+        (self.root / "samplers").mkdir(exist_ok=True)
+        return f"samplers/{sampler_id}"
+
+    def recovery(self, run_id: str) -> str:
+        """Return the folder that holds all that a run is rebuilt from."""
+        return f"recovery/{run_id}"
+
+    def new_recovery(self, run_id: str, name: str) -> str:
+        """Return a folder for one recovery point or one loaded state of a run."""
+        folder = self.recovery(run_id)
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        return f"{folder}/{name}-{uuid.uuid4().hex[:8]}"
+
+    async def remove_session(self, session_id: str) -> None:
+        """Remove what a session's samplers and runs needed while they were alive."""
+        for kind in ("samplers", "recovery"):
+            # With a dot in front: what was being written when an engine died.
+            for path in [*(self.root / kind).glob(f"{session_id}:*"), *(self.root / kind).glob(f".{session_id}:*")]:
+                await self.remove(str(path.relative_to(self.root)))
+
+    async def pin(self, source: str, target: str) -> None:
+        """Make `target` hold the files of `source`, so that deleting or replacing the source does no harm."""
+        await anyio.to_thread.run_sync(_link_tree, self.root / source, self.root / target)
+
+    async def remove(self, folder: str) -> None:
+        """Remove a folder; one that is gone already is no error."""
+        await anyio.to_thread.run_sync(_remove, self.root / folder)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    # Files of a checkpoint are never changed in place, so a second link is as good as a copy.
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target, copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links, or another device
+        shutil.copy2(source, target)
+
+
+def _remove(folder: Path) -> None:
+    while folder.is_dir():
+        # Somebody else may be removing it, too: then files are gone before they are met, and others are left.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)

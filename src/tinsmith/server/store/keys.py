@@ -1,0 +1,135 @@
+"""API keys: stored hashed, each with an owner; a request is its owner's."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.models import ApiKey
+from tinsmith.types.errors import StartupError, UserError
+
+PREFIX = "tml-"
+LOCAL = "local"
+# How long a look-up is trusted; a key revoked by another process works for so long.
+_TRUST_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key; never the key itself."""
+
+    id: int
+    owner: str
+    name: str
+    shown: str
+    created_at: float
+    revoked_at: float | None
+
+
+def check_token(token: str) -> None:
+    """Check that a key has the form that clients accept.
+
+    Raises:
+        StartupError: it has not.
+    """
+    if not token.startswith(PREFIX) or len(token) < len(PREFIX) + 8 or not token.isascii() or " " in token:
+        raise StartupError(
+            f"TINSMITH_API_KEY: got a key that begins with {token[:4]!r}, "
+            f"expected '{PREFIX}' and at least 8 characters without blanks"
+        )
+
+
+class KeyStore:
+    """Makes, finds and revokes keys."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._trusted: dict[str, tuple[float, str | None]] = {}
+
+    # -- for the service ----------------------------------------------------------------------------------------------
+
+    async def owner_of(self, token: str) -> str | None:
+        """Return whose key this is; None if it is nobody's."""
+        hashed = _hash(token)
+        until, owner = self._trusted.get(hashed, (0.0, None))
+        if until < time.monotonic():
+            query = select(ApiKey.owner).where(ApiKey.key_hash == hashed, ApiKey.revoked_at.is_(None))
+            owner = await self._db.read_async(lambda connection: connection.execute(query).scalar())
+            if owner is not None:  # an unknown key is looked up again, so that guessing fills no memory
+                self._trusted[hashed] = (time.monotonic() + _TRUST_S, owner)
+            else:
+                self._trusted.pop(hashed, None)
+        return owner
+
+    async def describe(self, token: str) -> Key | None:
+        """Return what is known of a key."""
+        query = select(*_COLUMNS).where(ApiKey.key_hash == _hash(token))
+        row = await self._db.read_async(lambda connection: connection.execute(query).first())
+        return Key(*row) if row is not None else None
+
+    async def ensure_first(self, given: str | None) -> str | None:
+        """Make the first key, `given` or a new one, and return it; None if there are keys already.
+
+        Raises:
+            StartupError: the given key has another form than clients accept.
+        """
+        if given is not None:
+            check_token(given)
+        if await self._db.read_async(lambda connection: connection.execute(_COUNT).scalar_one()):
+            return None
+        token = given or new_token()
+        await self.create(LOCAL, "first", token)
+        return token
+
+    # -- for the command line -----------------------------------------------------------------------------------------
+
+    async def create(self, owner: str, name: str, token: str | None = None) -> str:
+        """Store a key for an owner and return it; it cannot be read again."""
+        token = token or new_token()
+        row = {
+            "key_hash": _hash(token),
+            "owner": owner,
+            "name": name,
+            "shown": token[-4:],
+            "created_at": time.time(),
+        }
+        await self._db.write(lambda connection: connection.execute(insert(ApiKey), row))
+        return token
+
+    async def all(self) -> list[Key]:
+        """Return all keys, oldest first."""
+        query = select(*_COLUMNS).order_by(ApiKey.id)
+        return await self._db.read_async(lambda connection: [Key(*row) for row in connection.execute(query)])
+
+    async def revoke(self, key_id: int) -> None:
+        """End a key.
+
+        Raises:
+            UserError: there is no such key, or it is revoked already.
+        """
+        statement = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+
+        def job(connection: Connection) -> int:
+            return connection.execute(statement.values(revoked_at=time.time())).rowcount
+
+        if not await self._db.write(job):
+            raise UserError(f"key: got {key_id}, expected the id of a key that is not revoked")
+
+
+_COLUMNS = (ApiKey.id, ApiKey.owner, ApiKey.name, ApiKey.shown, ApiKey.created_at, ApiKey.revoked_at)
+_COUNT = select(func.count()).select_from(ApiKey)
+
+
+def new_token() -> str:
+    """Return a new key with 256 bits that cannot be guessed."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def _hash(token: str) -> str:
+    # A plain hash is enough: keys are random and long, so there is nothing to try out.
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Files of adapters that are read with suspicion."""

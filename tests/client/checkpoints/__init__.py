@@ -1,0 +1,1 @@
+"""`RestClient`, and adapters that are brought to a service."""

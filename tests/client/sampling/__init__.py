@@ -1,0 +1,1 @@
+"""`SamplingClient`: requests, back-pressure, and the end of a sampler."""

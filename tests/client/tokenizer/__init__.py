@@ -1,0 +1,1 @@
+"""Tokenizers and where they come from."""

@@ -1,0 +1,1 @@
+"""`TrainingClient`: order, chunks, custom losses, saves."""

@@ -1,0 +1,1 @@
+"""How requests travel: retries and futures."""

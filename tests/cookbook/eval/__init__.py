@@ -1,0 +1,1 @@
+"""Evaluators: accuracy, forgetting, win rate, Inspect AI, the pages they write."""

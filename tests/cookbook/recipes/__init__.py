@@ -1,0 +1,1 @@
+"""Recipes as a user runs them: the command line, the numbers, the folders."""

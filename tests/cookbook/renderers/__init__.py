@@ -1,0 +1,1 @@
+"""Renderers against the published templates, family by family, and any other template."""

@@ -1,0 +1,1 @@
+"""The skeleton of a run: command, folder, JSONL, resume, sinks, transcripts, watches."""

@@ -1,0 +1,97 @@
+"""AdamW equals torch's, with every option; bad gradients change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.checkpoints import checkpoint
+from tests.support.engines import load_engine
+from tinsmith.engine.adapters.trained_adapters import Adapter
+from tinsmith.engine.engine import Engine
+from tinsmith.types.errors import UserError
+from tinsmith.types.params import AdamParams, LoraConfig
+
+CASES = {
+    "defaults": AdamParams(),
+    "decay": AdamParams(learning_rate=1e-2, weight_decay=0.1),
+    "betas": AdamParams(learning_rate=1e-2, beta1=0.5, beta2=0.7, eps=1e-3),
+    "clipped": AdamParams(learning_rate=1e-2, eps=1e-3, grad_clip_norm=0.5),
+    "not clipped": AdamParams(learning_rate=1e-2, grad_clip_norm=1e9),
+    "no momentum": AdamParams(learning_rate=1e-2, beta1=0.0, beta2=0.0, eps=1e-8),
+}
+
+
+@pytest.fixture
+def adapter() -> tuple[Engine, Adapter]:
+    engine = load_engine(checkpoint("llama"), dtype="float64")
+    engine.create_model("a", LoraConfig(rank=8, seed=1))
+    return engine, engine.adapters.get("a")
+
+
+def add_gradient(adapter: Adapter, gradient: torch.Tensor) -> None:
+    adapter.grad.add_(gradient)
+    adapter.has_gradients = True
+
+
+@pytest.mark.row(61, 205)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_torch_adamw(adapter: tuple[Engine, Adapter], name: str) -> None:
+    engine, a = adapter
+    params = CASES[name]
+    weight = torch.nn.Parameter(a.master.clone())
+    reference = torch.optim.AdamW(
+        [weight],
+        lr=params.learning_rate,
+        betas=(params.beta1, params.beta2),
+        eps=params.eps,
+        weight_decay=params.weight_decay,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 6):
+        gradient = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        add_gradient(a, gradient)
+        weight.grad = gradient.clone()
+        if params.grad_clip_norm:
+            torch.nn.utils.clip_grad_norm_([weight], params.grad_clip_norm)
+        reference.step()
+        metrics = engine.optim_step("a", params)
+        torch.testing.assert_close(a.master, weight.detach(), rtol=1e-9, atol=1e-12)
+        assert metrics["grad_norm"] == pytest.approx(gradient.norm().item())
+        assert metrics["adam_step"] == step
+        assert "step" not in metrics  # would overwrite the batch number in the rows of the official recipes
+    assert torch.equal(a.slot.flat, a.master)
+
+
+@pytest.mark.row(205)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite(adapter: tuple[Engine, Adapter], bad: float) -> None:
+    engine, a = adapter
+    before = a.master.clone()
+    gradient = torch.ones_like(a.grad)
+    gradient[7] = bad
+    add_gradient(a, gradient)
+    with pytest.raises(UserError, match=r"optim_step: got gradients with norm (nan|inf)"):
+        engine.optim_step("a", AdamParams())
+    assert torch.equal(a.master, before)
+    assert a.step == 0
+    assert not a.grad.any()
+    assert not a.exp_avg.any()
+
+
+def test_weights_without_gradient_stay_exactly_zero_even_without_eps(adapter: tuple[Engine, Adapter]) -> None:
+    engine, a = adapter
+    gradient = torch.ones_like(a.grad)
+    gradient[::2] = 0
+    a.master.zero_()
+    add_gradient(a, gradient)
+    engine.optim_step("a", AdamParams(learning_rate=0.1, eps=0.0, weight_decay=0.1))
+    assert not a.master[::2].any()
+    assert torch.allclose(a.master[1::2], torch.tensor(-0.1, dtype=torch.float64))
+
+
+@pytest.mark.row(205)
+def test_parameters_out_of_range_are_refused(adapter: tuple[Engine, Adapter]) -> None:
+    engine, _ = adapter
+    with pytest.raises(UserError, match=r"adam_params.beta1: got 1.0, expected"):
+        engine.optim_step("a", AdamParams(beta1=1.0))

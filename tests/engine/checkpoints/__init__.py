@@ -1,0 +1,1 @@
+"""Adapters on disk: states, adapters of others, merged models, fingerprints."""

@@ -1,0 +1,1 @@
+"""The sampler: its cache, schedule, distribution, stops, numerics and determinism."""

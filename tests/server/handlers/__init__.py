@@ -1,0 +1,1 @@
+"""What requests become: training, sampling, sessions, closing, imports."""

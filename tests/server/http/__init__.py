@@ -1,0 +1,1 @@
+"""The service on HTTP: the listener, and pages that need no key."""

@@ -1,0 +1,1 @@
+"""What is alive: futures and how long they are kept."""

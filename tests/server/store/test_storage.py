@@ -1,0 +1,279 @@
+"""Database, writer, blobs, locks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
+
+from tests.server.client import Client, datum
+from tests.server.conftest import Start
+from tests.support.fake_link import FakeLink
+from tinsmith.server.service import Service
+from tinsmith.server.store.blobs import BlobStore
+from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
+from tinsmith.server.store.db.models import Base
+from tinsmith.server.store.folder_lock import FolderLock, dead_instances, new_instance
+from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.migrations import config, upgrade
+from tinsmith.settings import Settings
+from tinsmith.types.codec import encode_forward_backward_request
+from tinsmith.types.errors import StartupError
+from tinsmith.types.operations import OpKind
+
+pytestmark = pytest.mark.anyio
+
+
+def test_migrations_from_nothing_give_the_schema_of_the_models() -> None:
+    with create_engine("sqlite://").connect() as connection:
+        upgrade(connection)
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+        assert ScriptDirectory.from_config(config(connection)).get_current_head() == SCHEMA_VERSION
+        assert context.get_current_revision() == SCHEMA_VERSION
+
+
+def test_migrating_twice_and_at_once_is_no_error(tmp_path: Path) -> None:
+    databases = [Database(default_url(tmp_path)) for _ in range(3)]
+    for db in databases:
+        db.migrate(tmp_path / "lock")
+    assert databases[0].read(lambda c: c.execute(text("SELECT count(*) FROM operations")).scalar()) == 0
+    for db in databases:
+        db.close()
+
+
+@pytest.mark.parametrize(("durability", "level"), [("normal", 1), ("full", 2)])
+def test_sqlite_is_set_up_for_the_wanted_durability(tmp_path: Path, durability: str, level: int) -> None:
+    db = Database(default_url(tmp_path), durability)  # pyright: ignore
+    assert db.read(lambda c: c.execute(text("PRAGMA journal_mode")).scalar()) == "wal"
+    assert db.read(lambda c: c.execute(text("PRAGMA synchronous")).scalar()) == level
+    db.close()
+
+
+async def test_one_commit_serves_many_writes_and_a_failing_one_fails_alone(tmp_path: Path) -> None:
+    db = Database(default_url(tmp_path))
+    await db.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER PRIMARY KEY)")))
+    numbers = [*range(300), 7, *range(300, 400)]
+    jobs = [db.write(lambda c, n=n: c.execute(text("INSERT INTO t VALUES (:n)"), {"n": n})) for n in numbers]
+    outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [IntegrityError]
+    assert isinstance(outcomes[300], IntegrityError)
+    assert db.read(lambda c: c.execute(text("SELECT count(*) FROM t")).scalar()) == 400
+    db.close()
+
+
+async def test_what_is_queued_is_committed_before_closing(tmp_path: Path) -> None:
+    db = Database(default_url(tmp_path))
+    await db.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER)")))
+    writes = [asyncio.ensure_future(db.write(lambda c: c.execute(text("INSERT INTO t VALUES (1)")))) for _ in range(50)]
+    await asyncio.sleep(0)
+    await asyncio.to_thread(db.close)
+    await asyncio.gather(*writes)
+    again = Database(default_url(tmp_path))
+    assert again.read(lambda c: c.execute(text("SELECT count(*) FROM t")).scalar()) == 50
+    again.close()
+
+
+@pytest.mark.parametrize("url", ["folder", "memory://blobs"])
+async def test_blobs(tmp_path: Path, url: str) -> None:
+    blobs = BlobStore(str(tmp_path / "blobs") if url == "folder" else url, sync=True)
+    await blobs.put("a", b"one")
+    await blobs.put("b", b"two")
+    assert await blobs.get("a") == b"one"
+    assert sorted(blobs.keys()) == ["a", "b"]
+    path = blobs.local_path("a")
+    assert (path is not None and Path(path).read_bytes() == b"one") == (url == "folder")
+    await blobs.delete(["a", "a", "never there"])
+    with pytest.raises(FileNotFoundError):
+        await blobs.get("a")
+    await blobs.delete(["b"])
+
+
+async def test_journal_bodies_in_another_store(start: Start, tmp_path: Path) -> None:
+    running = await start(blob_url=str(tmp_path / "elsewhere"), durability="full")
+    client = await running.client()
+    model = await client.create_model()
+    data = [datum(*range(60)) for _ in range(400)]
+    await client.result(
+        await client.post("forward_backward", encode_forward_backward_request(model, 1, data, "cross_entropy"))
+    )
+    assert [p.suffix for p in sorted((tmp_path / "elsewhere").iterdir())] == [".body", ".result"]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("sqlite:////nowhere/at/all.db", "unable to open"), ("nonsense", "database"), ("oracle9://x", "database")],
+)
+async def test_a_database_that_cannot_be_used(start: Start, url: str, message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        await start(database_url=url)
+    assert await start()  # the folder was given back
+
+
+async def test_a_database_of_a_later_version(start: Start, tmp_path: Path) -> None:
+    await (await start()).crash()
+    db = Database(default_url(tmp_path / "data"))
+    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    db.close()
+    with pytest.raises(StartupError, match="database: got schema 9999"):
+        await start()
+
+
+# -- locks ---------------------------------------------------------------------------------------------------------
+
+
+def _hold(path: str, ready: object, done: object) -> None:
+    lock = FolderLock(Path(path))
+    lock.acquire()
+    ready.set()  # pyright: ignore
+    done.wait()  # pyright: ignore
+
+
+@pytest.mark.row(213)
+def test_a_held_folder_names_its_holder_and_is_free_when_that_dies(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ready, done = spawn.Event(), spawn.Event()
+    holder = spawn.Process(target=_hold, args=(str(tmp_path / "serve.lock"), ready, done))
+    holder.start()
+    try:
+        assert ready.wait(60)
+        lock = FolderLock(tmp_path / "serve.lock")
+        with pytest.raises(StartupError, match=f"held by pid {holder.pid}, started 20.*, command: "):
+            lock.acquire()
+    finally:
+        holder.kill()
+        holder.join()
+    lock.acquire()
+    assert str(os.getpid()) in lock.holder()
+    lock.release()
+
+
+def test_a_holder_that_left_no_note(tmp_path: Path) -> None:
+    first, second = FolderLock(tmp_path / "a.lock"), FolderLock(tmp_path / "a.lock")
+    first.acquire()
+    (tmp_path / "a.json").write_text("torn")
+    with pytest.raises(StartupError, match="left no note"):
+        second.acquire()
+    first.release()
+
+
+def test_instances_are_alive_while_their_lock_is_held(tmp_path: Path) -> None:
+    (one, first), (_, second) = new_instance(tmp_path), new_instance(tmp_path)
+    assert dead_instances(tmp_path) == []
+    first.release()
+    [(found, lock)] = dead_instances(tmp_path)
+    assert found == one
+    lock.release(remove=True)
+    second.release(remove=True)
+    assert not list(tmp_path.iterdir())
+
+
+# -- several services on one folder --------------------------------------------------------------------------------
+
+
+async def test_embedded_services_share_a_folder_with_each_other_and_with_a_served_one(start: Start) -> None:
+    served = await start()
+    first, second = [await start(journal=False, owner="local") for _ in range(2)]
+    clients = [Client(first.http()), Client(second.http())]
+    for client in clients:
+        await client.open()
+    model = await clients[0].create_model()
+    await clients[0].forward_backward(model, 9)
+    await clients[0].optim_step(model)
+    path = await clients[0].save_state(model, "shared")
+    loaded = await clients[1].load(path)
+    assert second.link.models[loaded].weight == first.link.models[model].weight
+    assert (await (await served.client()).get("checkpoints"))["checkpoints"][0]["tinker_path"] == path
+    await clients[1].get(f"sessions/{clients[0].session_id}")
+    await clients[1].post("session_heartbeat", {"session_id": clients[0].session_id}, 410)
+
+
+async def test_what_a_killed_embedded_process_left_is_ended_by_the_next(start: Start) -> None:
+    first = await start(journal=False, owner="local")
+    client = Client(first.http())
+    await client.open()
+    model = await client.create_model()
+    sampler = await client.snapshot(model)
+    path = await client.save_state(model, "kept")
+    root = first.service.folders.root
+    (root / "checkpoints" / model / "weights" / ".torn.tmp").mkdir()
+    assert (root / "samplers" / sampler).exists()
+    await first.crash()
+    second = await start(journal=False, owner="local")
+    statuses = second.service.db.read(lambda c: list(c.execute(text("SELECT status FROM sessions")).scalars()))
+    assert statuses == ["interrupted"]
+    assert not (root / "samplers" / sampler).exists()
+    assert [f.name for f in (root / "checkpoints" / model / "weights").iterdir()] == ["kept"]
+    assert len(list((root / "instances").glob("*.lock"))) == 1
+    other = Client(second.http())
+    await other.open()
+    assert await other.load(path)
+
+
+async def test_an_embedded_service_keeps_no_results_for_long_and_no_operations_for_ever(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinsmith.server.sweeper._MEMORY_RETENTION_S", 0.05)
+    running = await start(journal=False, owner="local")
+    client = Client(running.http())
+    await client.open()
+    model = await client.create_model()
+    for number in range(3):
+        await client.forward_backward(model, number)
+    unfetched = await client.post_step(model)
+    await asyncio.sleep(0.1)
+    await running.service.sweeper.sweep()
+    assert {record.kind for record in running.service.futures.records()} == {OpKind.CREATE_MODEL, OpKind.OPTIM_STEP}
+    assert list(running.service.live.runs[model].ops) == [4]
+    assert (await client.result(unfetched))["metrics"]["steps"] == 1
+
+
+async def test_a_stop_stores_what_came_in(start: Start) -> None:
+    first = await start(journal=False, owner="local")
+    client = Client(first.http())
+    await client.open()
+    model = await client.create_model()
+    body = {"model_id": model, "path": "last", "seq_id": 1, "overwrite": False}
+    first.link.holding = True
+    await client.post("save_weights", body)
+    first.link.release()
+    await first.service.stop()
+    second = Client((await start(journal=False, owner="local")).http())
+    listed = (await second.get("checkpoints"))["checkpoints"]
+    assert [one["checkpoint_id"] for one in listed] == ["weights/last"]
+
+
+async def test_a_second_served_one_is_refused(start: Start, tmp_path: Path) -> None:
+    await start()
+    other = Service(Settings(), FakeLink(), tmp_path / "data")
+    with pytest.raises(StartupError, match="held by pid"):
+        await other.start()
+
+
+async def test_an_engine_that_cannot_start_says_why(start: Start) -> None:
+    running = await start(FakeLink(broken="model tiny: got a folder that is no model"), wait=False)
+    with pytest.raises(StartupError, match="no model"):
+        await running.service.wait_ready()
+
+
+def test_the_note_of_a_holder_is_json(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "serve.lock")
+    lock.acquire()
+    assert json.loads((tmp_path / "serve.json").read_text())["pid"] == os.getpid()
+    lock.release()
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StartupError, match=f"data folder: got {folder}, expected"):
+            DataFolder(folder)

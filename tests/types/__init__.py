@@ -1,0 +1,1 @@
+"""Wire types: codec, tensors, datums, checks, settings."""
