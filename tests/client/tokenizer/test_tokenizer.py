@@ -153,7 +153,7 @@ def served(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Callable[[], C
 
     def connect() -> Connection:
         connection = Connection("http://service", Settings())
-        connection._http = httpx.AsyncClient(transport=fake)
+        connection._http.value = httpx.AsyncClient(transport=fake)
         return connection
 
     return connect
@@ -163,7 +163,7 @@ def served(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Callable[[], C
 def test_the_service_s_tokenizer(fake: FakeService) -> None:
     fake.tokenizer = (200, _answer("llama"), None)
     service = ServiceClient(base_url="http://service")
-    service._session.connection._http = httpx.AsyncClient(transport=fake)
+    service._session.connection._http.value = httpx.AsyncClient(transport=fake)
     training = service.create_lora_training_client("tinsmith-tiny")
     name = "meta-llama/Llama-3.1-8B"
     for tokenizer in (service.get_tokenizer(name), get_tokenizer(name)):
