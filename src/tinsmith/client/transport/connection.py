@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tinsmith import __version__
 from tinsmith.client.transport import embedding
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.retry import Outage, is_transient, retrying
@@ -29,6 +28,7 @@ from tinsmith.types.errors import (
     status_error,
 )
 from tinsmith.types.responses import ClientConfigResponse, DynamicConfigResponse
+from tinsmith.version import __version__
 
 if TYPE_CHECKING:
     import httpx
