@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tinsmith import types as types
+from tinsmith.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tinsmith.client.checkpoints.rest_client import RestClient as RestClient
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     TinkerError = TinsmithError
 
 __title__ = "tinsmith"
-__version__ = "0.1.0"
 
 # Where each exported name lives; modules load when a name is first used, so that `import tinsmith` stays light.
 _HOMES: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,1 @@
+"""The benchmarks run at all, on little work; their numbers are never tested."""

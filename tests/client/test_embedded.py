@@ -53,9 +53,9 @@ def _logprobs(client: TrainingClient) -> list[np.ndarray]:
 _LEAVES_EARLY = """
 import time
 from tinsmith import ServiceClient
-from tinsmith.engine import folders
+from tinsmith.engine.checkpoints import whole_folders
 
-write = folders._write
+write = whole_folders._write
 
 def slowly(folder, files):
     folder.mkdir()
@@ -63,7 +63,7 @@ def slowly(folder, files):
     folder.rmdir()
     write(folder, files)
 
-folders._write = slowly
+whole_folders._write = slowly
 client = ServiceClient().create_lora_training_client("tinsmith-tiny", rank=4)
 client.save_weights_and_get_sampling_client()
 client.save_weights_and_get_sampling_client()

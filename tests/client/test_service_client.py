@@ -178,7 +178,7 @@ def test_the_end_of_the_process_too() -> None:
     code = """
 import tinsmith
 from tests.support.fake_service import FakeService
-from tinsmith.client import embedding, loop
+from tinsmith.client.transport import embedding, loop
 fake = FakeService()
 async def start(settings):
     return fake

@@ -1,0 +1,1 @@
+"""Where engines run: in this process, in a child process that dies, and the frames between."""

@@ -1,0 +1,1 @@
+"""The pages: snippets run, links are there, the picture of the rooms is what the code says."""

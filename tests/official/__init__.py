@@ -1,0 +1,1 @@
+"""The official SDK and cookbook, unmodified, against this service, and the table of what works."""

@@ -1,0 +1,1 @@
+"""The scheduler on a fake and on a real engine: order, fairness, failures, replay, snapshots."""

@@ -1,0 +1,1 @@
+"""What tests of several folders use: tiny checkpoints, fakes, live servers, references."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from tinsmith import __version__
 from tinsmith.client.checkpoints.rest_client import RestClient
 from tinsmith.client.sampling.sampling_client import SamplingClient, refuse_sampling_options
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
@@ -22,6 +21,7 @@ from tinsmith.types.params import AdamOptimizerConfig, LoraConfig
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSessionRequest
 from tinsmith.types.responses import GetServerCapabilitiesResponse, SupportedModel
+from tinsmith.version import __version__
 
 
 class ServiceClient:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tinsmith import __version__
 from tinsmith.client.transport import embedding
 from tinsmith.types.errors import invalid
 from tinsmith.types.http_names import API_KEY_HEADER, API_PREFIX
+from tinsmith.version import __version__
 
 if TYPE_CHECKING:
     import httpx

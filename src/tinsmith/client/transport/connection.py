@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from pydantic import BaseModel
 
-from tinsmith import __version__
 from tinsmith.client.transport.address import Address
 from tinsmith.client.transport.exchange import RequestParts, checked, idempotency_key, network_faults, parse, request
 from tinsmith.client.transport.loop import background
@@ -20,6 +19,7 @@ from tinsmith.types.errors import NotFoundError, TinsmithError
 from tinsmith.types.http_names import IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.requests import ClientConfigRequest
 from tinsmith.types.responses import ClientConfigResponse, DynamicConfigResponse
+from tinsmith.version import __version__
 
 if TYPE_CHECKING:
     import httpx

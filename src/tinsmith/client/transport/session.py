@@ -12,7 +12,6 @@ from collections.abc import Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, Literal, TypeVar
 
-from tinsmith import __version__
 from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.futures import share, wait_blocking
 from tinsmith.client.transport.loop import at_shutdown, background
@@ -20,6 +19,7 @@ from tinsmith.client.transport.polling import Poller
 from tinsmith.types.errors import APIConnectionError, TinsmithError
 from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse
+from tinsmith.version import __version__
 
 T = TypeVar("T")
 
