@@ -12,6 +12,7 @@ from tinsmith.types.errors import UserError, invalid
 _SLICE = 1024
 
 
+# Level 3 is zstd's own default.
 def zstd_compress(data: bytes, level: int = 3) -> bytes:
     """Compress into one zstd frame."""
     return zstandard.ZstdCompressor(level=level).compress(data)

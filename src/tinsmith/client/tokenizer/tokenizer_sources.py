@@ -70,6 +70,7 @@ def get_tokenizer(name: str) -> Tokenizer:
     Raises:
         TinsmithError: none of them has it; the message says what each answered.
     """
+    # The last one made: in a script with one service, which is nearly every script, that is the service.
     connection = latest_connection()
     if connection is None:
         connection = _named_connection()
@@ -96,6 +97,7 @@ async def _find(name: str, connection: Connection | None) -> Tokenizer:
     bundle = await asyncio.to_thread(_from_folder, source)
     if bundle is not None:
         return bundle.tokenizer(name)
+    # What each place answered, for the message where none has it.
     told: list[str] = []
     if connection is not None and connection.address.base_url is not None:
         bundle = await _from_service(name, connection, told)
@@ -145,6 +147,7 @@ def read_folder(folder: Path) -> Bundle:
         raise TinsmithError(f"{folder}: no tokenizer.json")
     return make_bundle(
         tokenizer_json,
+        # Older checkpoints keep their special tokens in a file of their own; where both name one, the config counts.
         {**json.loads(read("special_tokens_map.json") or "{}"), **json.loads(read("tokenizer_config.json") or "{}")},
         read("chat_template.jinja"),
     )
@@ -167,6 +170,7 @@ async def _from_service(name: str, connection: Connection, told: list[str]) -> B
     """Ask the service, with the cached copy's tag; where it cannot be reached, the copy has to do."""
     file = _cache_file(name, connection)
     cached = await asyncio.to_thread(_read_cache, file) if file is not None else None
+    # A tag is checked at every start: a model of the same name may have been replaced.
     headers = {"If-None-Match": cached.etag} if cached is not None and cached.etag else {}
     try:
         response = await connection.attempt("GET", "tokenizer", params={"model": name}, headers=headers)

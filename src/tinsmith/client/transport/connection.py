@@ -82,7 +82,7 @@ class Connection:
         self._config: AskedOnce[ClientConfigResponse] = AskedOnce()
         self._dynamic: AskedOnce[DynamicConfigResponse] = AskedOnce()
         global _latest
-        # Weak: that it could be the next one's tokenizer source is no reason to keep a connection that nobody uses.
+        # Weak: `get_tokenizer` may ask it, but that is no reason to keep a connection that nobody uses.
         _latest = weakref.ref(self)
 
     # -- life ---------------------------------------------------------------------------------------------------------

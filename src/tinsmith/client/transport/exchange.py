@@ -64,7 +64,7 @@ async def request(
 
 def timeouts(seconds: float) -> httpx.Timeout:
     """Return the timeouts of one try that may take so long between two pieces of the answer."""
-    # httpx costs more to import than all the rest of the SDK; the first request is early enough.
+    # httpx is slow to import, and the first request is early enough.
     import httpx
 
     # No limit on waiting for a socket: there is none on their number.
