@@ -82,7 +82,7 @@ class ServiceClient:
         Args:
             base_model: by the name that the service knows; the embedded service takes folders, too.
             rank: 1 to 256.
-            seed: of the initial A.
+            seed: of the initial A; None lets the service choose one.
             train_mlp: adapt the MLP or the experts.
             train_attn: adapt the attention projections.
             train_unembed: adapt the output projection.

@@ -316,7 +316,7 @@ def decode_sample_response(body: bytes, sequence_ids: Sequence[str] | None = Non
     """Read the protobuf form of a sampling result.
 
     Args:
-        body: the message's bytes.
+        body: a protobuf `SampleResponse`.
         sequence_ids: ids of the sequences, as promised when the request was accepted.
 
     Raises:

@@ -22,7 +22,7 @@ def zstd_decompress(data: bytes, limit: int) -> bytes:
     """Decompress one or more zstd frames, whether or not they state their size.
 
     Args:
-        data: the compressed bytes.
+        data: zstd frames, of whatever origin.
         limit: most bytes that may come out.
 
     Raises:

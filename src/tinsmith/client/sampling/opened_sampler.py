@@ -99,7 +99,7 @@ class SamplePoster:
     service's memory and disk.
 
     Args:
-        session: of the sampler.
+        session: that the sampler belongs to, and whose other samplers share its posts.
         opened: gives the sampler once the service has it.
         first_seq_id: where its sequence numbers start.
         shared: the sampler belongs to other processes as well; it ends with its session.

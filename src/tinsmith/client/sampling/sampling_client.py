@@ -205,7 +205,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
         """Make a client of the sampler that a handle names; it samples in the same session.
 
         Args:
-            handle: of `get_sampler_handle`.
+            handle: what `get_sampler_handle` gave, in this process or another.
             api_key: None takes the environment's.
 
         Raises:

@@ -20,7 +20,7 @@ async def sample_texts(
     Args:
         client: samples from the weights that are meant.
         prompts: texts, which are encoded as a document begins (with BOS where the tokenizer has it so), or token ids.
-        params: how to sample.
+        params: the same for all prompts; its `stop` is cut off the texts.
         num_samples: completions of each prompt.
     """
     tokenizer = await client.tokenizer()

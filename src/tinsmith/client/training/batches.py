@@ -170,10 +170,10 @@ def chunk_sizes(data: Sequence[Datum], loss_fn: str, most_datums: int, most_byte
     """Return how many datums each request takes, greedily and in order.
 
     Args:
-        data: the batch.
+        data: any number of datums.
         loss_fn: a loss over pairs is cut between pairs only.
-        most_datums: of one request.
-        most_bytes: of one request, estimated; a single datum (or pair) may be larger.
+        most_datums: of one request, as the service's configuration says.
+        most_bytes: the same, estimated as `Datum.nbytes`; a single datum (or pair) may be larger.
     """
     unit = 2 if loss_fn in _PAIRED_LOSSES else 1
     sizes: list[int] = []

@@ -68,7 +68,7 @@ class OrderedCalls:
     where the caller no longer waits, since a missing number would hold up everything after it.
 
     Args:
-        session: of the model.
+        session: that the model belongs to; its end waits for what is submitted here.
         created: gives the model's facts once the service has made it.
 
     Attributes:

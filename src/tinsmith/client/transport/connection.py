@@ -172,10 +172,10 @@ class Connection:
         """Make an exchange, trying again while the service is away, and return the last response whatever its status.
 
         Args:
-            method: of HTTP.
+            method: `GET`, `POST`, ...
             path: below `/api/v1/`.
             answers: statuses that are an answer here, though elsewhere they ask for another try.
-            parts: the rest of the request.
+            parts: body, query, headers, timeout.
         """
         # One key for all tries of a call, so that the service can tell a repetition from a second request.
         headers = {IDEMPOTENCY_KEY_HEADER: idempotency_key(), **parts.get("headers", {})}

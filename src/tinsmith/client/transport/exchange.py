@@ -44,10 +44,10 @@ async def request(
     """Send a request and return the response, whatever its status.
 
     Args:
-        http: reaches the service.
-        method: of HTTP.
-        url: of the route.
-        parts: the rest of the request.
+        http: reaches the service, and adds the headers of every request.
+        method: `GET`, `POST`, ...
+        url: the whole URL of a route.
+        parts: body, query, headers, timeout.
         timeout: in seconds, where the parts have none.
     """
     params = parts.get("params")

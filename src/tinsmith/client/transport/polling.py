@@ -19,7 +19,6 @@ from tinsmith.types.errors import (
     TinsmithError,
 )
 from tinsmith.types.http_names import JSON, PROTOBUF
-from tinsmith.types.requests import RetrieveFutureRequest
 
 if TYPE_CHECKING:
     import httpx
@@ -82,7 +81,7 @@ class Poller:
 
     async def _poll(self, request_id: str, accept: str) -> httpx.Response:
         # Never the size alone: results are fetched whole, at once.
-        body = RetrieveFutureRequest(request_id=request_id).wire()
+        body = {"request_id": request_id, "allow_metadata_only": False}
         while True:
             began = time.monotonic()
             # The slot is given back after every poll, so that results that are there are not kept waiting.

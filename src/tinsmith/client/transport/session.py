@@ -43,7 +43,7 @@ class ClientSession:
     """One session of a service, made when it is first needed.
 
     Args:
-        connection: the service.
+        connection: to the service; ends with the session.
         request: what to tell the service about this session.
         session_id: join this session of another process instead of making one; it is not ended from here.
     """
