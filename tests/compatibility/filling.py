@@ -124,7 +124,9 @@ class Filling:
         assert "error" in self.raw.done("asample", sample_body(self.snapshot, 90, prompt=[70_000])).json()
 
     def loads_and_bulk(self) -> None:
-        """A state loaded into a model that is there, a body that is kept as a file, saves with all they can carry."""
+        """A state loaded into a model that has moved on, a body that is kept as a file, saves with all they carry."""
+        self.train(self.a, 16)
+        self.raw.outcome(self.step(self.a))
         load = self.next_place(self.a) | {"path": self.state, "optimizer": True}
         self.raw.done("load_weights", load)
         self.train(self.a, 8)
