@@ -12,10 +12,11 @@ from tinsmith.server.http import error_answers
 from tinsmith.server.http.routes import all_routers
 from tinsmith.server.service import Service
 from tinsmith.server.state.prometheus import Metrics
+from tinsmith.types.http_names import API_PREFIX
 
 log = logging.getLogger("tinsmith.access")
 
-_LONG_POLLS = ("/api/v1/retrieve_future",)
+_LONG_POLLS = (f"{API_PREFIX}/retrieve_future",)
 
 
 def create_app(service: Service) -> FastAPI:

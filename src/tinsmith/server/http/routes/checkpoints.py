@@ -10,14 +10,15 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import PREFIX, Body, Offset, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Offset, Owner, ServiceDep, reply
 from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
 from tinsmith.types.errors import invalid
+from tinsmith.types.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
 from tinsmith.types.responses import CheckpointsResponse, Cursor, ImportCheckpointResponse, WeightsInfoResponse
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 ONE = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
@@ -96,7 +97,7 @@ async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise invalid("Content-Encoding", encoding, "identity", status=415)
-    key = request.headers.get("x-idempotency-key", "")
+    key = request.headers.get(IDEMPOTENCY_KEY_HEADER, "")
     records = await service.importing.accept(owner, key, request.stream())
     run_id = records[0].model_id or ""
     return reply(ImportCheckpointResponse(model_id=run_id, request_ids=[record.request_id for record in records]))
@@ -115,4 +116,4 @@ async def checkpoint_file(
 ) -> FileResponse:
     saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
     path = await anyio.to_thread.run_sync(file_of, service.folders.absolute(saved.folder), file)
-    return FileResponse(path, media_type="application/octet-stream")
+    return FileResponse(path, media_type=BINARY)

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import PREFIX, Body, Offset, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Offset, Owner, ServiceDep, reply
+from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.post("/create_session")

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from tinsmith.server.http.routes.common import PREFIX, Offset, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Offset, Owner, ServiceDep, reply
+from tinsmith.types.http_names import API_PREFIX
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 Scope = Literal["owned", "accessible"]
 
