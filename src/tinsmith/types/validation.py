@@ -120,7 +120,6 @@ def check_lora(config: LoraConfig, max_rank: int) -> None:
         raise invalid("lora_config.rank", config.rank, f"1 to {max_rank}")
     if not (config.train_attn or config.train_mlp or config.train_unembed):
         raise invalid("lora_config", "nothing to train", "train_attn, train_mlp or train_unembed")
-    # Signed, because it travels in frames and JSON as a plain integer.
     if config.seed is not None and not -(2**63) <= config.seed < 2**63:
         raise invalid("lora_config.seed", config.seed, "a 64-bit whole number")
 
@@ -184,7 +183,7 @@ def _check_params(params: SamplingParams, info: BaseModelInfo, max_stops: int) -
         raise invalid("sampling_params.top_p", params.top_p, "0 < top_p <= 1")
     if params.top_k != -1 and not 1 <= params.top_k < 2**63:
         raise invalid("sampling_params.top_k", params.top_k, "-1 (no limit) or at least 1, and 63 bits")
-    # Signed or unsigned: clients make seeds of hashes, and the official one sends them as unsigned numbers.
+    # Signed or unsigned: the protocol takes any 64 bits, and only those count (`randomness.stream_base`).
     if params.seed is not None and not -(2**63) <= params.seed < 2**64:
         raise invalid("sampling_params.seed", params.seed, "a 64-bit whole number")
     _check_stop(params.stop, info, max_stops)

@@ -116,6 +116,11 @@ def _load_weights(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"base model {name}: got {source}, whose weights cannot be loaded: {error}") from error
     model, report = loaded
+    _check_complete(name, source, report)
+    return model
+
+
+def _check_complete(name: str, source: str, report: dict[str, Any]) -> None:
     # transformers would go on with random numbers in their place.
     absent = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
     if absent:
@@ -123,7 +128,6 @@ def _load_weights(
         raise UserError(
             f"base model {name}: got {source}, whose weights cannot be loaded: {shown} missing or misshapen"
         )
-    return model
 
 
 def _read_tokenizer(source: str) -> Tokenizer | None:

@@ -14,7 +14,7 @@ from tinsmith.settings import Settings
 # free is left to activations, which peak in a training pass.
 _CPU_DEFAULT_MB = 1024
 _DEVICE_SHARE = 0.6
-# Storage of a CPU begins with so many blocks; from there it doubles, so that all copying together costs twice the end.
+# Storage of a CPU begins with so many blocks; from there it doubles, so that all copies together are no larger than it.
 _FIRST_BLOCKS = 64
 
 

@@ -39,7 +39,8 @@ def next_tokens(sequences: ListLike[Sequence], logits: Tensor) -> list[NextToken
         logits: [S, V], wide dtype.
     """
     finite = finite_rows(logits)
-    # A row of NaN would be an error of the whole batch on some devices; zeros are drawn from and thrown away.
+    # NaN has no order, and without one the likeliest of the whole batch could not be picked. What is drawn from zeros
+    # instead is thrown away.
     logits = logits.where(finite[:, None], 0.0)
     params = [s.group.job.params for s in sequences]
     shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +14,16 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.sampling.block_manager import BlockManager
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.engine.sampling.next_tokens import finite_rows, next_tokens
-from tinsmith.engine.sampling.prompt_scores import PromptScores, fill_top, top_table
+from tinsmith.engine.sampling.prompt_scores import PromptScores
 from tinsmith.engine.sampling.randomness import stream_base
+from tinsmith.engine.sampling.responses import make_response
 from tinsmith.engine.sampling.sample_pass import SamplePass
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sampling.stops import stop_rule
 from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.outputs import SampledSequence, SampleResponse
+from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.validation import check_sampling
 
 log = logging.getLogger(__name__)
@@ -225,14 +225,8 @@ class Sampler:
         return group.job.job_id in self._groups
 
     def _finish(self, group: SampleGroup) -> None:
-        job = group.job
-        response = SampleResponse(
-            [_sampled(s) for s in group.samples], prompt_cache_hit_tokens=group.prompt_cached or 0
-        )
-        if group.scores is not None:
-            group.scores.fill(response)
         self._drop(group)
-        self._finished.append((job.job_id, response))
+        self._finished.append((group.job.job_id, make_response(group)))
 
     def _fail(self, group: SampleGroup, error: Exception) -> None:
         self._drop(group)
@@ -250,18 +244,6 @@ class Sampler:
                 self.schedule.remove(sequence)
         _, snapshot = self._groups.pop(group.job.job_id)
         self._snapshots.done(snapshot)
-
-
-def _sampled(sequence: Sequence) -> SampledSequence:
-    assert sequence.stop_reason is not None
-    table = None
-    k = sequence.group.job.topk_sample_logprobs
-    if k:
-        table = top_table(len(sequence.top), k)
-        for row, (ids, logprobs) in enumerate(sequence.top):
-            fill_top(table, row, np.array([ids]), np.array([logprobs]))
-    generated = sequence.tokens[sequence.group.prompt_length :]
-    return SampledSequence(sequence.stop_reason, generated, sequence.logprobs, table)
 
 
 def _not_finite(group: SampleGroup) -> UserError:

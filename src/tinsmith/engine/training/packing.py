@@ -117,14 +117,23 @@ def pack(
         gradients: of the pass; None where nothing is trained.
     """
     # Worked out in numpy and moved as a handful of arrays: a tensor per row would be a transfer per row.
+    row_of_pair = np.repeat(np.arange(len(rows)), [r.targets.size for r in rows])
+    return Packed(
+        rows=tuple(rows),
+        input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
+        context=_context(rows, device, gradients),
+        pairs=_pairs(rows, device),
+        row_of_pair=torch.from_numpy(row_of_pair).to(device),
+        inputs=_loss_inputs(rows, device, dtype),
+        groups=_loss_groups(rows, row_of_pair, device),
+    )
+
+
+def _context(rows: Sequence[PackedRow], device: torch.device, gradients: PassGradients | None) -> ForwardContext:
     lengths = [r.tokens.size for r in rows]
-    per_token = [r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows]
-    sizes = [r.targets.size for r in rows]
-    token = np.arange(sum(lengths))  # [T]
-    # From 0 again in every sequence: rotary embeddings must not see the neighbours.
-    positions = token - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    row_of_pair = np.repeat(np.arange(len(rows)), sizes)
-    context = ForwardContext(
+    # From 0 again in every row: a sequence is computed as if it were alone.
+    positions = np.arange(sum(lengths)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return ForwardContext(
         mode=Mode.PACKED,
         positions=torch.from_numpy(positions).to(device),
         lengths=tuple(lengths),
@@ -132,23 +141,23 @@ def pack(
         gradients=gradients,
     )
 
+
+def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
+    """Return the pairs of all targets; a token of [N, K] targets stands in K of them."""
+    lengths = [r.tokens.size for r in rows]
+    per_token = np.repeat([r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows], lengths)  # [T]
+    return Pairs(
+        torch.from_numpy(np.repeat(np.arange(sum(lengths)), per_token)).to(device),
+        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
+    )
+
+
+def _loss_inputs(rows: Sequence[PackedRow], device: torch.device, dtype: torch.dtype) -> LossInputs:
     def column(key: str, default: float) -> Tensor:
         return torch.from_numpy(np.concatenate([r.floats(key, default) for r in rows])).to(device, dtype)
 
-    # Row of the hidden states for each target, [P]: a token of [N, K] targets stands K times.
-    pairs = Pairs(
-        torch.from_numpy(np.repeat(token, np.repeat(per_token, lengths))).to(device),
-        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
-    )
-    return Packed(
-        rows=tuple(rows),
-        input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
-        context=context,
-        pairs=pairs,
-        row_of_pair=torch.from_numpy(row_of_pair).to(device),
-        inputs=LossInputs(column("weights", 1.0), column("logprobs", 0.0), column("advantages", 0.0)),
-        groups=_loss_groups(rows, row_of_pair, device),
-    )
+    # What a loss does not take is filled in all the same, so that rows of different losses share a stream.
+    return LossInputs(column("weights", 1.0), column("logprobs", 0.0), column("advantages", 0.0))
 
 
 def _loss_groups(
