@@ -89,7 +89,7 @@ class Adapters:
         targets: weights of the base that adapters can act on.
         dtype: compute dtype.
         wide_dtype: of masters, gradients and moments.
-        device: of everything.
+        device: where slots and training states are.
         budget: bytes that slots and training states may take.
     """
 

@@ -115,7 +115,7 @@ class _Reader:
     """Attends with sequences that are read from the cache together.
 
     Args:
-        cache: the cache.
+        cache: whose blocks are read.
         rows: which rows of the padded queries these are, int64 [S].
         tables: block ids, [S, B].
         starts: position of each sequence's first query, int64 [S].

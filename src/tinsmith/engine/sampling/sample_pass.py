@@ -21,7 +21,7 @@ class SamplePass:
     """Computes slices of sequences and the logits behind any of their tokens.
 
     Args:
-        base: the model.
+        base: what computes.
         cache: where keys and values go; the slices' blocks are ready.
         slices: in an order in which equal adapters are neighbours.
         decode: whether each slice is one token of a sequence whose other tokens are in the cache.

@@ -36,7 +36,7 @@ class Sampler:
     """Samples from one base model with any mix of adapters (see `step`).
 
     Args:
-        base: the model.
+        base: what samples; its context and its end-of-turn tokens bound every sample.
         snapshots: the adapters.
         settings: sizes and limits.
     """
