@@ -2,10 +2,15 @@
 
 Padding to the longest of all would cost as much as the longest costs times their number; one batch per sequence would
 cost a kernel launch each. Sequences of similar length share a batch, so that both costs stay small.
+
+How wide a sequence's batch is follows from its own length alone, never from what else is in the pass. A kernel adds up
+its keys in an order that depends on the width, so a width that neighbours had a say in would let them change the last
+bits of a tenant's gradients.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A group is closed when its shortest sequence would be padded by more than this share of its longest.
-_MAX_PADDING = 0.25
-# ... unless the group is still this small: a kernel launch costs about as much as so many padded tokens.
-_FREE_TOKENS = 256
+# Below this, widths are powers of two: short sequences cost less than the kernel launches of finer groups.
+_COARSE_UP_TO = 64
+_NARROWEST = 16
+# Above it, so many widths per octave: at most a fifth of what attention computes is padding, a twelfth on average.
+_WIDTHS_PER_OCTAVE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class LengthGroup:
 
     Attributes:
         members: indices of its sequences in the stream, rising; empty ones belong to no group.
-        width: tokens of the longest.
+        width: tokens that each is padded to, by `width_of`.
         source: place of each token in the stream, int64 [tokens]; None where the group is the whole stream in order.
         target: place of each token in the padded batch, int64 [tokens]; None where nothing is padded.
     """
@@ -50,33 +56,31 @@ class PaddedLayout:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> PaddedLayout:
-        """Group sequences of similar length; at most a quarter of a group, a few tokens aside, is padding."""
-        # Longest first, so that the first member of a group is its width and a group only ever has to look back.
-        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        """Group the sequences by the width that each has by itself."""
+        by_width: dict[int, list[int]] = defaultdict(list)
+        for i, length in enumerate(lengths):
+            if length:
+                by_width[width_of(length)].append(i)
         starts = torch.tensor((0, *lengths)).cumsum(0).tolist()
-        members: list[list[int]] = []
-        for i in order:
-            if lengths[i] == 0:
-                continue
-            if members and _fits(lengths[members[-1][0]], lengths[i], len(members[-1])):
-                members[-1].append(i)
-            else:
-                members.append([i])
-        whole = len(members) == 1
-        # Back in stream order inside a group: a group of all sequences is then the stream itself and needs no copy.
-        return cls(tuple(_group(sorted(m), lengths, starts, whole, device) for m in members), sum(lengths))
+        whole = len(by_width) == 1
+        groups = (_group(members, width, lengths, starts, whole, device) for width, members in by_width.items())
+        return cls(tuple(groups), sum(lengths))
 
 
-def _fits(width: int, length: int, count: int) -> bool:
-    return width - length <= _MAX_PADDING * width or (count + 1) * width <= _FREE_TOKENS
+def width_of(length: int) -> int:
+    """Return how many tokens a sequence of `length` tokens (at least 1) is padded to."""
+    above = 1 << (length - 1).bit_length()  # the next power of two
+    if above <= _COARSE_UP_TO:
+        return max(above, _NARROWEST)
+    step = above // 2 // _WIDTHS_PER_OCTAVE
+    return -(-length // step) * step
 
 
 def _group(
-    members: list[int], lengths: Sequence[int], starts: Sequence[int], whole: bool, device: torch.device
+    members: list[int], width: int, lengths: Sequence[int], starts: Sequence[int], whole: bool, device: torch.device
 ) -> LengthGroup:
     # The places are worked out on the CPU and moved once: on an accelerator each small step would be a launch.
     sizes = torch.tensor([lengths[i] for i in members])  # [S]
-    width = int(sizes.max())
     offsets = torch.arange(int(sizes.sum())) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)  # [tokens]
     source = torch.repeat_interleave(torch.tensor([starts[i] for i in members]), sizes) + offsets
     target = torch.repeat_interleave(torch.arange(len(members)) * width, sizes) + offsets
