@@ -43,7 +43,7 @@ class Running:
         service = self.service
         service.futures.closing.set()
         self.link.alive = False
-        await service.completion._storing.stop()
+        await service.outcomes._storing.stop()
         await service.sessions.stop_draining()
         await service.tasks.stop()
         service.db.close()

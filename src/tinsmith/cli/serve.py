@@ -90,7 +90,7 @@ async def _serve(settings: Settings, data_dir: Path, specs: list[str]) -> None:
         if ready.done():
             try:
                 ready.result()
-                _greet(listener, sorted(folders), service.folders.root, key, known)
+                _greet(listener, sorted(folders), service.data_folder.root, key, known)
             except StartupError:
                 listener.stop()
                 await answering

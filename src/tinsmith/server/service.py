@@ -31,10 +31,10 @@ from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.catalog import Catalog, LoadModel
 from tinsmith.server.store.checkpoint_store import CheckpointStore
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
 from tinsmith.server.store.earlier_life import end_dead, load
 from tinsmith.server.store.folder_lock import Claim, claim
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import Journal, JournalLike, MemoryJournal
 from tinsmith.server.store.keys import KeyStore
 from tinsmith.server.store.listings import Listings
@@ -75,7 +75,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.owner = owner
-        self.folders = DataFolder(Path(data_dir))
+        self.data_folder = DataFolder(Path(data_dir))
         self._link = link
         self._journalled = journal
         self._models = dict(models or {})
@@ -93,7 +93,7 @@ class Service:
         Raises:
             StartupError: another process holds the folder, or the database cannot be used.
         """
-        self._claim = claim(self.folders.root, exclusive=self._journalled)
+        self._claim = claim(self.data_folder.root, exclusive=self._journalled)
         try:
             self._open(self._claim.instance)
             await self._clean_up(self._claim)
@@ -114,32 +114,34 @@ class Service:
         return self._claim
 
     def _open(self, instance: str) -> None:
-        settings, folders = self.settings, self.folders
-        url = settings.database_url or default_url(folders.root)
+        settings, data_folder = self.settings, self.data_folder
+        url = settings.database_url or default_url(data_folder.root)
         self._db = db = Database(url, settings.durability)
-        db.migrate(folders.root / "migrate.lock")
+        db.migrate(data_folder.root / "migrate.lock")
         self.live = live = LiveState()
         self.tasks = tasks = Tasks()
         self.futures = futures = FutureStore()
         self.keys = KeyStore(db)
         self.catalog = catalog = Catalog(db, self._models, self._load_model)
-        self.checkpoints = checkpoints = CheckpointStore(db, folders)
+        self.checkpoints = checkpoints = CheckpointStore(db, data_folder)
         self.listings = Listings(db, checkpoints)
         self.tokenizers = TokenizerFiles()
         self._orphans: list[Record] = []
         self.journal: JournalLike = MemoryJournal(db)
         if self._journalled:
-            blobs = BlobStore(settings.blob_url or str(folders.root / "blobs"), settings.durability == "full")
+            blobs = BlobStore(settings.blob_url or str(data_folder.root / "blobs"), settings.durability == "full")
             self.journal = stored = Journal(db, blobs, instance)
             self._orphans = load(db, stored, instance, live, futures)
             self._stored = stored
         catalog.remember()
-        self.dispatcher = dispatcher = Dispatcher(self._link, self.journal, live, folders)
-        self.completion = Outcomes(futures, self.journal, live, checkpoints, folders, dispatcher, tasks)
-        self.points = points = RecoveryPoints(
-            live, db, self.journal, dispatcher, folders, tasks, settings.recovery_interval_s
+        self.dispatcher = dispatcher = Dispatcher(self._link, self.journal, live, data_folder)
+        self.outcomes = Outcomes(futures, self.journal, live, checkpoints, data_folder, dispatcher, tasks)
+        self.recovery_points = recovery_points = RecoveryPoints(
+            live, db, self.journal, dispatcher, data_folder, tasks, settings.recovery_interval_s
         )
-        self.recovery = Recovery(live, db, futures, self.journal, dispatcher, self.completion, points, catalog, folders)
+        self.recovery = Recovery(
+            live, db, futures, self.journal, dispatcher, self.outcomes, recovery_points, catalog, data_folder
+        )
         resting = Resting(settings, live, futures, dispatcher)
         self.events = Events(
             live,
@@ -147,29 +149,29 @@ class Service:
             futures,
             catalog,
             dispatcher,
-            self.completion,
+            self.outcomes,
             self.recovery,
-            points,
+            recovery_points,
             resting,
-            folders,
+            data_folder,
             tasks,
             self.metrics,
         )
-        self.intake = intake = Intake(futures, self.journal, live, dispatcher, points)
-        ordered = ModelOrder(live, intake)
-        self.training = TrainingHandler(settings, catalog, ordered)
-        self.saving = saving = SavingHandler(settings, live, checkpoints, folders, futures, ordered)
+        self.intake = intake = Intake(futures, self.journal, live, dispatcher, recovery_points)
+        model_order = ModelOrder(live, intake)
+        self.training = TrainingHandler(settings, catalog, model_order)
+        self.saving = saving = SavingHandler(settings, live, checkpoints, data_folder, futures, model_order)
         self.creation = creation = CreationHandler(
-            settings, live, catalog, checkpoints, folders, intake, ordered, saving
+            settings, live, catalog, checkpoints, data_folder, intake, model_order, saving
         )
         self.sampling = SamplingHandler(
-            settings, live, db, catalog, checkpoints, folders, futures, dispatcher, intake, saving
+            settings, live, db, catalog, checkpoints, data_folder, futures, dispatcher, intake, saving
         )
-        self.closing = ClosingHandler(live, db, futures, dispatcher, folders, points, tasks)
+        self.closing = ClosingHandler(live, db, futures, dispatcher, data_folder, recovery_points, tasks)
         self.sessions = sessions = SessionsHandler(
-            instance, settings.session_timeout_s, live, db, futures, dispatcher, folders
+            instance, settings.session_timeout_s, live, db, futures, dispatcher, data_folder
         )
-        self.importing = ImportingHandler(settings, live, catalog, folders, futures, sessions, creation, saving)
+        self.importing = ImportingHandler(settings, live, catalog, data_folder, futures, sessions, creation, saving)
         self.sweeper = Sweeper(settings, live, futures, self.journal, sessions, checkpoints, resting)
 
     async def _clean_up(self, claim: Claim) -> None:
@@ -178,11 +180,11 @@ class Service:
             sessions, runs = await self.db.write(lambda connection, name=instance: end_dead(connection, name))
             await self.checkpoints.sweep_folders(runs, ())
             for session_id in sessions:
-                await self.folders.remove_session(session_id)
+                await self.data_folder.remove_session(session_id)
             lock.release(remove=True)
         claim.dead.clear()
         for record in self._orphans:
-            self.completion.fail(record, "its session ended before it was done", RequestErrorCategory.USER)
+            self.outcomes.fail(record, "its session ended before it was done", RequestErrorCategory.USER)
         await self.sessions.sweep()
         for session in list(self.live.sessions.values()):
             if session.closing:
@@ -225,7 +227,7 @@ class Service:
             await self.sessions.stop()
         self.dispatcher.open = False
         await self._link.close()
-        await self.completion.stored(_STORE_S)
+        await self.outcomes.stored(_STORE_S)
         await self.sessions.stop_draining()
         await self.tasks.stop()
         if not self._journalled:

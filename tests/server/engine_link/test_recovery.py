@@ -112,7 +112,7 @@ async def test_passes_that_never_came_are_not_waited_for_again(running: Running,
     waiting = await client.post_pass(model, 1, seq_id=seq_id)
     record = running.service.futures.find(waiting["request_id"])
     assert record is not None
-    running.service.completion.fail(record, "seq_id 1 never arrived", RequestErrorCategory.USER)
+    running.service.outcomes.fail(record, "seq_id 1 never arrived", RequestErrorCategory.USER)
     await engine_dies(running)
     with pytest.raises(Failed):
         await client.optim_step_at(model, seq_id + 1)
@@ -221,7 +221,7 @@ async def test_a_point_shortens_the_replay_and_cuts_the_journal(start: Start) ->
             await client.optim_step(one)
     run = running.service.live.runs[model]
     await soon(lambda: run.cut == 10)
-    root = running.service.folders.root
+    root = running.service.data_folder.root
     assert len(list((root / "recovery" / model).iterdir())) == 1
     bodies = [record.body_digest for record in running.service.futures.records() if record.model_id == model]
     assert any(bodies)
@@ -343,7 +343,7 @@ async def test_half_written_files_of_a_killed_service_are_removed(restarting: Re
     client = await restarting.begin()
     model = await client.create_model()
     await client.save_state(model, "good")
-    root = restarting.running.service.folders.root
+    root = restarting.running.service.data_folder.root
     torn = root / "checkpoints" / model / "weights" / ".bad.1234.tmp"
     torn.mkdir()
     (root / "blobs" / "lost.body").write_bytes(b"x")

@@ -10,14 +10,14 @@ import pytest
 from tests.server.client import Failed
 from tests.server.conftest import Running, Start, soon
 from tests.server.engine_link.test_recovery import Restarting, engine_dies, restarting  # noqa: F401  (a fixture)
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.types.operations import Flushed, OpKind
 
 pytestmark = pytest.mark.anyio
 
 
 def folders(running: Running) -> list[str]:
-    return sorted(path.name for path in (running.service.folders.root / "samplers").glob("*"))
+    return sorted(path.name for path in (running.service.data_folder.root / "samplers").glob("*"))
 
 
 async def test_closing_frees_memory_and_disk_and_leaves_the_others_alone(running: Running) -> None:
@@ -147,7 +147,7 @@ def test_a_folder_can_be_removed_by_several_at_once(tmp_path: Path) -> None:
 async def test_the_end_of_a_session_removes_what_a_dead_engine_was_writing(running: Running) -> None:
     client = await running.client()
     sampler = await client.snapshot(await client.create_model())
-    half = running.service.folders.root / "samplers" / f".{sampler}.0a1b.tmp"
+    half = running.service.data_folder.root / "samplers" / f".{sampler}.0a1b.tmp"
     half.mkdir()
     await client.post(f"sessions/{client.session_id}/finish", {"reason": {"type": "success"}}, 204)
     await soon(lambda: not half.exists() and not half.with_name(sampler).exists())

@@ -72,7 +72,7 @@ async def settle(running: Running) -> None:
 
 
 def leftovers(running: Running) -> list[str]:
-    root = running.service.folders.root
+    root = running.service.data_folder.root
     found = [path for kind in ("recovery", "checkpoints", "samplers") for path in (root / kind).rglob("*")]
     return [str(path) for path in found if path.is_file()]
 
@@ -155,14 +155,16 @@ async def test_an_accepted_import_survives_a_killed_service(start: Start) -> Non
     assert not after.service.live.sessions
     for path in (state, sampler):
         parsed = CheckpointPath.parse(path)
-        assert (after.service.folders.root / "checkpoints" / parsed.run_id / parsed.kind / "mine").is_dir()
+        assert (after.service.data_folder.root / "checkpoints" / parsed.run_id / parsed.kind / "mine").is_dir()
 
 
 @pytest.mark.row(210)
 async def test_an_upload_that_a_killed_service_had_begun_leaves_nothing(start: Start) -> None:
     running = await start(Link(), owner="ann", journal=False)
     session_id = await running.service.sessions.create("ann", CreateSessionRequest())
-    begun = running.service.folders.absolute(running.service.folders.new_recovery(f"{session_id}:train:0", "loaded"))
+    begun = running.service.data_folder.absolute(
+        running.service.data_folder.new_recovery(f"{session_id}:train:0", "loaded")
+    )
     begun.mkdir()
     (begun / "adapter_model.safetensors").write_bytes(body()[:200])
     await running.crash()
@@ -259,7 +261,7 @@ async def test_limits_encodings_and_full_disks(start: Start, monkeypatch: pytest
     await refused(413, "body: got 'more than 1048576 bytes', expected at most 1048576 bytes", body(big, bytes(size)))
     await refused(415, "Content-Encoding: got 'gzip', expected identity", body(), **{"Content-Encoding": "gzip"})
 
-    usage = importing.shutil.disk_usage(running.service.folders.root)
+    usage = importing.shutil.disk_usage(running.service.data_folder.root)
     with monkeypatch.context() as full:
         full.setattr(importing.shutil, "disk_usage", lambda _: usage._replace(free=100))
         await refused(507, "got '256 bytes', expected no more than the service has room for (100 bytes)", body())
@@ -274,7 +276,7 @@ async def test_limits_encodings_and_full_disks(start: Start, monkeypatch: pytest
 
 def _no_space(running: Running, number: int = errno.ENOSPC) -> Callable[[Path, bytes], None]:
     def append(file: Path, piece: bytes) -> None:
-        assert file.is_relative_to(running.service.folders.root / "recovery")
+        assert file.is_relative_to(running.service.data_folder.root / "recovery")
         file.write_bytes(piece[:10])
         raise OSError(number, "the disk")
 

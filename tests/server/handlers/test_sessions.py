@@ -70,7 +70,7 @@ async def test_the_end_carries_out_what_was_asked_for_and_frees_the_rest(running
     assert await client.result(save)
     assert (await client.get("checkpoints"))["cursor"]["total_count"] == 1
     assert sample["request_id"]
-    root = running.service.folders.root
+    root = running.service.data_folder.root
     await soon(lambda: not list((root / "samplers").iterdir()) and not list((root / "recovery").glob("*")))
     assert (await client.get("training_runs"))["training_runs"][0]["training_run_id"] == model
 

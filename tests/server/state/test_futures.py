@@ -114,7 +114,7 @@ async def test_results_of_a_run_outlive_retention_while_a_replay_may_need_them(s
     await running.service.sweeper.sweep()
     assert await client.result(promise)
     await client.optim_step(model)
-    running.service.points.take(running.service.live.runs[model], 2)
+    running.service.recovery_points.take(running.service.live.runs[model], 2)
     await soon(lambda: not running.service.live.runs[model].ops)
     await running.service.sweeper.sweep()
     await client.post("retrieve_future", promise, 404)

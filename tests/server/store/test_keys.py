@@ -136,8 +136,8 @@ async def test_keys_are_stored_hashed_revoked_at_once_elsewhere_and_described(ru
     token = await keys.create("ann", "laptop")
     assert token.startswith("tml-")
     assert await keys.owner_of(token) == "ann"
-    raw = running.service.folders.root.joinpath("tinsmith.db").read_bytes()
-    wal = running.service.folders.root.joinpath("tinsmith.db-wal").read_bytes()
+    raw = running.service.data_folder.root.joinpath("tinsmith.db").read_bytes()
+    wal = running.service.data_folder.root.joinpath("tinsmith.db-wal").read_bytes()
     assert token.encode() not in raw + wal
     answer = await running.http(token).get("/api/v1/auth/apikey/me")
     assert answer.json()["name"] == "laptop"

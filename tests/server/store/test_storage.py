@@ -20,10 +20,10 @@ from tests.server.conftest import Start
 from tests.support.fake_link import FakeLink
 from tinsmith.server.service import Service
 from tinsmith.server.store.blobs import BlobStore
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.store.db.models import Base
 from tinsmith.server.store.folder_lock import FolderLock, dead_instances, new_instance
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
@@ -204,7 +204,7 @@ async def test_what_a_killed_embedded_process_left_is_ended_by_the_next(start: S
     model = await client.create_model()
     sampler = await client.snapshot(model)
     path = await client.save_state(model, "kept")
-    root = first.service.folders.root
+    root = first.service.data_folder.root
     (root / "checkpoints" / model / "weights" / ".torn.tmp").mkdir()
     assert (root / "samplers" / sampler).exists()
     await first.crash()

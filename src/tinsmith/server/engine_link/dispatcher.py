@@ -9,7 +9,7 @@ from typing import Any
 
 from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.journal import JournalLike
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import EngineLink, Failure, Operation, OpKind, Result
@@ -34,7 +34,7 @@ class Dispatcher:
         link: the way to the host.
         journal: where bodies are.
         live: what is alive.
-        folders: the data folder.
+        data_folder: the data folder.
 
     Attributes:
         life: changes whenever a host comes up or is lost.
@@ -45,11 +45,11 @@ class Dispatcher:
         on_sampler_ready: told about samplers that the engine now holds.
     """
 
-    def __init__(self, link: EngineLink, journal: JournalLike, live: LiveState, folders: DataFolder) -> None:
+    def __init__(self, link: EngineLink, journal: JournalLike, live: LiveState, data_folder: DataFolder) -> None:
         self._link = link
         self._journal = journal
         self._live = live
-        self._folders = folders
+        self._data_folder = data_folder
         self.life = 0
         self.up = False
         self.open = False
@@ -134,7 +134,7 @@ class Dispatcher:
     def _operation(self, record: Record, body: bytes | None, path: str | None, replay: bool) -> Operation:
         args = dict(record.op_args)
         if args.get("folder") is not None:
-            args["folder"] = str(self._folders.absolute(args["folder"]))
+            args["folder"] = str(self._data_folder.absolute(args["folder"]))
         return Operation(
             record.request_id, record.kind, record.base_model, record.model_id, record.seq_id, args, body, path, replay
         )
@@ -189,7 +189,7 @@ class Dispatcher:
         if sampler.loading or not sampler.on_disk:
             return  # a snapshot that is not on disk comes from its model's replay
         sampler.loading = True
-        folder = str(self._folders.absolute(sampler.folder)) if sampler.folder is not None else None
+        folder = str(self._data_folder.absolute(sampler.folder)) if sampler.folder is not None else None
         args = {"sampler_id": sampler.id, "folder": folder}
         op = Operation(new_id(), OpKind.LOAD_SAMPLER, sampler.base_model, args=args)
         self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))

@@ -18,9 +18,9 @@ from tinsmith.server.state.prometheus import Metrics
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import SamplerRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.operations import Event, Failure, Flushed, Lost, OpKind, Ready, Result, Stats
 
@@ -41,11 +41,11 @@ class Events:
         futures: FutureStore,
         catalog: Catalog,
         dispatcher: Dispatcher,
-        completion: Outcomes,
+        outcomes: Outcomes,
         recovery: Recovery,
-        points: RecoveryPoints,
+        recovery_points: RecoveryPoints,
         resting: Resting,
-        folders: DataFolder,
+        data_folder: DataFolder,
         tasks: Tasks,
         metrics: Metrics,
     ) -> None:
@@ -54,11 +54,11 @@ class Events:
         self._futures = futures
         self._catalog = catalog
         self._dispatcher = dispatcher
-        self._completion = completion
+        self._outcomes = outcomes
         self._recovery = recovery
-        self._points = points
+        self._recovery_points = recovery_points
         self._resting = resting
-        self._folders = folders
+        self._data_folder = data_folder
         self._tasks = tasks
         self._metrics = metrics
         self._progress = False
@@ -94,9 +94,9 @@ class Events:
             return
         self._progress = True
         if isinstance(event, Result):
-            self._completion.result(record, event)
+            self._outcomes.result(record, event)
         else:
-            self._completion.failure(record, event)
+            self._outcomes.failure(record, event)
         self._metrics.operations.labels(record.kind.value, record.state.value).inc()
 
     async def _on_replayed(self, record: Record, event: Result | Failure) -> None:
@@ -111,7 +111,7 @@ class Events:
             return
         sampler = self._live.samplers.get(record.sampler_id or "")
         if sampler is None:  # let go of while it was being written
-            await self._folders.remove(record.op_args["folder"])
+            await self._data_folder.remove(record.op_args["folder"])
             return
         sampler.on_disk = True
         self._resting.make_room(sampler)
@@ -119,7 +119,7 @@ class Events:
         await self._db.write(lambda connection: connection.execute(statement))
         run = self._live.runs.get(sampler.model_id or "")
         if run is not None:
-            await self._points.prune(run)
+            await self._recovery_points.prune(run)
 
     async def _on_ready(self, models: list[BaseModelInfo], life: int) -> None:
         self._progress = False

@@ -17,8 +17,8 @@ from tinsmith.server.state.live import LiveState, RunStatus, SamplingSession, Tr
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.models import RunRow, SamplerRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import Effect, JournalLike
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import Failure, OpKind, Result
@@ -39,7 +39,7 @@ class Outcomes:
         journal: JournalLike,
         live: LiveState,
         checkpoints: CheckpointStore,
-        folders: DataFolder,
+        data_folder: DataFolder,
         dispatcher: Dispatcher,
         tasks: Tasks,
     ) -> None:
@@ -47,7 +47,7 @@ class Outcomes:
         self._journal = journal
         self._live = live
         self._checkpoints = checkpoints
-        self._folders = folders
+        self._data_folder = data_folder
         self._dispatcher = dispatcher
         self._tasks = tasks
         self._storing = Tasks()
@@ -79,7 +79,7 @@ class Outcomes:
         record.fail(message, category)
         effects: list[Effect] = []
         if (folder := record.wire.get("checkpoint_folder")) is not None:
-            self._tasks.start(self._folders.remove(folder))
+            self._tasks.start(self._data_folder.remove(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             self._live.drop_sampler(sampler)
         run = self._live.runs.get(record.model_id or "")
@@ -167,7 +167,7 @@ class Outcomes:
         async def remove_replaced() -> None:
             for folder in replaced:
                 if folder is not None:
-                    await self._folders.remove(folder)
+                    await self._data_folder.remove(folder)
 
         answer_type = "save_weights" if kind == "weights" else "save_weights_for_sampler"
         answer = {"path": str(saved.path), "type": answer_type}

@@ -19,8 +19,8 @@ from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import JournalLike, TornBody
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import Failure, Operation, OpKind
@@ -101,20 +101,20 @@ class Recovery:
         futures: FutureStore,
         journal: JournalLike,
         dispatcher: Dispatcher,
-        completion: Outcomes,
-        points: RecoveryPoints,
+        outcomes: Outcomes,
+        recovery_points: RecoveryPoints,
         catalog: Catalog,
-        folders: DataFolder,
+        data_folder: DataFolder,
     ) -> None:
         self._live = live
         self._db = db
         self._futures = futures
         self._journal = journal
         self._dispatcher = dispatcher
-        self._completion = completion
-        self._points = points
+        self._outcomes = outcomes
+        self._recovery_points = recovery_points
         self._catalog = catalog
-        self._folders = folders
+        self._data_folder = data_folder
 
     # -- after a loss -------------------------------------------------------------------------------------------------
 
@@ -124,9 +124,9 @@ class Recovery:
         if not self._journal.durable:
             for run in self._live.runs.values():
                 if run.usable:
-                    self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+                    self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             for record in pending:
-                self._completion.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
+                self._outcomes.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
             return
         for record in [] if progress else pending:
             record.losses += record.submitted_in == self._dispatcher.life
@@ -135,7 +135,7 @@ class Recovery:
         """Fail operations that seem to kill every engine they meet, so that the others can go on."""
         blamed = self._futures.pending(lambda r: r.losses >= _FATAL_LOSSES and self._is_next(r))
         for record in blamed:
-            self._completion.fail(
+            self._outcomes.fail(
                 record, f"the engine died {record.losses} times while working on it", RequestErrorCategory.SERVER
             )
 
@@ -180,13 +180,13 @@ class Recovery:
         try:
             await _patiently(lambda: self._dispatcher.send(record))
         except TornBody as error:
-            self._completion.fail(record, str(error), RequestErrorCategory.SERVER)
+            self._outcomes.fail(record, str(error), RequestErrorCategory.SERVER)
 
     async def _rebuild_run(self, run: TrainingRun, life: int) -> None:
         if run.base_model not in self._catalog.loaded:
             # Not stored: a later start may serve it again.
             reason = f"base model {run.base_model!r} is not served since the last start"
-            self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+            self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             return
         steps = plan(run, self._live)
         try:
@@ -203,7 +203,7 @@ class Recovery:
         replayed = [s.record for s in steps if isinstance(s, Replay) and s.record.seq_id is not None]
         steps_done = [r.seq_id for r in replayed if r.kind is OpKind.OPTIM_STEP and r.seq_id is not None]
         if len(replayed) >= _LONG_REPLAY and steps_done:
-            self._points.take(run, max(steps_done))
+            self._recovery_points.take(run, max(steps_done))
         if steps:
             log.info("rebuilding %s: %d steps, %d of them replays", run.id, len(steps), len(replayed))
 
@@ -220,7 +220,7 @@ class Recovery:
 
     def _load(self, run: TrainingRun, point: RecoveryPoint) -> None:
         args = {
-            "folder": str(self._folders.absolute(point.folder)),
+            "folder": str(self._data_folder.absolute(point.folder)),
             "optimizer": True,
             "lora": run.lora.model_dump(),
             "next_seq": point.seq_id + 1,
@@ -240,9 +240,9 @@ class Recovery:
     async def _abandon(self, run: TrainingRun, message: str) -> None:
         log.error("training run %s: %s", run.id, message)
         advice = f"{message}; create a new client from its last checkpoint"
-        effect = self._completion.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
+        effect = self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
         if run.creation is not None:
-            self._completion.fail(run.creation, advice, RequestErrorCategory.SERVER)
+            self._outcomes.fail(run.creation, advice, RequestErrorCategory.SERVER)
         await self._db.write(effect)
         self._dispatcher.release_model(run)
 

@@ -12,9 +12,9 @@ from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.state.live import LiveState, RecoveryPoint, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import RecoveryPointRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import Effect, JournalLike
 from tinsmith.types.operations import Failure, Operation, OpKind, Result
 
@@ -55,7 +55,7 @@ class RecoveryPoints:
         db: Database,
         journal: JournalLike,
         dispatcher: Dispatcher,
-        folders: DataFolder,
+        data_folder: DataFolder,
         tasks: Tasks,
         interval_s: float,
     ) -> None:
@@ -63,7 +63,7 @@ class RecoveryPoints:
         self._db = db
         self._journal = journal
         self._dispatcher = dispatcher
-        self._folders = folders
+        self._data_folder = data_folder
         self._tasks = tasks
         self._interval_s = interval_s
 
@@ -78,13 +78,13 @@ class RecoveryPoints:
     def take(self, run: TrainingRun, after_seq: int) -> None:
         """Ask the engine for the state after an operation, or after a later one."""
         run.pointed_at = time.monotonic()
-        folder = self._folders.new_recovery(run.id, "point")
-        args = {"folder": str(self._folders.absolute(folder)), "after_seq": after_seq}
+        folder = self._data_folder.new_recovery(run.id, "point")
+        args = {"folder": str(self._data_folder.absolute(folder)), "after_seq": after_seq}
         op = Operation(new_id(), OpKind.SAVE_STATE, run.base_model, run.id, args=args)
 
         def failed(failure: Failure) -> None:
             log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)
-            self._tasks.start(self._folders.remove(folder))
+            self._tasks.start(self._data_folder.remove(folder))
 
         self._dispatcher.internal(op, Internal(lambda result: self._taken(run, folder, result), failed))
 
@@ -92,7 +92,7 @@ class RecoveryPoints:
         point = RecoveryPoint(orjson.loads(result.payload)["seq_id"], folder)
         row = {"model_id": run.id, "seq_id": point.seq_id, "folder": folder, "created_at": time.time()}
         if run.id not in self._live.runs:
-            await self._folders.remove(folder)
+            await self._data_folder.remove(folder)
             return
         await self._db.write(lambda connection: connection.execute(insert(RecoveryPointRow), row))
         run.points.append(point)
@@ -119,4 +119,4 @@ class RecoveryPoints:
         if cut or older:
             await self._journal.cut(cut, [effect] if folders else [])
         for folder in gone:
-            await self._folders.remove(folder)
+            await self._data_folder.remove(folder)

@@ -9,9 +9,9 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints
 from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState, SamplingSession
 from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import SamplerRow
-from tinsmith.server.store.folders import DataFolder
 
 
 class ClosingHandler:
@@ -27,16 +27,16 @@ class ClosingHandler:
         db: Database,
         futures: FutureStore,
         dispatcher: Dispatcher,
-        folders: DataFolder,
-        points: RecoveryPoints,
+        data_folder: DataFolder,
+        recovery_points: RecoveryPoints,
         tasks: Tasks,
     ) -> None:
         self._live = live
         self._db = db
         self._futures = futures
         self._dispatcher = dispatcher
-        self._folders = folders
-        self._points = points
+        self._data_folder = data_folder
+        self._recovery_points = recovery_points
         self._tasks = tasks
 
     def close(self, owner: str, sampler_id: str) -> None:
@@ -64,7 +64,7 @@ class ClosingHandler:
         statement = delete(SamplerRow).where(SamplerRow.id == sampler.id)
         await self._db.write(lambda connection: connection.execute(statement))
         if sampler.folder is not None:
-            await self._folders.remove(sampler.folder)
+            await self._data_folder.remove(sampler.folder)
         run = self._live.runs.get(sampler.model_id or "")
         if run is not None:
-            await self._points.prune(run)
+            await self._recovery_points.prune(run)

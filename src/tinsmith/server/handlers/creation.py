@@ -16,8 +16,8 @@ from tinsmith.server.state.live import LiveState, TrainingRun
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.models import RunRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import Effect, digest
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
@@ -40,18 +40,18 @@ class CreationHandler:
         live: LiveState,
         catalog: Catalog,
         checkpoints: CheckpointStore,
-        folders: DataFolder,
+        data_folder: DataFolder,
         intake: Intake,
-        ordered: ModelOrder,
+        model_order: ModelOrder,
         saving: SavingHandler,
     ) -> None:
         self._settings = settings
         self._live = live
         self._catalog = catalog
         self._checkpoints = checkpoints
-        self._folders = folders
+        self._data_folder = data_folder
         self._intake = intake
-        self._ordered = ordered
+        self._model_order = model_order
         self._saving = saving
 
     async def create_model(self, owner: str, body: bytes) -> Record:
@@ -103,7 +103,7 @@ class CreationHandler:
             return Prepared()
 
         if fields.get("model_id") is not None:
-            return await self._ordered.accept_json(record, fields, prepare_existing)
+            return await self._model_order.accept_json(record, fields, prepare_existing)
         return await self._accept(record, fields, prepare_new)
 
     async def load_adapter(
@@ -150,8 +150,8 @@ class CreationHandler:
         return name
 
     async def _prepare_load(self, record: Record, saved: Saved, request: LoadWeightsRequest, model_id: str) -> None:
-        pinned = self._folders.new_recovery(model_id, "loaded")
-        await self._folders.pin(saved.folder, pinned)
+        pinned = self._data_folder.new_recovery(model_id, "loaded")
+        await self._data_folder.pin(saved.folder, pinned)
         op = {"folder": pinned, "optimizer": request.optimizer, "lora": saved.lora.model_dump()}
         record.args = {
             "op": op | {"next_seq": 1 if record.seq_id is None else record.seq_id + 1},

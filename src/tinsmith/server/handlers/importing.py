@@ -29,7 +29,7 @@ from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import check_ttl
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.operations import OpKind
@@ -51,7 +51,7 @@ class ImportingHandler:
         settings: Settings,
         live: LiveState,
         catalog: Catalog,
-        folders: DataFolder,
+        data_folder: DataFolder,
         futures: FutureStore,
         sessions: SessionsHandler,
         creation: CreationHandler,
@@ -60,7 +60,7 @@ class ImportingHandler:
         self._settings = settings
         self._live = live
         self._catalog = catalog
-        self._folders = folders
+        self._data_folder = data_folder
         self._futures = futures
         self._sessions = sessions
         self._creation = creation
@@ -119,8 +119,8 @@ class ImportingHandler:
         session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=f"import of {request.name}"))
         save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
         try:
-            folder = self._folders.new_recovery(f"{session_id}:train:0", "loaded")
-            place = self._folders.absolute(folder)
+            folder = self._data_folder.new_recovery(f"{session_id}:train:0", "loaded")
+            place = self._data_folder.absolute(folder)
             await anyio.to_thread.run_sync(_begin, place, {CONFIG: config, WEIGHTS: prefix + header})
             # A session may be silent for so long only, and an upload can take longer.
             await upload.copy(place / WEIGHTS, size, WEIGHTS, lambda: self._live.session(session_id, owner))
@@ -145,11 +145,11 @@ class ImportingHandler:
         return saves
 
     def _check_room(self, size: int) -> None:
-        if shutil.disk_usage(self._folders.root).free < size:
+        if shutil.disk_usage(self._data_folder.root).free < size:
             raise self._no_room(size)
 
     def _no_room(self, size: int) -> UserError:
-        free = shutil.disk_usage(self._folders.root).free
+        free = shutil.disk_usage(self._data_folder.root).free
         return invalid(WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507)
 
 

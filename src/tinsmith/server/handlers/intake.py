@@ -23,13 +23,13 @@ class Intake:
         journal: JournalLike,
         live: LiveState,
         dispatcher: Dispatcher,
-        points: RecoveryPoints,
+        recovery_points: RecoveryPoints,
     ) -> None:
         self._futures = futures
         self._journal = journal
         self._live = live
         self._dispatcher = dispatcher
-        self._points = points
+        self._recovery_points = recovery_points
 
     def known(self, scope: str | None) -> bool:
         """Whether an idempotency key has been used."""
@@ -76,7 +76,7 @@ class Intake:
         if record.at_door or record.state is State.PENDING:
             await self._dispatcher.submit(record)
         if record.kind is OpKind.OPTIM_STEP and not record.at_door:
-            self._points.consider(record)
+            self._recovery_points.consider(record)
         return record
 
     async def _repeat(self, first: Record, record: Record) -> Record:

@@ -19,8 +19,8 @@ from tinsmith.server.state.live import LiveState, SamplingSession
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import digest
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
@@ -44,7 +44,7 @@ class SamplingHandler:
         db: Database,
         catalog: Catalog,
         checkpoints: CheckpointStore,
-        folders: DataFolder,
+        data_folder: DataFolder,
         futures: FutureStore,
         dispatcher: Dispatcher,
         intake: Intake,
@@ -55,7 +55,7 @@ class SamplingHandler:
         self._db = db
         self._catalog = catalog
         self._checkpoints = checkpoints
-        self._folders = folders
+        self._data_folder = data_folder
         self._futures = futures
         self._dispatcher = dispatcher
         self._intake = intake
@@ -112,8 +112,8 @@ class SamplingHandler:
         await self._catalog.find(saved.base_model)
         if request.base_model not in (None, saved.base_model):
             raise invalid("base_model", request.base_model, f"{saved.base_model}, which {path} was made with")
-        folder = self._folders.sampler(sampler_id)
-        await self._folders.pin(saved.folder, folder)
+        folder = self._data_folder.sampler(sampler_id)
+        await self._data_folder.pin(saved.folder, folder)
         return SamplingSession(
             sampler_id, request.session_id, owner, saved.base_model, model_path=request.model_path, folder=folder
         )

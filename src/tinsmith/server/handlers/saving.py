@@ -9,7 +9,7 @@ from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.checkpoint_store import CheckpointStore, check_ttl
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.journal import digest
 from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError, invalid
@@ -29,16 +29,16 @@ class SavingHandler:
         settings: Settings,
         live: LiveState,
         checkpoints: CheckpointStore,
-        folders: DataFolder,
+        data_folder: DataFolder,
         futures: FutureStore,
-        ordered: ModelOrder,
+        model_order: ModelOrder,
     ) -> None:
         self._settings = settings
         self._live = live
         self._checkpoints = checkpoints
-        self._folders = folders
+        self._data_folder = data_folder
         self._futures = futures
-        self._ordered = ordered
+        self._model_order = model_order
 
     async def save_weights(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights and optimizer."""
@@ -50,7 +50,7 @@ class SavingHandler:
             path = CheckpointPath(run.id, "weights", check_name(request.path, "path"))
             return await self._prepare_save(run, record, path, request)
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
     async def save_weights_for_sampler(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights to sample from, under a name or for one sampling session."""
@@ -69,7 +69,7 @@ class SavingHandler:
                 raise invalid("sampling_session_seq_id", None, "a number, or a name in path")
             return self._prepare_snapshot(run, record, request.sampling_session_seq_id)
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
     async def save_weights_external(self, owner: str, body: bytes) -> Record:
         """Refuse an export, which is not served."""
@@ -82,7 +82,7 @@ class SavingHandler:
                 "`tinsmith checkpoint export` give a plain PEFT folder"
             )
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
     async def _prepare_save(
         self,
@@ -96,7 +96,7 @@ class SavingHandler:
             taken = self._pending_save(run, path) is not None or await self._checkpoints.find(path) is not None
             if taken:
                 raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
-        folder = self._folders.new_checkpoint(run.id, path.kind, path.name)
+        folder = self._data_folder.new_checkpoint(run.id, path.kind, path.name)
         wire = {"name": path.name, "kind": path.kind, "checkpoint_folder": folder, "ttl_seconds": request.ttl_seconds}
         record.args = {"op": {"folder": folder}, "wire": wire | {"user_metadata": request.user_metadata}}
         return Prepared()
@@ -110,7 +110,7 @@ class SavingHandler:
             run.session_id,
             run.owner,
             run.base_model,
-            folder=self._folders.sampler(sampler_id),
+            folder=self._data_folder.sampler(sampler_id),
             on_disk=False,
             model_id=run.id,
             model_seq=record.seq_id,

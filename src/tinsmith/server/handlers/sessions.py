@@ -14,9 +14,9 @@ from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveSession, LiveState, RunStatus
 from tinsmith.server.state.records import Record
 from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SessionRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.operations import OpKind
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest
@@ -45,7 +45,7 @@ class SessionsHandler:
         db: Database,
         futures: FutureStore,
         dispatcher: Dispatcher,
-        folders: DataFolder,
+        data_folder: DataFolder,
     ) -> None:
         self._instance = instance
         self._timeout_s = timeout_s
@@ -53,7 +53,7 @@ class SessionsHandler:
         self._db = db
         self._futures = futures
         self._dispatcher = dispatcher
-        self._folders = folders
+        self._data_folder = data_folder
         self._drains = Tasks()
 
     async def create(self, owner: str, request: CreateSessionRequest) -> str:
@@ -148,7 +148,7 @@ class SessionsHandler:
             connection.execute(delete(RecoveryPointRow).where(RecoveryPointRow.model_id.in_(run_ids)))
 
         await self._db.write(job)
-        await self._folders.remove_session(session.id)
+        await self._data_folder.remove_session(session.id)
         log.info("session %s ended: %s", session.id, status)
 
     async def stop(self) -> None:
@@ -161,7 +161,7 @@ class SessionsHandler:
         """Remove what the engine, which has stopped by now, still wrote for sessions that had ended."""
         ours = select(SessionRow.id).where(SessionRow.instance == self._instance)
         for session_id in await self._db.read_async(lambda connection: list(connection.execute(ours).scalars())):
-            await self._folders.remove_session(session_id)
+            await self._data_folder.remove_session(session_id)
 
     async def stop_draining(self) -> None:
         """Leave sessions that are being ended as they are: the next start goes on with them."""

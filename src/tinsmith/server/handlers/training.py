@@ -27,10 +27,10 @@ _INLINE_CHECK_BYTES = 128 * 1024
 class TrainingHandler:
     """Turns training steps into operations."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, ordered: ModelOrder) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, model_order: ModelOrder) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._ordered = ordered
+        self._model_order = model_order
 
     async def forward_backward(self, owner: str, body: bytes) -> Record:
         """Accept a forward or forward_backward.
@@ -53,7 +53,7 @@ class TrainingHandler:
                 _check_pass(request, info, self._settings.max_datums)
             return Prepared()
 
-        return await self._ordered.accept(record, request.model_id, request.seq_id, prepare)
+        return await self._model_order.accept(record, request.model_id, request.seq_id, prepare)
 
     async def optim_step(self, owner: str, body: bytes) -> Record:
         """Accept an optimizer step."""
@@ -70,7 +70,7 @@ class TrainingHandler:
             record.args = {"op": {"adam": request.adam_params.model_dump()}}
             return Prepared()
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
 
 def _parse_pass(body: bytes) -> tuple[Any, str]:

@@ -39,7 +39,7 @@ class Record:
         owner: whose key asked.
         base_model: the engine; empty where the request named none that exists.
         session_id, model_id, seq_id, sampler_id: what it belongs to.
-        args: `op`: small arguments, as `Operation` takes them; `wire`: what `completion` needs to word the answer.
+        args: `op`: small arguments, as `Operation` takes them; `wire`: what `outcomes` needs to word the answer.
         scope: the idempotency key; None where a repeat cannot be recognised.
         payload_hash: of the request as the client sent it.
         body: bulky input; dropped once the journal or the engine has it.

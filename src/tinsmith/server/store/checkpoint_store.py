@@ -13,9 +13,9 @@ from typing import Any
 import anyio.to_thread
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import CheckpointRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
@@ -98,12 +98,12 @@ class CheckpointStore:
 
     Args:
         db: the database, which other processes may share.
-        folders: the data folder.
+        data_folder: the data folder.
     """
 
-    def __init__(self, db: Database, folders: DataFolder) -> None:
+    def __init__(self, db: Database, data_folder: DataFolder) -> None:
         self._db = db
-        self._folders = folders
+        self._data_folder = data_folder
 
     # -- looking up ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class CheckpointStore:
         saved = await self.owned(path, owner)
         statement = delete(CheckpointRow).where(_at(path), CheckpointRow.folder == saved.folder)
         await self._db.write(lambda connection: connection.execute(statement))
-        await self._folders.remove(saved.folder)
+        await self._data_folder.remove(saved.folder)
 
     async def sweep_expired(self) -> int:
         """Delete checkpoints whose lifetime is over; return how many."""
@@ -208,7 +208,7 @@ class CheckpointStore:
 
         folders = await self._db.write(job)
         for folder in folders:
-            await self._folders.remove(folder)
+            await self._data_folder.remove(folder)
         return len(folders)
 
     async def sweep_folders(self, run_ids: Sequence[str], saving: Collection[str]) -> None:
@@ -216,9 +216,9 @@ class CheckpointStore:
         query = select(CheckpointRow.folder).where(CheckpointRow.run_id.in_(run_ids))
         known = await self._db.read_async(lambda connection: set(connection.execute(query).scalars()))
         for run_id in run_ids:
-            for folder in self._folders.checkpoints_of(run_id):
+            for folder in self._data_folder.checkpoints_of(run_id):
                 if folder not in known and folder not in saving:
-                    await self._folders.remove(folder)
+                    await self._data_folder.remove(folder)
 
 
 def check_ttl(ttl: int | None, least: int, most: int) -> int | None:

@@ -105,7 +105,7 @@ async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner)
 @router.get(ONE + "/files")
 async def checkpoint_files(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
     saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
-    files = await list_files(service.folders.absolute(saved.folder))
+    files = await list_files(service.data_folder.absolute(saved.folder))
     return reply({"files": files, "base_model": saved.base_model, "size_bytes": saved.size_bytes})
 
 
@@ -114,5 +114,5 @@ async def checkpoint_file(
     run_id: str, kind: str, name: str, file: str, service: ServiceDep, owner: Owner
 ) -> FileResponse:
     saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
-    path = await anyio.to_thread.run_sync(file_of, service.folders.absolute(saved.folder), file)
+    path = await anyio.to_thread.run_sync(file_of, service.data_folder.absolute(saved.folder), file)
     return FileResponse(path, media_type="application/octet-stream")
