@@ -19,6 +19,7 @@ from tinsmith.cluster.loading import ModelSpec
 from tinsmith.cluster.model_sources import resolve
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
+from tinsmith.server.store.catalog import BaseModels
 from tinsmith.settings import Settings, get_settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, TinsmithError
@@ -41,11 +42,9 @@ class EmbeddedService:
         self.service = Service(
             settings,
             self._link,
-            settings.home,
+            BaseModels({EMBEDDED_MODEL: folder}, self._load),
             owner=OWNER,
             journal=False,
-            models={EMBEDDED_MODEL: folder},
-            load_model=self._load,
         )
         self.transport = ShieldedTransport(create_app(self.service), raise_app_exceptions=False)
 

@@ -6,14 +6,10 @@ import asyncio
 import logging
 import time
 
-from tinsmith.server.engine_link.resting import Resting
+from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.handlers.sessions import SessionsHandler
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.checkpoint_store import CheckpointStore
-from tinsmith.server.store.journal import JournalLike
-from tinsmith.settings import Settings
+from tinsmith.server.store.core import Core
 
 log = logging.getLogger("tinsmith.server")
 
@@ -23,27 +19,18 @@ _MEMORY_RETENTION_S = 60.0
 class Sweeper:
     """Runs the sweeps."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        futures: FutureStore,
-        journal: JournalLike,
-        sessions: SessionsHandler,
-        checkpoints: CheckpointStore,
-        resting: Resting,
-    ) -> None:
-        self._live = live
-        self._futures = futures
-        self._journal = journal
+    def __init__(self, core: Core, dispatcher: Dispatcher, sessions: SessionsHandler) -> None:
+        self._dispatcher = dispatcher
         self._sessions = sessions
-        self._checkpoints = checkpoints
-        self._resting = resting
-        self._retention_s = settings.result_retention_s
-        if not journal.durable:
+        self._live = core.live
+        self._futures = core.futures
+        self._journal = core.journal
+        self._checkpoints = core.checkpoints
+        self._retention_s = core.settings.result_retention_s
+        if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
             self._retention_s = min(self._retention_s, _MEMORY_RETENTION_S)
-        self._interval_s = min(30.0, settings.session_timeout_s / 4, self._retention_s / 4)
+        self._interval_s = min(30.0, core.settings.session_timeout_s / 4, self._retention_s / 4)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -62,7 +49,7 @@ class Sweeper:
         if fetched:
             await self._journal.note_fetched(fetched)
         await self.forget()
-        self._resting.rest()
+        self._dispatcher.rest()
 
     async def forget(self) -> None:
         """Forget results that were fetched long ago, and those of sessions that ended long ago."""

@@ -110,7 +110,7 @@ async def test_passes_that_never_came_are_not_waited_for_again(running: Running,
     client = await running.client()
     model = await client.create_model()
     waiting = await client.post_pass(model, 1, seq_id=seq_id)
-    record = running.service.futures.find(waiting["request_id"])
+    record = running.service.core.futures.find(waiting["request_id"])
     assert record is not None
     running.service.outcomes.fail(record, "seq_id 1 never arrived", RequestErrorCategory.USER)
     await engine_dies(running)
@@ -149,9 +149,9 @@ async def test_a_sample_without_a_seed_draws_the_same_tokens_again(restarting: R
     running = restarting.running
     running.link.holding = True
     promise = await client.post_sample(sampler)
-    sent = running.service.futures.find(promise["request_id"])
+    sent = running.service.core.futures.find(promise["request_id"])
     assert sent is not None
-    body, _ = await running.service.journal.body(sent)
+    body, _ = await running.service.core.journal.body(sent)
     await restarting.kill(client)
     assert await client.result(promise)
     again = next(op for op in restarting.running.link.submitted if op.kind is OpKind.SAMPLE)
@@ -200,7 +200,7 @@ async def test_a_replay_that_fails_is_not_passed_over_in_silence(running: Runnin
     await client.forward_backward(model, 9)
     running.link.fail = {OpKind.FORWARD_BACKWARD: ("the device has no memory left", RequestErrorCategory.SERVER)}
     await engine_dies(running)
-    await soon(lambda: not running.service.live.runs[model].usable)
+    await soon(lambda: not running.service.core.live.runs[model].usable)
     running.link.fail = {}
     with pytest.raises(Failed, match="could not be rebuilt after a restart: the device has no memory left") as failed:
         await client.optim_step(model)
@@ -219,11 +219,11 @@ async def test_a_point_shortens_the_replay_and_cuts_the_journal(start: Start) ->
         for number in range(5):
             await client.forward_backward(one, number)
             await client.optim_step(one)
-    run = running.service.live.runs[model]
+    run = running.service.core.live.runs[model]
     await soon(lambda: run.cut == 10)
-    root = running.service.data_folder.root
+    root = running.service.core.data_folder.root
     assert len(list((root / "recovery" / model).iterdir())) == 1
-    bodies = [record.body_digest for record in running.service.futures.records() if record.model_id == model]
+    bodies = [record.body_digest for record in running.service.core.futures.records() if record.model_id == model]
     assert any(bodies)
     await client.forward_backward(model, 7)
     await client.forward_backward(calm, 7)
@@ -243,7 +243,7 @@ async def test_the_journal_is_not_cut_behind_a_snapshot_that_is_not_on_disk(star
     sampler = await client.snapshot(model)
     before = (await client.sample(sampler, params={"seed": 1})).sequences[0]
     await client.optim_step(model)
-    run = running.service.live.runs[model]
+    run = running.service.core.live.runs[model]
     await soon(lambda: len(run.points) == 1)
     assert set(run.ops) == {1, 2, 3}
     await engine_dies(running)
@@ -262,7 +262,7 @@ async def test_a_long_replay_ends_with_a_new_point(running: Running) -> None:
         await client.forward_backward(model, number)
         await client.optim_step(model)
     await engine_dies(running)
-    await soon(lambda: running.service.live.runs[model].cut == 20)
+    await soon(lambda: running.service.core.live.runs[model].cut == 20)
 
 
 # -- the service ---------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ async def test_sessions_that_ended_or_fell_silent_are_not_rebuilt(start: Start) 
     result = await other.post_pass(model, 1)
     await other.result(result)
     await other.post(f"sessions/{other.session_id}/finish", {"reason": {"type": "success"}}, 204)
-    await soon(lambda: other.session_id not in restarting.running.service.live.sessions)
+    await soon(lambda: other.session_id not in restarting.running.service.core.live.sessions)
     await asyncio.sleep(0.6)
     await restarting.kill(client)
     other.http = client.http
@@ -336,14 +336,14 @@ async def test_a_finished_session_is_drained_after_a_restart(restarting: Restart
     await client.post(f"sessions/{client.session_id}/finish", {"reason": {"type": "success"}}, 204)
     await restarting.kill(client)
     assert (await client.result(promise))["path"]
-    await soon(lambda: client.session_id not in restarting.running.service.live.sessions)
+    await soon(lambda: client.session_id not in restarting.running.service.core.live.sessions)
 
 
 async def test_half_written_files_of_a_killed_service_are_removed(restarting: Restarting) -> None:
     client = await restarting.begin()
     model = await client.create_model()
     await client.save_state(model, "good")
-    root = restarting.running.service.data_folder.root
+    root = restarting.running.service.core.data_folder.root
     torn = root / "checkpoints" / model / "weights" / ".bad.1234.tmp"
     torn.mkdir()
     (root / "blobs" / "lost.body").write_bytes(b"x")
@@ -359,7 +359,7 @@ async def test_a_torn_body_fails_its_run_with_a_clear_message_and_no_other(resta
     await client.forward_backward(model, *range(60))
     body = await client.post_pass(other, 1)
     await client.result(body)
-    db = restarting.running.service.db
+    db = restarting.running.service.core.db
     from sqlalchemy import text
 
     await db.write(
@@ -445,7 +445,7 @@ async def outcome(client: Client, promise: dict) -> object:
 async def test_any_script_under_any_deaths_ends_like_a_calm_one(
     start: Start, tmp_path: Path, seed: int, interval: float
 ) -> None:
-    peaceful = await start(data_dir=tmp_path / "calm")
+    peaceful = await start(home=tmp_path / "calm")
     expected = await script(await peaceful.client(), seed)
     restarting = Restarting(start, recovery_interval_s=interval)
     client = await restarting.begin()

@@ -61,7 +61,7 @@ async def test_metrics(running: Running) -> None:
 
 async def test_a_tokenizer_and_its_tag(running: Running) -> None:
     client = await running.client()
-    running.service.catalog.folders["tiny"] = shipped()
+    running.service.core.catalog.folders["tiny"] = shipped()
     answer = await client.http.get("/api/v1/tokenizer", params={"model": "tiny"})
     body = answer.json()
     assert json.loads(body["tokenizer_json"])["model"]

@@ -7,16 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
+from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.engine_link.resting import is_crowded, to_rest
+from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.server.store.journal import JournalLike
-from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.server.store.core import Core
 from tinsmith.types.operations import EngineLink, Failure, Operation, OpKind, Result
-
-
-def _nobody_listens(record: Record, message: str, category: RequestErrorCategory) -> None:
-    raise RuntimeError(f"operation {record.request_id} failed before the service was wired: {message} ({category})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +27,27 @@ class Dispatcher:
     """Hands operations to the engine host.
 
     Args:
+        core: gives bodies, folders and what is alive.
         link: the way to the host.
-        journal: where bodies are.
-        live: what is alive.
-        data_folder: the data folder.
+        outcomes: takes the failure of a sample whose sampler cannot be loaded.
 
     Attributes:
         life: changes whenever a host comes up or is lost.
         up: whether there is a host.
         open: whether newly accepted operations go to the host at once. While it is down or what it lost is being
             rebuilt they wait; `recovery` hands them over.
-        fail: told about operations that cannot be carried out.
-        on_sampler_ready: told about samplers that the engine now holds.
     """
 
-    def __init__(self, link: EngineLink, journal: JournalLike, live: LiveState, data_folder: DataFolder) -> None:
+    def __init__(self, core: Core, link: EngineLink, outcomes: Outcomes) -> None:
+        self._core = core
         self._link = link
-        self._journal = journal
-        self._live = live
-        self._data_folder = data_folder
+        self._outcomes = outcomes
+        self._journal = core.journal
+        self._live = core.live
+        self._data_folder = core.data_folder
         self.life = 0
         self.up = False
         self.open = False
-        self.fail: Callable[[Record, str, RequestErrorCategory], object] = _nobody_listens
-        self.on_sampler_ready: Callable[[SamplingSession], None] | None = None
         self._internal: dict[str, Internal] = {}
         self._replayed: dict[str, Record] = {}
 
@@ -198,7 +191,7 @@ class Dispatcher:
         sampler.loading = False
         held, sampler.held = sampler.held, []
         for record in held:
-            self.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
+            self._outcomes.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
 
     async def sampler_ready(self, sampler: SamplingSession) -> None:
         """The engine holds a sampler: hand over the samples that waited for it."""
@@ -208,8 +201,7 @@ class Dispatcher:
         for record in held:
             if record.state is State.PENDING:
                 await self._hand_over(record, replay=False)
-        if self.on_sampler_ready is not None:
-            self.on_sampler_ready(sampler)
+        self.make_room(sampler)
 
     def release_sampler(self, sampler: SamplingSession) -> None:
         """Free a sampler's memory in the engine; it can be loaded again while its files are there."""
@@ -217,3 +209,13 @@ class Dispatcher:
             sampler.ready = sampler.loading = False
             args = {"sampler_id": sampler.id}
             self.internal(Operation(new_id(), OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))
+
+    def rest(self) -> None:
+        """Release the samplers that may leave the engine's memory."""
+        for sampler in to_rest(self._core):
+            self.release_sampler(sampler)
+
+    def make_room(self, newcomer: SamplingSession) -> None:
+        """Do so if a newcomer's base model has more samplers in memory than may stay."""
+        if is_crowded(self._core, newcomer.base_model):
+            self.rest()

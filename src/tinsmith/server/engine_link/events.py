@@ -8,18 +8,12 @@ import logging
 from sqlalchemy import update
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.engine_link.outcomes import After, Outcomes
 from tinsmith.server.engine_link.recovery import Recovery
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
-from tinsmith.server.engine_link.resting import Resting
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState
-from tinsmith.server.state.prometheus import Metrics
+from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import SamplerRow
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.operations import Event, Failure, Flushed, Lost, OpKind, Ready, Result, Stats
@@ -36,31 +30,23 @@ class Events:
 
     def __init__(
         self,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        catalog: Catalog,
+        core: Core,
         dispatcher: Dispatcher,
         outcomes: Outcomes,
         recovery: Recovery,
         recovery_points: RecoveryPoints,
-        resting: Resting,
-        data_folder: DataFolder,
-        tasks: Tasks,
-        metrics: Metrics,
     ) -> None:
-        self._live = live
-        self._db = db
-        self._futures = futures
-        self._catalog = catalog
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._recovery = recovery
         self._recovery_points = recovery_points
-        self._resting = resting
-        self._data_folder = data_folder
-        self._tasks = tasks
-        self._metrics = metrics
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._catalog = core.catalog
+        self._data_folder = core.data_folder
+        self._tasks = core.tasks
+        self._metrics = core.metrics
         self._progress = False
         self.lives = 0
 
@@ -94,15 +80,23 @@ class Events:
             return
         self._progress = True
         if isinstance(event, Result):
-            self._outcomes.result(record, event)
+            self._outcomes.result(record, event, *self._after(record))
         else:
             self._outcomes.failure(record, event)
         self._metrics.operations.labels(record.kind.value, record.state.value).inc()
 
+    def _after(self, record: Record) -> list[After]:
+        sampler = self._made_by(record)
+        return [lambda: self._dispatcher.sampler_ready(sampler)] if sampler is not None else []
+
+    def _made_by(self, record: Record) -> SamplingSession | None:
+        """Return the sampler that a snapshot makes, unless it was let go of meanwhile."""
+        return self._live.samplers.get(record.sampler_id or "") if record.kind is OpKind.SNAPSHOT else None
+
     async def _on_replayed(self, record: Record, event: Result | Failure) -> None:
         if isinstance(event, Failure):
             await self._recovery.replay_failed(record, event)
-        elif record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
+        elif (sampler := self._made_by(record)) is not None:
             await self._dispatcher.sampler_ready(sampler)
 
     async def _on_flushed(self, op_id: str) -> None:
@@ -114,7 +108,7 @@ class Events:
             await self._data_folder.remove(record.op_args["folder"])
             return
         sampler.on_disk = True
-        self._resting.make_room(sampler)
+        self._dispatcher.make_room(sampler)
         statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
         await self._db.write(lambda connection: connection.execute(statement))
         run = self._live.runs.get(sampler.model_id or "")

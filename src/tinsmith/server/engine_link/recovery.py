@@ -15,13 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.engine_link.outcomes import Outcomes
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints, base
-from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.server.store.db import Database
-from tinsmith.server.store.journal import JournalLike, TornBody
+from tinsmith.server.store.core import Core
+from tinsmith.server.store.journal import TornBody
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import Failure, Operation, OpKind
 
@@ -94,27 +91,16 @@ def _step(record: Record, live: LiveState) -> Step:
 class Recovery:
     """Brings a new engine host to where the last one was."""
 
-    def __init__(
-        self,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        journal: JournalLike,
-        dispatcher: Dispatcher,
-        outcomes: Outcomes,
-        recovery_points: RecoveryPoints,
-        catalog: Catalog,
-        data_folder: DataFolder,
-    ) -> None:
-        self._live = live
-        self._db = db
-        self._futures = futures
-        self._journal = journal
+    def __init__(self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes, recovery_points: RecoveryPoints) -> None:
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._recovery_points = recovery_points
-        self._catalog = catalog
-        self._data_folder = data_folder
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._journal = core.journal
+        self._catalog = core.catalog
+        self._data_folder = core.data_folder
 
     # -- after a loss -------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,9 @@ from sqlalchemy import delete, insert
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.state.live import LiveState, RecoveryPoint, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow
-from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.server.store.journal import Effect
 from tinsmith.types.operations import Failure, Operation, OpKind, Result
 
 log = logging.getLogger("tinsmith.server")
@@ -43,29 +41,16 @@ def base(run: TrainingRun, live: LiveState) -> RecoveryPoint | None:
 
 
 class RecoveryPoints:
-    """Takes recovery points and cuts the journal behind them.
+    """Takes recovery points and cuts the journal behind them."""
 
-    Args:
-        interval_s: least time between two points of one run, seconds.
-    """
-
-    def __init__(
-        self,
-        live: LiveState,
-        db: Database,
-        journal: JournalLike,
-        dispatcher: Dispatcher,
-        data_folder: DataFolder,
-        tasks: Tasks,
-        interval_s: float,
-    ) -> None:
-        self._live = live
-        self._db = db
-        self._journal = journal
+    def __init__(self, core: Core, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._data_folder = data_folder
-        self._tasks = tasks
-        self._interval_s = interval_s
+        self._live = core.live
+        self._db = core.db
+        self._journal = core.journal
+        self._data_folder = core.data_folder
+        self._tasks = core.tasks
+        self._interval_s = core.settings.recovery_interval_s
 
     def consider(self, record: Record) -> None:
         """Ask for a point after an optimizer step that was just handed over, if one is due."""

@@ -12,14 +12,12 @@ from tinsmith.server.handlers.bodies import canonical, parse_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
-from tinsmith.server.state.live import LiveState, TrainingRun
+from tinsmith.server.state.live import LiveSession, TrainingRun
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
-from tinsmith.server.store.data_folder import DataFolder
+from tinsmith.server.store.checkpoint_store import Saved
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RunRow
 from tinsmith.server.store.journal import Effect, digest
-from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.operations import OpKind
@@ -34,25 +32,15 @@ ADAM = "adamw"
 class CreationHandler:
     """Turns requests for models into operations."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        catalog: Catalog,
-        checkpoints: CheckpointStore,
-        data_folder: DataFolder,
-        intake: Intake,
-        model_order: ModelOrder,
-        saving: SavingHandler,
-    ) -> None:
-        self._settings = settings
-        self._live = live
-        self._catalog = catalog
-        self._checkpoints = checkpoints
-        self._data_folder = data_folder
+    def __init__(self, core: Core, intake: Intake, model_order: ModelOrder, saving: SavingHandler) -> None:
         self._intake = intake
         self._model_order = model_order
         self._saving = saving
+        self._settings = core.settings
+        self._live = core.live
+        self._catalog = core.catalog
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
 
     async def create_model(self, owner: str, body: bytes) -> Record:
         """Accept the creation of a model."""
@@ -107,13 +95,12 @@ class CreationHandler:
         return await self._accept(record, fields, prepare_new)
 
     async def load_adapter(
-        self, owner: str, session_id: str, base_model: str, lora: LoraConfig, folder: str, wire: dict[str, Any]
+        self, session: LiveSession, base_model: str, lora: LoraConfig, folder: str, wire: dict[str, Any]
     ) -> Record:
         """Accept the loading of an adapter made elsewhere as the first model of a session.
 
         Args:
-            owner: whose session it is.
-            session_id: the session.
+            session: it becomes its first model.
             base_model: that it is put on.
             lora: the shape that holds it.
             folder: its PEFT folder, among what the run is rebuilt from.
@@ -126,9 +113,8 @@ class CreationHandler:
             record.args = {"op": op, "wire": wire | {"pinned": folder}}
             return lora
 
-        return await self._accept(
-            Record(OpKind.LOAD_STATE, owner), {"session_id": session_id, "model_seq_id": 0}, prepare
-        )
+        place = {"session_id": session.id, "model_seq_id": 0}
+        return await self._accept(Record(OpKind.LOAD_STATE, session.owner), place, prepare)
 
     async def _saved_state(self, request: LoadWeightsRequest, readers: set[str]) -> Saved:
         path = CheckpointPath.parse(request.path)

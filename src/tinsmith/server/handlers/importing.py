@@ -24,13 +24,9 @@ from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import check_ttl
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.settings import Settings
+from tinsmith.server.store.core import Core
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.operations import OpKind
 from tinsmith.types.params import LoraConfig
@@ -46,25 +42,15 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 class ImportingHandler:
     """Turns uploads into operations."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        catalog: Catalog,
-        data_folder: DataFolder,
-        futures: FutureStore,
-        sessions: SessionsHandler,
-        creation: CreationHandler,
-        saving: SavingHandler,
-    ) -> None:
-        self._settings = settings
-        self._live = live
-        self._catalog = catalog
-        self._data_folder = data_folder
-        self._futures = futures
+    def __init__(self, core: Core, sessions: SessionsHandler, creation: CreationHandler, saving: SavingHandler) -> None:
         self._sessions = sessions
         self._creation = creation
         self._saving = saving
+        self._settings = core.settings
+        self._live = core.live
+        self._catalog = core.catalog
+        self._data_folder = core.data_folder
+        self._futures = core.futures
 
     async def accept(self, owner: str, key: str, stream: AsyncIterator[bytes]) -> list[Record]:
         """Accept an import.
@@ -116,7 +102,9 @@ class ImportingHandler:
             limit = f"at most {self._settings.max_lora_rank}, of an expert that over the experts per token"
             raise invalid(f"{CONFIG}: r", lora.rank, limit)
         self._check_room(size)
-        session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=f"import of {request.name}"))
+        display_name = f"import of {request.name}"
+        session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=display_name))
+        session = self._live.sessions[session_id]
         save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
         try:
             folder = self._data_folder.new_recovery(f"{session_id}:train:0", "loaded")
@@ -125,11 +113,9 @@ class ImportingHandler:
             # A session may be silent for so long only, and an upload can take longer.
             await upload.copy(place / WEIGHTS, size, WEIGHTS, lambda: self._live.session(session_id, owner))
             wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
-            return await self._creation.load_adapter(owner, session_id, request.base_model, lora, folder, wire)
+            return await self._creation.load_adapter(session, request.base_model, lora, folder, wire)
         except BaseException as error:
-            session = self._live.sessions.get(session_id)
-            if session is not None:
-                await self._sessions.end(session, "interrupted", f"the import failed: {error}")
+            await self._sessions.end(session, "interrupted", f"the import failed: {error}")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._no_room(size) from error
             raise

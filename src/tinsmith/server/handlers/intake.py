@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
-from tinsmith.server.state.future_store import FutureStore, check_same
-from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.future_store import check_same
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.server.store.core import Core
+from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import UserError
 from tinsmith.types.operations import OpKind
 
@@ -17,19 +17,12 @@ from tinsmith.types.operations import OpKind
 class Intake:
     """Accepts operations."""
 
-    def __init__(
-        self,
-        futures: FutureStore,
-        journal: JournalLike,
-        live: LiveState,
-        dispatcher: Dispatcher,
-        recovery_points: RecoveryPoints,
-    ) -> None:
-        self._futures = futures
-        self._journal = journal
-        self._live = live
+    def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints) -> None:
         self._dispatcher = dispatcher
         self._recovery_points = recovery_points
+        self._futures = core.futures
+        self._journal = core.journal
+        self._live = core.live
 
     def known(self, scope: str | None) -> bool:
         """Whether an idempotency key has been used."""

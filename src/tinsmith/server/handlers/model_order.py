@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinsmith.server.handlers.intake import Intake
-from tinsmith.server.state.live import LiveState, RunStatus, TrainingRun
+from tinsmith.server.state.live import RunStatus, TrainingRun
 from tinsmith.server.state.records import Record
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 
@@ -34,8 +35,8 @@ Prepare = Callable[[TrainingRun, Record], Awaitable[Prepared]]
 class ModelOrder:
     """Gives requests their place in a model's order."""
 
-    def __init__(self, live: LiveState, intake: Intake) -> None:
-        self._live = live
+    def __init__(self, core: Core, intake: Intake) -> None:
+        self._live = core.live
         self._intake = intake
 
     async def accept(self, record: Record, model_id: object, seq_id: object, prepare: Prepare) -> Record:

@@ -8,19 +8,15 @@ import anyio.to_thread
 import orjson
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.engine_link.outcomes import insert_sampler
+from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, parse, parse_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState, SamplingSession
+from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.checkpoint_store import CheckpointStore
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
@@ -38,28 +34,19 @@ class SamplingHandler:
     """Turns sampling requests into operations."""
 
     def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        db: Database,
-        catalog: Catalog,
-        checkpoints: CheckpointStore,
-        data_folder: DataFolder,
-        futures: FutureStore,
-        dispatcher: Dispatcher,
-        intake: Intake,
-        saving: SavingHandler,
+        self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes, intake: Intake, saving: SavingHandler
     ) -> None:
-        self._settings = settings
-        self._live = live
-        self._db = db
-        self._catalog = catalog
-        self._checkpoints = checkpoints
-        self._data_folder = data_folder
-        self._futures = futures
         self._dispatcher = dispatcher
+        self._outcomes = outcomes
         self._intake = intake
         self._saving = saving
+        self._settings = core.settings
+        self._live = core.live
+        self._db = core.db
+        self._catalog = core.catalog
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
+        self._futures = core.futures
 
     # -- sampling sessions --------------------------------------------------------------------------------------------
 
@@ -165,7 +152,7 @@ class SamplingHandler:
         """Drop a sample that is not done yet; other operations are left alone."""
         if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
             self._dispatcher.cancel(record)
-            self._dispatcher.fail(record, "the request was cancelled", RequestErrorCategory.USER)
+            self._outcomes.fail(record, "the request was cancelled", RequestErrorCategory.USER)
 
 
 def _seeded(request: SampleRequest) -> SampleRequest:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
+from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.checkpoint_store import CheckpointStore, check_ttl
-from tinsmith.server.store.data_folder import DataFolder
+from tinsmith.server.store.checkpoint_store import check_ttl
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
-from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.operations import OpKind
 from tinsmith.types.paths import CheckpointPath, check_name
@@ -24,21 +22,13 @@ _SAVE_WAIT_S = 20.0
 class SavingHandler:
     """Turns saves into operations."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        checkpoints: CheckpointStore,
-        data_folder: DataFolder,
-        futures: FutureStore,
-        model_order: ModelOrder,
-    ) -> None:
-        self._settings = settings
-        self._live = live
-        self._checkpoints = checkpoints
-        self._data_folder = data_folder
-        self._futures = futures
+    def __init__(self, core: Core, model_order: ModelOrder) -> None:
         self._model_order = model_order
+        self._settings = core.settings
+        self._live = core.live
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
+        self._futures = core.futures
 
     async def save_weights(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights and optimizer."""

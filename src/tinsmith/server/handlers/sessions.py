@@ -10,12 +10,11 @@ import uuid
 from sqlalchemy import Connection, Select, Update, delete, insert, select, update
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveSession, LiveState, RunStatus
+from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.state.live import LiveSession, RunStatus
 from tinsmith.server.state.records import Record
 from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.data_folder import DataFolder
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SessionRow
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.operations import OpKind
@@ -30,30 +29,17 @@ _STOP_S = 10.0
 
 
 class SessionsHandler:
-    """Opens and ends sessions.
+    """Opens and ends sessions."""
 
-    Args:
-        instance: the service that serves them.
-        timeout_s: how long a session may be silent, seconds.
-    """
-
-    def __init__(
-        self,
-        instance: str,
-        timeout_s: float,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        dispatcher: Dispatcher,
-        data_folder: DataFolder,
-    ) -> None:
-        self._instance = instance
-        self._timeout_s = timeout_s
-        self._live = live
-        self._db = db
-        self._futures = futures
+    def __init__(self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes) -> None:
         self._dispatcher = dispatcher
-        self._data_folder = data_folder
+        self._outcomes = outcomes
+        self._instance = core.instance
+        self._timeout_s = core.settings.session_timeout_s
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._data_folder = core.data_folder
         self._drains = Tasks()
 
     async def create(self, owner: str, request: CreateSessionRequest) -> str:
@@ -170,7 +156,14 @@ class SessionsHandler:
     def _fail(self, record: Record, why: str) -> None:
         if record.kind is OpKind.SAMPLE:
             self._dispatcher.cancel(record)
-        self._dispatcher.fail(record, why, RequestErrorCategory.USER)
+        self._outcomes.fail(record, why, RequestErrorCategory.USER)
+
+    async def resume(self) -> None:
+        """Go on with the sessions of an earlier life: end those that fell silent, drain those that were finished."""
+        await self.sweep()
+        for session in list(self._live.sessions.values()):
+            if session.closing:
+                self.drain(session)
 
     async def sweep(self) -> None:
         """End sessions that were silent too long, and store when the others were last seen."""

@@ -10,9 +10,8 @@ from tinsmith.server.handlers.bodies import canonical, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.state.live import TrainingRun
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
-from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
 from tinsmith.types.errors import invalid
@@ -27,10 +26,10 @@ _INLINE_CHECK_BYTES = 128 * 1024
 class TrainingHandler:
     """Turns training steps into operations."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, model_order: ModelOrder) -> None:
-        self._settings = settings
-        self._catalog = catalog
+    def __init__(self, core: Core, model_order: ModelOrder) -> None:
         self._model_order = model_order
+        self._settings = core.settings
+        self._catalog = core.catalog
 
     async def forward_backward(self, owner: str, body: bytes) -> Record:
         """Accept a forward or forward_backward.

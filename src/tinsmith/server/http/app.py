@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tinsmith.server.http import error_answers
 from tinsmith.server.http.routes import all_routers
 from tinsmith.server.service import Service
-from tinsmith.server.state.prometheus import Metrics
 
 log = logging.getLogger("tinsmith.access")
 
@@ -25,16 +24,16 @@ def create_app(service: Service) -> FastAPI:
     for router in all_routers():
         app.include_router(router)
     error_answers.install(app)
-    app.add_middleware(_Observed, metrics=service.metrics)
+    app.add_middleware(_Observed, service=service)
     return app
 
 
 class _Observed:
     """Logs and counts requests."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
-        self._metrics = metrics
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,8 +57,9 @@ class _Observed:
         # The route's pattern, not the path: ids would make a time series each.
         route = scope.get("route")
         path = getattr(route, "path", "unknown")
-        self._metrics.requests.labels(path, str(status)).inc()
+        metrics = self._service.core.metrics
+        metrics.requests.labels(path, str(status)).inc()
         if path not in _LONG_POLLS:
-            self._metrics.seconds.observe(seconds)
+            metrics.seconds.observe(seconds)
         level = logging.WARNING if status >= 500 else logging.DEBUG
         log.log(level, "method=%s path=%s status=%d ms=%.1f", scope["method"], scope["path"], status, seconds * 1e3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select
@@ -25,20 +26,32 @@ _START_WAIT_S = 20.0
 LoadModel = Callable[[str], Awaitable[tuple[BaseModelInfo, Path]]]
 
 
+@dataclass(frozen=True, slots=True)
+class BaseModels:
+    """Which base models are to be served.
+
+    Attributes:
+        folders: by the names that clients use.
+        load: how to load further ones when they are first asked for; None serves those of `folders` only.
+    """
+
+    folders: Mapping[str, Path]
+    load: LoadModel | None = None
+
+
 class Catalog:
     """Base models by name.
 
     Args:
         db: where the last known facts are kept.
-        folders: names that are served, each with its folder.
-        load: how to load further models when they are first asked for; None serves those of `folders` only.
+        models: which of them are served.
     """
 
-    def __init__(self, db: Database, folders: Mapping[str, Path], load: LoadModel | None = None) -> None:
+    def __init__(self, db: Database, models: BaseModels) -> None:
         self._db = db
-        self._load = load
+        self._load = models.load
         self._loading = asyncio.Lock()
-        self.folders = dict(folders)
+        self.folders = dict(models.folders)
         self._infos: dict[str, BaseModelInfo] = {}
         self.loaded: set[str] = set()
         self._up = asyncio.Event()

@@ -6,21 +6,21 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveSession, LiveState, RecoveryPoint, RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SamplerRow, SessionRow
-from tinsmith.server.store.journal import Journal
+from tinsmith.server.store.folder_lock import Claim
 from tinsmith.types.operations import OpKind
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")
 
 
-def load(db: Database, journal: Journal, instance: str, live: LiveState, futures: FutureStore) -> list[Record]:
+def load(core: Core) -> list[Record]:
     """Fill the live state and the futures; return pending operations of sessions that have ended."""
-    rows = db.read(lambda connection: _rows(connection, instance))
+    live = core.live
+    rows = core.db.read(lambda connection: _rows(connection, core.instance))
     for row in rows[SessionRow]:
         session = LiveSession(row.id, row.owner, seen_at=row.last_seen_at, closing=row.status == "closing")
         live.add_session(session)
@@ -31,8 +31,8 @@ def load(db: Database, journal: Journal, instance: str, live: LiveState, futures
     for row in rows[RecoveryPointRow]:
         live.runs[row.model_id].points.append(RecoveryPoint(row.seq_id, row.folder))
     orphans: list[Record] = []
-    for record in journal.load():
-        futures.add(record)
+    for record in core.journal.load():
+        core.futures.add(record)
         if not _place(record, live) and record.state is State.PENDING:
             orphans.append(record)
     return orphans
@@ -107,7 +107,25 @@ def _sampler(row: Any) -> SamplingSession:
     )
 
 
-def end_dead(connection: Connection, instance: str) -> tuple[list[str], list[str]]:
+async def end_dead(core: Core, claim: Claim) -> None:
+    """End what embedded services left whose process is gone: nobody can come back to it."""
+    for instance, lock in claim.dead:
+        sessions, runs = await core.db.write(lambda connection, name=instance: _end_instance(connection, name))
+        await core.checkpoints.sweep_folders(runs, ())
+        for session_id in sessions:
+            await core.data_folder.remove_session(session_id)
+        lock.release(remove=True)
+    claim.dead.clear()
+
+
+async def sweep_unfinished(core: Core) -> None:
+    """Remove what was being written when the last life ended, except what an operation is about to write again."""
+    saving = {record.wire.get("checkpoint_folder", "") for record in core.futures.records()}
+    await core.checkpoints.sweep_folders(list(core.live.runs), saving)
+    await core.journal.sweep_blobs(list(core.futures.records()))
+
+
+def _end_instance(connection: Connection, instance: str) -> tuple[list[str], list[str]]:
     """Mark what a dead embedded service left behind as ended; return the ids of its sessions and runs."""
     where = (SessionRow.instance == instance) & SessionRow.status.in_(ALIVE)
     sessions = list(connection.execute(select(SessionRow.id).where(where)).scalars())

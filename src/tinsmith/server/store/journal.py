@@ -67,6 +67,14 @@ class JournalLike(Protocol):
         """Store when results were first fetched."""
         ...
 
+    def load(self) -> list[Record]:
+        """Read what an earlier life stored, in the order of its arrival, without bodies and results."""
+        ...
+
+    async def sweep_blobs(self, records: Sequence[Record]) -> int:
+        """Delete blobs that no operation refers to (their operation was never committed); return how many."""
+        ...
+
 
 class MemoryJournal:
     """Operations live and die with the process."""
@@ -103,6 +111,12 @@ class MemoryJournal:
 
     async def note_fetched(self, records: Sequence[Record]) -> None:
         return
+
+    def load(self) -> list[Record]:
+        return []
+
+    async def sweep_blobs(self, records: Sequence[Record]) -> int:
+        return 0
 
 
 class Journal:
@@ -240,14 +254,12 @@ class Journal:
         await self._db.write(job)
 
     def load(self) -> list[Record]:
-        """Read all operations of this instance in the order of their arrival, without bodies and results."""
         skipped = (OperationRow.body, OperationRow.result)
         columns = [c for c in OperationRow.__table__.columns if c.name not in {s.key for s in skipped}]
         query = select(*columns).where(OperationRow.instance == self._instance).order_by(OperationRow.ordinal)
         return self._db.read(lambda connection: [_from_row(row) for row in connection.execute(query)])
 
     async def sweep_blobs(self, records: Sequence[Record]) -> int:
-        """Delete blobs that no operation refers to (their operation was never committed); return how many."""
         known = {blob for record in records for blob in (record.body_blob, record.result_blob) if blob}
         lost = [key for key in self._blobs.keys() if key not in known]  # noqa: SIM118 - a method, not a mapping
         await self._blobs.delete(lost)

@@ -33,14 +33,14 @@ async def list_checkpoints(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Offset = 0,
 ) -> Response:
-    saved, total = await service.checkpoints.of_owner(owner, limit, offset)
+    saved, total = await service.core.checkpoints.of_owner(owner, limit, offset)
     cursor = Cursor(offset=offset, limit=limit, total_count=total)
     return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=cursor))
 
 
 @router.get("/training_runs/{run_id}/checkpoints")
 async def list_run_checkpoints(run_id: str, service: ServiceDep, owner: Owner) -> Response:
-    saved = await service.checkpoints.of_run(run_id, owner)
+    saved = await service.core.checkpoints.of_run(run_id, owner)
     if not saved:
         await service.listings.run(run_id, owner, accessible=False)
     cursor = Cursor(offset=0, limit=len(saved), total_count=len(saved))
@@ -49,19 +49,19 @@ async def list_run_checkpoints(run_id: str, service: ServiceDep, owner: Owner) -
 
 @router.delete(ONE)
 async def delete_checkpoint(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    await service.checkpoints.delete(_path(run_id, kind, name), owner)
+    await service.core.checkpoints.delete(_path(run_id, kind, name), owner)
     return Response(status_code=204)
 
 
 @router.post(ONE + "/publish")
 async def publish(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    await service.checkpoints.change(_path(run_id, kind, name), owner, public=True)
+    await service.core.checkpoints.change(_path(run_id, kind, name), owner, public=True)
     return Response(status_code=204)
 
 
 @router.delete(ONE + "/publish")
 async def unpublish(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    await service.checkpoints.change(_path(run_id, kind, name), owner, public=False)
+    await service.core.checkpoints.change(_path(run_id, kind, name), owner, public=False)
     return Response(status_code=204)
 
 
@@ -71,14 +71,14 @@ async def set_ttl(run_id: str, kind: str, name: str, service: ServiceDep, owner:
     ttl = parse(SetTtlRequest, body).ttl_seconds
     check_ttl(ttl, settings.checkpoint_min_ttl_s, settings.checkpoint_max_ttl_s)
     expires_at = time.time() + ttl if ttl is not None else None
-    await service.checkpoints.change(_path(run_id, kind, name), owner, expires_at=expires_at)
+    await service.core.checkpoints.change(_path(run_id, kind, name), owner, expires_at=expires_at)
     return Response(status_code=204)
 
 
 @router.post("/weights_info")
 async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
     path = CheckpointPath.parse(parse(WeightsInfoRequest, body).tinker_path, "tinker_path")
-    saved = await service.checkpoints.readable(path, {owner}, "tinker_path")
+    saved = await service.core.checkpoints.readable(path, {owner}, "tinker_path")
     lora = saved.lora
     return reply(
         WeightsInfoResponse(
@@ -104,8 +104,8 @@ async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner)
 
 @router.get(ONE + "/files")
 async def checkpoint_files(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
-    files = await list_files(service.data_folder.absolute(saved.folder))
+    saved = await service.core.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
+    files = await list_files(service.core.data_folder.absolute(saved.folder))
     return reply({"files": files, "base_model": saved.base_model, "size_bytes": saved.size_bytes})
 
 
@@ -113,6 +113,6 @@ async def checkpoint_files(run_id: str, kind: str, name: str, service: ServiceDe
 async def checkpoint_file(
     run_id: str, kind: str, name: str, file: str, service: ServiceDep, owner: Owner
 ) -> FileResponse:
-    saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
-    path = await anyio.to_thread.run_sync(file_of, service.data_folder.absolute(saved.folder), file)
+    saved = await service.core.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
+    path = await anyio.to_thread.run_sync(file_of, service.core.data_folder.absolute(saved.folder), file)
     return FileResponse(path, media_type="application/octet-stream")
