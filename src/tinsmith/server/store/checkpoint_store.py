@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import CheckpointRow
+from tinsmith.server.store.page import Page
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
@@ -141,10 +142,10 @@ class CheckpointStore:
         )
         return await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
 
-    async def of_owner(self, owner: str, limit: int, offset: int) -> tuple[list[Saved], int]:
+    async def of_owner(self, owner: str, page: Page) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
         where = (CheckpointRow.owner == owner, _alive())
-        query = select(*_COLUMNS).where(*where).limit(limit).offset(offset)
+        query = page.of(select(*_COLUMNS).where(*where))
         total = select(func.count()).select_from(CheckpointRow).where(*where)
         found = await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
         return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import orjson
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from tinsmith.server.handlers.bodies import read_body
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record
+from tinsmith.server.store.page import Page
 from tinsmith.types.errors import UserError
 
 PREFIX = "/api/v1"
@@ -59,7 +61,17 @@ async def get_body(request: Request) -> bytes:
 ServiceDep = Annotated[Service, Depends(get_service)]
 Owner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
+
+
+def page_of(usual: int) -> Callable[[int, int], Awaitable[Page]]:
+    """Return the dependency that reads `limit` and `offset`; `usual` is the limit of a client that names none."""
+
+    async def page(limit: Limit = usual, offset: Offset = 0) -> Page:
+        return Page(limit, offset)
+
+    return page
 
 
 def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:
