@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import zlib
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple
 
+import anyio.to_thread
 import orjson
 import pydantic_core
 from pydantic import BaseModel, ValidationError
@@ -18,6 +20,12 @@ from tinsmith.types.compression import zstd_decompress
 from tinsmith.types.errors import UserError, invalid
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+# A larger body is checked on another thread, so that it does not hold up everybody else; a smaller one is checked in
+# less time than it takes to hand it to a thread and to come back.
+INLINE_CHECK_BYTES = 128 * 1024
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -65,6 +73,13 @@ def _gunzip(data: bytes, limit: int) -> bytes:
     if len(out) > limit:
         raise invalid("body", f"more than {limit} bytes", f"at most {limit} bytes", status=413)
     return out
+
+
+async def check_body(body: bytes, check: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    """Return what a check gives, made here or on another thread, whichever suits the size of the body."""
+    if len(body) > INLINE_CHECK_BYTES:
+        return await anyio.to_thread.run_sync(check, *arguments)
+    return check(*arguments)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 
-import anyio.to_thread
 import orjson
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
 from tinsmith.server.faults import Unavailable
-from tinsmith.server.handlers.bodies import canonical, parse, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, check_body, parse, parse_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
@@ -26,8 +25,6 @@ from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.tensor import TensorData
 from tinsmith.types.validation import check_sampling, check_tokens
-
-_INLINE_CHECK_BYTES = 128 * 1024
 
 
 class SamplingHandler:
@@ -132,10 +129,7 @@ class SamplingHandler:
         self._check_room()
         try:
             info = await self._catalog.find(sampler.base_model)
-            if len(body) > _INLINE_CHECK_BYTES:
-                await anyio.to_thread.run_sync(check_request, request, info, self._settings)
-            else:
-                check_request(request, info, self._settings)
+            await check_body(body, check_request, request, info, self._settings)
             self._live.sampler(sampler.id, owner)  # its session may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio.to_thread
-
-from tinsmith.server.handlers.bodies import canonical, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, check_body, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.state.live import TrainingRun
 from tinsmith.server.state.records import Record
@@ -18,9 +16,6 @@ from tinsmith.types.errors import invalid
 from tinsmith.types.operations import OpKind
 from tinsmith.types.requests import OptimStepRequest
 from tinsmith.types.validation import check_adam, check_training_data
-
-# Larger bodies are checked on another thread, so that they don't hold up everybody else.
-_INLINE_CHECK_BYTES = 128 * 1024
 
 
 class TrainingHandler:
@@ -37,19 +32,13 @@ class TrainingHandler:
         Raises:
             UserError: the body is no such message (400).
         """
-        if len(body) > _INLINE_CHECK_BYTES:
-            request, payload_hash = await anyio.to_thread.run_sync(_parse_pass, body)
-        else:
-            request, payload_hash = _parse_pass(body)
+        request, payload_hash = await check_body(body, _parse_pass, body)
         record = Record(OpKind.FORWARD_BACKWARD, owner, payload_hash=payload_hash, body=body)
         record.args = {"wire": {"forward_only": request.forward_only}}
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             info = await self._catalog.find(run.base_model)
-            if len(body) > _INLINE_CHECK_BYTES:
-                await anyio.to_thread.run_sync(_check_pass, request, info, self._settings.max_datums)
-            else:
-                _check_pass(request, info, self._settings.max_datums)
+            await check_body(body, _check_pass, request, info, self._settings.max_datums)
             return Prepared()
 
         return await self._model_order.accept(record, request.model_id, request.seq_id, prepare)
