@@ -15,8 +15,7 @@ import httpx
 from tinsmith.client.transport import embedding, session
 from tinsmith.client.transport.loop import at_shutdown, background
 from tinsmith.cluster.in_process import InProcessLink
-from tinsmith.cluster.loading import ModelSpec
-from tinsmith.cluster.model_sources import resolve
+from tinsmith.cluster.model_sources import ModelSpec, resolve
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels

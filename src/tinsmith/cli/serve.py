@@ -66,8 +66,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 async def _serve(settings: Settings, specs: list[str]) -> None:
     from tinsmith.cluster.child import ChildLink
-    from tinsmith.cluster.loading import ModelSpec
-    from tinsmith.cluster.model_sources import resolve_models
+    from tinsmith.cluster.model_sources import ModelSpec, resolve_models
     from tinsmith.server.http.listener import Listener
     from tinsmith.server.service import Service
     from tinsmith.server.store.catalog import BaseModels

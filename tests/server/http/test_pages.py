@@ -142,8 +142,9 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
             resolve_models([f"mine={source}"])
     with pytest.raises(StartupError, match="twice"):
         resolve_models(["tinsmith-tiny", "tinsmith-tiny"])
-    with pytest.raises(StartupError, match="NAME=FOLDER"):
-        resolve_models(["=x"])
+    for text in ("=x", "mine="):
+        with pytest.raises(StartupError, match="NAME=FOLDER"):
+            resolve_models([text])
 
 
 def test_log_lines() -> None:
