@@ -96,3 +96,43 @@ async def soon(test: Callable[[], bool], seconds: float = 3.0) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not become true")
+
+
+async def up(running: Running) -> None:
+    """Wait until a new host has taken over."""
+    await soon(lambda: running.service.dispatcher.open)
+
+
+async def engine_dies(running: Running) -> None:
+    running.link.kill()
+    running.link.revive()
+    await up(running)
+
+
+class Restarting:
+    """A service that can be killed and started again on the same data folder, and a client that stays."""
+
+    def __init__(self, start: Start, **options: object) -> None:
+        self.start = start
+        self.options = options
+        self.running: Running
+        self.key = ""
+
+    async def begin(self) -> Client:
+        self.running = await self.start(**self.options)
+        self.key = await self.running.service.keys.create("local", "test")
+        client = Client(self.running.http(self.key))
+        await client.open()
+        return client
+
+    async def kill(self, client: Client, link: FakeLink | None = None) -> None:
+        """Kill the service and start another; the client keeps what it knows."""
+        await self.running.crash()
+        self.running = await self.start(link, **self.options)
+        client.http = self.running.http(self.key)
+        await up(self.running)
+
+
+@pytest.fixture
+def restarting(start: Start) -> Restarting:
+    return Restarting(start)

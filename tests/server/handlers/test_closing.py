@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.client import Failed
-from tests.server.conftest import Running, Start, soon
-from tests.server.engine_link.test_recovery import Restarting, engine_dies, restarting  # noqa: F401  (a fixture)
+from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.types.operations import Flushed, OpKind
 
@@ -110,7 +109,7 @@ async def test_a_journal_that_waited_for_a_snapshot_is_cut_once_that_is_closed(s
 
 
 @pytest.mark.row(11, 210)
-async def test_deaths_after_a_close_rebuild_the_rest(restarting: Restarting) -> None:  # noqa: F811
+async def test_deaths_after_a_close_rebuild_the_rest(restarting: Restarting) -> None:
     client = await restarting.begin()
     model = await client.create_model()
     closed = await client.snapshot(model)

@@ -200,3 +200,7 @@ def test_the_store_keeps_one_record_per_key_and_counts_what_waits(steps: list[tu
                 assert store.get(record.request_id, f"owner{number % 2}") is record
                 with pytest.raises(UserError):
                     store.get(record.request_id, f"owner{1 - number % 2}")
+
+
+def test_records_are_told_apart_by_identity() -> None:
+    assert len({Record(OpKind.SAMPLE, "a"), Record(OpKind.SAMPLE, "a")}) == 2
