@@ -41,9 +41,6 @@ class Service:
     """A service on one data folder, `settings.home`.
 
     Args:
-        settings: limits, times and the data folder.
-        link: the way to the engine host.
-        models: which base models are served.
         owner: whose requests these are when there is only one user, in this process; None asks for keys.
         journal: store operations, so that they outlive this process. Needs the data folder for itself among those that
             journal; services without a journal may share it.
@@ -124,11 +121,13 @@ class Service:
 
     async def _take_over(self, core: Core, held: Claim) -> None:
         """Read what earlier lives left, and finish what they left half done."""
+        # Operations whose session ended before they had an outcome: nobody will hand them over again.
         orphans = load(core)
         await end_dead(core, held)
         for record in orphans:
             self.outcomes.fail(record, "its session ended before it was done", RequestErrorCategory.USER)
         await self.sessions.resume()
+        # Last, when it is known which operations go on and will write their files.
         await sweep_unfinished(core)
 
     async def _start_link(self, failed: asyncio.Future[None]) -> None:
@@ -161,6 +160,8 @@ class Service:
         self.drain()
         if not self._journalled:
             await self.sessions.stop()
+        # New work is kept from the host before it is told to stop; its last outcomes are stored before the database
+        # closes.
         self.dispatcher.open = False
         await self._link.close()
         await self.outcomes.stored(_STORE_S)

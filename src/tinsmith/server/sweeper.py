@@ -13,6 +13,7 @@ from tinsmith.server.store.core import Core
 
 log = logging.getLogger("tinsmith.server")
 
+# How long a fetched result is kept where there is no journal, seconds.
 _MEMORY_RETENTION_S = 60.0
 
 
@@ -30,6 +31,7 @@ class Sweeper:
         if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
             self._retention_s = min(self._retention_s, _MEMORY_RETENTION_S)
+        # Nothing outlives its time by more than a quarter.
         self._interval_s = min(30.0, core.settings.session_timeout_s / 4, self._retention_s / 4)
 
     async def run(self) -> None:
@@ -39,6 +41,7 @@ class Sweeper:
             try:
                 await self.sweep()
             except Exception:
+                # A full disk, say; the sweeps must not end with it.
                 log.exception("a sweep failed; the next one is in %g s", self._interval_s)
 
     async def sweep(self) -> None:
@@ -69,6 +72,7 @@ class Sweeper:
         if record.session_id not in self._live.sessions:
             return record.settled_at < over
         run = self._live.runs.get(record.model_id or "")
+        # What a run would be rebuilt from stays, however old; recovery points cut it.
         replayed = self._journal.durable and run is not None and run.ops.get(record.seq_id or 0) is record
         needed = replayed or (run is not None and run.creation is record)
         return not needed and record.fetched_at is not None and record.fetched_at < over

@@ -6,6 +6,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.store.db.models import Base
-from tinsmith.server.store.folder_lock import FolderLock, dead_instances, new_instance
+from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
@@ -261,6 +262,18 @@ async def test_a_second_served_one_is_refused(start: Start, tmp_path: Path) -> N
     other = Service(Settings(home=tmp_path / "data"), FakeLink(), BaseModels({}))
     with pytest.raises(StartupError, match="held by pid"):
         await other.start()
+
+
+async def test_a_start_that_fails_gives_back_the_folder_and_leaves_no_thread(tmp_path: Path) -> None:
+    (tmp_path / "tinsmith.db").write_bytes(b"this is no database" * 100)
+    before = set(threading.enumerate())
+    service = Service(Settings(home=tmp_path), FakeLink(), BaseModels({}))
+    with pytest.raises(StartupError, match="database: it cannot be used"):
+        await service.start()
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "tinsmith-writer"]
+    claim(tmp_path, exclusive=True).release()
+    with pytest.raises(RuntimeError, match="has not been started"):
+        _ = service.core
 
 
 async def test_an_engine_that_cannot_start_says_why(start: Start) -> None:

@@ -27,8 +27,6 @@ class Dispatcher:
     """Hands operations to the engine host.
 
     Args:
-        core: gives bodies, folders and what is alive.
-        link: the way to the host.
         outcomes: takes the failure of a sample whose sampler cannot be loaded.
 
     Attributes:
@@ -62,7 +60,10 @@ class Dispatcher:
     def lost(self) -> None:
         """The host is gone, and with it all that it held."""
         self.life += 1
+        # A life of its own for the time without a host: work that began before sees at once that it is too late.
         self.up = self.open = False
+        # Nobody repeats what the service wanted for itself: recovery decides anew what is needed. Samples that were
+        # held are pending, so recovery hands them over again.
         self._internal.clear()
         self._replayed.clear()
         for sampler in self._live.samplers.values():
@@ -92,20 +93,25 @@ class Dispatcher:
         await self._hand_over(record, replay=False)
 
     async def _hand_over(self, record: Record, *, replay: bool, verify: bool = False) -> None:
+        # Noted before the await: recovery must not take it for one that is still to be handed over.
         life = record.submitted_in = self.life
         if record.at_door:
             if record.seq_id is not None:
+                # The engine must not wait for a number that was refused.
                 self.skip(record)
             return
         try:
             body, path = await self._journal.body(record, verify=verify)
         except BaseException:
+            # Still to be handed over; no life is the 0th.
             record.submitted_in = 0
             raise
+        # The host may have been lost while the body was read: then recovery comes back to it.
         if life == self.life:
             self._link.submit(self._operation(record, body, path, replay))
             if replay:
                 self._replayed[record.request_id] = record
+            # The journal has it too; where there is none, nothing is ever handed over twice.
             record.body = None
 
     async def replay(self, record: Record) -> None:
@@ -114,6 +120,7 @@ class Dispatcher:
         Raises:
             TornBody: its body is lost.
         """
+        # Verified: from a damaged body the run would learn something else without a word.
         await self._hand_over(record, replay=True, verify=True)
 
     async def resend(self, record: Record) -> None:
@@ -191,6 +198,7 @@ class Dispatcher:
         sampler.loading = False
         held, sampler.held = sampler.held, []
         for record in held:
+            # The sampler stays: a sample that comes later makes the engine try again.
             self._outcomes.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
 
     async def sampler_ready(self, sampler: SamplingSession) -> None:
@@ -199,6 +207,7 @@ class Dispatcher:
         sampler.ready = True
         held, sampler.held = sampler.held, []
         for record in held:
+            # It may have been cancelled while others were handed over.
             if record.state is State.PENDING:
                 await self._hand_over(record, replay=False)
         self.make_room(sampler)
@@ -206,6 +215,7 @@ class Dispatcher:
     def release_sampler(self, sampler: SamplingSession) -> None:
         """Free a sampler's memory in the engine; it can be loaded again while its files are there."""
         if sampler.ready or sampler.loading:
+            # A sample that comes from now on has it loaded again, behind the release.
             sampler.ready = sampler.loading = False
             args = {"sampler_id": sampler.id}
             self.internal(Operation(new_id(), OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))

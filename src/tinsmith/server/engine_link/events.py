@@ -58,6 +58,7 @@ class Events:
             case Flushed(op_id):
                 self._tasks.start(self._on_flushed(op_id))
             case Ready(models):
+                # The life begins here and not in the task: a loss may come before that runs.
                 self._tasks.start(self._on_ready(models, self._dispatcher.born()))
             case Lost(reason):
                 self._on_lost(reason)
@@ -65,6 +66,7 @@ class Events:
                 self._metrics.engine(values)
 
     def _on_outcome(self, event: Result | Failure) -> None:
+        # Three kinds of operations have outcomes: the service's own, replays, and those that a client waits for.
         internal = self._dispatcher.take_internal(event.op_id)
         if internal is not None:
             follow = internal.done(event) if isinstance(event, Result) else internal.failed(event)
@@ -76,8 +78,10 @@ class Events:
             self._tasks.start(self._on_replayed(replayed, event))
             return
         record = self._futures.find(event.op_id)
+        # It was cancelled, or its session ended, while the engine worked on it.
         if record is None or record.state is not State.PENDING:
             return
+        # A life of the host in which anything was done is held against no operation (`Recovery.lost`).
         self._progress = True
         if isinstance(event, Result):
             self._outcomes.result(record, event, *self._after(record))
@@ -87,6 +91,7 @@ class Events:
 
     def _after(self, record: Record) -> list[After]:
         sampler = self._made_by(record)
+        # Ready before its client is told, so that the first sample finds it in memory.
         return [lambda: self._dispatcher.sampler_ready(sampler)] if sampler is not None else []
 
     def _made_by(self, record: Record) -> SamplingSession | None:
@@ -107,6 +112,7 @@ class Events:
         if sampler is None:  # let go of while it was being written
             await self._data_folder.remove(record.op_args["folder"])
             return
+        # In memory first. A service that dies before the row is written replays the snapshot once more: no harm.
         sampler.on_disk = True
         self._dispatcher.make_room(sampler)
         statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
@@ -125,5 +131,6 @@ class Events:
     def _on_lost(self, reason: str) -> None:
         log.error("the engine is lost: %s", reason)
         self._catalog.down()
+        # Recovery first: it asks what was handed over in the life that the dispatcher now ends.
         self._recovery.lost(reason, self._progress)
         self._dispatcher.lost()

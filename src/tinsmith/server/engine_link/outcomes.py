@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,7 @@ from tinsmith.types.paths import CheckpointKind, CheckpointPath
 log = logging.getLogger("tinsmith.server")
 
 JSON = "application/json"
+# Between tries to store an outcome, seconds; the last one over and over.
 _RETRY_S = (0.5, 1, 2, 5, 10, 30)
 
 # What is done once an outcome is stored, before its client is told.
@@ -49,6 +51,7 @@ class Outcomes:
         """Settle an operation with its result."""
         if record.state is not State.PENDING:
             return
+        # Settled in memory at once, so that nothing else settles it; its client is told once it is stored.
         answer, effects, own = self._answer(record, event)
         record.succeed(
             answer if answer is not None else event.payload, JSON if answer is not None else event.media_type
@@ -68,6 +71,7 @@ class Outcomes:
             return
         record.fail(message, category)
         effects: list[Effect] = []
+        # Whatever the engine has written of it.
         if (folder := record.wire.get("checkpoint_folder")) is not None:
             self._tasks.start(self._data_folder.remove(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
@@ -81,19 +85,19 @@ class Outcomes:
         """Make a run unusable: what waits for it fails. Return what to store."""
         run.status = status
         run.error = message
+        # Its creation is left to the caller, who may be failing it right now.
         for waiting in self._futures.pending(lambda r: r.model_id == run.id and r is not run.creation):
             self.fail(waiting, f"model {run.id}: {message}", category)
         statement = update(RunRow).where(RunRow.id == run.id).values(status=status.value, error=message)
         return lambda connection: connection.execute(statement)
 
     async def _store(self, record: Record, effects: Sequence[Effect], after: Sequence[After] = ()) -> None:
-        for attempt in range(1_000_000):
+        for delay in itertools.chain(_RETRY_S, itertools.repeat(_RETRY_S[-1])):
             try:
                 await self._journal.settle(record, effects)
                 break
             except Exception:
                 # A full disk, say. The outcome stays in memory and the client goes on polling until it is stored.
-                delay = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
                 log.exception("the outcome of %s could not be stored; next try in %g s", record.request_id, delay)
                 await asyncio.sleep(delay)
         for work in after:
@@ -146,6 +150,7 @@ class Outcomes:
             created_at=now,
             expires_at=now + wire["ttl_seconds"] if wire.get("ttl_seconds") else None,
         )
+        # The effect fills it on the writer's thread. Old files go once the row of the new ones is committed.
         replaced: list[str | None] = []
 
         async def remove_replaced() -> None:

@@ -80,6 +80,7 @@ def plan(run: TrainingRun, live: LiveState) -> list[Step]:
 def _step(record: Record, live: LiveState) -> Step:
     if record.state is State.PENDING:
         return Resend(record)
+    # A forward pass leaves nothing in the engine, and a save has left its files.
     if record.state is State.FAILED or record.forward_only or record.kind in (OpKind.SAVE_STATE, OpKind.SAVE_SAMPLER):
         return Skip(record)
     if record.kind is OpKind.SNAPSHOT:
@@ -114,7 +115,10 @@ class Recovery:
             for record in pending:
                 self._outcomes.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
             return
-        for record in [] if progress else pending:
+        if progress:
+            return
+        # Only what this host had in hand can have killed it.
+        for record in pending:
             record.losses += record.submitted_in == self._dispatcher.life
 
     def _give_up(self) -> None:
@@ -143,6 +147,8 @@ class Recovery:
                 await self._rebuild_run(run, life)
             if life != self._dispatcher.life:
                 return False
+        # Again until none is left, because others come in meanwhile. The last look and `open` have no await between
+        # them: whatever comes later is handed over by whoever accepts it.
         while rest := self._unsent():
             for record in rest:
                 await self._send(record)
@@ -154,6 +160,8 @@ class Recovery:
     def _unsent(self) -> list[Record]:
         life = self._dispatcher.life
         held = {record for sampler in self._live.samplers.values() for record in sampler.held}
+        # Left out: what is still being stored (`Intake` submits it) and what waits for its sampler (which hands it
+        # over).
         pending = self._futures.pending(lambda r: r.accepted.is_set() and r.submitted_in != life and r not in held)
         return pending + [
             record
@@ -187,6 +195,7 @@ class Recovery:
             self._dispatcher.release_model(run)  # its session ended meanwhile
             return
         replayed = [s.record for s in steps if isinstance(s, Replay) and s.record.seq_id is not None]
+        # Only after an optimizer step are there no gradients, which a saved state would not hold.
         steps_done = [r.seq_id for r in replayed if r.kind is OpKind.OPTIM_STEP and r.seq_id is not None]
         if len(replayed) >= _LONG_REPLAY and steps_done:
             self._recovery_points.take(run, max(steps_done))
@@ -226,6 +235,7 @@ class Recovery:
     async def _abandon(self, run: TrainingRun, message: str) -> None:
         log.error("training run %s: %s", run.id, message)
         advice = f"{message}; create a new client from its last checkpoint"
+        # Only this run: the others have been or will be rebuilt.
         effect = self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
         if run.creation is not None:
             self._outcomes.fail(run.creation, advice, RequestErrorCategory.SERVER)
@@ -239,6 +249,7 @@ async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
     Raises:
         TornBody: it failed every time.
     """
+    # Long enough for a database that is restarted, short enough for the runs behind this one to wait.
     for delay in (0.1, 0.5, 2.0, 5.0):
         try:
             return await work()

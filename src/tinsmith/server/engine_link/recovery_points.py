@@ -55,6 +55,7 @@ class RecoveryPoints:
     def consider(self, record: Record) -> None:
         """Ask for a point after an optimizer step that was just handed over, if one is due."""
         run = self._live.runs.get(record.model_id or "")
+        # Before the dispatcher is open the step has not been handed over, and a long replay asks for a point itself.
         if run is None or not self._journal.durable or record.seq_id is None or not self._dispatcher.open:
             return
         if run.pointed_at is None or time.monotonic() - run.pointed_at >= self._interval_s:
@@ -62,6 +63,7 @@ class RecoveryPoints:
 
     def take(self, run: TrainingRun, after_seq: int) -> None:
         """Ask the engine for the state after an operation, or after a later one."""
+        # When it is asked for, not when it is there: the next steps must not ask for more of them.
         run.pointed_at = time.monotonic()
         folder = self._data_folder.new_recovery(run.id, "point")
         args = {"folder": str(self._data_folder.absolute(folder)), "after_seq": after_seq}
@@ -76,6 +78,7 @@ class RecoveryPoints:
     async def _taken(self, run: TrainingRun, folder: str, result: Result) -> None:
         point = RecoveryPoint(orjson.loads(result.payload)["seq_id"], folder)
         row = {"model_id": run.id, "seq_id": point.seq_id, "folder": folder, "created_at": time.time()}
+        # The run ended while the engine was writing.
         if run.id not in self._live.runs:
             await self._data_folder.remove(folder)
             return
@@ -101,6 +104,7 @@ class RecoveryPoints:
         run.points = [point for point in run.points if point not in older]
         for record in cut:
             del run.ops[record.seq_id or 0]
+        # Rows and bodies first, files last: a death in between leaves files without a row, never a row without files.
         if cut or older:
             await self._journal.cut(cut, [effect] if folders else [])
         for folder in gone:

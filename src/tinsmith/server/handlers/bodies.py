@@ -32,7 +32,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return a request's body, decompressed.
 
     Args:
-        request: the request; its Content-Encoding may be identity, zstd or gzip.
+        request: its Content-Encoding may be identity, zstd or gzip.
         limit: most bytes, before and after decompression.
 
     Raises:
@@ -50,6 +50,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def _read(request: Request, limit: int) -> bytes:
+    # A body that says that it is too large is not read at all. One that comes in chunks says nothing, so the bytes are
+    # counted as well.
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise invalid("body", f"{announced} bytes", f"at most {limit} bytes", status=413)
@@ -67,6 +69,7 @@ async def _read(request: Request, limit: int) -> bytes:
 def _gunzip(data: bytes, limit: int) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            # One byte more than allowed tells a body that is too large from one that just fits.
             out = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"body: got bytes that are no gzip stream ({error}), expected a complete one") from error

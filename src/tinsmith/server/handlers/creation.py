@@ -64,9 +64,8 @@ class CreationHandler:
         """Accept the loading of a checkpoint, as a new model or into one that exists.
 
         Args:
-            owner: whose request it is.
-            body: the JSON request.
-            token_owner: whom the request's `weights_access_token` belongs to, if it has one.
+            token_owner: whom the request's `weights_access_token` belongs to, if it has one; that owner's checkpoints
+                can be loaded, too.
         """
         fields = parse_object(body)
         record = Record(OpKind.LOAD_STATE, owner, payload_hash=digest(canonical(fields)))
@@ -100,9 +99,7 @@ class CreationHandler:
         """Accept the loading of an adapter made elsewhere as the first model of a session.
 
         Args:
-            session: it becomes its first model.
-            base_model: that it is put on.
-            lora: the shape that holds it.
+            lora: a shape that holds it.
             folder: its PEFT folder, among what the run is rebuilt from.
             wire: what else the record is to keep.
         """
@@ -128,6 +125,7 @@ class CreationHandler:
         name = wanted if wanted is not None else saved.base_model
         info = await self._catalog.find(name)
         if name != saved.base_model:
+            # A sibling of the same shape will do, the instruct form of a base model say: the adapter fits its matrices.
             own = self._catalog.known(saved.base_model)
             if own is None or _same_shape(own) != _same_shape(info):
                 raise invalid(
@@ -136,6 +134,8 @@ class CreationHandler:
         return name
 
     async def _prepare_load(self, record: Record, saved: Saved, request: LoadWeightsRequest, model_id: str) -> None:
+        # Links to the files as they are now: the checkpoint may be deleted or replaced before the load runs, or runs
+        # again.
         pinned = self._data_folder.new_recovery(model_id, "loaded")
         await self._data_folder.pin(saved.folder, pinned)
         op = {"folder": pinned, "optimizer": request.optimizer, "lora": saved.lora.model_dump()}
@@ -162,6 +162,7 @@ class CreationHandler:
         if self._intake.known(record.scope):
             return await self._intake.accept(record)
         try:
+            # After the repeats, which are no further runs.
             self._check_count(record.owner)
             lora = await prepare(record)
             self._live.session(session_id, record.owner)  # it may have ended meanwhile

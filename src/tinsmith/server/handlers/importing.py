@@ -34,6 +34,8 @@ from tinsmith.types.paths import check_name
 from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, ImportCheckpointRequest
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Of the line of JSON: names, an adapter_config.json, metadata. And of the list of tensors: safetensors itself allows
+# 100 MB, an adapter of some thousand tensors needs a few hundred kB.
 _MOST_LINE = 2**20
 _MOST_HEADER = 16 * 2**20
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -56,7 +58,6 @@ class ImportingHandler:
         """Accept an import.
 
         Args:
-            owner: whose it is.
             key: tells a repeated request from a second one; empty where the client has none.
             stream: the body: a line of JSON (`ImportCheckpointRequest`), then the safetensors file.
 
@@ -73,6 +74,7 @@ class ImportingHandler:
             if load is None:
                 load = await self._load(owner, key, upload)
         finally:
+            # A client that is still sending would not read the answer, whatever it says.
             await upload.drain()
         accepted = [load, *await self._save(load)]
         # What was asked for is carried out before the session ends.
@@ -101,6 +103,7 @@ class ImportingHandler:
         if lora.rank > self._settings.max_lora_rank:
             limit = f"at most {self._settings.max_lora_rank}, of an expert that over the experts per token"
             raise invalid(f"{CONFIG}: r", lora.rank, limit)
+        # Before anything is written; the disk may still fill up meanwhile, see below.
         self._check_room(size)
         display_name = f"import of {request.name}"
         session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=display_name))
@@ -114,6 +117,7 @@ class ImportingHandler:
             await upload.copy(place / WEIGHTS, size, WEIGHTS, lambda: self._live.session(session_id, owner))
             wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
             return await self._creation.load_adapter(session, request.base_model, lora, folder, wire)
+        # A client that went away is one of them: its request was cancelled.
         except BaseException as error:
             await self._sessions.end(session, "interrupted", f"the import failed: {error}")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

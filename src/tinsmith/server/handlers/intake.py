@@ -50,12 +50,15 @@ class Intake:
         first = self._futures.by_scope(record.scope)
         if first is not None:
             return await self._repeat(first, record)
+        # Found from here on, before it is stored: a repeat that comes during the write must not become a second
+        # operation.
         self._futures.add(record)
         self._place(record)
         if reserve is not None:
             reserve()
         try:
             await self._journal.add(record, effects)
+        # A request that was cancelled has not been acknowledged either.
         except BaseException:
             self._displace(record)
             self._futures.discard(record)
@@ -63,11 +66,16 @@ class Intake:
                 undo()
             raise
         finally:
+            # In either case: repeats wait for this, and then look whether the operation is still there.
             record.accepted.set()
         if record.at_door:
+            # It was stored as failed; no outcome will come.
             self._futures.mark_settled(record)
+        # A refused one is handed over too: the engine must not wait for its place in the order. One that failed while
+        # it was being stored, because its session ended, is not.
         if record.at_door or record.state is State.PENDING:
             await self._dispatcher.submit(record)
+        # After a step no gradients are waiting, which a saved state would not hold.
         if record.kind is OpKind.OPTIM_STEP and not record.at_door:
             self._recovery_points.consider(record)
         return record

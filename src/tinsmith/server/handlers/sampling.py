@@ -64,12 +64,14 @@ class SamplingHandler:
         if sampler_id in self._live.samplers:  # a repeat was quicker
             return self._repeated(request, self._live.samplers[sampler_id])
         self._live.session(session.id, owner)
+        # Live before it is stored, so that a repeat that comes meanwhile finds it.
         self._live.add_sampler(sampler)
         try:
             await self._db.write(insert_sampler(sampler))
         except BaseException:
             self._live.drop_sampler(sampler)
             raise
+        # Now, not at its first sample, which would wait for it.
         self._dispatcher.load_sampler(sampler)
         return sampler_id
 
@@ -97,6 +99,7 @@ class SamplingHandler:
         if request.base_model not in (None, saved.base_model):
             raise invalid("base_model", request.base_model, f"{saved.base_model}, which {path} was made with")
         folder = self._data_folder.sampler(sampler_id)
+        # The checkpoint may be deleted while it is sampled from.
         await self._data_folder.pin(saved.folder, folder)
         return SamplingSession(
             sampler_id, request.session_id, owner, saved.base_model, model_path=request.model_path, folder=folder
@@ -138,6 +141,7 @@ class SamplingHandler:
         return await self._intake.accept(record)
 
     def _check_room(self) -> None:
+        # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
         limit = self._settings.max_queued_samples
         if self._futures.pending_samples >= limit:
             raise Unavailable(f"queue: {limit} sampling requests are waiting, which is the most; slow down", 429)

@@ -68,6 +68,7 @@ class SavingHandler:
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             raise UserError(
+                # Refused here, so that it takes its place in the order and fails there.
                 "save_weights_external: not supported by this service; save_weights_for_sampler and "
                 "`tinsmith checkpoint export` give a plain PEFT folder"
             )
@@ -86,6 +87,7 @@ class SavingHandler:
             taken = self._pending_save(run, path) is not None or await self._checkpoints.find(path) is not None
             if taken:
                 raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
+        # A folder of its own even where it overwrites: the old files stay until the row of the new ones is stored.
         folder = self._data_folder.new_checkpoint(run.id, path.kind, path.name)
         wire = {"name": path.name, "kind": path.kind, "checkpoint_folder": folder, "ttl_seconds": request.ttl_seconds}
         record.args = {"op": {"folder": folder}, "wire": wire | {"user_metadata": request.user_metadata}}
@@ -100,6 +102,7 @@ class SavingHandler:
             run.session_id,
             run.owner,
             run.base_model,
+            # Until the host says `Flushed`, only the engine's memory has its weights.
             folder=self._data_folder.sampler(sampler_id),
             on_disk=False,
             model_id=run.id,
@@ -107,6 +110,7 @@ class SavingHandler:
         )
         record.sampler_id = sampler_id
         record.args = {"op": {"sampler_id": sampler_id, "folder": sampler.folder}}
+        # There at once, not when the snapshot is made: samples may come before, and wait for it.
         return Prepared(reserve=lambda: self._live.add_sampler(sampler), undo=lambda: self._live.drop_sampler(sampler))
 
     def _pending_save(self, run: TrainingRun, path: CheckpointPath) -> Record | None:
@@ -123,6 +127,7 @@ class SavingHandler:
             Unavailable: it still is after a while.
         """
         run = self._live.runs.get(path.run_id)
+        # What another key is saving is nobody else's business: its reader is told that there is no such checkpoint.
         saving = self._pending_save(run, path) if run is not None and run.owner in readers else None
         if saving is not None and not await self._futures.wait(saving, _SAVE_WAIT_S):
             raise Unavailable(f"path: {path} is still being saved; retry")

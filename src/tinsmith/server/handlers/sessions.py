@@ -58,6 +58,7 @@ class SessionsHandler:
             "tags": request.tags,
             "user_metadata": request.user_metadata,
         }
+        # First the row, then the session: rows of its runs refer to it.
         await self._db.write(lambda connection: connection.execute(insert(SessionRow), row))
         self._live.add_session(session)
         return session.id
@@ -94,6 +95,7 @@ class SessionsHandler:
             raise invalid("session_id", session_id, "a session of yours", status=404)
         if session.closing:
             return
+        # Before the await, so that nothing new is accepted while this is being stored.
         session.closing = True
         values = {"status": "closing", "end_reason": request.reason.type, "end_detail": request.detail}
         await self._db.write(lambda connection: connection.execute(_update(session_id).values(values)))
@@ -104,6 +106,7 @@ class SessionsHandler:
         self._drains.start(self._drain(session))
 
     async def _drain(self, session: LiveSession) -> None:
+        # Samples leave nothing behind that anybody could come back for; saves do.
         waiting = self._futures.pending(lambda r: r.session_id == session.id and r.kind is not OpKind.SAMPLE)
         if waiting:
             settled = [asyncio.ensure_future(record.settled.wait()) for record in waiting]
@@ -114,6 +117,7 @@ class SessionsHandler:
 
     async def end(self, session: LiveSession, status: str, why: str) -> None:
         """End a session now: what is pending fails, memory and folders are freed; results can still be fetched."""
+        # Gone before the first await: a sweep, a drain and a stop may all want to end it.
         if self._live.sessions.pop(session.id, None) is None:
             return
         runs = [self._live.runs.pop(run_id) for run_id in session.runs]
@@ -171,6 +175,7 @@ class SessionsHandler:
         for session in list(self._live.sessions.values()):
             if not session.closing and now - session.seen_at > self._timeout_s:
                 await self.end(session, "expired", f"its session gave no sign of life for {self._timeout_s:g} s")
+        # All in one write: heartbeats come too often to store each of them.
         seen = {session.id: session.seen_at for session in self._live.sessions.values()}
         active = {run.id: run.last_request_at for run in self._live.runs.values()}
 

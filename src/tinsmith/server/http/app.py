@@ -14,11 +14,13 @@ from tinsmith.server.service import Service
 
 log = logging.getLogger("tinsmith.access")
 
+# The time of a long poll says how long the client was ready to wait, nothing about the service.
 _LONG_POLLS = ("/api/v1/retrieve_future",)
 
 
 def create_app(service: Service) -> FastAPI:
     """Return the ASGI app of a service that was or will be started by the caller."""
+    # FastAPI's own pages load their scripts from the internet, and know nothing of protobuf bodies.
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service = service
     for router in all_routers():
@@ -40,6 +42,7 @@ class _Observed:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        # What is counted if the app raises before it has begun an answer.
         status = 500
 
         async def observed(message: Message) -> None:
@@ -61,5 +64,6 @@ class _Observed:
         metrics.requests.labels(path, str(status)).inc()
         if path not in _LONG_POLLS:
             metrics.seconds.observe(seconds)
+        # A run asks several times a second: at the usual level only the service's own faults make a line.
         level = logging.WARNING if status >= 500 else logging.DEBUG
         log.log(level, "method=%s path=%s status=%d ms=%.1f", scope["method"], scope["path"], status, seconds * 1e3)

@@ -30,6 +30,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+# No `eq`: two requests with the same contents are two operations, and sets hold both.
 @dataclass(slots=True, eq=False)
 class Record:
     """One accepted operation.

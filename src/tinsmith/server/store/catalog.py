@@ -40,12 +40,7 @@ class BaseModels:
 
 
 class Catalog:
-    """Base models by name.
-
-    Args:
-        db: where the last known facts are kept.
-        models: which of them are served.
-    """
+    """Base models by name, and in the database what was last known of them."""
 
     def __init__(self, db: Database, models: BaseModels) -> None:
         self._db = db
@@ -54,6 +49,8 @@ class Catalog:
         self.folders = dict(models.folders)
         self._infos: dict[str, BaseModelInfo] = {}
         self.loaded: set[str] = set()
+        # Both are about the first start and never cleared: while an engine is restarted what is known stays known, and
+        # requests are accepted.
         self._up = asyncio.Event()
         self._complete = asyncio.Event()
 
@@ -105,6 +102,7 @@ class Catalog:
     async def _add(self, name: str, load: LoadModel) -> None:
         """Load a further model, once though several ask for it at a time."""
         async with self._loading:
+            # Another request loaded it while this one waited for the lock.
             if name in self._infos:
                 return
             try:
@@ -112,6 +110,7 @@ class Catalog:
             except StartupError as error:
                 raise UserError(f"base_model: {error}") from error
             self.folders[name] = folder
+            # Before it is stored, under the lock: whoever waits for it finds it.
             self._infos[name] = info
             self.loaded.add(name)
 

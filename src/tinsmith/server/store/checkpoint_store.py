@@ -95,12 +95,7 @@ def _alive() -> Any:
 
 
 class CheckpointStore:
-    """Looks up, lists, changes and deletes saved checkpoints.
-
-    Args:
-        db: the database, which other processes may share.
-        data_folder: the data folder.
-    """
+    """Looks up, lists, changes and deletes saved checkpoints; other services may share the database."""
 
     def __init__(self, db: Database, data_folder: DataFolder) -> None:
         self._db = db
@@ -193,6 +188,7 @@ class CheckpointStore:
             UserError: there is no such checkpoint of the owner's (404).
         """
         saved = await self.owned(path, owner)
+        # Only the one that was looked up: another may have been saved over it since.
         statement = delete(CheckpointRow).where(_at(path), CheckpointRow.folder == saved.folder)
         await self._db.write(lambda connection: connection.execute(statement))
         await self._data_folder.remove(saved.folder)
@@ -207,6 +203,7 @@ class CheckpointStore:
                 connection.execute(delete(CheckpointRow).where(CheckpointRow.folder.in_(folders)))
             return folders
 
+        # Rows first: a death in between leaves files, which are swept, and no row that promises them.
         folders = await self._db.write(job)
         for folder in folders:
             await self._data_folder.remove(folder)
@@ -248,6 +245,7 @@ def _list_files(folder: Path) -> list[dict[str, Any]]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
+    # No links: they could lead out of the folder.
     regular = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): path for path in regular}
 
@@ -258,6 +256,7 @@ def file_of(folder: Path, name: str) -> Path:
     Raises:
         UserError: there is none by that name, whatever else the name may point to (404).
     """
+    # Looked up, not joined to the folder: `../key` is simply none of them.
     files = _files(folder)
     if name not in files:
         raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(files))}", 404)

@@ -14,7 +14,8 @@ from tinsmith.server.store.checkpoint_store import CheckpointStore
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
 from tinsmith.server.store.folder_lock import Claim
-from tinsmith.server.store.journal import Journal, JournalLike, MemoryJournal
+from tinsmith.server.store.journal import Journal, JournalLike
+from tinsmith.server.store.memory_journal import MemoryJournal
 from tinsmith.settings import Settings
 
 

@@ -28,6 +28,7 @@ def load(core: Core) -> list[Record]:
         live.add_run(_run(row))
     for row in rows[SamplerRow]:
         live.add_sampler(_sampler(row))
+    # Before the operations, which are placed behind the cut that the points make.
     for row in rows[RecoveryPointRow]:
         live.runs[row.model_id].points.append(RecoveryPoint(row.seq_id, row.folder))
     orphans: list[Record] = []
@@ -41,10 +42,12 @@ def load(core: Core) -> list[Record]:
 def _place(record: Record, live: LiveState) -> bool:
     """Put an operation where it belongs; say whether its session is alive."""
     run = live.runs.get(record.model_id or "")
+    # Only a creation has a key but no number: a load into a run that exists has both.
     if run is not None and record.seq_id is None and record.scope is not None:
         run.creation = record
     elif run is not None and record.seq_id is not None and record.seq_id > run.cut:
         run.ops[record.seq_id] = record
+    # A sampler's row is written with the snapshot's outcome; one that is still to come has none.
     pending_snapshot = record.kind is OpKind.SNAPSHOT and record.state is State.PENDING
     if run is not None and pending_snapshot and record.sampler_id not in live.samplers:
         live.add_sampler(_coming(record, run))
@@ -88,6 +91,7 @@ def _run(row: Any) -> TrainingRun:
         RunStatus(row.status),
         row.error,
         last_request_at=row.last_request_at,
+        # Whatever was replayed at the start, the next step may ask for a point.
         pointed_at=None,
     )
 
@@ -114,6 +118,7 @@ async def end_dead(core: Core, claim: Claim) -> None:
         await core.checkpoints.sweep_folders(runs, ())
         for session_id in sessions:
             await core.data_folder.remove_session(session_id)
+        # Last of all: as long as it is there, the next start finishes what this one leaves.
         lock.release(remove=True)
     claim.dead.clear()
 

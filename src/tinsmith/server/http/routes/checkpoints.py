@@ -97,6 +97,8 @@ async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Respons
 
 @router.post("/import_checkpoint")
 async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner) -> Response:
+    # Not `Body`: an adapter may be gigabytes long. It goes to the disk piece by piece, measured as it comes, which a
+    # compressed one would not allow.
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise invalid("Content-Encoding", encoding, "identity", status=415)

@@ -49,6 +49,7 @@ async def get_owner(request: Request) -> str:
 def token_of(request: Request) -> str | None:
     """Return the key that came with a request."""
     bearer = request.headers.get("authorization", "")
+    # Tinker clients send the one, most other HTTP clients the other.
     token = request.headers.get("x-api-key") or bearer.removeprefix("Bearer ").strip()
     return token or None
 
@@ -85,6 +86,7 @@ def promise(record: Record) -> Response:
     fields: dict[str, Any] = {"request_id": record.request_id}
     if record.model_id is not None:
         fields["model_id"] = record.model_id
+    # The official client asserts that there are as many ids as samples, before any of them is drawn.
     if (samples := record.wire.get("num_samples")) is not None:
         fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(samples)]
     return reply(fields)

@@ -22,8 +22,10 @@ JSON = "application/json"
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
     record = service.core.futures.get(parse(RetrieveFutureRequest, body).request_id, owner)
     if not await service.core.futures.wait(record, service.settings.long_poll_s):
+        # 408 and not 200: the official client warns its user of every 200 that says `try again`.
         return reply(TryAgainResponse(request_id=record.request_id), 408)
     answer = await _outcome(request, service, record)
+    # An answer that nobody reads is not fetched: its client asks again and must find it.
     if not await request.is_disconnected():
         service.core.futures.fetched(record)
     return answer
@@ -37,6 +39,7 @@ async def _outcome(request: Request, service: Service, record: Record) -> Respon
     if record.media_type != PROTOBUF:
         return Response(payload, media_type=JSON)
     accept = request.headers.get("accept", "")
+    # A client that names neither gets protobuf, which costs nothing to make: it is what the engine sent.
     if JSON in accept and PROTOBUF not in accept:
         return Response(to_json(record, payload), media_type=JSON)
     return Response(payload, media_type=PROTOBUF)

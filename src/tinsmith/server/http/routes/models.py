@@ -19,6 +19,7 @@ router = APIRouter(prefix=PREFIX)
 
 @router.get("/get_server_capabilities")
 async def get_server_capabilities(service: ServiceDep, owner: Owner) -> Response:
+    # An empty list would send a client away that came while the first engine starts.
     await service.core.catalog.wait_up()
     return reply(GetServerCapabilitiesResponse(supported_models=service.core.catalog.listing(), losses=losses()))
 
@@ -44,8 +45,11 @@ async def tokenizer(
     folder = service.core.catalog.folders.get(model)
     if folder is None:
         raise invalid("model", model, f"one of {', '.join(sorted(service.core.catalog.folders))}", status=404)
+    # On a thread: a tokenizer.json may be tens of megabytes long.
     body, etag = await anyio.to_thread.run_sync(service.tokenizers.get, folder)
+    # `no-cache` lets a client keep it but ask each time, which a 304 answers: another model may take the name.
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    # A proxy that compresses answers marks their tags as weak.
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known:
         return Response(status_code=304, headers=headers)
