@@ -24,11 +24,11 @@ from tinsmith.types.codec import (
     encode_sample_response,
 )
 from tinsmith.types.compression import zstd_decompress
+from tinsmith.types.http_names import PROTOBUF
 from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
 from tinsmith.types.tensor import TensorData
 
 LOGPROB = -1.0
-_PROTOBUF = "application/x-protobuf"
 _LARGEST_BODY = 1 << 30
 
 
@@ -149,7 +149,7 @@ class NoopService:
     def _promise(self, result: dict[str, Any] | bytes, **fields: Any) -> Response:
         request_id = f"r{next(self._numbers)}"
         json_result = isinstance(result, dict)
-        self._results[request_id] = JSONResponse(result) if json_result else Response(result, media_type=_PROTOBUF)
+        self._results[request_id] = JSONResponse(result) if json_result else Response(result, media_type=PROTOBUF)
         return JSONResponse({"request_id": request_id, **fields})
 
 

@@ -3,9 +3,10 @@
     python scripts/rooms.py            # writes the picture
     python scripts/rooms.py --table    # how many imports cross from one room to another, and how many pairs of rooms
 
-The rows are the layers of the contracts in pyproject.toml, so that the picture cannot tell another story than the check.
-An arrow is drawn only where it says something new: where A imports B and B imports C, an arrow from A to C is left out,
-and so are arrows to the small modules at the foot, which every room may use. A test draws the picture again and compares.
+The rows are the layers of the contracts in pyproject.toml, so that the picture cannot tell another story than the
+check. An arrow is drawn only where it says something new: where A imports B and B imports C, an arrow from A to C is
+left out, and so are arrows to the small modules at the foot, which every room may use. A test draws the picture again
+and compares.
 """
 
 from __future__ import annotations
@@ -151,8 +152,7 @@ def _arrow(start: tuple[float, float, float], end: tuple[float, float, float]) -
     bend = 0 if y2 - y1 < _ROW else 22 + (y2 - y1) / 5
     middle = f"{x1 + bend:.0f} {(y1 + y2) / 2:.0f}"
     return (
-        f'<path d="M{x1:.0f} {y1:.0f} Q{middle} {x2:.0f} {y2:.0f}" '
-        'fill="none" stroke="#666" marker-end="url(#tip)"/>'
+        f'<path d="M{x1:.0f} {y1:.0f} Q{middle} {x2:.0f} {y2:.0f}" fill="none" stroke="#666" marker-end="url(#tip)"/>'
     )
 
 
@@ -167,7 +167,8 @@ def table() -> str:
     lines: list[str] = []
     for panel in panels():
         crossing = imports(graph, panel)
-        lines.append(f"{panel.package}: {len(panel.rooms)} rooms, {len(crossing)} arrows, {sum(crossing.values())} imports")
+        total = sum(crossing.values())
+        lines.append(f"{panel.package}: {len(panel.rooms)} rooms, {len(crossing)} arrows, {total} imports")
         lines += [f"  {a} -> {b}: {count}" for (a, b), count in sorted(crossing.items())]
     return "\n".join(lines)
 

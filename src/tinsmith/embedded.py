@@ -24,6 +24,7 @@ from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, TinsmithError
 from tinsmith.types.lineup import EMBEDDED_MODEL
 
+# Imported for its place in the order of endings alone, and used here so that nobody tidies the import away.
 assert session
 
 # Whose requests those of this process are; its checkpoints stay with the next process of the same home.
@@ -37,6 +38,7 @@ class EmbeddedService:
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
         folder = resolve(EMBEDDED_MODEL)
+        # Only the shipped model, which loads in a moment: what else a script wants, it names when it makes a client.
         self._link = InProcessLink([ModelSpec(EMBEDDED_MODEL, str(folder))], settings)
         self.service = Service(
             settings,
@@ -45,6 +47,7 @@ class EmbeddedService:
             owner=OWNER,
             journal=False,
         )
+        # `raise_app_exceptions` off: a fault of the app is a 500 to the client, as it would be over a network.
         self.transport = ShieldedTransport(create_app(self.service), raise_app_exceptions=False)
 
     async def _load(self, name: str) -> tuple[BaseModelInfo, Path]:
@@ -90,6 +93,7 @@ async def _started(settings: Settings) -> EmbeddedService:
         await embedded.service.start()
         try:
             await embedded.service.wait_ready()
+        # Interrupted or failed on the way: the engine's thread is running already and would keep the data folder.
         except BaseException:
             await embedded.service.stop()
             raise
@@ -103,6 +107,7 @@ async def stop() -> None:
     global _running
     async with _lock:
         running, _running = _running, None
+        # In a forked child there is nothing to stop: the parent's engine is the parent's.
         if running is not None and running.pid == os.getpid():
             await running.service.stop()
 

@@ -16,6 +16,7 @@ logger = logging.getLogger("tinsmith")
 
 # For so long, seconds, a hub that did not answer is not asked again.
 _REST_S = 60.0
+# Held while the one request is out: a dozen threads that want files wait for one answer, not for a dozen timeouts.
 _lock = threading.Lock()
 _failed: tuple[float, str] | None = None
 
@@ -39,6 +40,7 @@ def fetch(repository: str, file: str) -> Path | None:
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repository)
+    # Asked first, because `hf_hub_download` would find out by itself only after half a minute of retries.
     reason = unreachable()
     if reason is None:
         logger.info("looking for %s of %s on the hub (HF_HUB_OFFLINE=1: only in its cache)", file, repository)
@@ -73,6 +75,7 @@ def _probe() -> str | None:
     from huggingface_hub.utils import get_session
 
     try:
+        # Any answer will do, a refusal too: it shows that somebody is there.
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (httpx.HTTPError, OSError) as error:
         return f"cannot be reached ({error or type(error).__name__})"

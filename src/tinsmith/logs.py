@@ -14,6 +14,7 @@ class KeyValueFormatter(logging.Formatter):
         process: which process of a service this is: `api` or `engine`.
     """
 
+    # UTC, because the processes of a service may stand in different places.
     converter = time.gmtime
 
     def __init__(self, process: str) -> None:
@@ -23,6 +24,7 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         moment = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
+        # Line breaks inside a message would begin what looks like another record.
         message = record.getMessage().replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         level = record.levelname.lower()
         where = f"process={self._process} logger={record.name}"
@@ -38,6 +40,7 @@ def configure(process: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyValueFormatter(process))
+    # `force`: a library may have configured the root logger on import, and then this would do nothing.
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     # uvicorn logs where it listens under the name of its errors; `tinsmith serve` says so itself.

@@ -29,9 +29,10 @@ def _named_models(value: object) -> object:
 class Settings(BaseSettings):
     """Settings of client, service and engine; `docs/settings.md` is made from these fields."""
 
+    # `populate_by_name`: code passes a setting by its field's name, whatever its variable is called.
     model_config = SettingsConfigDict(env_prefix="TINSMITH_", extra="ignore", populate_by_name=True)
 
-    # Client
+    # Client. Ours first, then the hosted service's names, so that its scripts run as they are.
     base_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("TINSMITH_BASE_URL", "TINKER_BASE_URL"),
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
     max_import_mb: int = Field(default=8192, ge=1, description="Largest adapter that can be imported, MiB.")
 
-    # Limits of requests
+    # Limits of requests: a client that goes wrong is told so, and does not take the others' memory or time.
     max_lora_rank: int = Field(default=256, ge=1, le=256, description="Largest LoRA rank accepted.")
     max_datums: int = Field(default=4096, ge=1, description="Most datums in one forward_backward request.")
     max_samples: int = Field(default=1024, ge=1, description="Most samples of one prompt in one request.")
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
         default=315_360_000, ge=1, description="Longest lifetime of a checkpoint, seconds."
     )
 
-    # Engine
+    # Engine. Budgets are in tokens, because a pass costs what its tokens cost, however many rows they are.
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field(
         default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float64`."

@@ -49,12 +49,14 @@ def export_merged(
     """
     from tinsmith.engine.checkpoints.merged import check_output, merge
 
+    # First, and before the download: a folder that is not empty should not cost the user a wait.
     target = check_output(Path(folder), dtype)
     if not str(source).startswith(SCHEME):
         adapter = Path(source)
         return merge(adapter, _base_of(adapter, base), target, dtype, progress)
     from tinsmith.client.checkpoints.rest_client import RestClient
 
+    # The adapter is needed for the merge alone; its PEFT folder is there for the asking (`download_checkpoint`).
     with tempfile.TemporaryDirectory(prefix="tinsmith-adapter-") as temporary:
         client = RestClient(base_url=base_url, api_key=api_key)
         adapter = client.download_checkpoint(str(source), Path(temporary) / "adapter").result()
@@ -73,5 +75,6 @@ def _base_of(adapter: Path, base: str | Path | None) -> Path:
     try:
         return resolve(get_settings().models.get(name, name), "base")
     except StartupError as error:
+        # Whoever gave no base cannot know where the name in the message comes from.
         hint = "" if base is not None else "; the adapter names this base model: say where it is here, as base"
         raise UserError(f"{error}{hint}") from error

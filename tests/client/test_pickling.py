@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.fake_service import FakeService
 from tinsmith import SamplingClient, ServiceClient, TinsmithError, UserError
-from tinsmith.client.sampling import sampling_client
+from tinsmith.client.sampling import handles
 from tinsmith.client.transport import session
 from tinsmith.client.transport.connection import Connection
 
@@ -24,8 +24,8 @@ def served(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> SamplingClient
         headers = {"X-API-Key": connection.settings.api_key or "", **connection.headers}
         return httpx.AsyncClient(transport=fake, headers=headers)
 
-    monkeypatch.setattr(Connection, "_make_client", client)
-    monkeypatch.setattr(sampling_client, "_joined", type(sampling_client._joined)())
+    monkeypatch.setattr(Connection, "_open", client)
+    monkeypatch.setattr(handles, "_joined", type(handles._joined)())
     service = ServiceClient(base_url="http://service", api_key="tml-secret", default_headers_overrides={"X-A": "b"})
     return service.create_lora_training_client("tinsmith-tiny").save_weights_and_get_sampling_client()
 

@@ -29,10 +29,10 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
     monkeypatch.setenv(f"{prefix}_API_KEY", "tml-secret")
     for client in (ServiceClient(), ServiceClient(base_url=None), RestClient()):
         connection = _connection(client)
-        assert connection.base_url == "http://service:8000/prefix"
+        assert connection.address.base_url == "http://service:8000/prefix"
         assert connection.settings.api_key == "tml-secret"
     given = ServiceClient(base_url="https://other", api_key="tml-other")
-    assert _connection(given).base_url == "https://other"
+    assert _connection(given).address.base_url == "https://other"
     assert _connection(given).settings.api_key == "tml-other"
 
 
@@ -40,7 +40,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
 def test_our_names_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_BASE_URL", "http://theirs")
     monkeypatch.setenv("TINSMITH_BASE_URL", "http://ours")
-    assert _connection(ServiceClient()).base_url == "http://ours"
+    assert _connection(ServiceClient()).address.base_url == "http://ours"
 
 
 def test_a_url_without_scheme_is_refused() -> None:
@@ -239,4 +239,4 @@ def test_heartbeats_until_the_service_ends_the_session(
 @pytest.mark.row(21)
 def test_an_empty_url_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINSMITH_BASE_URL", "")
-    assert _connection(ServiceClient()).base_url is None
+    assert _connection(ServiceClient()).address.base_url is None

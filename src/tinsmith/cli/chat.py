@@ -37,6 +37,7 @@ def chat(
 
     A message that is piped in is answered once: echo "translate: hello" | tinsmith chat tinker://...
     """
+    # The cookbook's packages are an extra, and slow to import: `--help` needs neither.
     from tinsmith.cookbook.chat import Chat
 
     conversation = Chat.open(
@@ -48,6 +49,7 @@ def chat(
         max_tokens=max_tokens,
         system=system,
     )
+    # In a pipe there is nobody to converse with: one answer, and nothing but the answer.
     if not sys.stdin.isatty():
         message = sys.stdin.read().strip()
         if not message:
@@ -63,6 +65,7 @@ def _converse(conversation: Chat) -> None:
         try:
             message = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
+            # The shell's prompt should not stand behind ours.
             typer.echo()
             return
         if message:

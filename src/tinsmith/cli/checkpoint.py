@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List checkpoints, fetch them and bring them in.")
 _PAGE = 100
+# Columns of the table, far more than any path has letters.
 _WIDTH = 600
 
 
@@ -77,6 +78,7 @@ def export(
     if merged:
         _export_merged(source, folder, base, dtype, base_url)
         return
+    # Refused, not ignored: whoever gives a dtype expects weights of it.
     for option, value in (("--base", base), ("--dtype", dtype)):
         if value is not None:
             raise UserError(f"{option}: got {value!r}, expected it with --merged only")
@@ -94,6 +96,7 @@ def _export_merged(source: str, folder: Path, base: str | None, dtype: str | Non
 
     from tinsmith.weights import export_merged
 
+    # On standard error, so that standard output holds the result alone.
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -145,6 +148,7 @@ def import_checkpoint(
 
 def _all_checkpoints(client: RestClient, limit: int) -> list[Checkpoint]:
     found: list[Checkpoint] = []
+    # What is saved meanwhile moves the pages, and a path may then come twice: better than to miss one.
     while True:
         page = client.list_user_checkpoints(limit=_PAGE, offset=len(found)).result().checkpoints
         found += page

@@ -29,6 +29,7 @@ def _with_keys(data_dir: Path | None, work: Callable[[KeyStore], Coroutine[None,
     settings = get_settings()
     root = (data_dir or settings.home).resolve()
     root.mkdir(parents=True, exist_ok=True)
+    # Straight into the database, whether or not the service runs: keys are needed before the first start, too.
     db = Database(settings.database_url or default_url(root), settings.durability)
     try:
         db.migrate(root / "migrate.lock")

@@ -31,6 +31,7 @@ class LazyGroup(TyperGroup):
         """Return a command, or None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
+        # Here and not at the top: one command should not wait for the imports of all.
         command = typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
         command.name = cmd_name  # a group of commands does not know what it is called here
         return command
@@ -39,6 +40,7 @@ class LazyGroup(TyperGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
+        # Errors that are meant for the user; any other is a fault of ours, and keeps its traceback.
         except (UserError, TinsmithError) as error:
             typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
             raise typer.Exit(1) from None

@@ -73,6 +73,7 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     from tinsmith.server.store.keys import check_token
 
     logs.configure("api")
+    # Before the models, which may load for minutes: a key that cannot be one is a mistake of the command line.
     if settings.api_key is not None:
         check_token(settings.api_key)
     folders = await asyncio.to_thread(resolve_models, specs)
@@ -86,6 +87,7 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
         listener = Listener(service, settings.host, settings.port)
         answering = asyncio.create_task(listener.run())
         ready = asyncio.create_task(service.wait_ready())
+        # Listening begins while the models load, so that `/healthz` can say so; Ctrl-C may come before they are there.
         await asyncio.wait({answering, ready}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             try:

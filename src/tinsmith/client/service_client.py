@@ -12,6 +12,7 @@ from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
 from tinsmith.client.training.model_creation import creation_body
 from tinsmith.client.training.training_client import TrainingClient
+from tinsmith.client.transport.async_twins import awaiting
 from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.opening import open_connection
 from tinsmith.client.transport.session import ClientSession, FinishStatus
@@ -81,7 +82,7 @@ class ServiceClient:
         Args:
             base_model: by the name that the service knows; the embedded service takes folders, too.
             rank: 1 to 256.
-            seed: of the initial A.
+            seed: of the initial A; None lets the service choose one.
             train_mlp: adapt the MLP or the experts.
             train_attn: adapt the attention projections.
             train_unembed: adapt the output projection.
@@ -96,6 +97,8 @@ class ServiceClient:
         _check_optimizer(optimizer)
         lora = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
         return TrainingClient.create(self._session, "create_model", creation_body(base_model, lora, user_metadata))
+
+    create_lora_training_client_async = awaiting(create_lora_training_client)
 
     def create_training_client_from_state(
         self,
@@ -120,6 +123,8 @@ class ServiceClient:
         _check_optimizer(optimizer)
         return self._from_state(path, False, base_model, user_metadata, weights_access_token)
 
+    create_training_client_from_state_async = awaiting(create_training_client_from_state)
+
     def create_training_client_from_state_with_optimizer(
         self,
         path: str,
@@ -130,6 +135,8 @@ class ServiceClient:
         """Make an adapter with the weights and the optimizer of a training state, as if it had never stopped."""
         return self._from_state(path, True, base_model, user_metadata, weights_access_token)
 
+    create_training_client_from_state_with_optimizer_async = awaiting(create_training_client_from_state_with_optimizer)
+
     def _from_state(
         self,
         path: str,
@@ -138,6 +145,7 @@ class ServiceClient:
         user_metadata: dict[str, str] | None,
         weights_access_token: str | None,
     ) -> TrainingClient:
+        # Checked here, where the line of the mistake is in the traceback.
         CheckpointPath.parse(path)
         body: dict[str, Any] = {"type": "load_weights", "path": path, "optimizer": with_optimizer}
         optional = {
@@ -170,6 +178,8 @@ class ServiceClient:
         """
         refuse_sampling_options(retry_config, record_stability_info)
         return SamplingClient.create(self._session, model_path=model_path, base_model=base_model)
+
+    create_sampling_client_async = awaiting(create_sampling_client)
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -206,6 +216,7 @@ class ServiceClient:
             status: how it ended; `interrupted` does not wait.
             detail: kept with the session.
         """
+        # In this order: a session that ends takes with it what is still being worked on.
         if status != "interrupted":
             self._session.drain()
         self._session.finish(status, detail)
@@ -217,59 +228,6 @@ class ServiceClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session.leave(error)
-
-    # -- asynchronous twins -------------------------------------------------------------------------------------------
-
-    async def create_lora_training_client_async(
-        self,
-        base_model: str,
-        rank: int = 32,
-        seed: int | None = None,
-        train_mlp: bool = True,
-        train_attn: bool = True,
-        train_unembed: bool = True,
-        user_metadata: dict[str, str] | None = None,
-        optimizer: AdamOptimizerConfig | None = None,
-    ) -> TrainingClient:
-        """Make an adapter and return its client once it is made."""
-        return await self.create_lora_training_client(
-            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
-        )
-
-    async def create_training_client_from_state_async(
-        self,
-        path: str,
-        base_model: str | None = None,
-        user_metadata: dict[str, str] | None = None,
-        weights_access_token: str | None = None,
-        optimizer: AdamOptimizerConfig | None = None,
-    ) -> TrainingClient:
-        """Make an adapter from a checkpoint and return its client once it is made."""
-        return await self.create_training_client_from_state(
-            path, base_model, user_metadata, weights_access_token, optimizer
-        )
-
-    async def create_training_client_from_state_with_optimizer_async(
-        self,
-        path: str,
-        base_model: str | None = None,
-        user_metadata: dict[str, str] | None = None,
-        weights_access_token: str | None = None,
-    ) -> TrainingClient:
-        """Make an adapter from a training state and return its client once it is made."""
-        return await self.create_training_client_from_state_with_optimizer(
-            path, base_model, user_metadata, weights_access_token
-        )
-
-    async def create_sampling_client_async(
-        self,
-        model_path: str | None = None,
-        base_model: str | None = None,
-        retry_config: None = None,
-        record_stability_info: bool = False,
-    ) -> SamplingClient:
-        """Return a sampling client once it is ready."""
-        return await self.create_sampling_client(model_path, base_model, retry_config, record_stability_info)
 
 
 def _check_optimizer(optimizer: AdamOptimizerConfig | Literal["adamw"] | None) -> None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from tinsmith.scheduler.barriers import AdapterEngine, clear_step, encode, run_barrier
-from tinsmith.scheduler.exactly_once import PROTOBUF, Answers
+from tinsmith.scheduler.exactly_once import Answers
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher
@@ -20,6 +20,7 @@ from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError
+from tinsmith.types.http_names import PROTOBUF
 from tinsmith.types.operations import Operation, OpKind
 
 # How long work waits for a model or sampler that nobody has announced.

@@ -7,10 +7,8 @@ from collections.abc import Callable
 
 from tinsmith.scheduler.failures import describe
 from tinsmith.types.errors import UserError
+from tinsmith.types.http_names import JSON
 from tinsmith.types.operations import Event, Failure, Operation, Result
-
-PROTOBUF = "application/x-protobuf"
-JSON = "application/json"
 
 # Finished ids that are remembered, so that a repeated submission does not run again.
 _REMEMBERED = 1 << 18

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.scheduler.exactly_once import PROTOBUF, Answers
+from tinsmith.scheduler.exactly_once import Answers
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.types.codec import encode_sample_response
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.http_names import PROTOBUF
 from tinsmith.types.operations import Operation
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.requests import SampleRequest, WirePrompt

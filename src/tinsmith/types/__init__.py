@@ -1,7 +1,8 @@
 """Wire types and codec that SDK and service share; no torch, no HTTP.
 
 Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`, `operations`), wire
-forms (`proto/`, `codec`, `compression`), and small facts (`losses`, `registry`, `paths`, `learning_rate`, `errors`).
+forms (`proto/`, `codec`, `compression`), names (`http_names`, `checkpoint_files`, `ids`, `paths`), and small facts
+(`loss_table`, `lineup`, `base_model_info`, `learning_rate`, `validation`, `errors`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from tinsmith.types.tensor import TensorData as TensorData
     from tinsmith.types.tensor import TensorDtype as TensorDtype
 
-    # Names that scripts written for the hosted service import.
+    # Names that scripts written for the hosted service import; ours are shorter.
     CheckpointsListResponse = CheckpointsResponse
     GetSessionResponse = SessionResponse
     ListSessionsResponse = SessionsResponse

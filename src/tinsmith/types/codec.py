@@ -23,6 +23,7 @@ from tinsmith.types.outputs import (
 from tinsmith.types.proto import tinsmith_pb2 as pb
 from tinsmith.types.tensor import TensorData, TensorDtype
 
+# Little-endian, whatever the machine: the wire's byte order.
 _WIRE_DTYPES: dict[int, np.dtype[Any]] = {
     pb.FLOAT32: np.dtype("<f4"),
     pb.INT64: np.dtype("<i8"),
@@ -57,9 +58,11 @@ def _array(data: bytes, dtype: int, field: str) -> npt.NDArray[Any]:
     """Read a packed array; bfloat16 widens to float32."""
     if dtype == pb.BFLOAT16:
         _check_whole(data, 2, field)
+        # A bfloat16 is the upper half of a float32, and numpy has no type for it.
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype not in _WIRE_DTYPES:
         raise invalid(f"{field}.dtype", dtype, "FLOAT32, INT64, INT32 or BFLOAT16")
+    # A view of the message's bytes, read-only: a batch is not copied on its way in.
     _check_whole(data, _WIRE_DTYPES[dtype].itemsize, field)
     return np.frombuffer(data, _WIRE_DTYPES[dtype])
 
@@ -102,6 +105,7 @@ def decode_tensor(message: pb.Tensor, field: str) -> TensorData:
             crow = _array(csr.crow_indices, pb.INT64, f"{field}.crow_indices")
             col = _array(csr.col_indices, pb.INT64, f"{field}.col_indices")
             return TensorData(values, dtype, list(message.shape), crow, col)
+        # No shape on the wire is one dimension; a scalar cannot be told from it, and no loss reads one.
         return TensorData(values, dtype, list(message.shape) or None)
     except UserError as error:
         raise UserError(f"{field}.{error.message}") from error
@@ -121,6 +125,7 @@ def encode_forward_backward_request(
     """Return the protobuf body of a forward or forward_backward."""
     request = pb.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only)
     for key, value in (loss_fn_config or {}).items():
+        # Numbers go into both maps, for services that know only the older one, which has no texts.
         if isinstance(value, str):
             request.loss_fn_config_v2[key].text = value
         else:
@@ -141,6 +146,7 @@ def decode_forward_backward_request(body: bytes) -> ForwardBackwardRequest:
     Raises:
         UserError: the body is malformed.
     """
+    # In two steps, of which the service's door takes the first alone: the envelope is small, the datums are not.
     request = parse_forward_backward_request(body)
     return ForwardBackwardRequest(
         model_id=request.model_id,
@@ -185,6 +191,7 @@ def _decode_datum(message: pb.Datum, field: str) -> Datum:
         if kind != "encoded_text":
             raise invalid(f"{field}.model_input", kind, "encoded_text chunks (the models served read text only)")
         ids = _array(chunk.encoded_text.tokens, pb.INT32, f"{field}.model_input.tokens")
+        # `model_construct`: these are ints already, and pydantic would look at each of a million tokens.
         chunks.append(EncodedTextChunk.model_construct(tokens=ids.tolist()))
     inputs = {
         key: decode_tensor(tensor, f"{field}.loss_fn_inputs[{key!r}]") for key, tensor in message.loss_fn_inputs.items()
@@ -201,6 +208,7 @@ def encode_forward_backward_output(output: ForwardBackwardOutput) -> bytes:
     for key, value in output.metrics.items():
         message.metrics[key] = value
     outputs = output.loss_fn_outputs
+    # A record is ragged in the first dimension only: its other dimensions and its fields are the same for all datums.
     start = 0
     while start < len(outputs):
         layout = _layout(outputs[start])
@@ -224,6 +232,7 @@ def _encode_record(record: pb.ArrayRecord, outputs: Sequence[Mapping[str, Tensor
         batched = record.fields[key]
         batched.dtype = pb.INT64 if first.dtype == "int64" else pb.FLOAT32
         batched.trailing_shape.extend(first.shape[1:])
+        # Offsets of bytes, not of elements, and one more than there are datums.
         batched.offsets = np.cumsum([0] + [a.size * wire.itemsize for a in arrays], dtype=_INT64).tobytes()
         batched.data = b"".join(a.astype(wire, copy=False).tobytes() for a in arrays)
 
@@ -248,6 +257,7 @@ def _decode_record(record: pb.ArrayRecord) -> list[dict[str, TensorData]]:
         trailing = list(batched.trailing_shape)
         for index, datum in enumerate(data):
             values = _array(batched.data[offsets[index] : offsets[index + 1]], batched.dtype, key)
+            # The trailing shape may hold a 0; the leading dimension is then 0 as well.
             rows = values.size // max(1, int(np.prod(trailing, dtype=np.int64)))
             datum[key] = TensorData(values, "int64" if values.dtype.kind == "i" else "float32", [rows, *trailing])
     return data
@@ -275,6 +285,7 @@ def encode_sample_response(response: SampleResponse) -> bytes:
         message.target_prompt_logprobs.CopyFrom(encode_tensor(response.target_prompt_logprobs))
     if response.prompt_alt_tokens is not None:
         alt = response.prompt_alt_tokens
+        # int64 with us, like all token tensors; int32 on the wire, like all lists of tokens.
         message.prompt_alt_tokens.tokens.dtype = pb.INT32
         message.prompt_alt_tokens.tokens.shape.extend(alt.tokens.shape)
         message.prompt_alt_tokens.tokens.dense = alt.tokens.values.astype(_INT32).tobytes()
@@ -293,6 +304,7 @@ def _encode_topk(table: TopkLogprobs) -> pb.TopkLogprobs:
 
 
 def _decode_topk(message: pb.TopkLogprobs) -> TopkLogprobs | None:
+    # k 0 and no rows both mean that there is no table: proto3 cannot say that a number was left out.
     if not message.k:
         return None
     ids = np.frombuffer(message.token_ids, _INT32).reshape(-1, message.k)
@@ -304,13 +316,14 @@ def decode_sample_response(body: bytes, sequence_ids: Sequence[str] | None = Non
     """Read the protobuf form of a sampling result.
 
     Args:
-        body: the message's bytes.
+        body: a protobuf `SampleResponse`.
         sequence_ids: ids of the sequences, as promised when the request was accepted.
 
     Raises:
         UserError: the bytes are no such message or its arrays do not agree.
     """
     message = _parse(pb.SampleResponse(), body, "SampleResponse")
+    # The message has no ids: they were in the answer to the request, one for each sample.
     ids: Sequence[str | None] = sequence_ids or [None] * len(message.sequences)
     sequences = [_decode_sequence(s, i) for s, i in zip(message.sequences, ids, strict=True)]
     alt = message.prompt_alt_tokens if message.HasField("prompt_alt_tokens") else None

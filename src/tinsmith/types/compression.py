@@ -12,6 +12,7 @@ from tinsmith.types.errors import UserError, invalid
 _SLICE = 1024
 
 
+# Level 3 is zstd's own default.
 def zstd_compress(data: bytes, level: int = 3) -> bytes:
     """Compress into one zstd frame."""
     return zstandard.ZstdCompressor(level=level).compress(data)
@@ -21,7 +22,7 @@ def zstd_decompress(data: bytes, limit: int) -> bytes:
     """Decompress one or more zstd frames, whether or not they state their size.
 
     Args:
-        data: the compressed bytes.
+        data: zstd frames, of whatever origin.
         limit: most bytes that may come out.
 
     Raises:

@@ -55,11 +55,13 @@ class Datum:
             raise invalid("Datum.tokens", "both tokens and model_input", "one of them")
         if not isinstance(model_input, ModelInput):
             model_input = ModelInput.from_ints(model_input)  # pyright: ignore[reportArgumentType]
+        # The short form's names are those of the course's slides; only the long form's travel.
         for key, value in (("target_tokens", targets), ("weights", weights)):
             if value is not None:
                 if key in inputs:
                     raise invalid(f"Datum.loss_fn_inputs[{key!r}]", "given twice", "one value")
                 inputs[key] = value
+        # The class is frozen, so that a batch that was submitted and is being sent cannot change; this is its making.
         object.__setattr__(self, "model_input", model_input)
         object.__setattr__(self, "loss_fn_inputs", {k: _tensor(k, v) for k, v in inputs.items()})
 
@@ -75,6 +77,7 @@ def _tensor(key: str, value: Any) -> TensorData:
         return value
     if isinstance(value, np.ndarray):
         return TensorData.from_numpy(_as_known(key, cast("npt.NDArray[Any]", value)))
+    # A torch tensor, told by its methods: importing torch to ask would cost those who do not use it.
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         tensor = TensorData.from_torch(_torch_as_known(key, value))
         # Soft targets are mostly padding: the sparse form is what the wire has for them.
@@ -85,6 +88,7 @@ def _tensor(key: str, value: Any) -> TensorData:
         array = np.asarray(value)
     except ValueError as error:
         raise invalid(field, "a ragged list", "rows of equal length") from error
+    # numpy makes an empty list float64, which would be no tokens at all.
     if array.size == 0:
         array = array.astype(INPUT_DTYPES[key])
     if array.dtype.kind not in "iufb":

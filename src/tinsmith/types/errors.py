@@ -41,6 +41,7 @@ class UserError(ValueError):
 def invalid(field: str, value: object, expected: str, *, status: int = 400) -> UserError:
     """Make the `UserError` of a bad value: `field: got VALUE, expected EXPECTATION`."""
     shown = repr(value)
+    # A batch passed by mistake should not fill the screen, or the journal.
     if len(shown) > 200:
         shown = shown[:197] + "..."
     return UserError(f"{field}: got {shown}, expected {expected}", status)
@@ -71,6 +72,7 @@ class RequestFailedError(TinsmithError):
         self.request_id = request_id
         self.category = category
 
+    # An exception is pickled by its `args`, which hold the message alone; errors come back from worker processes.
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.message, self.request_id, self.category))
 
@@ -88,6 +90,7 @@ class APIError(TinsmithError):
 
 
 def _rebuild_api_error(cls: type[APIError], state: dict[str, Any]) -> APIError:
+    # Past `__init__`, because the subclasses take different arguments.
     error = cls.__new__(cls)
     Exception.__init__(error, state["message"])
     error.__dict__.update(state)
@@ -156,6 +159,7 @@ class InternalServerError(APIStatusError):
     """HTTP 5xx."""
 
 
+# One class per status that somebody may want to catch, under the names that users of the hosted service know.
 _BY_STATUS: dict[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,

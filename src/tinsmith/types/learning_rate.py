@@ -8,6 +8,7 @@ from tinsmith.types.params import AdamParams
 
 Family = Literal["llama", "qwen"]
 
+# All numbers are the course's.
 BASE_LEARNING_RATE = 5e-5
 LORA_MULTIPLIER = 10.0
 _EXPONENTS: dict[Family, float] = {"llama": 0.781, "qwen": 0.0775}
@@ -30,6 +31,7 @@ def learning_rate(family: Family, hidden_size: int, *, is_lora: bool = True) -> 
 
 def family_of(model_type: str) -> Family:
     """Return the family whose exponent fits a `transformers` model type or a model name; Qwen's where unsure."""
+    # Qwen's rate hardly changes with the width, which is the more careful guess for a family that is not known.
     return "llama" if "llama" in model_type.lower() else "qwen"
 
 

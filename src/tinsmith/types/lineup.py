@@ -97,6 +97,7 @@ def _qwen3() -> list[ModelFacts]:
     ]
 
 
+# Their attention (MLA, sinks) is not served by our engine; they are listed for renderers, sizes and learning rates.
 def _others() -> list[ModelFacts]:
     deepseek, kimi = "deepseek-ai/DeepSeek-V3", "moonshotai/Kimi-K2"
     return [
@@ -119,6 +120,7 @@ def _rows() -> list[ModelFacts]:
     return [tiny, *_llama(), *_qwen2_5(), *_qwen3(), *_others()]
 
 
+# By exact name: a guess from a similar one would give a wrong renderer, and training in a wrong format is silent.
 LINEUP: dict[str, ModelFacts] = {facts.name: facts for facts in _rows()}
 
 

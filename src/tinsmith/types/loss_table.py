@@ -35,8 +35,10 @@ class LossSpec:
     allows_2d: bool = False
 
 
+# What a policy gradient reads: the sampled tokens, their logprobs at sampling time, and their advantages.
 _POLICY = ("target_tokens", "logprobs", "advantages")
 
+# Where the protocol leaves a default open (`dro`), it is ours.
 LOSSES: dict[str, LossSpec] = {
     "cross_entropy": LossSpec(("target_tokens",), ("weights",), allows_2d=True),
     "importance_sampling": LossSpec(_POLICY, ("weights",), {"clip_low_threshold": None, "clip_high_threshold": None}),

@@ -66,6 +66,7 @@ def _int_list(values: Any) -> list[int]:
     if hasattr(values, "tolist"):
         values = values.tolist()
     tokens = list(values)
+    # Almost always ints already: one exact comparison each, and the slow way for the few that are not.
     for index, token in enumerate(tokens):
         if type(token) is not int:
             tokens[index] = _as_int(token, index)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.http_names import JSON
 
 
 class OpKind(StrEnum):
@@ -104,7 +105,7 @@ class Result:
 
     op_id: str
     payload: bytes
-    media_type: str = "application/json"
+    media_type: str = JSON
 
 
 @dataclass(frozen=True, slots=True)

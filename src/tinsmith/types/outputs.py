@@ -15,7 +15,7 @@ from tinsmith.types.tensor import TensorData
 StopReason = Literal["stop", "length"]
 LossFnOutput = dict[str, TensorData]
 
-# A cell of a top-k table that holds no token.
+# A cell of a top-k table that holds no token: the protocol's number.
 EMPTY_TOPK_LOGPROB = -99999.0
 
 
@@ -166,6 +166,7 @@ def reduce_metrics(chunks: list[tuple[dict[str, float], int]]) -> dict[str, floa
     merged: dict[str, float] = {}
     first = chunks[0][0]
     for key in first:
+        # A mean over some of the chunks would look like one over all.
         if any(key not in metrics for metrics, _ in chunks):
             continue
         values = [metrics[key] for metrics, _ in chunks]
@@ -176,6 +177,7 @@ def reduce_metrics(chunks: list[tuple[dict[str, float], int]]) -> dict[str, floa
 
 
 def _reduce_one(key: str, rule: str, values: list[float], weights: list[int]) -> dict[str, float]:
+    # By number of datums, so that a small last chunk does not count as much as a full one.
     mean = sum(v * w for v, w in zip(values, weights, strict=True)) / max(1, sum(weights))
     reducers: dict[str, Any] = {
         "sum": lambda: sum(values),
@@ -187,4 +189,5 @@ def _reduce_one(key: str, rule: str, values: list[float], weights: list[int]) ->
     }
     if rule == "unique":
         return {key if i == 0 else f"{key}_{i}": v for i, v in enumerate(values)}
+    # A rule that is not known here cannot be merged, and a wrong number is worse than none.
     return {key: float(reducers[rule]())} if rule in reducers else {}

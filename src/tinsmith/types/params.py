@@ -19,6 +19,7 @@ class LoraConfig(BaseModel):
         train_attn: adapt the attention projections.
     """
 
+    # A field that is misspelt would otherwise be a default that nobody notices.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = 32
@@ -42,6 +43,7 @@ class AdamParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # The protocol's defaults. Mind eps and beta2: torch's own are 1e-8 and 0.999.
     learning_rate: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.95

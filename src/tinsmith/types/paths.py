@@ -11,10 +11,13 @@ from tinsmith.types.errors import invalid
 CheckpointKind = Literal["weights", "sampler_weights"]
 CheckpointType = Literal["training", "sampler"]
 
+# The wire has two words for one thing: the kind in an address, the type in a listing.
 _TYPES: dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
 # A checkpoint is written to a folder of its name with up to 23 more characters, and file systems end at 255.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+# A run's id holds colons (see `ids`); neither it nor a name can climb out of its folder.
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:.-]{0,254}")
+# The hosted service's own, so that its scripts and its cookbook read our addresses.
 SCHEME = "tinker://"
 
 

@@ -12,6 +12,8 @@ from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 class WireRequest(BaseModel):
     """Base of all request bodies."""
 
+    # `defer_build`: a class's validator is built at its first use, since building all of them would slow every import
+    # of the SDK. `protected_namespaces`: the protocol has fields that begin with `model_`.
     model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
     def wire(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ class OptimStepRequest(WireRequest):
 
     model_id: str
     seq_id: int
+    # The protocol has one field for Adam and another for all other optimizers, which are refused by name.
     adam_params: AdamParams | None = None
     optimizer_params: dict[str, Any] | None = None
     type: Literal["optim_step"] = "optim_step"
@@ -101,6 +104,7 @@ class SaveWeightsRequest(WireRequest):
     """POST /save_weights."""
 
     model_id: str
+    # Called a path by the protocol; it is the checkpoint's name, the last part of its address.
     path: str
     seq_id: int
     ttl_seconds: int | None = None
@@ -165,6 +169,7 @@ class WireSamplingParams(SamplingParams):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+# Not `ModelInput`: what is not served shall be refused with its field's name, not by a parser.
 class WireChunk(WireRequest):
     """One chunk of a prompt; only `encoded_text` is served."""
 

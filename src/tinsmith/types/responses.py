@@ -25,6 +25,7 @@ Metadata = Annotated[dict[str, str], BeforeValidator(_as_text)]
 class WireResponse(BaseModel):
     """Base of all response bodies; a client ignores fields it does not know."""
 
+    # As for requests: validators are built when they are first used.
     model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
 
@@ -34,6 +35,7 @@ class ClientConfigResponse(WireResponse):
     pjwt_auth_enabled: bool = False
     parallel_fwdbwd_chunks: bool = True
     proto_compress_fwdbwd: bool = False
+    # Bounds of one forward_backward request, in datums and estimated bytes; a client cuts its batches by them.
     fwdbwd_max_chunk_len: int = 1024
     fwdbwd_max_chunk_bytes_count: int = 5_000_000
     sample_max_concurrent_requests: int = 2000

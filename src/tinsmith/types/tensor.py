@@ -47,6 +47,7 @@ class TensorData:
         values = np.asarray(data)
         if values.size and dtype == "int64" and values.dtype.kind not in "iub":
             raise invalid("data", values.dtype.name, "whole numbers for dtype int64")
+        # No copy where the array has the right dtype and layout already: a batch may be large.
         self._values: npt.NDArray[Any] = np.ascontiguousarray(values.reshape(-1).astype(_NUMPY[dtype], copy=False))
         self.dtype: TensorDtype = dtype
         if (sparse_crow_indices is None) != (sparse_col_indices is None):
@@ -106,6 +107,7 @@ class TensorData:
         """Return a dense array of the tensor's shape; cells that a sparse tensor does not list hold `pad_value`."""
         if self.sparse_crow_indices is None or self.sparse_col_indices is None:
             return self._values.reshape(self.shape)
+        # Row of each listed value: row r holds crow[r+1] - crow[r] of them.
         dense = np.full(self.shape, pad_value, dtype=_NUMPY[self.dtype])
         rows = np.repeat(np.arange(self.shape[0]), np.diff(self.sparse_crow_indices))
         dense[rows, self.sparse_col_indices] = self._values
@@ -119,6 +121,7 @@ class TensorData:
         """Return a dense torch tensor (a copy) of the tensor's shape."""
         import torch
 
+        # Copied, because the array may be a read-only view of a message, which torch must not write to.
         return torch.as_tensor(self.to_numpy(pad_value).copy())
 
     @classmethod
@@ -141,6 +144,7 @@ class TensorData:
         import torch
 
         detached = tensor.detach().cpu()
+        # numpy knows neither torch's sparse layouts nor bfloat16, in which every value is a float32, too.
         if detached.layout != torch.strided:
             return cls.from_torch_sparse(tensor)
         if detached.dtype == torch.bfloat16:
@@ -162,6 +166,7 @@ class TensorData:
     @classmethod
     def sparse_if_smaller(cls, tensor: TensorData, pad_value: float = 0) -> TensorData:
         """Return the CSR form of a two-dimensional tensor whose cells are mostly `pad_value`, else the tensor."""
+        # The wire's sparse form has two dimensions, and reads what is not listed as 0.
         if tensor.is_sparse or len(tensor.shape) != 2 or pad_value != 0:
             return tensor
         dense = tensor.to_numpy()
@@ -169,6 +174,7 @@ class TensorData:
         crow = np.concatenate([[0], np.cumsum(listed.sum(axis=1))]).astype(np.int64)
         rows, cols = np.nonzero(listed)
         sparse = cls(dense[rows, cols], tensor.dtype, tensor.shape, crow, cols)
+        # Each listed value brings an index of 8 bytes: a table that is half full is larger as CSR.
         return sparse if sparse.nbytes < tensor.nbytes else tensor
 
     def model_dump(self) -> dict[str, Any]:
@@ -191,6 +197,7 @@ class TensorData:
         fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
         if "data" not in fields or "dtype" not in fields:
             raise invalid("tensor", list(fields) or "something else", "an object with data and dtype")
+        # Further fields are left alone, as in every body of the protocol.
         known = {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}
         try:
             return cls(**{key: part for key, part in fields.items() if key in known})
@@ -208,6 +215,7 @@ class TensorData:
             and np.array_equal(self.to_numpy(), other.to_numpy(), equal_nan=self.dtype == "float32")
         )
 
+    # Equal by its values, which can be changed through `values`, so it must not be a key.
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __len__(self) -> int:

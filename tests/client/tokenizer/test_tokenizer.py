@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,7 +155,7 @@ def served(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Callable[[], C
 
     def connect() -> Connection:
         connection = Connection("http://service", Settings())
-        connection._http = httpx.AsyncClient(transport=fake)
+        connection._http.value = httpx.AsyncClient(transport=fake)
         return connection
 
     return connect
@@ -163,7 +165,7 @@ def served(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Callable[[], C
 def test_the_service_s_tokenizer(fake: FakeService) -> None:
     fake.tokenizer = (200, _answer("llama"), None)
     service = ServiceClient(base_url="http://service")
-    service._session.connection._http = httpx.AsyncClient(transport=fake)
+    service._session.connection._http.value = httpx.AsyncClient(transport=fake)
     training = service.create_lora_training_client("tinsmith-tiny")
     name = "meta-llama/Llama-3.1-8B"
     for tokenizer in (service.get_tokenizer(name), get_tokenizer(name)):
@@ -203,6 +205,17 @@ def test_cache_and_tag(fake: FakeService, served: Callable[[], Connection], capl
         file.write_text("{torn")
     assert find(served()).eos_token == "<|im_end|>"
     assert "is not readable" in caplog.text
+
+
+def test_a_tokenizer_is_known_as_long_as_its_connection(fake: FakeService, served: Callable[[], Connection]) -> None:
+    fake.tokenizer = (200, _answer("llama"), None)
+    connection = served()
+    first = background().submit(find_tokenizer("some/model", connection)).result(20)
+    assert background().submit(find_tokenizer("some/model", connection)).result(20) is first
+    gone = weakref.ref(first)
+    del connection, first
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.row(58)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinsmith.client.checkpoints.download import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checkpoint_route
-from tinsmith.client.transport.connection import Connection, parse
+from tinsmith.client.checkpoints.download import checkpoint_route
+from tinsmith.client.checkpoints.file_transfer import upload_file
+from tinsmith.client.transport.connection import Connection
+from tinsmith.client.transport.exchange import parse
 from tinsmith.client.transport.polling import Poller
+from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import ImportCheckpointRequest
@@ -78,14 +81,16 @@ async def import_adapter(
     """
     # One line, because the service reads the request up to the first line break and the file behind it.
     line = json.dumps(request.wire(), separators=(",", ":")).encode() + b"\n"
-    answer = parse(ImportCheckpointResponse, await connection.upload("import_checkpoint", line, adapter.weights))
+    answer = parse(ImportCheckpointResponse, await upload_file(connection, "import_checkpoint", line, adapter.weights))
     poller = Poller(connection)
     load, *saves = answer.request_ids
+    # The load first: where it fails, its message says what does not fit, and the saves fail only because of it.
     await poller.json(load, WireResponse)
     saved = await asyncio.gather(*(poller.json(save, _Saved) for save in saves), return_exceptions=True)
     failed = [outcome for outcome in saved if isinstance(outcome, BaseException)]
     paths = [outcome.path for outcome in saved if not isinstance(outcome, BaseException)]
     if failed:
+        # One of two saves is no import: take it away again.
         for path in paths:
             await connection.send("DELETE", checkpoint_route(CheckpointPath.parse(path)))
         raise failed[0]

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from tinsmith.client.checkpoints.file_transfer import fetch_file
 from tinsmith.client.transport.connection import Connection
+from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import TinsmithError, invalid
 from tinsmith.types.paths import CheckpointPath
 
-# What PEFT reads; a training state holds the optimizer besides.
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What PEFT reads. The optimizer of a training state, twice as large as the weights, stays where it is.
 _ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
@@ -43,7 +44,7 @@ async def download(connection: Connection, path: CheckpointPath, folder: Path) -
     """Write the adapter of a checkpoint into a folder, all of it or nothing.
 
     Args:
-        connection: the service.
+        connection: to the service that has the checkpoint.
         path: of a training state or of weights for sampling.
         folder: empty, or not there yet.
 
@@ -60,13 +61,15 @@ async def download(connection: Connection, path: CheckpointPath, folder: Path) -
     if missing:
         raise TinsmithError(f"{path}: holds no {' and no '.join(missing)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, on the same file system, so that the last step is a rename: all of it or nothing.
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         for name in _ADAPTER_FILES:
-            await connection.fetch(f"{route}/{name}", partial / name)
+            await fetch_file(connection, f"{route}/{name}", partial / name)
             found = await asyncio.to_thread(_checksum, partial / name)
             if found != listed[name].sha256:
                 raise TinsmithError(f"{path}: {name} arrived with checksum {found}, expected {listed[name].sha256}")
+        # `mkdtemp` makes folders that only their owner may read.
         partial.chmod(0o755)
         os.replace(partial, folder)
     except BaseException:

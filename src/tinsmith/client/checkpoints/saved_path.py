@@ -40,12 +40,9 @@ class SavedPath(str, APIFuture[R]):
         """The address as a plain `str`."""
         return str(self)
 
-    def __str__(self) -> str:
-        return str.__str__(self)
-
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         # Another process gets the address; the waiting stays here.
-        return (str, (str.__str__(self),))
+        return (str, (str(self),))
 
 
 async def settled(path: str) -> str:
@@ -55,6 +52,7 @@ async def settled(path: str) -> str:
         RequestFailedError: the save failed.
     """
     plain = str(path)
+    # An address that was read from a file or printed is a plain text: whoever has it knows that it was saved.
     if isinstance(path, SavedPath):
         saving: Future[object] = path.future()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         await share(saving)

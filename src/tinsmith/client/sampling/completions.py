@@ -32,6 +32,7 @@ class Completion(str):
     prompt_tokens: list[int]
     stop_reason: StopReason
 
+    # `__new__`, because the text of a `str` cannot be set any more when `__init__` runs.
     def __new__(
         cls,
         text: str,
@@ -54,12 +55,14 @@ class Completion(str):
         """The text as a plain `str`."""
         return str.__str__(self)
 
+    # Without it a pickle would call `__new__` with the text alone.
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (self.text,), dict(self.__dict__)
 
     @classmethod
     def of(cls, sequence: SampledSequence, prompt: list[int], tokenizer: Tokenizer, stop: Stops) -> Completion:
         """Decode one sampled sequence."""
+        # The stop token goes before decoding, a stop text after it: a token may hold more than the end of the stop.
         text = tokenizer.decode(_without_stop_token(sequence, stop), skip_special_tokens=True)
         return cls(
             _without_stop_text(text, sequence, stop),
@@ -80,6 +83,7 @@ def _without_stop_text(text: str, sequence: SampledSequence, stop: Stops) -> str
     if sequence.stop_reason != "stop" or stop is None:
         return text
     texts = [stop] if isinstance(stop, str) else [s for s in stop if isinstance(s, str)]
+    # The earliest, wherever it is: the token that completed a stop may go on behind it.
     found = [at for at in (text.find(s) for s in texts) if at >= 0]
     return text[: min(found)] if found else text
 

@@ -1,4 +1,4 @@
-"""Sending sampling requests of one sampler: back-pressure, lost promises, cancellation."""
+"""Sending the requests of one sampling session: back-pressure, lost promises, cancellation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from tinsmith.client.transport.connection import Connection, checked, parse
+from tinsmith.client.transport.connection import Connection
+from tinsmith.client.transport.exchange import checked, parse
 from tinsmith.client.transport.futures import share
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.polling import PromiseLostError
@@ -28,12 +29,17 @@ from tinsmith.types.tensor import TensorData
 
 logger = logging.getLogger("tinsmith")
 
+# A full queue. The common retries would come back on their own, one by one; here the whole session has to pause.
 _TOO_MANY = 429
 _TOO_MANY_ANSWERS = frozenset({_TOO_MANY})
-# Pauses after back-pressure, for prompts of up to and of more than this many tokens.
+# Tells the service that a 429 is understood so.
+_BACKPRESSURE = {"X-Tinker-Sampling-Backpressure": "1"}
+# Pauses after back-pressure where the service names none, for prompts of up to and of more than this many tokens: the
+# protocol draws the line at 128 KiB, which it reckons at 10 bytes a token.
 _LONG_PROMPT = 13_000
 _SHORT_PAUSE_S = 1.0
 _LONG_PAUSE_S = 5.0
+# Before a lost request is asked for again, as the protocol has it: the service has only just come up.
 _RESUBMIT_S = 0.5
 
 
@@ -42,12 +48,12 @@ class OpenedSampler:
     """What a sampling client samples from.
 
     Attributes:
-        id: of the sampling session.
-        base_model: its base.
-        model_path: the saved weights, where they are not the base or a snapshot.
+        sampling_session_id: its id at the service.
+        base_model: the base, which the tokenizer belongs to.
+        model_path: the saved weights; None for the base itself and for a snapshot.
     """
 
-    id: str
+    sampling_session_id: str
     base_model: str
     model_path: str | None = None
 
@@ -93,22 +99,24 @@ class SamplePoster:
     service's memory and disk.
 
     Args:
-        session: of the sampler.
+        session: that the sampler belongs to, and whose other samplers share its posts.
         opened: gives the sampler once the service has it.
-        first_seq: where its sequence numbers start.
+        first_seq_id: where its sequence numbers start.
         shared: the sampler belongs to other processes as well; it ends with its session.
     """
 
     def __init__(
-        self, session: ClientSession, opened: Future[OpenedSampler], first_seq: int = 0, *, shared: bool = False
+        self, session: ClientSession, opened: Future[OpenedSampler], first_seq_id: int = 0, *, shared: bool = False
     ) -> None:
         self._session = session
         self.opened = opened
-        self._next_seq = itertools.count(first_seq)
+        self._seq_ids = itertools.count(first_seq_id)
         self._running = 0
         self._idle = asyncio.Event()
         self._closed = False
+        # A request under way holds this object, through its coroutine: nothing is closed while anybody waits.
         self._end = weakref.finalize(self, _close_unheld, session.connection, opened)
+        # At the end of the process the session ends, and all its samplers with it.
         self._end.atexit = False
         if shared:
             self.keep()
@@ -119,6 +127,7 @@ class SamplePoster:
 
     async def close(self) -> None:
         """Take no more requests, wait for those under way, and let the service free the sampler."""
+        # Closed first, then waited: nothing new may come in while the last requests are finished.
         again, self._closed = self._closed, True
         self._end.detach()
         while self._running:
@@ -145,15 +154,17 @@ class SamplePoster:
 
     async def _sample(self, spec: SampleSpec) -> SampleResponse:
         sampler = await share(self.opened)
-        body = spec.body() | {"sampling_session_id": sampler.id}
+        body = spec.body() | {"sampling_session_id": sampler.sampling_session_id}
         while True:
-            promise = await self._post(body | {"seq_id": next(self._next_seq)}, len(spec.prompt))
+            # A new number for every new request; under the old one the service would give the promise that it lost.
+            promise = await self._post(body | {"seq_id": next(self._seq_ids)}, len(spec.prompt))
             try:
                 message = await self._session.poller.message(promise.request_id)
             except PromiseLostError as error:
                 logger.info("asking for a sample again: %s", error)
                 await asyncio.sleep(_RESUBMIT_S)
             except asyncio.CancelledError:
+                # As a task of its own, because this one is being torn down.
                 background().submit(self._cancel(promise.request_id))
                 raise
             else:
@@ -169,9 +180,10 @@ class SamplePoster:
                     "POST",
                     "asample",
                     json=body,
-                    headers={"X-Tinker-Sampling-Backpressure": "1"},
+                    headers=_BACKPRESSURE,
                     answers=_TOO_MANY_ANSWERS,
                 )
+            # The same number again, after the pause: a refused request was never taken.
             if response.status_code != _TOO_MANY:
                 return parse(UntypedFuture, checked(response))
             pause = asked_delay(response) or (_SHORT_PAUSE_S if prompt_length <= _LONG_PROMPT else _LONG_PAUSE_S)
@@ -188,6 +200,7 @@ class SamplePoster:
 
 
 def _close_unheld(connection: Connection, opened: Future[OpenedSampler]) -> None:
+    # Called by the garbage collector, which may run anywhere, a forked child included: start work, wait for nothing.
     if connection.usable:
         background().submit(_close(connection, opened))
 
@@ -196,8 +209,9 @@ async def _close(connection: Connection, opened: Future[OpenedSampler]) -> None:
     """Close a sampler at a service that can; whatever goes wrong, the end of its session frees it."""
     try:
         sampler = await share(opened)
+        # A route of ours, which other services do not have; theirs end samplers with the session.
         if (await connection.config()).close_sampler:
-            await connection.exchange("POST", f"samplers/{sampler.id}/close", json={})
+            await connection.exchange("POST", f"samplers/{sampler.sampling_session_id}/close", json={})
     except TinsmithError as error:
         logger.debug("a sampler could not be closed: %s", error)
 

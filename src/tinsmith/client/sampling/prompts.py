@@ -16,6 +16,7 @@ Prompt = str | ModelInput | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
 Params = SamplingParams | Mapping[str, Any]
 
+# Two names for one thing: the course's slides say `n`, the protocol says `num_samples`.
 _COUNT_KEYS = ("n", "num_samples")
 
 
@@ -33,6 +34,7 @@ def parse_prompts(prompts: Prompts) -> list[str | list[int]]:
     items = _items(prompts, "prompts")
     if not items:
         raise invalid("prompts", prompts, "at least one prompt")
+    # A flat list of numbers is one prompt of tokens; everything else is a list of prompts.
     if all(isinstance(item, int) for item in items):
         return [_prompt(cast("Sequence[int]", items), "prompts")]
     return [_prompt(item, f"prompts[{index}]") for index, item in enumerate(items)]
@@ -47,6 +49,7 @@ def _prompt(prompt: Any, field: str) -> str | list[int]:
     if not tokens:
         raise invalid(field, prompt, "at least one token")
     for token in tokens:
+        # A bool is an int to Python, and a mask passed by mistake would be a prompt of the first two tokens.
         if isinstance(token, bool) or not isinstance(token, int):
             raise invalid(field, prompt, "a string, a ModelInput or token ids")
     return tokens
@@ -107,5 +110,6 @@ def check_known(given: Mapping[str, Any], known: Mapping[str, Any], what: str, f
     names = [*known, *further]
     for key in given:
         if key not in names:
+            # Cutoff 0: some name is always the nearest, and a guess that misses does no harm beside the whole list.
             nearest = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
             raise UserError(f"{what}.{key}: unknown, did you mean {nearest[0]!r}? Known: {', '.join(names)}")

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
-import json
-import os
-import random
-import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
 from tinsmith.client.checkpoints.saved_path import settled
+from tinsmith.client.sampling.handles import SamplerHandle, first_seq_id
 from tinsmith.client.sampling.opened_sampler import OpenedSampler, SamplePoster, SampleSpec
 from tinsmith.client.sampling.prompts import parse_params
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
+from tinsmith.client.transport.async_twins import awaiting
 from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
-from tinsmith.client.transport.opening import open_connection
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.errors import TinsmithError, invalid
 from tinsmith.types.model_input import ModelInput
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import SamplingParams
 from tinsmith.types.requests import CreateSamplingSessionRequest
-from tinsmith.types.responses import ClientConfigResponse, CreateSamplingSessionResponse, GetSamplerResponse
+from tinsmith.types.responses import CreateSamplingSessionResponse, GetSamplerResponse
 from tinsmith.types.tensor import TensorData
-
-# Clones of a sampler in other processes count from here, so that their numbers never meet.
-_CLONE_STRIDE = 1_000_000_000
 
 SamplingClientKind = Literal["snapshot", "inflight"]
 
@@ -45,10 +38,10 @@ class SamplingClient(APIFuture["SamplingClient"]):
     """
 
     def __init__(
-        self, session: ClientSession, opened: Future[OpenedSampler], *, first_seq: int = 0, shared: bool = False
+        self, session: ClientSession, opened: Future[OpenedSampler], *, first_seq_id: int = 0, shared: bool = False
     ) -> None:
         self._session = session
-        self._poster = SamplePoster(session, opened, first_seq, shared=shared)
+        self._poster = SamplePoster(session, opened, first_seq_id, shared=shared)
         self._ready: Future[SamplingClient] | None = None
 
     @classmethod
@@ -62,19 +55,22 @@ class SamplingClient(APIFuture["SamplingClient"]):
         """
         if model_path is None and base_model is None:
             raise invalid("create_sampling_client", "neither model_path nor base_model", "one of them")
-        seq = next(session.sampler_ids)
-        return cls(session, session.submit(_open(session, seq, model_path, base_model)))
+        # The number is taken at the call, not when the request goes out, so that it follows the order of the calls.
+        seq_id = next(session.sampling_session_seq_ids)
+        return cls(session, session.submit(_open(session, seq_id, model_path, base_model)))
 
     def future(self) -> Future[SamplingClient]:
         """Return the `concurrent.futures.Future` of the client itself, once it is ready."""
         if self._ready is not None:
             return self._ready
         opened = self._poster.opened
+        # Ready already: a future that is not kept, for the same reason as in `_when_ready`.
         if opened.done() and not self.failed:
             ready: Future[SamplingClient] = Future()
             ready.set_result(self)
             return ready
         ready = self._session.submit(self._when_ready())
+        # It may be done by now, and its coroutine has cleared `_ready` before this line sets it.
         self._ready = None if ready.done() else ready
         return ready
 
@@ -138,30 +134,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
         _check_spec(spec)
         return Pending(self._session.submit(self._poster.sample(spec)))
 
-    async def sample_async(
-        self,
-        prompt: ModelInput | Sequence[int],
-        num_samples: int,
-        sampling_params: SamplingParams | Mapping[str, Any],
-        include_prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
-        topk_sample_logprobs: int = 0,
-        target_prompt_logprobs: TensorData | None = None,
-        prompt_alt_tokens_k: int = 0,
-        prompt_logprobs_last_n: int | None = None,
-    ) -> SampleResponse:
-        """Sample and wait; arguments as for `sample`."""
-        return await self.sample(
-            prompt,
-            num_samples,
-            sampling_params,
-            include_prompt_logprobs,
-            topk_prompt_logprobs,
-            topk_sample_logprobs,
-            target_prompt_logprobs,
-            prompt_alt_tokens_k,
-            prompt_logprobs_last_n,
-        )
+    sample_async = awaiting(sample)
 
     async def sample_spec(self, spec: SampleSpec) -> SampleResponse:
         """Send a request from a coroutine of the SDK's loop."""
@@ -186,18 +159,14 @@ class SamplingClient(APIFuture["SamplingClient"]):
             raise TinsmithError("compute_logprobs: the service gave no prompt logprobs")
         return logprobs
 
-    async def compute_logprobs_async(
-        self, prompt: ModelInput | Sequence[int], prompt_logprobs_last_n: int | None = None
-    ) -> list[float | None]:
-        """Compute logprobs and wait; arguments as for `compute_logprobs`."""
-        return await self.compute_logprobs(prompt, prompt_logprobs_last_n)
+    compute_logprobs_async = awaiting(compute_logprobs)
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
     @property
     def sampler_id(self) -> str:
         """Id of the sampling session; waits until the service has it."""
-        return wait_blocking(self._poster.opened).id
+        return wait_blocking(self._poster.opened).sampling_session_id
 
     def get_base_model(self) -> str:
         """Return the name of the base model; waits until the service has the sampler ready."""
@@ -229,45 +198,46 @@ class SamplingClient(APIFuture["SamplingClient"]):
         Raises:
             TinsmithError: the service runs inside this process, where no other can reach it.
         """
-        raw = json.dumps(self._state(), separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(raw).decode()
+        return self._handle().encode()
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
         """Make a client of the sampler that a handle names; it samples in the same session.
 
         Args:
-            handle: of `get_sampler_handle`.
+            handle: what `get_sampler_handle` gave, in this process or another.
             api_key: None takes the environment's.
 
         Raises:
             UserError: it is no handle.
         """
         try:
-            state = json.loads(base64.urlsafe_b64decode(handle))
-            return _restore(state, api_key)
+            return _restore(SamplerHandle.decode(handle), api_key)
         except (binascii.Error, ValueError, KeyError, TypeError) as error:
             raise invalid("handle", handle, "what get_sampler_handle() returned") from error
 
-    def _state(self) -> dict[str, Any]:
+    def _handle(self) -> SamplerHandle:
         connection = self._session.connection
-        if connection.base_url is None:
+        base_url = connection.address.base_url
+        if base_url is None:
             raise TinsmithError("a SamplingClient of the embedded service cannot leave its process: use a served one")
         sampler = wait_blocking(self._poster.opened)
         config = wait_blocking(self._session.submit(connection.config()))
+        # From here on others may sample from it: dropping this client no longer ends the sampler, nor its session.
         self._session.keep()
         self._poster.keep()
-        return {
-            "session_id": self._session.id_blocking(),
-            "sampling_session_id": sampler.id,
-            "base_model": sampler.base_model,
-            "base_url": connection.base_url,
-            "headers": connection.headers,
-            "config": config.model_dump(mode="json"),
-        }
+        return SamplerHandle(
+            session_id=self._session.id_blocking(),
+            sampling_session_id=sampler.sampling_session_id,
+            base_model=sampler.base_model,
+            base_url=base_url,
+            headers=connection.headers,
+            config=config.model_dump(mode="json"),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_restore, (self._state(), self._session.connection.settings.api_key))
+        # A pickle goes to a process of one's own, so it may hold the key, which a handle may not.
+        return (_restore, (self._handle(), self._session.connection.settings.api_key))
 
 
 def refuse_sampling_options(retry_config: object, record_stability_info: bool) -> None:
@@ -297,34 +267,24 @@ def _check_spec(spec: SampleSpec) -> None:
             raise invalid("prompt_logprobs_last_n", "given", "include_prompt_logprobs=True with it")
 
 
-async def _open(session: ClientSession, seq: int, model_path: str | None, base_model: str | None) -> OpenedSampler:
+async def _open(session: ClientSession, seq_id: int, model_path: str | None, base_model: str | None) -> OpenedSampler:
     if model_path is not None:
         model_path = await settled(model_path)
     request = CreateSamplingSessionRequest(
-        session_id=await session.id(), sampling_session_seq_id=seq, model_path=model_path, base_model=base_model
+        session_id=await session.id(), sampling_session_seq_id=seq_id, model_path=model_path, base_model=base_model
     )
     connection = session.connection
     answer = await connection.call(
         CreateSamplingSessionResponse, "POST", "create_sampling_session", json=request.wire()
     )
+    # Saved weights know their base; the client has to, for the tokenizer.
     if base_model is None:
         path = f"samplers/{answer.sampling_session_id}"
         base_model = (await connection.call(GetSamplerResponse, "GET", path)).base_model
     return OpenedSampler(answer.sampling_session_id, base_model, model_path)
 
 
-# Copies of samplers of one session share its heartbeat, and the connection.
-_joined: weakref.WeakValueDictionary[tuple[int, str, str, str | None], ClientSession] = weakref.WeakValueDictionary()
-
-
-def _restore(state: dict[str, Any], api_key: str | None) -> SamplingClient:
-    key = (os.getpid(), str(state["base_url"]), str(state["session_id"]), api_key)
-    session = _joined.get(key)
-    if session is None:
-        connection = open_connection(state["base_url"], api_key, state["headers"])
-        connection.adopt_config(ClientConfigResponse.model_validate(state["config"]))
-        session = _joined[key] = ClientSession(connection, session_id=str(state["session_id"]))
-        session.open()
+def _restore(handle: SamplerHandle, api_key: str | None) -> SamplingClient:
     opened: Future[OpenedSampler] = Future()
-    opened.set_result(OpenedSampler(str(state["sampling_session_id"]), str(state["base_model"])))
-    return SamplingClient(session, opened, first_seq=random.randint(1, _CLONE_STRIDE) * _CLONE_STRIDE, shared=True)
+    opened.set_result(OpenedSampler(handle.sampling_session_id, handle.base_model))
+    return SamplingClient(handle.join(api_key), opened, first_seq_id=first_seq_id(), shared=True)

@@ -18,9 +18,9 @@ async def sample_texts(
     """Sample `num_samples` completions of each prompt, all prompts at once.
 
     Args:
-        client: the weights to sample from.
+        client: samples from the weights that are meant.
         prompts: texts, which are encoded as a document begins (with BOS where the tokenizer has it so), or token ids.
-        params: how to sample.
+        params: the same for all prompts; its `stop` is cut off the texts.
         num_samples: completions of each prompt.
     """
     tokenizer = await client.tokenizer()
@@ -37,5 +37,6 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
     """Return a prompt's token ids; a text that spells the BOS token out gets no second one."""
     if not isinstance(prompt, str):
         return prompt
+    # A chat template writes BOS itself; twice it is a text that no model was trained on.
     spelled_out = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
     return tokenizer.encode(prompt, add_special_tokens=not spelled_out)

@@ -47,8 +47,11 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+# Compiling costs far more than rendering, and a run renders one template over and over.
 @lru_cache(maxsize=64)
 def _compile(template: str) -> Callable[..., str]:
+    # A template comes with a checkpoint, from anybody: it may compute a text and nothing else. The trimming is that of
+    # `transformers`, which published templates are written for.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, Any]]
 
+# The roles that `tokenizer_config.json` gives names to.
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -49,6 +50,7 @@ class Tokenizer:
         self.name_or_path = name_or_path
         self.chat_template = chat_template
         self.init_kwargs: dict[str, Any] = dict(config or {})
+        # "No limit", as `transformers` writes it where the config has none.
         self.model_max_length = int(self.init_kwargs.get("model_max_length") or 1e30)
         named = {name: token_text(self.init_kwargs.get(name)) for name in _NAMED}
         self.special_tokens_map: dict[str, str] = {name: text for name, text in named.items() if text is not None}
@@ -265,6 +267,7 @@ def token_text(token: Any) -> str | None:
 
 
 def _ids(token_ids: Any) -> list[int]:
+    # Arrays of numpy and tensors of torch, neither of which is imported for this.
     if hasattr(token_ids, "tolist"):
         token_ids = token_ids.tolist()
     return [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]

@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import tempfile
+import weakref
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
-from tinsmith.client.transport.connection import Connection, checked, latest_connection
+from tinsmith.client.transport.connection import Connection, latest_connection
+from tinsmith.client.transport.exchange import checked
 from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.opening import open_connection
@@ -26,6 +28,10 @@ logger = logging.getLogger("tinsmith")
 
 _NOT_MODIFIED = 304
 _NOT_FOUND = 404
+
+# The tokenizers that a connection gave, by the names asked for. By connection, because two services may serve different
+# models under one name; weak, so that they go when it goes. Only coroutines of the SDK's loop touch it.
+_known: weakref.WeakKeyDictionary[Connection, dict[str, Tokenizer]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Bundle:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Make the tokenizer."""
+        # Native code that takes a while to load, and that most processes need late or never.
         from tokenizers import Tokenizer as Backend
 
         return Tokenizer(Backend.from_str(self.tokenizer_json), self.tokenizer_config, self.chat_template, name)
@@ -63,6 +70,7 @@ def get_tokenizer(name: str) -> Tokenizer:
     Raises:
         TinsmithError: none of them has it; the message says what each answered.
     """
+    # The last one made: in a script with one service, which is nearly every script, that is the service.
     connection = latest_connection()
     if connection is None:
         connection = _named_connection()
@@ -77,12 +85,11 @@ def _named_connection() -> Connection | None:
 
 async def find_tokenizer(name: str, connection: Connection | None) -> Tokenizer:
     """Return the tokenizer of a model; see `get_tokenizer`."""
-    if connection is not None and name in connection.tokenizers:
-        return connection.tokenizers[name]
-    tokenizer = await _find(name, connection)
-    if connection is not None:
-        connection.tokenizers[name] = tokenizer
-    return tokenizer
+    # Without a connection it is a folder or the hub, whose files may change while the process runs: read them again.
+    known = _known.setdefault(connection, {}) if connection is not None else {}
+    if name not in known:
+        known[name] = await _find(name, connection)
+    return known[name]
 
 
 async def _find(name: str, connection: Connection | None) -> Tokenizer:
@@ -90,8 +97,9 @@ async def _find(name: str, connection: Connection | None) -> Tokenizer:
     bundle = await asyncio.to_thread(_from_folder, source)
     if bundle is not None:
         return bundle.tokenizer(name)
+    # What each place answered, for the message where none has it.
     told: list[str] = []
-    if connection is not None and connection.base_url is not None:
+    if connection is not None and connection.address.base_url is not None:
         bundle = await _from_service(name, connection, told)
     else:
         # The embedded service has its models from folders and the hub, too.
@@ -115,7 +123,7 @@ def _source(name: str, connection: Connection | None) -> str:
     """Return what a name stands for in this process: the settings name models of the embedded service."""
     from tinsmith.settings import Settings
 
-    served = connection is not None and connection.base_url is not None
+    served = connection is not None and connection.address.base_url is not None
     return name if served else Settings().models.get(name, name)
 
 
@@ -139,6 +147,7 @@ def read_folder(folder: Path) -> Bundle:
         raise TinsmithError(f"{folder}: no tokenizer.json")
     return make_bundle(
         tokenizer_json,
+        # Older checkpoints keep their special tokens in a file of their own; where both name one, the config counts.
         {**json.loads(read("special_tokens_map.json") or "{}"), **json.loads(read("tokenizer_config.json") or "{}")},
         read("chat_template.jinja"),
     )
@@ -161,17 +170,18 @@ async def _from_service(name: str, connection: Connection, told: list[str]) -> B
     """Ask the service, with the cached copy's tag; where it cannot be reached, the copy has to do."""
     file = _cache_file(name, connection)
     cached = await asyncio.to_thread(_read_cache, file) if file is not None else None
+    # A tag is checked at every start: a model of the same name may have been replaced.
     headers = {"If-None-Match": cached.etag} if cached is not None and cached.etag else {}
     try:
         response = await connection.attempt("GET", "tokenizer", params={"model": name}, headers=headers)
         if response.status_code == _NOT_MODIFIED and cached is not None:
             return cached
         if response.status_code == _NOT_FOUND:
-            told.append(f"{connection.place} does not know it")
+            told.append(f"{connection.address} does not know it")
             return None
         bundle = _parse(checked(response).json(), response.headers.get("etag"))
     except APIError as error:
-        told.append(f"{connection.place}: {error}")
+        told.append(f"{connection.address}: {error}")
         return cached
     if file is not None:
         await asyncio.to_thread(_write_cache, file, bundle)
@@ -189,10 +199,10 @@ def _parse(answer: Any, etag: str | None) -> Bundle:
 
 
 def _cache_file(name: str, connection: Connection) -> Path | None:
-    if connection.base_url is None:
+    if connection.address.base_url is None:
         return None
     # Two services may serve different models under one name.
-    key = hashlib.sha256(f"{connection.base_url}\n{name}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{connection.address.base_url}\n{name}".encode()).hexdigest()[:32]
     return connection.settings.home / "tokenizers" / f"{key}.json"
 
 
@@ -209,6 +219,7 @@ def _read_cache(file: Path) -> Bundle | None:
 def _write_cache(file: Path, bundle: Bundle) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed into its place when it is whole: another process may read the same file at any moment.
         handle, temporary = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             json.dump(asdict(bundle), out)
@@ -222,6 +233,7 @@ def _write_cache(file: Path, bundle: Bundle) -> None:
 
 def _from_hub(name: str, told: list[str]) -> Bundle | None:
     def read(file: str) -> str | None:
+        # None where the repository has no such file; only the first one is a must.
         path = fetch(name, file)
         return None if path is None else path.read_text(encoding="utf-8")
 

@@ -1,5 +1,5 @@
 """`training_client.TrainingClient`: one adapter being trained, each call submitted at once and kept in order.
 
-`training_ops` and `ordered_calls` send, `chunks` cuts batches, `custom_loss` computes losses on the caller's side.
+`ordered_calls` keeps the order, `batches` sends batches in it, `training_ops` all else; `custom_loss` is computed here.
 May import every other room of the client.
 """

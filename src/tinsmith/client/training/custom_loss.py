@@ -65,6 +65,7 @@ def _forward_datum(index: int, datum: Datum) -> Datum:
     targets = datum.loss_fn_inputs.get("target_tokens")
     if targets is None:
         raise invalid(f"data[{index}].loss_fn_inputs['target_tokens']", None, "the tokens whose logprobs you want")
+    # The forward's loss is thrown away, but a service may refuse a batch without weights.
     weights = datum.loss_fn_inputs.get("weights")
     if weights is None:
         weights = TensorData.from_numpy(np.zeros(targets.shape, dtype=np.float32))
@@ -82,11 +83,14 @@ def differentiate(data: list[Datum], forward: ForwardBackwardOutput, loss_fn: Cu
     Raises:
         UserError: the loss does not depend on the logprobs of a datum.
     """
+    # One leaf per datum, (N) or (N, K): the shape of its target_tokens, so that its gradient is the new weights' shape.
     logprobs = [output["logprobs"].to_torch().requires_grad_(True) for output in forward.loss_fn_outputs]
     loss, metrics = loss_fn(data, logprobs)
+    # The caller's graph ends at these leaves; what lies behind them, the model, is the service's to differentiate.
     loss.backward()  # pyright: ignore[reportUnknownMemberType]
     linear: list[Datum] = []
     for index, (datum, leaf) in enumerate(zip(data, logprobs, strict=True)):
+        # A datum that the loss forgot would be trained with weight 0, which looks like learning nothing from it.
         if leaf.grad is None:
             raise invalid(f"logprobs[{index}].grad", None, "a loss that depends on the logprobs of every datum")
         inputs = {"target_tokens": datum.loss_fn_inputs["target_tokens"], "weights": -leaf.grad}
@@ -97,6 +101,7 @@ def differentiate(data: list[Datum], forward: ForwardBackwardOutput, loss_fn: Cu
 def with_custom_metrics(backward: ForwardBackwardOutput, surrogate: Surrogate) -> ForwardBackwardOutput:
     """Return the backward's output with the caller's loss and metrics in front."""
     metrics = dict(backward.metrics)
+    # The service's loss is that of the linear stand-in: of the right gradient, and of no meaning as a number.
     if "loss:sum" in metrics:
         metrics["surrogate_loss:sum"] = metrics.pop("loss:sum")
     metrics |= surrogate.metrics | {"loss:sum": surrogate.loss}

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from tinsmith.client.checkpoints.saved_path import settled
 from tinsmith.client.sampling.prompts import check_known
-from tinsmith.client.transport.connection import parse
+from tinsmith.client.transport.exchange import parse
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.errors import TinsmithError, invalid
+from tinsmith.types.ids import training_run_id
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.requests import GetInfoRequest
 from tinsmith.types.responses import GetInfoResponse, UntypedFuture, WireResponse
@@ -23,17 +24,12 @@ class Created(WireResponse):
     model_id: str | None = None
 
 
-def model_id_of(session_id: str, model_seq: int) -> str:
-    """Return the id that the service gives a session's model; the protocol fixes it."""
-    return f"{session_id}:train:{model_seq}"
-
-
-async def create_model(session: ClientSession, model_seq: int, path: str, body: dict[str, Any]) -> GetInfoResponse:
+async def create_model(session: ClientSession, model_seq_id: int, path: str, body: dict[str, Any]) -> GetInfoResponse:
     """Make a model, wait for it, and return its facts.
 
     Args:
         session: that it belongs to.
-        model_seq: its number in the session; a repeated request with it makes no second model.
+        model_seq_id: its number in the session; a repeated request with it makes no second model.
         path: `create_model` or `load_weights`.
         body: the request without its ids; a `path` in it that is being saved is waited for.
 
@@ -44,12 +40,14 @@ async def create_model(session: ClientSession, model_seq: int, path: str, body: 
     if "path" in body:
         body = {**body, "path": await settled(body["path"])}
     session_id = await session.id()
-    expected = model_id_of(session_id, model_seq)
-    fields = {"session_id": session_id, "model_seq_id": model_seq, **body}
+    expected = training_run_id(session_id, model_seq_id)
+    fields = {"session_id": session_id, "model_seq_id": model_seq_id, **body}
     promise = parse(UntypedFuture, await session.connection.send("POST", path, json=fields))
     created = await session.poller.json(promise.request_id, Created)
+    # Checkpoints were named after the expected id already, and are looked for under it.
     if created.model_id is not None and created.model_id != expected:
-        raise TinsmithError(f"{session.connection.place} made model {created.model_id}, expected {expected}")
+        raise TinsmithError(f"{session.connection.address} made model {created.model_id}, expected {expected}")
+    # Asked once, here: the base model's name and width are needed later and never change.
     request = GetInfoRequest(model_id=expected)
     return await session.connection.call(GetInfoResponse, "POST", "get_info", json=request.wire())
 
@@ -59,6 +57,7 @@ def creation_body(base_model: str, lora: LoraConfig, user_metadata: dict[str, st
     body: dict[str, Any] = {
         "type": "create_model",
         "base_model": base_model,
+        # Without a seed the service chooses one, and keeps it, so that a replay makes the same adapter.
         "lora_config": lora.model_dump(exclude_none=True),
         "optimizer_config": {"type": "adamw"},
     }

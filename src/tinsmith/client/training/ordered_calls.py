@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar, cast
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, Unpack, cast
 
-from tinsmith.client.transport.connection import PROTOBUF, parse
+from tinsmith.client.transport.exchange import RequestParts, parse
 from tinsmith.client.transport.futures import share
-from tinsmith.client.transport.line import Line
 from tinsmith.client.transport.session import ClientSession
-from tinsmith.types.codec import encode_forward_backward_request
-from tinsmith.types.compression import zstd_compress
-from tinsmith.types.datum import Datum
 from tinsmith.types.errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -30,12 +26,38 @@ from tinsmith.types.responses import GetInfoResponse, UntypedFuture
 T = TypeVar("T")
 P = TypeVar("P")
 
-logger = logging.getLogger("tinsmith")
-
 # The refusals after which nothing more can be done for the model: wrong key, no such model, session over.
 _FINAL_STATUSES = frozenset({401, 403, 404, 410})
-_PARALLEL_POSTS = 8
-_LARGE_BYTES = 2**19
+
+
+class Line:
+    """Tickets are drawn from any thread at call time; turns are taken on the event loop, one at a time."""
+
+    def __init__(self) -> None:
+        # `next` of a count is one step of the interpreter, so two threads never draw the same ticket.
+        self._tickets = itertools.count()
+        self._serving = 0
+        self._waiting: dict[int, asyncio.Event] = {}
+
+    def ticket(self) -> int:
+        """Draw the next ticket; whoever draws one must take its turn."""
+        return next(self._tickets)
+
+    @asynccontextmanager
+    async def turn(self, ticket: int) -> AsyncGenerator[None]:
+        """Wait until all earlier tickets have had their turn, and hold the line meanwhile."""
+        # Not an `asyncio.Lock`: that is taken when a task comes to run, which for the tasks of two threads may be in
+        # another order than that of their calls.
+        if ticket != self._serving:
+            event = self._waiting[ticket] = asyncio.Event()
+            await event.wait()
+        try:
+            yield
+        finally:
+            self._serving += 1
+            after = self._waiting.pop(self._serving, None)
+            if after is not None:
+                after.set()
 
 
 class OrderedCalls:
@@ -46,17 +68,31 @@ class OrderedCalls:
     where the caller no longer waits, since a missing number would hold up everything after it.
 
     Args:
-        session: of the model.
+        session: that the model belongs to; its end waits for what is submitted here.
         created: gives the model's facts once the service has made it.
+
+    Attributes:
+        voided: why a forward_backward never came about, for the step that then finds its gradients cleared.
     """
 
     def __init__(self, session: ClientSession, created: Future[GetInfoResponse]) -> None:
         self.session = session
         self.created = created
+        self.voided: Exception | None = None
         self._line = Line()
-        self._next_seq = itertools.count(1)
-        self._posts = asyncio.Semaphore(_PARALLEL_POSTS)
+        # From 1, because in the protobuf request 0 is the same as unset.
+        self._seq_ids = itertools.count(1)
         self._lost: TinsmithError | None = None
+
+    @property
+    def model_id(self) -> str:
+        """Id of the model; known in every turn, which the creation comes before."""
+        return self.created.result().model_id
+
+    @property
+    def lost(self) -> bool:
+        """Whether the model takes no more operations."""
+        return self._lost is not None
 
     def submit(self, send: Callable[[], Awaitable[P]], receive: Callable[[P], Awaitable[T]]) -> Future[T]:
         """Queue an operation.
@@ -65,7 +101,9 @@ class OrderedCalls:
             send: posts it, in its turn, and returns what `receive` needs.
             receive: waits for the result.
         """
+        # Before the ticket is drawn: a call that fails here would leave a turn that nobody takes.
         self.session.connection.check_usable()
+        # Two tasks, because a caller may cancel the second, the waiting, and must not cancel the first.
         sent = self.session.submit_lasting(self._in_turn(self._line.ticket(), send))
         return self.session.submit_lasting(self._receive(sent, receive))
 
@@ -79,82 +117,25 @@ class OrderedCalls:
     async def _receive(self, sent: Future[P], receive: Callable[[P], Awaitable[T]]) -> T:
         return await receive(await share(sent))
 
-    # -- posts, in turn -----------------------------------------------------------------------------------------------
+    # -- in turn ------------------------------------------------------------------------------------------------------
 
-    async def post(self, path: str, body: dict[str, Any]) -> str:
+    def next_seq_id(self) -> int:
+        """Take the next sequence number; whoever takes one must post under it."""
+        return next(self._seq_ids)
+
+    async def post_json(self, path: str, body: dict[str, Any]) -> str:
         """Post an operation's JSON body under the next number and return its request id.
 
         Raises:
             UserError: a number in it is not finite, which JSON cannot say; no sequence number is used up.
         """
         check_finite(body)
-        fields = {"model_id": self.created.result().model_id, "seq_id": next(self._next_seq), **body}
-        return await self._post(path, json=fields)
+        return await self.post(path, json={"model_id": self.model_id, "seq_id": self.next_seq_id(), **body})
 
-    async def post_data(
-        self, parts: Sequence[Sequence[Datum]], loss_fn: str, config: dict[str, float | str], forward_only: bool
-    ) -> list[str]:
-        """Post the parts of a forward or forward_backward under consecutive numbers and return their request ids."""
-        numbered = [(next(self._next_seq), part) for part in parts]
-        client = await self.session.connection.config()
-        posts = [self._post_part(seq, part, loss_fn, config, forward_only) for seq, part in numbered]
-        if client.parallel_fwdbwd_chunks:
-            outcomes = await asyncio.gather(*posts, return_exceptions=True)
-        else:
-            outcomes = [await _outcome(post) for post in posts]
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return [outcome for outcome in outcomes if isinstance(outcome, str)]
-
-    async def post_void(self) -> None:
-        """Post a forward_backward that the service must fail, so that it takes no step on the gradients it has.
-
-        It stands in for one that never came about: whatever else was accumulated is then cleared, not applied.
-        """
-        if self._lost is None:
-            await self._void(next(self._next_seq), forward_only=False)
-
-    async def _void(self, seq: int, forward_only: bool) -> None:
-        """Use up a number with an empty batch, which no service accepts."""
-        body = encode_forward_backward_request(
-            self.created.result().model_id, seq, [], "cross_entropy", None, forward_only
-        )
+    async def post(self, path: str, **parts: Unpack[RequestParts]) -> str:
+        """Post an operation whose body has its number, and return its request id."""
         try:
-            await self._post("forward_backward", content=body, headers={"Content-Type": PROTOBUF})
-        except APIStatusError as error:
-            logger.info("operation %d stays void: %s", seq, error)
-
-    async def _post_part(
-        self, seq: int, part: Sequence[Datum], loss_fn: str, config: dict[str, float | str], forward_only: bool
-    ) -> str:
-        try:
-            async with self._posts:
-                content, headers = await self._encode(seq, part, loss_fn, config, forward_only)
-                return await self._post("forward_backward", content=content, headers=headers)
-        except Exception:
-            if self._lost is None:
-                await self._void(seq, forward_only)
-            raise
-
-    async def _encode(
-        self, seq: int, part: Sequence[Datum], loss_fn: str, config: dict[str, float | str], forward_only: bool
-    ) -> tuple[bytes, dict[str, str]]:
-        compress = (await self.session.connection.config()).proto_compress_fwdbwd
-        model_id = self.created.result().model_id
-
-        def encode() -> bytes:
-            body = encode_forward_backward_request(model_id, seq, part, loss_fn, config, forward_only)
-            return zstd_compress(body) if compress else body
-
-        # A large body would stop all other traffic meanwhile; a small one is done before a thread has even begun.
-        large = sum(datum.nbytes for datum in part) > _LARGE_BYTES
-        content = await asyncio.to_thread(encode) if large else encode()
-        return content, {"Content-Type": PROTOBUF, **({"Content-Encoding": "zstd"} if compress else {})}
-
-    async def _post(self, path: str, **request: Any) -> str:
-        try:
-            response = await self.session.connection.send("POST", path, **request)
+            response = await self.session.connection.send("POST", path, **parts)
             return parse(UntypedFuture, response).request_id
         except (APIConnectionError, InternalServerError, APIResponseValidationError) as error:
             # Whether the service has it is not known, so neither it nor what follows can be sent safely.
@@ -164,10 +145,6 @@ class OrderedCalls:
             if error.status_code in _FINAL_STATUSES:
                 self._lost = error
             raise
-
-
-async def _outcome(post: Awaitable[str]) -> str | BaseException:
-    return (await asyncio.gather(post, return_exceptions=True))[0]
 
 
 def check_finite(body: Mapping[str, Any], within: str = "") -> None:

@@ -1,7 +1,8 @@
-"""`TrainingClient`: one adapter being trained."""
+"""`TrainingClient`: one adapter being trained, and all that it can be asked for."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -9,16 +10,23 @@ from typing import Any, Literal
 
 from tinsmith.client.checkpoints.saved_path import SavedPath
 from tinsmith.client.sampling.completions import SampleFuture
-from tinsmith.client.sampling.prompts import Params, Prompts
-from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingClientKind
-from tinsmith.client.training.custom_loss import CustomLoss
-from tinsmith.client.training.model_creation import creation_body, lora_of
-from tinsmith.client.training.training_calls import LossConfig, TrainingCalls
-from tinsmith.client.transport.futures import APIFuture, share
+from tinsmith.client.sampling.prompts import Params, Prompts, parse_params, parse_prompts
+from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingClientKind, refuse_sampling_options
+from tinsmith.client.sampling.text_sampling import sample_texts
+from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
+from tinsmith.client.training.batches import Batches, LossConfig, Pass, check_batch, merge_loss_config
+from tinsmith.client.training.custom_loss import CustomLoss, check_torch
+from tinsmith.client.training.model_creation import create_model, creation_body, lora_of
+from tinsmith.client.training.ordered_calls import OrderedCalls
+from tinsmith.client.training.training_ops import TrainingOps, model_name
+from tinsmith.client.transport.async_twins import awaiting, submitting
+from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
 from tinsmith.client.transport.opening import open_connection
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.datum import Datum
-from tinsmith.types.errors import TinsmithError
+from tinsmith.types.errors import TinsmithError, invalid
+from tinsmith.types.ids import training_run_id
 from tinsmith.types.lineup import EMBEDDED_MODEL
 from tinsmith.types.outputs import (
     ForwardBackwardOutput,
@@ -28,10 +36,11 @@ from tinsmith.types.outputs import (
     SaveWeightsResponse,
 )
 from tinsmith.types.params import AdamParams, LoraConfig
+from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.responses import GetInfoResponse
 
 
-class TrainingClient(TrainingCalls, APIFuture["TrainingClient"]):
+class TrainingClient(APIFuture["TrainingClient"]):
     """Trains one LoRA adapter, and samples from it.
 
     `TrainingClient(model_name="meta-llama/Llama-3.1-8B", lora_config={"rank": 32})` makes an adapter in a session of
@@ -79,9 +88,18 @@ class TrainingClient(TrainingCalls, APIFuture["TrainingClient"]):
         return self
 
     def _begin(self, session: ClientSession, path: str, body: dict[str, Any], *, owns_session: bool) -> None:
-        super().__init__(session, path, body)
+        self._session = session
         self._owns_session = owns_session
+        self._model_seq_id = next(session.model_seq_ids)
+        self._created = session.submit_lasting(create_model(session, self._model_seq_id, path, body))
+        ordered = OrderedCalls(session, self._created)
+        self._batches = Batches(ordered)
+        self._ops = TrainingOps(ordered)
         self._ready: Future[TrainingClient] | None = None
+        # Forgetting the last snapshot and submitting what outdates it are one act: a `sample` of another thread comes
+        # before both, with the old weights, or after both.
+        self._lock = threading.RLock()
+        self._snapshot: SamplingClient | None = None
 
     def future(self) -> Future[TrainingClient]:
         """Return the `concurrent.futures.Future` of the client itself, once its adapter is made."""
@@ -93,31 +111,117 @@ class TrainingClient(TrainingCalls, APIFuture["TrainingClient"]):
         await share(self._created)
         return self
 
-    # -- asynchronous twins -------------------------------------------------------------------------------------------
+    # -- training -----------------------------------------------------------------------------------------------------
 
-    async def forward_async(
+    def forward(
         self, data: Sequence[Datum], loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Submit a `forward` and return its future."""
-        return self.forward(data, loss_fn, loss_fn_config, **config)
+        """Compute logprobs and loss without gradients; arguments as for `forward_backward`."""
+        asked = Pass(loss_fn, merge_loss_config(loss_fn_config, config), forward_only=True)
+        return Pending(self._batches.run(check_batch(data), asked))
 
-    async def forward_backward_async(
+    forward_async = submitting(forward)
+
+    def forward_backward(
         self, data: Sequence[Datum], loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Submit a `forward_backward` and return its future."""
-        return self.forward_backward(data, loss_fn, loss_fn_config, **config)
+        """Compute the loss and add its gradient to what is accumulated since the last `optim_step`.
 
-    async def forward_backward_custom_async(
+        Args:
+            data: the batch; losses are sums over its tokens.
+            loss_fn: name of a loss of the service.
+            loss_fn_config: the loss's parameters.
+            config: the same as keywords, e.g. `dpo_beta=0.1`.
+
+        Returns:
+            A future of logprobs per datum (float32, of the shape of its target_tokens) and metrics (`loss:sum`, ...).
+
+        Raises:
+            UserError: the batch is empty, or a parameter is given twice or is neither number nor text.
+        """
+        asked = Pass(loss_fn, merge_loss_config(loss_fn_config, config), forward_only=False)
+        return Pending(self._batches.run(check_batch(data), asked))
+
+    forward_backward_async = submitting(forward_backward)
+
+    def forward_backward_custom(
         self, data: Sequence[Datum], loss_fn: CustomLoss, *, loss_type_input: Literal["logprobs"] | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Submit a `forward_backward_custom` and return its future."""
-        return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
+        """Compute the gradient of a loss of your own, a function of the logprobs of the batch's target tokens.
 
-    async def optim_step_async(
+        The logprobs come here, `loss_fn` runs here under autograd, and its gradient goes back as the weights of a
+        cross-entropy: two passes on the service. If anything fails on the way, the next `optim_step` fails, too, and
+        clears what was accumulated.
+
+        Args:
+            data: the batch; `loss_fn` sees all of it, the service the target tokens (and weights) only.
+            loss_fn: from (data, list of float32 tensors, one per datum, of the shape of its target_tokens) to
+                (scalar tensor, dict of metrics).
+            loss_type_input: always logprobs.
+
+        Returns:
+            A future of the logprobs, with `loss:sum` your loss, your metrics, and `surrogate_loss:sum` the service's.
+
+        Raises:
+            TinsmithError: torch is not installed.
+            UserError: the batch is empty or a datum has no target_tokens.
+        """
+        if loss_type_input not in (None, "logprobs"):
+            raise invalid("loss_type_input", loss_type_input, "'logprobs'")
+        check_torch()
+        return Pending(self._batches.run_custom(check_batch(data), loss_fn))
+
+    forward_backward_custom_async = submitting(forward_backward_custom)
+
+    def optim_step(
         self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
     ) -> APIFuture[OptimStepResponse]:
-        """Submit an `optim_step` and return its future."""
-        return self.optim_step(optim_params, adam_params=adam_params)
+        """Take one AdamW step on the accumulated gradients, and clear them.
+
+        Args:
+            optim_params: how; None takes the default parameters with the course's learning rate for the model
+                (`tinsmith.types.learning_rate`).
+            adam_params: the same, by its other name.
+
+        Raises:
+            UserError: both are given, or something else than `AdamParams`.
+        """
+        if optim_params is not None and adam_params is not None:
+            raise invalid("optim_step.adam_params", "both optim_params and adam_params", "one of them")
+        params = optim_params or adam_params
+        if params is not None and not isinstance(params, AdamParams):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid("optim_step.optim_params", params, "AdamParams")
+        with self._lock:
+            self._snapshot = None
+            return Pending(self._ops.step(params))
+
+    optim_step_async = submitting(optim_step)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save_state(
+        self,
+        name: str | None = None,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: dict[str, str] | None = None,
+    ) -> SavedPath[SaveWeightsResponse]:
+        """Save weights and optimizer, to resume from.
+
+        Args:
+            name: letters, digits, '_', '-' and '.'; None takes `auto-0`, `auto-1`, ...
+            ttl_seconds: lifetime; None keeps it for ever.
+            overwrite: replace a checkpoint of that name.
+            user_metadata: kept with the checkpoint.
+
+        Returns:
+            The checkpoint's address, a `str` that is also the future of its being saved.
+
+        Raises:
+            UserError: the name has other characters.
+        """
+        fields = {"ttl_seconds": ttl_seconds, "overwrite": overwrite, "user_metadata": user_metadata}
+        return self._ops.save(self.model_id, "weights", name, SaveWeightsResponse, fields)
 
     async def save_state_async(
         self,
@@ -126,54 +230,138 @@ class TrainingClient(TrainingCalls, APIFuture["TrainingClient"]):
         overwrite: bool = False,
         user_metadata: dict[str, str] | None = None,
     ) -> SavedPath[SaveWeightsResponse]:
-        """Submit a `save_state` and return its address, which is its future."""
+        """Asynchronous twin of `save_state`; arguments and result are the same."""
+        # Written out, because the address begins with the session's id, and `save_state` would block to wait for it.
         await self._session.id()
         return self.save_state(name, ttl_seconds, overwrite, user_metadata)
+
+    def save_weights_for_sampler(
+        self, name: str | None = None, ttl_seconds: int | None = None, user_metadata: dict[str, str] | None = None
+    ) -> SavedPath[SaveWeightsForSamplerResponse]:
+        """Save the weights alone, to sample from; arguments and result as for `save_state`."""
+        fields = {"ttl_seconds": ttl_seconds, "kind": "snapshot", "user_metadata": user_metadata}
+        return self._ops.save(self.model_id, "sampler_weights", name, SaveWeightsForSamplerResponse, fields)
 
     async def save_weights_for_sampler_async(
         self, name: str | None = None, ttl_seconds: int | None = None, user_metadata: dict[str, str] | None = None
     ) -> SavedPath[SaveWeightsForSamplerResponse]:
-        """Submit a `save_weights_for_sampler` and return its address, which is its future."""
+        """Asynchronous twin of `save_weights_for_sampler`; arguments and result are the same."""
         await self._session.id()
         return self.save_weights_for_sampler(name, ttl_seconds, user_metadata)
 
-    async def load_state_async(
+    def load_state(
         self, path: str, weights_access_token: str | None = None, *, with_optimizer: bool = True
     ) -> APIFuture[LoadWeightsResponse]:
-        """Submit a `load_state` and return its future."""
-        return self.load_state(path, weights_access_token, with_optimizer=with_optimizer)
+        """Load a training state into this client, in place of what it has.
 
-    async def load_state_with_optimizer_async(
+        Args:
+            path: of `save_state`, of this run or of another with the same base and adapter shape.
+            weights_access_token: a key of the checkpoint's owner, where that is somebody else.
+            with_optimizer: load the optimizer, too, so that training goes on as if it had never stopped. False loads
+                the weights only, with a fresh optimizer, as `ServiceClient.create_training_client_from_state` does.
+
+        Raises:
+            UserError: it is no checkpoint path.
+        """
+        CheckpointPath.parse(path)
+        with self._lock:
+            self._snapshot = None
+            return Pending(self._ops.load(path, with_optimizer, weights_access_token))
+
+    load_state_async = submitting(load_state)
+
+    def load_state_with_optimizer(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Submit a `load_state_with_optimizer` and return its future."""
-        return self.load_state_with_optimizer(path, weights_access_token)
+        """Load a training state, weights and optimizer; the same as `load_state(path)`."""
+        return self.load_state(path, weights_access_token, with_optimizer=True)
 
-    async def sample_async(
-        self, prompts: Prompts, params: Params | None = None, *, num_samples: int | None = None
-    ) -> SampleFuture:
-        """Submit a `sample` and return its future."""
-        return self.sample(prompts, params, num_samples=num_samples)
+    load_state_with_optimizer_async = submitting(load_state_with_optimizer)
 
-    async def save_weights_and_get_sampling_client_async(
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Prompts, params: Params | None = None, *, num_samples: int | None = None) -> SampleFuture:
+        """Sample from the current weights: whatever was submitted before applies.
+
+        Args:
+            prompts: one or several; each a text, a `ModelInput` or token ids.
+            params: `SamplingParams`, or a dict of temperature, max_tokens, stop, top_p, top_k, seed and n.
+            num_samples: completions of each prompt, where `params` does not say.
+
+        Returns:
+            A future of `Completions`, a flat list of `Completion` (`str` with tokens and logprobs), prompt by prompt;
+            it can be iterated, indexed and measured itself, which waits.
+
+        Raises:
+            UserError: a parameter is unknown or has the wrong type, or there is no prompt.
+        """
+        asked = parse_prompts(prompts)
+        how, count = parse_params(params, num_samples)
+        work = self._session.submit(sample_texts(self._current(), asked, how, count))
+        return SampleFuture(work, len(asked) * count)
+
+    sample_async = submitting(sample)
+
+    def _current(self) -> SamplingClient:
+        """Return a sampler of the current weights; nothing is sent where the last one still is."""
+        # Under the lock from the look to the new snapshot: two threads that sample at once share one.
+        with self._lock:
+            last = self._snapshot
+            if last is None or last.failed:
+                last = self._snapshot = self.save_weights_and_get_sampling_client()
+            return last
+
+    def save_weights_and_get_sampling_client(
         self,
         name: str | None = None,
         retry_config: None = None,
         record_stability_info: bool = False,
         kind: SamplingClientKind = "snapshot",
     ) -> SamplingClient:
-        """Take a snapshot and return its client once it is ready."""
-        return await self.save_weights_and_get_sampling_client(name, retry_config, record_stability_info, kind)
+        """Take a snapshot of the weights and return a client that samples from it.
 
-    async def create_sampling_client_async(
+        Args:
+            name: has no effect: a snapshot has no address, and ends with its client (`SamplingClient.close`).
+            retry_config: not offered: the client retries by itself.
+            record_stability_info: not offered by this service.
+            kind: `snapshot`; what else a service offers.
+        """
+        refuse_sampling_options(retry_config, record_stability_info)
+        return SamplingClient(self._session, self._ops.snapshot(kind))
+
+    save_weights_and_get_sampling_client_async = awaiting(save_weights_and_get_sampling_client)
+
+    def create_sampling_client(
         self, model_path: str, retry_config: None = None, record_stability_info: bool = False
     ) -> SamplingClient:
-        """Return a client of saved weights once it is ready."""
-        return await self.create_sampling_client(model_path, retry_config, record_stability_info)
+        """Return a client that samples from saved weights."""
+        refuse_sampling_options(retry_config, record_stability_info)
+        return SamplingClient.create(self._session, model_path=model_path)
+
+    create_sampling_client_async = awaiting(create_sampling_client)
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def model_id(self) -> str:
+        """Id of the adapter, which is the id of the training run; known as soon as the session is."""
+        return training_run_id(self._session.id_blocking(), self._model_seq_id)
+
+    def get_info(self) -> GetInfoResponse:
+        """Return the model's facts; waits until its adapter is made, asks only once."""
+        return wait_blocking(self._created)
 
     async def get_info_async(self) -> GetInfoResponse:
-        """Return the model's facts."""
+        """Asynchronous twin of `get_info`."""
         return await share(self._created)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the base model."""
+        return wait_blocking(self._session.submit(self._tokenizer()))
+
+    async def _tokenizer(self) -> Tokenizer:
+        info = await share(self._created)
+        return await find_tokenizer(info.model_data.tokenizer_id or model_name(info), self._session.connection)
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

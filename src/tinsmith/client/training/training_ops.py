@@ -1,27 +1,19 @@
-"""What a training client asks of the service: gradients, steps, saves, loads, snapshots, in the order of the calls."""
+"""What a training client asks of the service besides gradients: steps, saves, loads, snapshots."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from tinsmith.client.checkpoints.saved_path import SavedPath, settled
 from tinsmith.client.sampling.opened_sampler import OpenedSampler
-from tinsmith.client.training.chunks import chunk_sizes, merge, split
-from tinsmith.client.training.custom_loss import CustomLoss, Surrogate, differentiate, forward_data, with_custom_metrics
 from tinsmith.client.training.ordered_calls import OrderedCalls
 from tinsmith.client.transport.futures import share
-from tinsmith.client.transport.session import ClientSession
-from tinsmith.types.codec import decode_forward_backward_output
-from tinsmith.types.datum import Datum
 from tinsmith.types.errors import RequestErrorCategory, RequestFailedError, TinsmithError
 from tinsmith.types.learning_rate import default_adam_params
 from tinsmith.types.lineup import lookup
 from tinsmith.types.outputs import (
-    ForwardBackwardOutput,
     LoadWeightsResponse,
     OptimStepResponse,
     SaveWeightsForSamplerResponse,
@@ -41,64 +33,18 @@ class SnapshotResponse(WireResponse):
 
 
 class TrainingOps:
-    """Submits the operations of one model.
+    """Submits the small operations of one model.
 
     Args:
-        session: of the model.
-        created: gives the model's facts once the service has made it.
+        ordered: the model's order, in which operations have their turns.
     """
 
-    def __init__(self, session: ClientSession, created: Future[GetInfoResponse]) -> None:
-        self._session = session
-        self._created = created
-        self._ordered = OrderedCalls(session, created)
+    def __init__(self, ordered: OrderedCalls) -> None:
+        self._ordered = ordered
+        self._session = ordered.session
+        self._created = ordered.created
         self._auto = itertools.count()
         self._names: set[str] = set()
-        self._voided: Exception | None = None
-
-    # -- gradients ----------------------------------------------------------------------------------------------------
-
-    def run(
-        self, batch: Sequence[Datum], loss_fn: str, config: dict[str, float | str], forward_only: bool
-    ) -> Future[ForwardBackwardOutput]:
-        """Submit a forward or forward_backward."""
-
-        async def send() -> list[str]:
-            sizes = await self._sizes(batch, loss_fn)
-            return await self._ordered.post_data(split(batch, sizes), loss_fn, config, forward_only)
-
-        return self._ordered.submit(send, self._outputs)
-
-    def run_custom(self, batch: list[Datum], loss_fn: CustomLoss) -> Future[ForwardBackwardOutput]:
-        """Submit a forward_backward of a loss that is computed here; later operations wait until it is sent."""
-        inputs = forward_data(batch)
-
-        async def send() -> tuple[list[str], Surrogate]:
-            try:
-                sizes = await self._sizes(inputs, "cross_entropy")
-                asked = await self._ordered.post_data(split(inputs, sizes), "cross_entropy", {}, True)
-                outputs = await self._outputs(asked)
-                surrogate = await asyncio.to_thread(differentiate, batch, outputs, loss_fn)
-            except Exception as error:
-                self._voided = error
-                await self._ordered.post_void()
-                raise
-            # The same borders as in the forward: outputs and numbers stay together.
-            parts = split(surrogate.data, sizes)
-            return await self._ordered.post_data(parts, "cross_entropy", {}, False), surrogate
-
-        async def receive(sent: tuple[list[str], Surrogate]) -> ForwardBackwardOutput:
-            return with_custom_metrics(await self._outputs(sent[0]), sent[1])
-
-        return self._ordered.submit(send, receive)
-
-    async def _sizes(self, batch: Sequence[Datum], loss_fn: str) -> list[int]:
-        limits = await self._session.connection.config()
-        return chunk_sizes(batch, loss_fn, limits.fwdbwd_max_chunk_len, limits.fwdbwd_max_chunk_bytes_count)
-
-    async def _outputs(self, request_ids: list[str]) -> ForwardBackwardOutput:
-        messages = await self._session.poller.messages(request_ids)
-        return merge([decode_forward_backward_output(message) for message in messages])
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -106,10 +52,11 @@ class TrainingOps:
         """Submit an optimizer step; None takes the default parameters of the model."""
 
         async def send() -> tuple[str, Exception | None]:
-            voided, self._voided = self._voided, None
+            # Taken in turn, so that it is this step that the failure belongs to.
+            voided, self._ordered.voided = self._ordered.voided, None
             adam = params or default_step(self._created.result())
             body = {"type": "optim_step", "adam_params": adam.model_dump()}
-            return await self._ordered.post("optim_step", body), voided
+            return await self._ordered.post_json("optim_step", body), voided
 
         async def receive(sent: tuple[str, Exception | None]) -> OptimStepResponse:
             request_id, voided = sent
@@ -118,6 +65,7 @@ class TrainingOps:
             except RequestFailedError as error:
                 if voided is None:
                     raise
+                # The service only knows of an empty batch; what the caller wants to hear is what came before it.
                 message = f"no step was taken: forward_backward_custom before it failed ({voided})"
                 raise RequestFailedError(message, request_id, RequestErrorCategory.USER) from error
 
@@ -129,6 +77,7 @@ class TrainingOps:
         self, model_id: str, kind: CheckpointKind, name: str | None, answer: type[R], fields: dict[str, Any]
     ) -> SavedPath[R]:
         """Submit a save under a name, or under the next `auto-N` that is free."""
+        # Named here and not by the service, so that the address is known before anything is sent.
         name = check_name(name) if name is not None else self._next_name()
         self._names.add(name)
         path = str(CheckpointPath(model_id, kind, name))
@@ -141,7 +90,7 @@ class TrainingOps:
                 raise TinsmithError(f"the service saved to {saved.path}, expected {path}")
             return saved
 
-        return SavedPath[R].of(path, self._ordered.submit(lambda: self._ordered.post(endpoint, body), receive))
+        return SavedPath[R].of(path, self._ordered.submit(lambda: self._ordered.post_json(endpoint, body), receive))
 
     def _next_name(self) -> str:
         return next(name for name in (f"auto-{n}" for n in self._auto) if name not in self._names)
@@ -152,10 +101,11 @@ class TrainingOps:
         body |= {"weights_access_token": token} if token is not None else {}
 
         async def send() -> str:
-            # A save of this very model is earlier in its order; one of another model has to be there first.
-            own = CheckpointPath.parse(path).run_id == self._created.result().model_id
+            # A save of this very model is earlier in its order. The service keeps no order between models, so one of
+            # another model has to be there first.
+            own = CheckpointPath.parse(path).run_id == self._ordered.model_id
             source = str(path) if own else await settled(path)
-            return await self._ordered.post("load_weights", body | {"path": source})
+            return await self._ordered.post_json("load_weights", body | {"path": source})
 
         async def receive(request_id: str) -> LoadWeightsResponse:
             return await self._session.poller.json(request_id, LoadWeightsResponse)
@@ -164,15 +114,15 @@ class TrainingOps:
 
     def snapshot(self, kind: str) -> Future[OpenedSampler]:
         """Submit a snapshot of the weights for sampling, which has no address and ends with its client."""
-        seq = next(self._session.sampler_ids)
+        seq_id = next(self._session.sampling_session_seq_ids)
         endpoint = "save_weights_for_sampler"
-        body = {"type": endpoint, "sampling_session_seq_id": seq, "kind": kind}
+        body = {"type": endpoint, "sampling_session_seq_id": seq_id, "kind": kind}
 
         async def receive(request_id: str) -> OpenedSampler:
             answer = await self._session.poller.json(request_id, SnapshotResponse)
             return OpenedSampler(answer.sampling_session_id, model_name(await share(self._created)))
 
-        return self._ordered.submit(lambda: self._ordered.post(endpoint, body), receive)
+        return self._ordered.submit(lambda: self._ordered.post_json(endpoint, body), receive)
 
 
 def model_name(info: GetInfoResponse) -> str:

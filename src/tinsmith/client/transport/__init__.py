@@ -1,4 +1,5 @@
-"""How requests travel: `connection` (one service), `retry`, `polling`, `session`, `futures`, the background `loop`.
+"""How requests travel: `connection` (one service, at an `address`), `exchange` (once), `retry`, `polling`, `session`;
+`futures` and their `async_twins`, and the background `loop`.
 
 `embedding` is where the embedded service registers. The lowest room of the client: it imports only `types/`.
 """

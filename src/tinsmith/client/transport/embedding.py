@@ -35,6 +35,7 @@ def check_available() -> None:
     Raises:
         TinsmithError: the packages of the service are not installed.
     """
+    # Looked up, not imported: torch takes seconds, and a client is made long before its first request.
     missing = [] if _start else [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise TinsmithError(f"{_MISSING} (not found: {', '.join(missing)})")
@@ -51,6 +52,7 @@ async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
     if _start is None:
         check_available()
         try:
+            # On a thread, because importing torch would stop every other request of the loop for seconds.
             await asyncio.to_thread(import_module, "tinsmith.embedded")
         except ModuleNotFoundError as error:
             raise TinsmithError(f"{_MISSING} (not found: {error.name})") from error

@@ -29,6 +29,7 @@ def wait_blocking(future: Future[T], timeout: float | None = None) -> T:
         RuntimeError: called on the SDK's own loop, which would wait for itself.
     """
     if not future.done():
+        # The result comes from this very thread: waiting here, it would never come.
         if on_loop():
             raise RuntimeError("result() on the SDK's own event loop would wait for itself: await the future instead")
         _warn_if_loop_runs()
@@ -53,6 +54,7 @@ def _warn_if_loop_runs() -> None:
 
 async def share(future: Future[T]) -> T:
     """Wait for a future that others wait for too: cancelling the waiting leaves it running."""
+    # `wrap_future` hands a cancellation on to what it wraps; the shield stops it here.
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
@@ -85,8 +87,10 @@ class APIFuture(ABC, Generic[T]):
 
     async def result_async(self, timeout: float | None = None) -> T:
         """Wait for the result without blocking; arguments and errors as for `result`."""
+        # No shield: cancelling a task that awaits a sampling operation is meant to stop the operation.
         waiter = asyncio.wrap_future(self.future())
         if timeout is not None:
+            # `wait` and not `wait_for`, which would cancel the operation when the time is over.
             done, _ = await asyncio.wait([waiter], timeout=timeout)
             if not done:
                 raise TimeoutError(f"no result within {timeout} s")

@@ -17,6 +17,8 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        # A daemon: a script that ends, or dies of an error, is not kept alive by it. What is to be done before the
+        # end is registered with `at_shutdown`.
         self._loop = asyncio.new_event_loop()
         self._live: set[Future[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="tinsmith-sdk", daemon=True)
@@ -62,6 +64,7 @@ def on_loop() -> bool:
     return _instance is not None and _instance.is_current()
 
 
+# In the order of registration: sessions are ended before the embedded service that they belong to.
 _endings: list[Callable[[], object]] = []
 
 

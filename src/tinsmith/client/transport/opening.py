@@ -23,4 +23,5 @@ def open_connection(
 
     given: dict[str, Any] = {"api_key": api_key} if api_key is not None else {}
     settings = Settings(**given)
+    # An empty TINSMITH_BASE_URL is an unset one, as shells have it.
     return Connection(base_url if base_url is not None else settings.base_url or None, settings, headers)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tinsmith.client.transport.connection import PROTOBUF, Connection, checked
+from tinsmith.client.transport.connection import Connection
+from tinsmith.client.transport.exchange import checked
 from tinsmith.types.errors import (
     APIResponseValidationError,
     RequestErrorCategory,
     RequestFailedError,
     TinsmithError,
 )
+from tinsmith.types.http_names import JSON, PROTOBUF
 
 if TYPE_CHECKING:
     import httpx
@@ -25,11 +27,14 @@ M = TypeVar("M", bound=BaseModel)
 
 logger = logging.getLogger("tinsmith")
 
-# The service holds a poll for up to 40 s.
+# A service holds a poll for up to 40 s (`TINSMITH_LONG_POLL_S`); the rest is for the way, and for a large result.
 _POLL_TIMEOUT_S = 60.0
-# Polls held open at once; more results than that are asked for in turn.
+# Polls held open at once, each with a socket of its own; more results than that are asked for in turn.
 _MAX_POLLS = 256
-_NOT_YET = frozenset({408})
+# "Not there yet" as the protocol says it: elsewhere a 408 is a fault of the network, here it is the usual answer.
+_TRY_AGAIN = 408
+_TRY_AGAIN_ANSWERS = frozenset({_TRY_AGAIN})
+_PROMISE_GONE = 410
 # A service that answers "not yet" faster than this is not polled faster than this.
 _LEAST_POLL_S = 0.05
 _QUEUE_REMINDER_S = 60.0
@@ -66,7 +71,7 @@ class Poller:
 
     async def json(self, request_id: str, answer: type[M]) -> M:
         """Wait for a JSON result; errors as for `message`."""
-        response = await self._poll(request_id, "application/json")
+        response = await self._poll(request_id, JSON)
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
@@ -75,6 +80,7 @@ class Poller:
             ) from error
 
     async def _poll(self, request_id: str, accept: str) -> httpx.Response:
+        # Never the size alone: results are fetched whole, at once.
         body = {"request_id": request_id, "allow_metadata_only": False}
         while True:
             began = time.monotonic()
@@ -86,22 +92,32 @@ class Poller:
                     json=body,
                     headers={"Accept": accept},
                     timeout=_POLL_TIMEOUT_S,
-                    answers=_NOT_YET,
+                    answers=_TRY_AGAIN_ANSWERS,
                 )
-            if response.status_code == 410:
+            if response.status_code == _PROMISE_GONE:
                 raise PromiseLostError(f"request {request_id}: {response.text}")
-            if response.status_code != 408:
-                response = checked(response)
-                if _is_protobuf(response):
-                    return response
-                state = _json_object(response, request_id)
-                if "error" in state:
-                    category = RequestErrorCategory.parse(str(state.get("category")))
-                    raise RequestFailedError(str(state["error"]), request_id, category)
-                if state.get("type") != "try_again":
-                    return response
-                self._tell_of_queue(state)
+            if response.status_code != _TRY_AGAIN and self._is_result(checked(response), request_id):
+                return response
+            # A poll that was held open took its time already, and this adds nothing.
             await asyncio.sleep(max(0.0, _LEAST_POLL_S - (time.monotonic() - began)))
+
+    def _is_result(self, response: httpx.Response, request_id: str) -> bool:
+        """Whether a response with status 200 is the result; False asks for another poll.
+
+        Raises:
+            RequestFailedError: it says that the operation failed.
+        """
+        if _is_protobuf(response):
+            return True
+        # Failures are JSON with status 200, for results of either form, and so is "try again" of some services.
+        state = _json_object(response, request_id)
+        if "error" in state:
+            category = RequestErrorCategory.parse(str(state.get("category")))
+            raise RequestFailedError(str(state["error"]), request_id, category)
+        if state.get("type") != "try_again":
+            return True
+        self._tell_of_queue(state)
+        return False
 
     def _tell_of_queue(self, state: dict[str, Any]) -> None:
         """Say why nothing moves, where the service holds work back."""
@@ -110,7 +126,7 @@ class Poller:
         if queue != "active" and now - self._told_of_queue > _QUEUE_REMINDER_S:
             self._told_of_queue = now
             reason = state.get("queue_state_reason") or queue
-            logger.warning("%s holds requests back: %s", self._connection.place, reason)
+            logger.warning("%s holds requests back: %s", self._connection.address, reason)
 
 
 def _is_protobuf(response: httpx.Response) -> bool:

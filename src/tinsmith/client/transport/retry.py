@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tinsmith")
 
+# What passes by itself: timeouts, conflicts (which the protocol has retried everywhere), full queues, a service that
+# is being restarted, and whatever a proxy says meanwhile. Any other 5xx is an answer.
 _STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 _FIRST_DELAY_S = 0.5
+# Short, because a service that comes back after a restart should not idle: its clients are its work.
 _LONGEST_DELAY_S = 8.0
+# The protocol's bound: a `retry-after` beyond a minute is no advice to a program that waits.
 _LONGEST_ASKED_S = 60.0
 # An outage is worth a line in the log once it has lasted so long, and again after every further stretch.
 _QUIET_S = 3.0
@@ -46,6 +50,7 @@ def asked_delay(response: httpx.Response) -> float | None:
     try:
         delay = float(raw) / scale
     except ValueError:
+        # The other form of HTTP, a date; rare enough that its parser is not imported with the SDK.
         from email.utils import mktime_tz, parsedate_tz
 
         date = parsedate_tz(raw)
@@ -55,6 +60,7 @@ def asked_delay(response: httpx.Response) -> float | None:
 
 def backoff(attempt: int) -> float:
     """Return the delay in seconds after the given attempt (from 1): doubling, with up to a quarter taken off."""
+    # The random part keeps a hundred clients from coming back in the same instant, again and again.
     return min(_FIRST_DELAY_S * 2 ** (attempt - 1), _LONGEST_DELAY_S) * random.uniform(0.75, 1.0)
 
 
@@ -97,6 +103,7 @@ class Outage:
         """Note a failed exchange: the error's message, or the status of the answer."""
         now = time.monotonic()
         if self._since is None:
+            # As if the last reminder had come so long ago that the first is due when the quiet time is over.
             self._since, self._told = now, now - _REMIND_S + _QUIET_S
         if now - self._told >= _REMIND_S:
             self._told = now
@@ -106,6 +113,7 @@ class Outage:
 
     def answered(self) -> None:
         """Note that the service answers."""
+        # Whoever was not told of the outage need not hear of its end.
         if self._since is not None and self._told >= self._since:
             logger.warning("%s answers again after %.0f s", self._place, time.monotonic() - self._since)
         self._since = None

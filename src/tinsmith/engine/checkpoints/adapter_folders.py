@@ -22,12 +22,10 @@ from tinsmith.engine.checkpoints.foreign import fit_foreign
 from tinsmith.engine.checkpoints.peft_layout import adapter_config, check_tensors, export_tensors, import_tensors
 from tinsmith.engine.checkpoints.whole_folders import read_file, read_manifest, write_folder
 from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER
 from tinsmith.types.errors import UserError
 from tinsmith.types.params import LoraConfig
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-OPTIMIZER = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -111,8 +109,8 @@ class AdapterFolders:
         tensors = export_tensors(flat, slot.pool.layout, slot.rank)
         config = adapter_config(self._name, targets_for(self._targets, lora), slot.rank, self._mixture)
         return {
-            WEIGHTS: dump_tensors(tensors, metadata={"format": "pt", METADATA_KEY: self._fingerprint}),
-            CONFIG: json.dumps(config, indent=2).encode(),
+            ADAPTER_WEIGHTS: dump_tensors(tensors, metadata={"format": "pt", METADATA_KEY: self._fingerprint}),
+            ADAPTER_CONFIG: json.dumps(config, indent=2).encode(),
         }
 
     def _facts(self, kind: str, lora: LoraConfig, step: int) -> dict[str, Any]:
@@ -142,8 +140,8 @@ class AdapterFolders:
         if manifest is None:
             return self._read_foreign(folder, optimizer)
         self._check_base(where, manifest["base_model"], manifest["base_fingerprint"])
-        read_file(folder, CONFIG, manifest)
-        tensors = _parse(where, WEIGHTS, read_file(folder, WEIGHTS, manifest))
+        read_file(folder, ADAPTER_CONFIG, manifest)
+        tensors = _parse(where, ADAPTER_WEIGHTS, read_file(folder, ADAPTER_WEIGHTS, manifest))
         lora = LoraConfig.model_validate(manifest["lora"])
         check_tensors(where, tensors, self._targets, lora.rank)
         moments = self._read_moments(folder, where, manifest, lora.rank) if optimizer else None
@@ -153,9 +151,9 @@ class AdapterFolders:
         where = "adapter"
         if optimizer:
             raise UserError(f"{where}: got weights without an optimizer, expected a saved state")
-        config = parse_config(f"{where}: {CONFIG}", read_file(folder, CONFIG, None))
-        data = read_file(folder, WEIGHTS, None)
-        tensors = _parse(where, WEIGHTS, data)
+        config = parse_config(f"{where}: {ADAPTER_CONFIG}", read_file(folder, ADAPTER_CONFIG, None))
+        data = read_file(folder, ADAPTER_WEIGHTS, None)
+        tensors = _parse(where, ADAPTER_WEIGHTS, data)
         if (found := read_metadata(data).get(METADATA_KEY)) is not None:
             self._check_base(where, config.base_model, found)
         lora, tensors = fit_foreign(where, config, tensors, self._base)

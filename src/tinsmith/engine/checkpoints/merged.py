@@ -25,9 +25,9 @@ from tinsmith.engine.checkpoints.base_folder import EMBEDDINGS, HEAD, INDEX, SIN
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint_of_folder
 from tinsmith.engine.checkpoints.foreign import check_finite
 from tinsmith.engine.checkpoints.merge_names import Update, find_updates
+from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import UserError, invalid
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 _FORMAT_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 _TORCH_DTYPES = {name: dtype for dtype, name in _FORMAT_NAMES.items()}
@@ -41,10 +41,10 @@ def read_adapter_config(adapter: Path) -> AdapterConfig:
     Raises:
         UserError: there is none, or it is of an adapter that cannot be computed here.
     """
-    path = adapter / CONFIG
+    path = adapter / ADAPTER_CONFIG
     if not path.is_file():
-        raise invalid("adapter", str(adapter), f"a PEFT folder with {CONFIG} and {WEIGHTS}")
-    return parse_config(f"adapter: {CONFIG}", path.read_bytes())
+        raise invalid("adapter", str(adapter), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
+    return parse_config(f"adapter: {ADAPTER_CONFIG}", path.read_bytes())
 
 
 def check_output(folder: Path, dtype: str | None) -> Path:
@@ -191,14 +191,16 @@ class _Merger:
 
 def _load_adapter(adapter: Path) -> tuple[dict[str, Tensor], str | None]:
     """Return an adapter's tensors, and the fingerprint of its base where it has one."""
-    if not (adapter / WEIGHTS).is_file():
-        raise invalid("adapter", str(adapter), f"a PEFT folder with {CONFIG} and {WEIGHTS}")
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise invalid("adapter", str(adapter), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
     try:
-        with safe_open(adapter / WEIGHTS, "pt") as opened:
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             return tensors, (opened.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
-        raise UserError(f"adapter: got {WEIGHTS} that is no safetensors file ({error}), expected one") from error
+        raise UserError(
+            f"adapter: got {ADAPTER_WEIGHTS} that is no safetensors file ({error}), expected one"
+        ) from error
 
 
 def _out(entry: TensorEntry, dtype: torch.dtype | None) -> TensorEntry:

@@ -20,12 +20,12 @@ from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RunRow, SamplerRow
 from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.http_names import JSON
 from tinsmith.types.operations import Failure, OpKind, Result
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
 
 log = logging.getLogger("tinsmith.server")
 
-JSON = "application/json"
 # Between tries to store an outcome, seconds; the last one over and over.
 _RETRY_S = (0.5, 1, 2, 5, 10, 30)
 

@@ -20,6 +20,7 @@ from tinsmith.server.store.db.models import RunRow
 from tinsmith.server.store.journal import Effect, digest
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.ids import training_run_id
 from tinsmith.types.operations import OpKind
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointPath
@@ -157,7 +158,7 @@ class CreationHandler:
         except UserError as error:
             return await self._intake.refuse(record, error.message)
         record.session_id = session_id
-        record.model_id = f"{session_id}:train:{number}"
+        record.model_id = training_run_id(session_id, number)
         record.scope = f"model:{record.model_id}"
         if self._intake.known(record.scope):
             return await self._intake.accept(record)

@@ -27,16 +27,17 @@ from tinsmith.server.handlers.upload import Upload
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
+from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.ids import training_run_id
 from tinsmith.types.operations import OpKind
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import check_name
 from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, ImportCheckpointRequest
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Of the line of JSON: names, an adapter_config.json, metadata. And of the list of tensors: safetensors itself allows
-# 100 MB, an adapter of some thousand tensors needs a few hundred kB.
+# Of the line of JSON: names, an adapter_config.json, metadata.
 _MOST_LINE = 2**20
+# Of the list of tensors: safetensors itself allows 100 MB, an adapter of some thousand tensors needs a few hundred kB.
 _MOST_HEADER = 16 * 2**20
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -97,12 +98,12 @@ class ImportingHandler:
         check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
         info = await self._catalog.find(request.base_model)
         config = orjson.dumps(request.adapter_config)
-        prefix = await upload.take(LENGTH_BYTES, WEIGHTS)
-        header = await upload.take(header_length(WEIGHTS, prefix, _MOST_HEADER), f"{WEIGHTS}: header")
+        prefix = await upload.take(LENGTH_BYTES, ADAPTER_WEIGHTS)
+        header = await upload.take(header_length(ADAPTER_WEIGHTS, prefix, _MOST_HEADER), f"{ADAPTER_WEIGHTS}: header")
         lora, size = await anyio.to_thread.run_sync(_check, config, header, info.experts_per_token)
         if lora.rank > self._settings.max_lora_rank:
             limit = f"at most {self._settings.max_lora_rank}, of an expert that over the experts per token"
-            raise invalid(f"{CONFIG}: r", lora.rank, limit)
+            raise invalid(f"{ADAPTER_CONFIG}: r", lora.rank, limit)
         # Before anything is written; the disk may still fill up meanwhile, see below.
         self._check_room(size)
         display_name = f"import of {request.name}"
@@ -110,11 +111,13 @@ class ImportingHandler:
         session = self._live.sessions[session_id]
         save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
         try:
-            folder = self._data_folder.new_recovery(f"{session_id}:train:0", "loaded")
+            folder = self._data_folder.new_recovery(training_run_id(session_id, 0), "loaded")
             place = self._data_folder.absolute(folder)
-            await anyio.to_thread.run_sync(_begin, place, {CONFIG: config, WEIGHTS: prefix + header})
+            await anyio.to_thread.run_sync(_begin, place, {ADAPTER_CONFIG: config, ADAPTER_WEIGHTS: prefix + header})
             # A session may be silent for so long only, and an upload can take longer.
-            await upload.copy(place / WEIGHTS, size, WEIGHTS, lambda: self._live.session(session_id, owner))
+            await upload.copy(
+                place / ADAPTER_WEIGHTS, size, ADAPTER_WEIGHTS, lambda: self._live.session(session_id, owner)
+            )
             wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
             return await self._creation.load_adapter(session, request.base_model, lora, folder, wire)
         # A client that went away is one of them: its request was cancelled.
@@ -140,7 +143,9 @@ class ImportingHandler:
 
     def _no_room(self, size: int) -> UserError:
         free = shutil.disk_usage(self._data_folder.root).free
-        return invalid(WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507)
+        return invalid(
+            ADAPTER_WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507
+        )
 
 
 def _scope(load: Record, seq: int) -> str:
@@ -155,14 +160,14 @@ def _begin(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _check(config: bytes, header: bytes, experts_per_token: int) -> tuple[LoraConfig, int]:
     """Return the adapter's shape and the bytes of its data."""
-    parsed = parse_config(CONFIG, config)
-    entries, size = parse_header(WEIGHTS, header)
+    parsed = parse_config(ADAPTER_CONFIG, config)
+    entries, size = parse_header(ADAPTER_WEIGHTS, header)
     _check_dtypes(entries)
-    adapter = fuse_experts(read_parts(WEIGHTS, parsed, {name: entry.shape for name, entry in entries.items()}))
+    adapter = fuse_experts(read_parts(ADAPTER_WEIGHTS, parsed, {name: entry.shape for name, entry in entries.items()}))
     return lora_of(adapter, experts_per_token), size
 
 
 def _check_dtypes(entries: Mapping[str, TensorEntry]) -> None:
     for name, entry in entries.items():
         if entry.dtype not in _FLOATS:
-            raise invalid(f"{WEIGHTS}: {name}: dtype", entry.dtype, f"one of {', '.join(_FLOATS)}")
+            raise invalid(f"{ADAPTER_WEIGHTS}: {name}: dtype", entry.dtype, f"one of {', '.join(_FLOATS)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.state.live import RunStatus, TrainingRun
@@ -88,7 +88,7 @@ class ModelOrder:
             raise invalid("seq_id", seq_id, f"more than {run.cut}: it was carried out and its result has expired")
 
 
-def is_count(value: object, least: int) -> bool:
+def is_count(value: object, least: int) -> TypeGuard[int]:
     """Whether a JSON value is a whole number from `least`."""
     # JSON's true is an int to Python.
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_SEQ_ID

@@ -20,6 +20,7 @@ from tinsmith.server.store.journal import digest
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
+from tinsmith.types.ids import sampling_session_id
 from tinsmith.types.operations import OpKind
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
@@ -57,7 +58,7 @@ class SamplingHandler:
         session = self._live.session(request.session_id, owner)
         if not is_count(request.sampling_session_seq_id, 0):
             raise invalid("sampling_session_seq_id", request.sampling_session_seq_id, "a whole number from 0")
-        sampler_id = f"{session.id}:sample:{request.sampling_session_seq_id}"
+        sampler_id = sampling_session_id(session.id, request.sampling_session_seq_id)
         if sampler_id in self._live.samplers:
             return self._repeated(request, self._live.samplers[sampler_id])
         sampler = await self._make(request, sampler_id, owner)

@@ -11,6 +11,7 @@ from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.ids import sampling_session_id
 from tinsmith.types.operations import OpKind
 from tinsmith.types.paths import CheckpointPath, check_name
 from tinsmith.types.requests import SaveWeightsForSamplerRequest, SaveWeightsRequest
@@ -94,7 +95,7 @@ class SavingHandler:
         return Prepared()
 
     def _prepare_snapshot(self, run: TrainingRun, record: Record, number: int) -> Prepared:
-        sampler_id = f"{run.session_id}:sample:{number}"
+        sampler_id = sampling_session_id(run.session_id, number)
         if sampler_id in self._live.samplers:
             raise invalid("sampling_session_seq_id", number, "a number that no sampling session of this session has")
         sampler = SamplingSession(

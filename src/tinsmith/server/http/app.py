@@ -11,11 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tinsmith.server.http import error_answers
 from tinsmith.server.http.routes import all_routers
 from tinsmith.server.service import Service
+from tinsmith.types.http_names import API_PREFIX
 
 log = logging.getLogger("tinsmith.access")
 
 # The time of a long poll says how long the client was ready to wait, nothing about the service.
-_LONG_POLLS = ("/api/v1/retrieve_future",)
+_LONG_POLLS = (f"{API_PREFIX}/retrieve_future",)
 
 
 def create_app(service: Service) -> FastAPI:

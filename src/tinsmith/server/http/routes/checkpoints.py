@@ -10,15 +10,16 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, page_of, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
 from tinsmith.server.store.page import Page
 from tinsmith.types.errors import invalid
+from tinsmith.types.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
 from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse, WeightsInfoResponse
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 ONE = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
@@ -102,7 +103,7 @@ async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise invalid("Content-Encoding", encoding, "identity", status=415)
-    key = request.headers.get("x-idempotency-key", "")
+    key = request.headers.get(IDEMPOTENCY_KEY_HEADER, "")
     records = await service.importing.accept(owner, key, request.stream())
     run_id = records[0].model_id or ""
     return reply(ImportCheckpointResponse(model_id=run_id, request_ids=[record.request_id for record in records]))
@@ -119,4 +120,4 @@ async def checkpoint_files(service: ServiceDep, owner: Owner, path: Address) -> 
 async def checkpoint_file(file: str, service: ServiceDep, owner: Owner, path: Address) -> FileResponse:
     saved = await service.core.checkpoints.readable(path, {owner}, "checkpoint")
     found = await anyio.to_thread.run_sync(file_of, service.core.data_folder.absolute(saved.folder), file)
-    return FileResponse(found, media_type="application/octet-stream")
+    return FileResponse(found, media_type=BINARY)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, reply
+from tinsmith.server.http.routes.common import Body, Owner, reply
 from tinsmith.server.store.catalog import losses
+from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.responses import ClientConfigResponse, DynamicConfigResponse, TelemetryResponse
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.post("/client/config")

@@ -14,8 +14,7 @@ from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.page import Page
 from tinsmith.types.errors import UserError
-
-PREFIX = "/api/v1"
+from tinsmith.types.http_names import API_KEY_HEADER, JSON
 
 
 def service_of(request: Request) -> Service:
@@ -50,7 +49,7 @@ def token_of(request: Request) -> str | None:
     """Return the key that came with a request."""
     bearer = request.headers.get("authorization", "")
     # Tinker clients send the one, most other HTTP clients the other.
-    token = request.headers.get("x-api-key") or bearer.removeprefix("Bearer ").strip()
+    token = request.headers.get(API_KEY_HEADER) or bearer.removeprefix("Bearer ").strip()
     return token or None
 
 
@@ -78,7 +77,7 @@ def page_of(usual: int) -> Callable[[int, int], Awaitable[Page]]:
 def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:
     """Answer with JSON; fields of a model that are None are left out."""
     fields = message.model_dump(mode="json", exclude_none=True) if isinstance(message, BaseModel) else message
-    return Response(orjson.dumps(fields), status, media_type="application/json")
+    return Response(orjson.dumps(fields), status, media_type=JSON)
 
 
 def promise(record: Record) -> Response:

@@ -6,16 +6,14 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.http.json_results import to_json
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
+from tinsmith.types.http_names import API_PREFIX, JSON, PROTOBUF
 from tinsmith.types.requests import CancelFutureRequest, RetrieveFutureRequest
 from tinsmith.types.responses import FailedFuture, TryAgainResponse
 
-router = APIRouter(prefix=PREFIX)
-
-PROTOBUF = "application/x-protobuf"
-JSON = "application/json"
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.post("/retrieve_future")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from tinsmith.server.http.routes.common import PREFIX, ServiceDep, reply
+from tinsmith.server.http.routes.common import ServiceDep, reply
+from tinsmith.types.http_names import API_PREFIX
 
 router = APIRouter()
 
 
 @router.get("/healthz")
-@router.get(PREFIX + "/healthz")
+@router.get(API_PREFIX + "/healthz")
 async def healthz(service: ServiceDep) -> Response:
     if service.core.catalog.healthy:
         return reply({"status": "ok"})

@@ -8,13 +8,14 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.store.catalog import losses
 from tinsmith.types.errors import invalid
+from tinsmith.types.http_names import API_PREFIX, JSON
 from tinsmith.types.requests import GetInfoRequest
 from tinsmith.types.responses import GetInfoResponse, GetServerCapabilitiesResponse, ModelData
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.get("/get_server_capabilities")
@@ -53,4 +54,4 @@ async def tokenizer(
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known:
         return Response(status_code=304, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+    return Response(body, media_type=JSON, headers=headers)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, promise, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise, reply
+from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.responses import CreateSamplingSessionResponse
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.post("/create_sampling_session")

@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, page_of, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.page import Page
+from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.post("/create_session")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.handlers.bodies import parse_object
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, promise
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise
 from tinsmith.types.errors import invalid
+from tinsmith.types.http_names import API_PREFIX, PROTOBUF
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.post("/create_model")
@@ -27,8 +28,8 @@ async def load_weights(service: ServiceDep, owner: Owner, body: Body) -> Respons
 @router.post("/forward_backward")
 async def forward_backward(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
     content_type = request.headers.get("content-type", "").split(";")[0].strip()
-    if content_type != "application/x-protobuf":
-        raise invalid("Content-Type", content_type, "application/x-protobuf", status=415)
+    if content_type != PROTOBUF:
+        raise invalid("Content-Type", content_type, PROTOBUF, status=415)
     return promise(await service.training.forward_backward(owner, body))
 
 

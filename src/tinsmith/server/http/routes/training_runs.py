@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
 
-from tinsmith.server.http.routes.common import PREFIX, Owner, ServiceDep, page_of, reply
+from tinsmith.server.http.routes.common import Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.page import Page
+from tinsmith.types.http_names import API_PREFIX
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 Scope = Literal["owned", "accessible"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.http.error_answers import answer
-from tinsmith.server.http.routes.common import PREFIX, Body, Owner, ServiceDep, promise, reply, token_of
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise, reply, token_of
 from tinsmith.server.state.records import Record
 from tinsmith.types.errors import UserError
+from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.operations import OpKind
 
-router = APIRouter(prefix=PREFIX)
+router = APIRouter(prefix=API_PREFIX)
 
 _UNSUPPORTED = [
     ("POST", "/auth/token"),
