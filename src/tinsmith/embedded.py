@@ -15,10 +15,10 @@ import httpx
 from tinsmith.client.transport import embedding, session
 from tinsmith.client.transport.loop import at_shutdown, background
 from tinsmith.cluster.in_process import InProcessLink
-from tinsmith.cluster.loading import ModelSpec
-from tinsmith.cluster.model_sources import resolve
+from tinsmith.cluster.model_sources import ModelSpec, resolve
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
+from tinsmith.server.store.catalog import BaseModels
 from tinsmith.settings import Settings, get_settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, TinsmithError
@@ -43,11 +43,9 @@ class EmbeddedService:
         self.service = Service(
             settings,
             self._link,
-            settings.home,
+            BaseModels({EMBEDDED_MODEL: folder}, self._load),
             owner=OWNER,
             journal=False,
-            models={EMBEDDED_MODEL: folder},
-            load_model=self._load,
         )
         # `raise_app_exceptions` off: a fault of the app is a 500 to the client, as it would be over a network.
         self.transport = ShieldedTransport(create_app(self.service), raise_app_exceptions=False)

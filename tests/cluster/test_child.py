@@ -19,7 +19,7 @@ from tests.support.fake_engine import BROKEN_DEVICE
 from tests.support.listener import Listener
 from tests.support.operations import create, forward_backward, load_sampler, optim, sample
 from tinsmith.cluster.child import ChildLink
-from tinsmith.cluster.loading import ModelSpec
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
 from tinsmith.types.errors import StartupError
@@ -215,7 +215,7 @@ def test_closing_while_the_models_load() -> None:
 PARENT = """
 import asyncio, sys
 from tinsmith.cluster.child import ChildLink
-from tinsmith.cluster.loading import ModelSpec
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
 
 async def main():

@@ -14,7 +14,7 @@ from tests.support.fake_engine import BROKEN_DEVICE, FakeEngine
 from tests.support.listener import Listener
 from tests.support.operations import create, forward_backward, load_sampler, optim, sample
 from tinsmith.cluster.in_process import InProcessLink
-from tinsmith.cluster.loading import ModelSpec
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError, UserError

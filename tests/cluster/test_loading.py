@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from tinsmith.cluster.loading import ModelSpec, load_engines
+from tinsmith.cluster.loading import load_engines
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError
 

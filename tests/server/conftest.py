@@ -14,6 +14,7 @@ from tests.server.client import Client
 from tests.support.fake_link import FakeLink, tiny_info
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
+from tinsmith.server.store.catalog import BaseModels
 from tinsmith.settings import Settings
 
 Start = Callable[..., Awaitable["Running"]]
@@ -41,13 +42,13 @@ class Running:
     async def crash(self) -> None:
         """End the service as a killed process ends: nothing is said to anybody, nothing is finished."""
         service = self.service
-        service.futures.closing.set()
+        service.core.futures.closing.set()
         self.link.alive = False
-        await service.completion._storing.stop()
+        await service.outcomes._storing.stop()
         await service.sessions.stop_draining()
-        await service.tasks.stop()
-        service.db.close()
-        service._claimed().lock._lock.release()
+        await service.core.tasks.stop()
+        service.core.db.close()
+        service._claim.lock._lock.release()
 
 
 @pytest.fixture
@@ -62,11 +63,10 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     async def begin(link: FakeLink | None = None, wait: bool = True, **options: Any) -> Running:
         link = link or FakeLink()
-        service_options = {name: options.pop(name) for name in ("owner", "journal", "data_dir") if name in options}
-        data_dir = service_options.pop("data_dir", tmp_path / "data")
-        settings = Settings(**({"long_poll_s": 2.0, "recovery_interval_s": 1e9} | options))
-        models = {info.name: tmp_path for info in link.infos}
-        service = Service(settings, link, data_dir, models=models, **service_options)
+        service_options = {name: options.pop(name) for name in ("owner", "journal") if name in options}
+        usual = {"home": tmp_path / "data", "long_poll_s": 2.0, "recovery_interval_s": 1e9}
+        models = BaseModels({info.name: tmp_path for info in link.infos})
+        service = Service(Settings(**(usual | options)), link, models, **service_options)
         await service.start()
         if wait:
             await service.wait_ready()
@@ -75,7 +75,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     yield begin
     for one in running:
-        if one.service.db.writer._thread.is_alive():
+        if one.service.core.db.writer._thread.is_alive():
             await one.service.stop()
 
 
@@ -96,3 +96,43 @@ async def soon(test: Callable[[], bool], seconds: float = 3.0) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not become true")
+
+
+async def up(running: Running) -> None:
+    """Wait until a new host has taken over."""
+    await soon(lambda: running.service.dispatcher.open)
+
+
+async def engine_dies(running: Running) -> None:
+    running.link.kill()
+    running.link.revive()
+    await up(running)
+
+
+class Restarting:
+    """A service that can be killed and started again on the same data folder, and a client that stays."""
+
+    def __init__(self, start: Start, **options: object) -> None:
+        self.start = start
+        self.options = options
+        self.running: Running
+        self.key = ""
+
+    async def begin(self) -> Client:
+        self.running = await self.start(**self.options)
+        self.key = await self.running.service.keys.create("local", "test")
+        client = Client(self.running.http(self.key))
+        await client.open()
+        return client
+
+    async def kill(self, client: Client, link: FakeLink | None = None) -> None:
+        """Kill the service and start another; the client keeps what it knows."""
+        await self.running.crash()
+        self.running = await self.start(link, **self.options)
+        client.http = self.running.http(self.key)
+        await up(self.running)
+
+
+@pytest.fixture
+def restarting(start: Start) -> Restarting:
+    return Restarting(start)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from tests.support.fake_engine import FakeEngine
 from tinsmith.cluster.engine_main import main
-from tinsmith.cluster.loading import ModelSpec
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError

@@ -46,10 +46,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve models to Tinsmith and Tinker clients until Ctrl-C."""
-    given = {"host": host, "port": port, "device": device, "dtype": dtype}
+    given = {"host": host, "port": port, "home": data_dir, "device": device, "dtype": dtype}
     try:
         settings = _settings({name: value for name, value in given.items() if value is not None})
-        asyncio.run(_serve(settings, data_dir or settings.home, model or [EMBEDDED_MODEL]))
+        asyncio.run(_serve(settings, model or [EMBEDDED_MODEL]))
     except (StartupError, OSError) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from None
@@ -64,12 +64,12 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise StartupError(describe(error)) from error
 
 
-async def _serve(settings: Settings, data_dir: Path, specs: list[str]) -> None:
+async def _serve(settings: Settings, specs: list[str]) -> None:
     from tinsmith.cluster.child import ChildLink
-    from tinsmith.cluster.loading import ModelSpec
-    from tinsmith.cluster.model_sources import resolve_models
+    from tinsmith.cluster.model_sources import ModelSpec, resolve_models
     from tinsmith.server.http.listener import Listener
     from tinsmith.server.service import Service
+    from tinsmith.server.store.catalog import BaseModels
     from tinsmith.server.store.keys import check_token
 
     logs.configure("api")
@@ -79,7 +79,7 @@ async def _serve(settings: Settings, data_dir: Path, specs: list[str]) -> None:
     folders = await asyncio.to_thread(resolve_models, specs)
     log.info("starting the engine with %s", ", ".join(folders))
     link = ChildLink([ModelSpec(name, str(folder)) for name, folder in folders.items()], settings)
-    service = Service(settings, link, data_dir, models=folders)
+    service = Service(settings, link, BaseModels(folders))
     await service.start()
     try:
         key = await service.keys.ensure_first(settings.api_key)
@@ -92,7 +92,7 @@ async def _serve(settings: Settings, data_dir: Path, specs: list[str]) -> None:
         if ready.done():
             try:
                 ready.result()
-                _greet(listener, sorted(folders), service.folders.root, key, known)
+                _greet(listener, sorted(folders), service.core.data_folder.root, key, known)
             except StartupError:
                 listener.stop()
                 await answering

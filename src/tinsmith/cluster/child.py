@@ -15,7 +15,7 @@ from typing import Any
 
 from tinsmith.cluster.backoff import Backoff
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
-from tinsmith.cluster.loading import ModelSpec
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
 from tinsmith.types.operations import Event, Failure, Lost, Operation, Ready, event_from_frame

@@ -20,7 +20,8 @@ from typing import Any
 
 from tinsmith import logs
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
-from tinsmith.cluster.loading import ModelSpec, load_engines
+from tinsmith.cluster.loading import load_engines
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings

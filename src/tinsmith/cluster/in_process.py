@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tinsmith.cluster.backoff import Backoff
-from tinsmith.cluster.loading import ModelSpec, load_engine, load_engines
+from tinsmith.cluster.loading import load_engine, load_engines
+from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings

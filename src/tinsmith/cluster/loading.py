@@ -1,43 +1,17 @@
-"""From `NAME=FOLDER_OR_HUB_ID` to loaded engines."""
+"""From named models to loaded engines."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from tinsmith.cluster.model_sources import ModelSpec, by_name
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError, UserError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A base model to serve.
-
-    Attributes:
-        name: that clients use; it may hold slashes.
-        source: folder or hub id.
-    """
-
-    name: str
-    source: str
-
-    @classmethod
-    def parse(cls, text: str) -> ModelSpec:
-        """Read `NAME=FOLDER_OR_HUB_ID`; a text without `=` is name and source at once.
-
-        Raises:
-            StartupError: one of the two is missing.
-        """
-        name, equals, source = text.partition("=")
-        spec = cls(name.strip(), source.strip() if equals else name.strip())
-        if not spec.name or not spec.source:
-            raise StartupError(f"--model: got {text!r}, expected NAME=FOLDER_OR_HUB_ID")
-        return spec
 
 
 def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
@@ -59,12 +33,10 @@ def load_engines(specs: Iterable[ModelSpec], settings: Settings) -> dict[str, Ho
     """Load all base models.
 
     Raises:
-        StartupError: naming the model that does not load, and why.
+        StartupError: a model does not load, or its name comes twice.
     """
     engines: dict[str, HostedEngine] = {}
-    for spec in specs:
-        if spec.name in engines:
-            raise StartupError(f"model {spec.name}: got it twice, expected one source for each name")
+    for spec in by_name(specs).values():
         try:
             engines[spec.name] = load_engine(spec, settings)
         except UserError as error:

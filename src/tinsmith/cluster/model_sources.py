@@ -1,11 +1,12 @@
-"""From `--model NAME=FOLDER_OR_HUB_ID` to folders with checkpoints."""
+"""From `NAME=FOLDER_OR_HUB_ID` to folders with checkpoints."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinsmith.hub import unreachable
@@ -20,24 +21,58 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
 
-def resolve_models(specs: Sequence[str]) -> dict[str, Path]:
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A base model to serve.
+
+    Attributes:
+        name: that clients use; it may hold slashes.
+        source: folder, hub id or shipped model.
+    """
+
+    name: str
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Read `NAME=FOLDER_OR_HUB_ID`; a text without `=` is name and source at once.
+
+        Raises:
+            StartupError: one of the two is missing.
+        """
+        # At the first `=`: a folder may hold another one, a name may not.
+        name, equals, source = text.partition("=")
+        spec = cls(name.strip(), source.strip() if equals else name.strip())
+        if not spec.name or not spec.source:
+            raise StartupError(f"--model: got {text!r}, expected NAME=FOLDER_OR_HUB_ID")
+        return spec
+
+
+def by_name(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
+    """Return models by their names, in the order in which they are given.
+
+    Raises:
+        StartupError: a name comes twice.
+    """
+    found: dict[str, ModelSpec] = {}
+    for spec in specs:
+        if spec.name in found:
+            raise StartupError(f"model {spec.name}: got it twice, expected one source for each name")
+        found[spec.name] = spec
+    return found
+
+
+def resolve_models(texts: Sequence[str]) -> dict[str, Path]:
     """Return the folder of every model that is named.
 
     Args:
-        specs: `NAME=FOLDER`, `NAME=HUB_ID`, or a folder, hub id or shipped model alone, which is its own name.
+        texts: `NAME=FOLDER`, `NAME=HUB_ID`, or a folder, hub id or shipped model alone, which is its own name.
 
     Raises:
-        StartupError: a folder is no model, a hub id cannot be had, or a name comes twice.
+        StartupError: a folder is no model, a hub id cannot be had, a name is missing or comes twice.
     """
-    found: dict[str, Path] = {}
-    for spec in specs:
-        name, _, source = spec.partition("=")
-        if not name:
-            raise StartupError(f"--model: got {spec!r}, expected NAME=FOLDER_OR_HUB_ID")
-        if name in found:
-            raise StartupError(f"--model: got the name {name!r} twice, expected every name once")
-        found[name] = resolve(source or name, f"model {name}")
-    return found
+    specs = by_name(ModelSpec.parse(text) for text in texts)
+    return {name: resolve(spec.source, f"model {name}") for name, spec in specs.items()}
 
 
 def resolve(source: str, field: str = "model") -> Path:

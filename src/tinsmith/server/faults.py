@@ -28,6 +28,7 @@ def describe(error: ValidationError | RequestValidationError) -> str:
     if first["type"] == "missing":
         return f"{field}: got nothing, expected a value"
     shown = repr(first["input"])
+    # A whole prompt would hide the rest of the message.
     shown = shown if len(shown) <= 200 else shown[:197] + "..."
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{field}: got {shown}, expected {expected}"

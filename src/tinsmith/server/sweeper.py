@@ -6,44 +6,33 @@ import asyncio
 import logging
 import time
 
-from tinsmith.server.engine_link.resting import Resting
+from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.handlers.sessions import SessionsHandler
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.checkpoint_store import CheckpointStore
-from tinsmith.server.store.journal import JournalLike
-from tinsmith.settings import Settings
+from tinsmith.server.store.core import Core
 
 log = logging.getLogger("tinsmith.server")
 
+# How long a fetched result is kept where there is no journal, seconds.
 _MEMORY_RETENTION_S = 60.0
 
 
 class Sweeper:
     """Runs the sweeps."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        futures: FutureStore,
-        journal: JournalLike,
-        sessions: SessionsHandler,
-        checkpoints: CheckpointStore,
-        resting: Resting,
-    ) -> None:
-        self._live = live
-        self._futures = futures
-        self._journal = journal
+    def __init__(self, core: Core, dispatcher: Dispatcher, sessions: SessionsHandler) -> None:
+        self._dispatcher = dispatcher
         self._sessions = sessions
-        self._checkpoints = checkpoints
-        self._resting = resting
-        self._retention_s = settings.result_retention_s
-        if not journal.durable:
+        self._live = core.live
+        self._futures = core.futures
+        self._journal = core.journal
+        self._checkpoints = core.checkpoints
+        self._retention_s = core.settings.result_retention_s
+        if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
             self._retention_s = min(self._retention_s, _MEMORY_RETENTION_S)
-        self._interval_s = min(30.0, settings.session_timeout_s / 4, self._retention_s / 4)
+        # Nothing outlives its time by more than a quarter.
+        self._interval_s = min(30.0, core.settings.session_timeout_s / 4, self._retention_s / 4)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -52,6 +41,7 @@ class Sweeper:
             try:
                 await self.sweep()
             except Exception:
+                # A full disk, say; the sweeps must not end with it.
                 log.exception("a sweep failed; the next one is in %g s", self._interval_s)
 
     async def sweep(self) -> None:
@@ -62,7 +52,7 @@ class Sweeper:
         if fetched:
             await self._journal.note_fetched(fetched)
         await self.forget()
-        self._resting.rest()
+        self._dispatcher.rest()
 
     async def forget(self) -> None:
         """Forget results that were fetched long ago, and those of sessions that ended long ago."""
@@ -82,6 +72,7 @@ class Sweeper:
         if record.session_id not in self._live.sessions:
             return record.settled_at < over
         run = self._live.runs.get(record.model_id or "")
+        # What a run would be rebuilt from stays, however old; recovery points cut it.
         replayed = self._journal.durable and run is not None and run.ops.get(record.seq_id or 0) is record
         needed = replayed or (run is not None and run.creation is record)
         return not needed and record.fetched_at is not None and record.fetched_at < over

@@ -10,53 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.server.client import Client, Failed
-from tests.server.conftest import Running, Start, soon
-from tests.support.fake_link import FakeLink, tiny_info
-from tinsmith.server.state.records import Record
-from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import Lost, OpKind
+from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
+from tinsmith.types.operations import OpKind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.row(11, 210)]
-
-
-async def up(running: Running) -> None:
-    """Wait until a new host has taken over."""
-    await soon(lambda: running.service.dispatcher.open)
-
-
-async def engine_dies(running: Running) -> None:
-    running.link.kill()
-    running.link.revive()
-    await up(running)
-
-
-class Restarting:
-    """A service that can be killed and started again on the same data folder, and a client that stays."""
-
-    def __init__(self, start: Start, **options: object) -> None:
-        self.start = start
-        self.options = options
-        self.running: Running
-        self.key = ""
-
-    async def begin(self) -> Client:
-        self.running = await self.start(**self.options)
-        self.key = await self.running.service.keys.create("local", "test")
-        client = Client(self.running.http(self.key))
-        await client.open()
-        return client
-
-    async def kill(self, client: Client, link: FakeLink | None = None) -> None:
-        """Kill the service and start another; the client keeps what it knows."""
-        await self.running.crash()
-        self.running = await self.start(link, **self.options)
-        client.http = self.running.http(self.key)
-        await up(self.running)
-
-
-@pytest.fixture
-def restarting(start: Start) -> Restarting:
-    return Restarting(start)
 
 
 # -- the engine ----------------------------------------------------------------------------------------------------
@@ -90,35 +47,6 @@ async def test_an_engine_that_dies_while_it_works(running: Running) -> None:
     assert kinds == [OpKind.CREATE_MODEL, OpKind.FORWARD_BACKWARD, OpKind.OPTIM_STEP, OpKind.FORWARD_BACKWARD]
 
 
-async def test_a_failed_pass_still_fails_its_step_after_a_loss(running: Running) -> None:
-    client = await running.client()
-    model = await client.create_model()
-    await client.forward_backward(model, 9)
-    with pytest.raises(Failed):
-        await client.forward_backward(model, 9, loss_fn="nothing")
-    await engine_dies(running)
-    with pytest.raises(Failed, match="failed"):
-        await client.optim_step(model)
-    # The failed step cleared the gradients: a replay must not bring them back.
-    await engine_dies(running)
-    await client.forward_backward(model, 3)
-    assert (await client.optim_step(model))["weight"] == pytest.approx(4 - 0.1 * (0.03 + 0.4))
-
-
-@pytest.mark.parametrize("seq_id", [2, 2**30])
-async def test_passes_that_never_came_are_not_waited_for_again(running: Running, seq_id: int) -> None:
-    client = await running.client()
-    model = await client.create_model()
-    waiting = await client.post_pass(model, 1, seq_id=seq_id)
-    record = running.service.futures.find(waiting["request_id"])
-    assert record is not None
-    running.service.completion.fail(record, "seq_id 1 never arrived", RequestErrorCategory.USER)
-    await engine_dies(running)
-    with pytest.raises(Failed):
-        await client.optim_step_at(model, seq_id + 1)
-    assert (await client.result(await client.post_step(model, seq_id + 2)))["metrics"]["steps"] == 1
-
-
 async def test_samples_and_snapshots_survive(running: Running) -> None:
     client = await running.client()
     model = await client.create_model()
@@ -149,9 +77,9 @@ async def test_a_sample_without_a_seed_draws_the_same_tokens_again(restarting: R
     running = restarting.running
     running.link.holding = True
     promise = await client.post_sample(sampler)
-    sent = running.service.futures.find(promise["request_id"])
+    sent = running.service.core.futures.find(promise["request_id"])
     assert sent is not None
-    body, _ = await running.service.journal.body(sent)
+    body, _ = await running.service.core.journal.body(sent)
     await restarting.kill(client)
     assert await client.result(promise)
     again = next(op for op in restarting.running.link.submitted if op.kind is OpKind.SAMPLE)
@@ -179,36 +107,6 @@ async def test_requests_that_came_while_there_was_no_engine(running: Running) ->
     assert (await running.http().get("/healthz")).status_code == 200
 
 
-async def test_an_operation_that_kills_every_engine_is_given_up(running: Running) -> None:
-    client = await running.client()
-    poisoned, innocent = await client.create_model(), await client.create_model()
-    running.link.holding = True
-    poison, later = await client.post_pass(poisoned, 6), await client.post_step(poisoned)
-    for _ in range(5):  # in the first life other operations succeeded
-        await engine_dies(running)
-    with pytest.raises(Failed, match="the engine died 4 times") as failed:
-        await client.result(poison)
-    assert failed.value.category == "server"
-    running.link.release()
-    with pytest.raises(Failed):
-        await client.result(later)
-    assert await client.forward_backward(innocent, 1)
-
-
-async def test_a_replay_that_fails_is_not_passed_over_in_silence(running: Running) -> None:
-    client = await running.client()
-    model = await client.create_model()
-    await client.forward_backward(model, 9)
-    running.link.fail = {OpKind.FORWARD_BACKWARD: ("the device has no memory left", RequestErrorCategory.SERVER)}
-    await engine_dies(running)
-    await soon(lambda: not running.service.live.runs[model].usable)
-    running.link.fail = {}
-    with pytest.raises(Failed, match="could not be rebuilt after a restart: the device has no memory left") as failed:
-        await client.optim_step(model)
-    assert failed.value.category == "server"
-    assert (await client.get(f"training_runs/{model}"))["corrupted"] is True
-
-
 # -- recovery points -----------------------------------------------------------------------------------------------
 
 
@@ -220,11 +118,11 @@ async def test_a_point_shortens_the_replay_and_cuts_the_journal(start: Start) ->
         for number in range(5):
             await client.forward_backward(one, number)
             await client.optim_step(one)
-    run = running.service.live.runs[model]
+    run = running.service.core.live.runs[model]
     await soon(lambda: run.cut == 10)
-    root = running.service.folders.root
+    root = running.service.core.data_folder.root
     assert len(list((root / "recovery" / model).iterdir())) == 1
-    bodies = [record.body_digest for record in running.service.futures.records() if record.model_id == model]
+    bodies = [record.body_digest for record in running.service.core.futures.records() if record.model_id == model]
     assert any(bodies)
     await client.forward_backward(model, 7)
     await client.forward_backward(calm, 7)
@@ -244,7 +142,7 @@ async def test_the_journal_is_not_cut_behind_a_snapshot_that_is_not_on_disk(star
     sampler = await client.snapshot(model)
     before = (await client.sample(sampler, params={"seed": 1})).sequences[0]
     await client.optim_step(model)
-    run = running.service.live.runs[model]
+    run = running.service.core.live.runs[model]
     await soon(lambda: len(run.points) == 1)
     assert set(run.ops) == {1, 2, 3}
     await engine_dies(running)
@@ -263,7 +161,7 @@ async def test_a_long_replay_ends_with_a_new_point(running: Running) -> None:
         await client.forward_backward(model, number)
         await client.optim_step(model)
     await engine_dies(running)
-    await soon(lambda: running.service.live.runs[model].cut == 20)
+    await soon(lambda: running.service.core.live.runs[model].cut == 20)
 
 
 # -- the service ---------------------------------------------------------------------------------------------------
@@ -309,25 +207,6 @@ async def test_a_model_from_a_checkpoint_that_was_deleted_since(restarting: Rest
     assert restarting.running.link.models[loaded].weight == pytest.approx(metrics["weight"])
 
 
-async def test_sessions_that_ended_or_fell_silent_are_not_rebuilt(start: Start) -> None:
-    restarting = Restarting(start, session_timeout_s=0.5)
-    client = await restarting.begin()
-    await client.create_model()
-    other = Client(client.http)
-    await other.open()
-    model = await other.create_model()
-    result = await other.post_pass(model, 1)
-    await other.result(result)
-    await other.post(f"sessions/{other.session_id}/finish", {"reason": {"type": "success"}}, 204)
-    await soon(lambda: other.session_id not in restarting.running.service.live.sessions)
-    await asyncio.sleep(0.6)
-    await restarting.kill(client)
-    other.http = client.http
-    assert not restarting.running.link.models
-    assert await other.result(result)
-    await client.post("session_heartbeat", {"session_id": client.session_id}, 410)
-
-
 async def test_a_finished_session_is_drained_after_a_restart(restarting: Restarting) -> None:
     client = await restarting.begin()
     model = await client.create_model()
@@ -337,62 +216,7 @@ async def test_a_finished_session_is_drained_after_a_restart(restarting: Restart
     await client.post(f"sessions/{client.session_id}/finish", {"reason": {"type": "success"}}, 204)
     await restarting.kill(client)
     assert (await client.result(promise))["path"]
-    await soon(lambda: client.session_id not in restarting.running.service.live.sessions)
-
-
-async def test_half_written_files_of_a_killed_service_are_removed(restarting: Restarting) -> None:
-    client = await restarting.begin()
-    model = await client.create_model()
-    await client.save_state(model, "good")
-    root = restarting.running.service.folders.root
-    torn = root / "checkpoints" / model / "weights" / ".bad.1234.tmp"
-    torn.mkdir()
-    (root / "blobs" / "lost.body").write_bytes(b"x")
-    await restarting.kill(client)
-    assert [f.name for f in torn.parent.iterdir()] == ["good"]
-    assert not list((root / "blobs").iterdir())
-
-
-@pytest.mark.row(211)
-async def test_a_torn_body_fails_its_run_with_a_clear_message_and_no_other(restarting: Restarting) -> None:
-    client = await restarting.begin()
-    model, other = await client.create_model(), await client.create_model()
-    await client.forward_backward(model, *range(60))
-    body = await client.post_pass(other, 1)
-    await client.result(body)
-    db = restarting.running.service.db
-    from sqlalchemy import text
-
-    await db.write(
-        lambda connection: connection.execute(
-            text("UPDATE operations SET body = x'00' WHERE model_id = :m AND seq_id = 1"), {"m": model}
-        )
-    )
-    await restarting.kill(client)
-    with pytest.raises(Failed, match="damaged"):
-        await client.optim_step(model)
-    assert (await client.optim_step(other))["steps"] == 1
-
-
-async def test_a_base_model_that_one_start_does_not_serve(restarting: Restarting) -> None:
-    client = await restarting.begin()
-    model = await client.create_model()
-    await client.forward_backward(model, 9)
-    metrics = await client.optim_step(model)
-    restarting.running.link.holding = True
-    waiting = await client.post_pass(model, 1)
-    await restarting.kill(client, FakeLink([tiny_info("other")]))
-    for promise in (waiting, await client.post_step(model)):
-        with pytest.raises(Failed, match="'tiny' is not served since the last start") as failed:
-            await client.result(promise)
-        assert failed.value.category == "server"
-    await restarting.kill(client)
-    rebuilt = restarting.running.link.models
-    await soon(lambda: model in rebuilt and rebuilt[model].weight == pytest.approx(metrics["weight"]), seconds=10)
-    with pytest.raises(Failed):  # the pass that failed meanwhile belongs to this step
-        await client.optim_step(model)
-    assert await client.forward_backward(model, 1)
-    assert (await client.optim_step(model))["steps"] == 2
+    await soon(lambda: client.session_id not in restarting.running.service.core.live.sessions)
 
 
 async def script(client: Client, seed: int, trouble: Callable[[], Awaitable[None]] | None = None) -> list[object]:
@@ -446,7 +270,7 @@ async def outcome(client: Client, promise: dict) -> object:
 async def test_any_script_under_any_deaths_ends_like_a_calm_one(
     start: Start, tmp_path: Path, seed: int, interval: float
 ) -> None:
-    peaceful = await start(data_dir=tmp_path / "calm")
+    peaceful = await start(home=tmp_path / "calm")
     expected = await script(await peaceful.client(), seed)
     restarting = Restarting(start, recovery_interval_s=interval)
     client = await restarting.begin()
@@ -471,20 +295,3 @@ async def test_any_script_under_any_deaths_ends_like_a_calm_one(
         await asyncio.sleep(0.02)
         restarting.running.link.release()
     assert await running == expected
-
-
-async def test_losses_without_a_journal_fail_what_was_going_on(start: Start) -> None:
-    running = await start(journal=False, owner="local")
-    client = Client(running.http())
-    await client.open()
-    model = await client.create_model()
-    running.link.holding = True
-    promise = await client.post_pass(model, 1)
-    running.link.send(Lost("out of memory"))
-    with pytest.raises(Failed, match="out of memory") as failed:
-        await client.result(promise)
-    assert failed.value.category == "server"
-
-
-def test_records_are_told_apart_by_identity() -> None:
-    assert len({Record(OpKind.SAMPLE, "a"), Record(OpKind.SAMPLE, "a")}) == 2

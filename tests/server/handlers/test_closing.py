@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.server.client import Failed
-from tests.server.conftest import Running, Start, soon
-from tests.server.engine_link.test_recovery import Restarting, engine_dies, restarting  # noqa: F401  (a fixture)
-from tinsmith.server.store.folders import DataFolder
+from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.types.operations import Flushed, OpKind
 
 pytestmark = pytest.mark.anyio
 
 
 def folders(running: Running) -> list[str]:
-    return sorted(path.name for path in (running.service.folders.root / "samplers").glob("*"))
+    return sorted(path.name for path in (running.service.core.data_folder.root / "samplers").glob("*"))
 
 
 async def test_closing_frees_memory_and_disk_and_leaves_the_others_alone(running: Running) -> None:
@@ -68,7 +67,7 @@ async def test_a_snapshot_that_is_still_to_come_is_made_and_let_go(running: Runn
     await client.close_sampler(sampler)
     running.link.release()
     assert (await client.result(promise))["sampling_session_id"] == sampler
-    await soon(lambda: sampler not in running.service.live.samplers)
+    await soon(lambda: sampler not in running.service.core.live.samplers)
     await soon(lambda: folders(running) == [] and not running.link.samplers)
     await client.get(f"samplers/{sampler}", 404)
 
@@ -79,7 +78,7 @@ async def test_files_that_were_being_written_meanwhile_are_removed(running: Runn
     model = await client.create_model()
     sampler = await client.snapshot(model)
     await client.close_sampler(sampler)
-    await soon(lambda: sampler not in running.service.live.samplers)
+    await soon(lambda: sampler not in running.service.core.live.samplers)
     written = next(op for op in running.link.submitted if op.kind is OpKind.SNAPSHOT)
     Path(written.args["folder"]).mkdir()
     running.link.send(Flushed(written.op_id))
@@ -102,7 +101,7 @@ async def test_a_journal_that_waited_for_a_snapshot_is_cut_once_that_is_closed(s
     for _ in range(2):
         await client.forward_backward(model, 5)
         await client.optim_step(model)
-    run = running.service.live.runs[model]
+    run = running.service.core.live.runs[model]
     await soon(lambda: len(run.points) > 0)
     assert run.cut == 0 or min(run.ops) == 1
     await client.close_sampler(sampler)
@@ -110,7 +109,7 @@ async def test_a_journal_that_waited_for_a_snapshot_is_cut_once_that_is_closed(s
 
 
 @pytest.mark.row(11, 210)
-async def test_deaths_after_a_close_rebuild_the_rest(restarting: Restarting) -> None:  # noqa: F811
+async def test_deaths_after_a_close_rebuild_the_rest(restarting: Restarting) -> None:
     client = await restarting.begin()
     model = await client.create_model()
     closed = await client.snapshot(model)
@@ -119,11 +118,11 @@ async def test_deaths_after_a_close_rebuild_the_rest(restarting: Restarting) -> 
     kept = await client.snapshot(model)
     before = await client.sample(kept, 0, params={"seed": 1})
     await client.close_sampler(closed)
-    await soon(lambda: closed not in restarting.running.service.live.samplers)
+    await soon(lambda: closed not in restarting.running.service.core.live.samplers)
     await engine_dies(restarting.running)
     await soon(lambda: restarting.running.link.models[model].weight == pytest.approx(metrics["weight"]))
     await restarting.kill(client)
-    assert closed not in restarting.running.service.live.samplers
+    assert closed not in restarting.running.service.core.live.samplers
     after = await client.sample(kept, 1, params={"seed": 1})
     assert after.sequences[0].tokens == before.sequences[0].tokens
     assert restarting.running.link.models[model].weight == pytest.approx(metrics["weight"])
@@ -147,7 +146,7 @@ def test_a_folder_can_be_removed_by_several_at_once(tmp_path: Path) -> None:
 async def test_the_end_of_a_session_removes_what_a_dead_engine_was_writing(running: Running) -> None:
     client = await running.client()
     sampler = await client.snapshot(await client.create_model())
-    half = running.service.folders.root / "samplers" / f".{sampler}.0a1b.tmp"
+    half = running.service.core.data_folder.root / "samplers" / f".{sampler}.0a1b.tmp"
     half.mkdir()
     await client.post(f"sessions/{client.session_id}/finish", {"reason": {"type": "success"}}, 204)
     await soon(lambda: not half.exists() and not half.with_name(sampler).exists())

@@ -72,7 +72,7 @@ async def settle(running: Running) -> None:
 
 
 def leftovers(running: Running) -> list[str]:
-    root = running.service.folders.root
+    root = running.service.core.data_folder.root
     found = [path for kind in ("recovery", "checkpoints", "samplers") for path in (root / kind).rglob("*")]
     return [str(path) for path in found if path.is_file()]
 
@@ -104,7 +104,7 @@ async def test_an_upload_becomes_a_state_and_weights_for_sampling(start: Start) 
     loaded = await client.load(state, optimizer=False)
     assert running.link.models[loaded].weight == 42.0
     await settle(running)
-    assert list(running.service.live.sessions) == [client.session_id], "an import's own session ends with it"
+    assert list(running.service.core.live.sessions) == [client.session_id], "an import's own session ends with it"
     assert not [path for path in leftovers(running) if run in path and "recovery" in path]
 
 
@@ -152,17 +152,19 @@ async def test_an_accepted_import_survives_a_killed_service(start: Start) -> Non
     (state, sampler) = await finish(client, first)
     await settle(after)
     assert len((await client.get("checkpoints"))["checkpoints"]) == 2
-    assert not after.service.live.sessions
+    assert not after.service.core.live.sessions
     for path in (state, sampler):
         parsed = CheckpointPath.parse(path)
-        assert (after.service.folders.root / "checkpoints" / parsed.run_id / parsed.kind / "mine").is_dir()
+        assert (after.service.core.data_folder.root / "checkpoints" / parsed.run_id / parsed.kind / "mine").is_dir()
 
 
 @pytest.mark.row(210)
 async def test_an_upload_that_a_killed_service_had_begun_leaves_nothing(start: Start) -> None:
     running = await start(Link(), owner="ann", journal=False)
     session_id = await running.service.sessions.create("ann", CreateSessionRequest())
-    begun = running.service.folders.absolute(running.service.folders.new_recovery(f"{session_id}:train:0", "loaded"))
+    begun = running.service.core.data_folder.absolute(
+        running.service.core.data_folder.new_recovery(f"{session_id}:train:0", "loaded")
+    )
     begun.mkdir()
     (begun / "adapter_model.safetensors").write_bytes(body()[:200])
     await running.crash()
@@ -240,7 +242,7 @@ async def test_what_is_refused_leaves_nothing(content: bytes, detail: str, start
     assert answer.status_code in (400, 422), answer.text
     assert detail in answer.json()["detail"], answer.text
     assert leftovers(running) == []
-    assert list(running.service.live.sessions) == [client.session_id]
+    assert list(running.service.core.live.sessions) == [client.session_id]
     await finish(client, await send(client, body(), "next"))
 
 
@@ -259,7 +261,7 @@ async def test_limits_encodings_and_full_disks(start: Start, monkeypatch: pytest
     await refused(413, "body: got 'more than 1048576 bytes', expected at most 1048576 bytes", body(big, bytes(size)))
     await refused(415, "Content-Encoding: got 'gzip', expected identity", body(), **{"Content-Encoding": "gzip"})
 
-    usage = importing.shutil.disk_usage(running.service.folders.root)
+    usage = importing.shutil.disk_usage(running.service.core.data_folder.root)
     with monkeypatch.context() as full:
         full.setattr(importing.shutil, "disk_usage", lambda _: usage._replace(free=100))
         await refused(507, "got '256 bytes', expected no more than the service has room for (100 bytes)", body())
@@ -274,7 +276,7 @@ async def test_limits_encodings_and_full_disks(start: Start, monkeypatch: pytest
 
 def _no_space(running: Running, number: int = errno.ENOSPC) -> Callable[[Path, bytes], None]:
     def append(file: Path, piece: bytes) -> None:
-        assert file.is_relative_to(running.service.folders.root / "recovery")
+        assert file.is_relative_to(running.service.core.data_folder.root / "recovery")
         file.write_bytes(piece[:10])
         raise OSError(number, "the disk")
 
@@ -293,5 +295,5 @@ async def test_a_client_that_goes_away_leaves_nothing(start: Start) -> None:
     answer = await client.http.post("/api/v1/import_checkpoint", content=half())
     assert "body: got a part of it, expected all of it" in answer.text
     assert leftovers(running) == []
-    assert list(running.service.live.sessions) == [client.session_id]
+    assert list(running.service.core.live.sessions) == [client.session_id]
     assert OpKind.LOAD_STATE not in [op.kind for op in running.link.submitted]

@@ -46,7 +46,7 @@ async def test_heartbeats_of_live_ended_and_foreign_sessions(running: Running) -
     await client.post(f"sessions/{client.session_id}/finish", SUCCESS, 204)
     await client.post("session_heartbeat", beat, 410)
     await client.post(f"sessions/{client.session_id}/finish", {"reason": {"type": "errored"}}, 204)
-    await soon(lambda: not running.service.live.sessions.get(client.session_id))
+    await soon(lambda: not running.service.core.live.sessions.get(client.session_id))
     await client.post("session_heartbeat", beat, 410)
     await other.post("session_heartbeat", beat, 404)
     await client.post(f"sessions/{client.session_id}/finish", SUCCESS, 204)
@@ -70,7 +70,7 @@ async def test_the_end_carries_out_what_was_asked_for_and_frees_the_rest(running
     assert await client.result(save)
     assert (await client.get("checkpoints"))["cursor"]["total_count"] == 1
     assert sample["request_id"]
-    root = running.service.folders.root
+    root = running.service.core.data_folder.root
     await soon(lambda: not list((root / "samplers").iterdir()) and not list((root / "recovery").glob("*")))
     assert (await client.get("training_runs"))["training_runs"][0]["training_run_id"] == model
 
@@ -97,13 +97,13 @@ async def test_a_session_that_ends_while_a_request_is_checked(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await running.client()
-    session = running.service.live.sessions[client.session_id]
-    find = running.service.catalog.find
+    session = running.service.core.live.sessions[client.session_id]
+    find = running.service.core.catalog.find
 
     async def slow(name: str) -> object:
         await running.service.sessions.end(session, "finished", "its session was finished")
         return await find(name)
 
-    monkeypatch.setattr(running.service.catalog, "find", slow)
+    monkeypatch.setattr(running.service.core.catalog, "find", slow)
     with pytest.raises(Failed, match="session_id"):
         await client.create_model()

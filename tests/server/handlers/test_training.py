@@ -260,8 +260,8 @@ async def test_the_journal_is_written_before_a_post_is_acknowledged(running: Run
     model = await client.create_model()
     running.link.holding = True
     promise = await client.post_pass(model, 1, 2)
-    stored = {record.request_id: record for record in running.service.journal.load()}  # pyright: ignore
+    stored = {record.request_id: record for record in running.service.core.journal.load()}  # pyright: ignore
     assert stored[promise["request_id"]].seq_id == 1
     running.link.release()
     await client.result(promise)
-    await soon(lambda: running.service.futures.find(promise["request_id"]).settled.is_set())  # pyright: ignore
+    await soon(lambda: running.service.core.futures.find(promise["request_id"]).settled.is_set())  # pyright: ignore

@@ -61,7 +61,7 @@ async def test_metrics(running: Running) -> None:
 
 async def test_a_tokenizer_and_its_tag(running: Running) -> None:
     client = await running.client()
-    running.service.catalog.folders["tiny"] = shipped()
+    running.service.core.catalog.folders["tiny"] = shipped()
     answer = await client.http.get("/api/v1/tokenizer", params={"model": "tiny"})
     body = answer.json()
     assert json.loads(body["tokenizer_json"])["model"]
@@ -142,8 +142,9 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
             resolve_models([f"mine={source}"])
     with pytest.raises(StartupError, match="twice"):
         resolve_models(["tinsmith-tiny", "tinsmith-tiny"])
-    with pytest.raises(StartupError, match="NAME=FOLDER"):
-        resolve_models(["=x"])
+    for text in ("=x", "mine="):
+        with pytest.raises(StartupError, match="NAME=FOLDER"):
+            resolve_models([text])
 
 
 def test_log_lines() -> None:

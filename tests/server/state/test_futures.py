@@ -114,8 +114,8 @@ async def test_results_of_a_run_outlive_retention_while_a_replay_may_need_them(s
     await running.service.sweeper.sweep()
     assert await client.result(promise)
     await client.optim_step(model)
-    running.service.points.take(running.service.live.runs[model], 2)
-    await soon(lambda: not running.service.live.runs[model].ops)
+    running.service.recovery_points.take(running.service.core.live.runs[model], 2)
+    await soon(lambda: not running.service.core.live.runs[model].ops)
     await running.service.sweeper.sweep()
     await client.post("retrieve_future", promise, 404)
     repeat = await client.post_pass(model, 1, seq_id=1)
@@ -142,7 +142,7 @@ async def test_a_failing_disk_delays_a_result_and_loses_nothing(
     model = await client.create_model()
     running.link.holding = True
     promise = await client.post_pass(model, 1)
-    journal = running.service.journal
+    journal = running.service.core.journal
     settle, failures = journal.settle, iter([OSError(28, "No space left on device")] * 2)
 
     async def full(record: Record, effects: object = ()) -> None:
@@ -166,7 +166,7 @@ async def test_a_post_that_cannot_be_stored_is_not_acknowledged_and_can_be_repea
         async def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(running.service.journal, "add", full)
+        patch.setattr(running.service.core.journal, "add", full)
         answer = await client.post("optim_step", {"model_id": model, "seq_id": 2, "adam_params": {}}, 503)
         assert "No space left" in answer["detail"]
     repeated = await client.post("optim_step", {"model_id": model, "seq_id": 2, "adam_params": {}})
@@ -200,3 +200,7 @@ def test_the_store_keeps_one_record_per_key_and_counts_what_waits(steps: list[tu
                 assert store.get(record.request_id, f"owner{number % 2}") is record
                 with pytest.raises(UserError):
                     store.get(record.request_id, f"owner{1 - number % 2}")
+
+
+def test_records_are_told_apart_by_identity() -> None:
+    assert len({Record(OpKind.SAMPLE, "a"), Record(OpKind.SAMPLE, "a")}) == 2

@@ -70,7 +70,7 @@ async def test_names_are_used_once_unless_overwritten(running: Running) -> None:
     path = await client.save_state(model, "a", overwrite=True)
     listed = (await client.get("checkpoints"))["checkpoints"]
     assert [c.get("user_metadata") for c in listed] == [None]
-    folders = list((running.service.folders.root / "checkpoints" / model / "weights").iterdir())
+    folders = list((running.service.core.data_folder.root / "checkpoints" / model / "weights").iterdir())
     assert len(folders) == 1
     loaded = await client.load(path)
     assert running.link.models[loaded].weight == pytest.approx(stepped["weight"])
@@ -201,7 +201,7 @@ async def test_a_token_of_the_owner_opens_a_private_checkpoint(running: Running)
     assert await other.load(path, weights_access_token=token)
     with pytest.raises(Failed):
         await other.load(path, weights_access_token="tml-wrong")
-    stored = "".join(str(record.args) for record in running.service.futures.records())
+    stored = "".join(str(record.args) for record in running.service.core.futures.records())
     assert token not in stored
 
 
@@ -221,7 +221,7 @@ async def test_lifetimes(start: Start) -> None:
     assert [c["checkpoint_id"] for c in (await client.get("checkpoints"))["checkpoints"]] == ["weights/kept"]
     with pytest.raises(Failed):
         await client.load(path)
-    folder = running.service.folders.root / "checkpoints" / model / "weights"
+    folder = running.service.core.data_folder.root / "checkpoints" / model / "weights"
     assert (folder / "brief").exists()
     await running.service.sweeper.sweep()
     assert [f.name for f in folder.iterdir()] == ["kept"]
@@ -241,7 +241,7 @@ async def test_deleting_harms_no_model_that_was_made_from_it(running: Running) -
     running.link.release()
     assert (await client.result(promise))["model_id"]
     assert await client.sample(sampler)
-    assert not list((running.service.folders.root / "checkpoints" / model).glob("*/*"))
+    assert not list((running.service.core.data_folder.root / "checkpoints" / model).glob("*/*"))
 
 
 @pytest.mark.row(213)
@@ -249,7 +249,7 @@ async def test_files_are_those_of_the_checkpoint_and_no_others(running: Running)
     client, other = await running.client(), await running.client("other")
     model = await client.create_model()
     await client.save_state(model, "a")
-    folder = running.service.folders.root / "checkpoints" / model / "weights" / "a"
+    folder = running.service.core.data_folder.root / "checkpoints" / model / "weights" / "a"
     (folder / "sub").mkdir()
     (folder / "sub" / "deep.bin").write_bytes(b"deep")
     (folder / "link").symlink_to("/etc/passwd")
@@ -264,7 +264,7 @@ async def test_files_are_those_of_the_checkpoint_and_no_others(running: Running)
     assert await call(client, "GET", one(model, "a") + "/files/sub/deep.bin", 200) == "deep"
     await call(other, "GET", one(model, "a") + "/files", 404)
     await call(other, "GET", one(model, "a") + "/files/state.json", 404)
-    secret = running.service.folders.root / "tinsmith.db"
+    secret = running.service.core.data_folder.root / "tinsmith.db"
     assert secret.exists()
     for name in (
         "../../../../tinsmith.db",

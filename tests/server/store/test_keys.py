@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
@@ -12,6 +13,7 @@ from tests.server.conftest import Running, Start
 from tests.support.fake_link import FakeLink
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
+from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.db.models import ApiKey
 from tinsmith.server.store.keys import check_token
 from tinsmith.settings import Settings
@@ -136,8 +138,8 @@ async def test_keys_are_stored_hashed_revoked_at_once_elsewhere_and_described(ru
     token = await keys.create("ann", "laptop")
     assert token.startswith("tml-")
     assert await keys.owner_of(token) == "ann"
-    raw = running.service.folders.root.joinpath("tinsmith.db").read_bytes()
-    wal = running.service.folders.root.joinpath("tinsmith.db-wal").read_bytes()
+    raw = running.service.core.data_folder.root.joinpath("tinsmith.db").read_bytes()
+    wal = running.service.core.data_folder.root.joinpath("tinsmith.db-wal").read_bytes()
     assert token.encode() not in raw + wal
     answer = await running.http(token).get("/api/v1/auth/apikey/me")
     assert answer.json()["name"] == "laptop"
@@ -158,7 +160,7 @@ async def test_the_first_key_is_the_given_one_or_made_once(start: Start, tmp_pat
     assert await running.service.keys.ensure_first(None) is None
     assert await running.service.keys.ensure_first("tml-another-one") is None
     assert await running.service.keys.owner_of("tml-another-one") is None
-    await running.service.db.write(lambda connection: connection.execute(ApiKey.__table__.delete()))
+    await running.service.core.db.write(lambda connection: connection.execute(ApiKey.__table__.delete()))
     made = await running.service.keys.ensure_first(None)
     assert made is not None
     check_token(made)
@@ -171,8 +173,8 @@ async def test_a_key_of_another_form_is_refused_at_the_start(token: str) -> None
         check_token(token)
 
 
-async def test_an_owner_of_the_whole_service_needs_no_key(tmp_path: object) -> None:
-    service = Service(Settings(), FakeLink(), tmp_path, owner="local", journal=False)  # pyright: ignore
+async def test_an_owner_of_the_whole_service_needs_no_key(tmp_path: Path) -> None:
+    service = Service(Settings(home=tmp_path), FakeLink(), BaseModels({}), owner="local", journal=False)
     await service.start()
     try:
         running = Running(service, FakeLink())

@@ -6,6 +6,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from tests.server.conftest import Start
 from tests.support.fake_link import FakeLink
 from tinsmith.server.service import Service
 from tinsmith.server.store.blobs import BlobStore
+from tinsmith.server.store.catalog import BaseModels
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.store.db.models import Base
-from tinsmith.server.store.folder_lock import FolderLock, dead_instances, new_instance
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
@@ -204,12 +206,12 @@ async def test_what_a_killed_embedded_process_left_is_ended_by_the_next(start: S
     model = await client.create_model()
     sampler = await client.snapshot(model)
     path = await client.save_state(model, "kept")
-    root = first.service.folders.root
+    root = first.service.core.data_folder.root
     (root / "checkpoints" / model / "weights" / ".torn.tmp").mkdir()
     assert (root / "samplers" / sampler).exists()
     await first.crash()
     second = await start(journal=False, owner="local")
-    statuses = second.service.db.read(lambda c: list(c.execute(text("SELECT status FROM sessions")).scalars()))
+    statuses = second.service.core.db.read(lambda c: list(c.execute(text("SELECT status FROM sessions")).scalars()))
     assert statuses == ["interrupted"]
     assert not (root / "samplers" / sampler).exists()
     assert [f.name for f in (root / "checkpoints" / model / "weights").iterdir()] == ["kept"]
@@ -232,8 +234,11 @@ async def test_an_embedded_service_keeps_no_results_for_long_and_no_operations_f
     unfetched = await client.post_step(model)
     await asyncio.sleep(0.1)
     await running.service.sweeper.sweep()
-    assert {record.kind for record in running.service.futures.records()} == {OpKind.CREATE_MODEL, OpKind.OPTIM_STEP}
-    assert list(running.service.live.runs[model].ops) == [4]
+    assert {record.kind for record in running.service.core.futures.records()} == {
+        OpKind.CREATE_MODEL,
+        OpKind.OPTIM_STEP,
+    }
+    assert list(running.service.core.live.runs[model].ops) == [4]
     assert (await client.result(unfetched))["metrics"]["steps"] == 1
 
 
@@ -254,9 +259,21 @@ async def test_a_stop_stores_what_came_in(start: Start) -> None:
 
 async def test_a_second_served_one_is_refused(start: Start, tmp_path: Path) -> None:
     await start()
-    other = Service(Settings(), FakeLink(), tmp_path / "data")
+    other = Service(Settings(home=tmp_path / "data"), FakeLink(), BaseModels({}))
     with pytest.raises(StartupError, match="held by pid"):
         await other.start()
+
+
+async def test_a_start_that_fails_gives_back_the_folder_and_leaves_no_thread(tmp_path: Path) -> None:
+    (tmp_path / "tinsmith.db").write_bytes(b"this is no database" * 100)
+    before = set(threading.enumerate())
+    service = Service(Settings(home=tmp_path), FakeLink(), BaseModels({}))
+    with pytest.raises(StartupError, match="database: it cannot be used"):
+        await service.start()
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "tinsmith-writer"]
+    claim(tmp_path, exclusive=True).release()
+    with pytest.raises(RuntimeError, match="has not been started"):
+        _ = service.core
 
 
 async def test_an_engine_that_cannot_start_says_why(start: Start) -> None:

@@ -7,16 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
+from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.engine_link.resting import is_crowded, to_rest
+from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.store.folders import DataFolder
-from tinsmith.server.store.journal import JournalLike
-from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.server.store.core import Core
 from tinsmith.types.operations import EngineLink, Failure, Operation, OpKind, Result
-
-
-def _nobody_listens(record: Record, message: str, category: RequestErrorCategory) -> None:
-    raise RuntimeError(f"operation {record.request_id} failed before the service was wired: {message} ({category})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +27,25 @@ class Dispatcher:
     """Hands operations to the engine host.
 
     Args:
-        link: the way to the host.
-        journal: where bodies are.
-        live: what is alive.
-        folders: the data folder.
+        outcomes: takes the failure of a sample whose sampler cannot be loaded.
 
     Attributes:
         life: changes whenever a host comes up or is lost.
         up: whether there is a host.
         open: whether newly accepted operations go to the host at once. While it is down or what it lost is being
             rebuilt they wait; `recovery` hands them over.
-        fail: told about operations that cannot be carried out.
-        on_sampler_ready: told about samplers that the engine now holds.
     """
 
-    def __init__(self, link: EngineLink, journal: JournalLike, live: LiveState, folders: DataFolder) -> None:
+    def __init__(self, core: Core, link: EngineLink, outcomes: Outcomes) -> None:
+        self._core = core
         self._link = link
-        self._journal = journal
-        self._live = live
-        self._folders = folders
+        self._outcomes = outcomes
+        self._journal = core.journal
+        self._live = core.live
+        self._data_folder = core.data_folder
         self.life = 0
         self.up = False
         self.open = False
-        self.fail: Callable[[Record, str, RequestErrorCategory], object] = _nobody_listens
-        self.on_sampler_ready: Callable[[SamplingSession], None] | None = None
         self._internal: dict[str, Internal] = {}
         self._replayed: dict[str, Record] = {}
 
@@ -69,7 +60,10 @@ class Dispatcher:
     def lost(self) -> None:
         """The host is gone, and with it all that it held."""
         self.life += 1
+        # A life of its own for the time without a host: work that began before sees at once that it is too late.
         self.up = self.open = False
+        # Nobody repeats what the service wanted for itself: recovery decides anew what is needed. Samples that were
+        # held are pending, so recovery hands them over again.
         self._internal.clear()
         self._replayed.clear()
         for sampler in self._live.samplers.values():
@@ -99,20 +93,25 @@ class Dispatcher:
         await self._hand_over(record, replay=False)
 
     async def _hand_over(self, record: Record, *, replay: bool, verify: bool = False) -> None:
+        # Noted before the await: recovery must not take it for one that is still to be handed over.
         life = record.submitted_in = self.life
         if record.at_door:
             if record.seq_id is not None:
+                # The engine must not wait for a number that was refused.
                 self.skip(record)
             return
         try:
             body, path = await self._journal.body(record, verify=verify)
         except BaseException:
+            # Still to be handed over; no life is the 0th.
             record.submitted_in = 0
             raise
+        # The host may have been lost while the body was read: then recovery comes back to it.
         if life == self.life:
             self._link.submit(self._operation(record, body, path, replay))
             if replay:
                 self._replayed[record.request_id] = record
+            # The journal has it too; where there is none, nothing is ever handed over twice.
             record.body = None
 
     async def replay(self, record: Record) -> None:
@@ -121,6 +120,7 @@ class Dispatcher:
         Raises:
             TornBody: its body is lost.
         """
+        # Verified: from a damaged body the run would learn something else without a word.
         await self._hand_over(record, replay=True, verify=True)
 
     async def resend(self, record: Record) -> None:
@@ -134,7 +134,7 @@ class Dispatcher:
     def _operation(self, record: Record, body: bytes | None, path: str | None, replay: bool) -> Operation:
         args = dict(record.op_args)
         if args.get("folder") is not None:
-            args["folder"] = str(self._folders.absolute(args["folder"]))
+            args["folder"] = str(self._data_folder.absolute(args["folder"]))
         return Operation(
             record.request_id, record.kind, record.base_model, record.model_id, record.seq_id, args, body, path, replay
         )
@@ -189,7 +189,7 @@ class Dispatcher:
         if sampler.loading or not sampler.on_disk:
             return  # a snapshot that is not on disk comes from its model's replay
         sampler.loading = True
-        folder = str(self._folders.absolute(sampler.folder)) if sampler.folder is not None else None
+        folder = str(self._data_folder.absolute(sampler.folder)) if sampler.folder is not None else None
         args = {"sampler_id": sampler.id, "folder": folder}
         op = Operation(new_id(), OpKind.LOAD_SAMPLER, sampler.base_model, args=args)
         self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))
@@ -198,7 +198,8 @@ class Dispatcher:
         sampler.loading = False
         held, sampler.held = sampler.held, []
         for record in held:
-            self.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
+            # The sampler stays: a sample that comes later makes the engine try again.
+            self._outcomes.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
 
     async def sampler_ready(self, sampler: SamplingSession) -> None:
         """The engine holds a sampler: hand over the samples that waited for it."""
@@ -206,14 +207,25 @@ class Dispatcher:
         sampler.ready = True
         held, sampler.held = sampler.held, []
         for record in held:
+            # It may have been cancelled while others were handed over.
             if record.state is State.PENDING:
                 await self._hand_over(record, replay=False)
-        if self.on_sampler_ready is not None:
-            self.on_sampler_ready(sampler)
+        self.make_room(sampler)
 
     def release_sampler(self, sampler: SamplingSession) -> None:
         """Free a sampler's memory in the engine; it can be loaded again while its files are there."""
         if sampler.ready or sampler.loading:
+            # A sample that comes from now on has it loaded again, behind the release.
             sampler.ready = sampler.loading = False
             args = {"sampler_id": sampler.id}
             self.internal(Operation(new_id(), OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))
+
+    def rest(self) -> None:
+        """Release the samplers that may leave the engine's memory."""
+        for sampler in to_rest(self._core):
+            self.release_sampler(sampler)
+
+    def make_room(self, newcomer: SamplingSession) -> None:
+        """Do so if a newcomer's base model has more samplers in memory than may stay."""
+        if is_crowded(self._core, newcomer.base_model):
+            self.rest()

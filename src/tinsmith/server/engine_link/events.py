@@ -8,19 +8,13 @@ import logging
 from sqlalchemy import update
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.engine_link.outcomes import After, Outcomes
 from tinsmith.server.engine_link.recovery import Recovery
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
-from tinsmith.server.engine_link.resting import Resting
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState
-from tinsmith.server.state.prometheus import Metrics
+from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import SamplerRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.operations import Event, Failure, Flushed, Lost, OpKind, Ready, Result, Stats
 
@@ -36,31 +30,23 @@ class Events:
 
     def __init__(
         self,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        catalog: Catalog,
+        core: Core,
         dispatcher: Dispatcher,
-        completion: Outcomes,
+        outcomes: Outcomes,
         recovery: Recovery,
-        points: RecoveryPoints,
-        resting: Resting,
-        folders: DataFolder,
-        tasks: Tasks,
-        metrics: Metrics,
+        recovery_points: RecoveryPoints,
     ) -> None:
-        self._live = live
-        self._db = db
-        self._futures = futures
-        self._catalog = catalog
         self._dispatcher = dispatcher
-        self._completion = completion
+        self._outcomes = outcomes
         self._recovery = recovery
-        self._points = points
-        self._resting = resting
-        self._folders = folders
-        self._tasks = tasks
-        self._metrics = metrics
+        self._recovery_points = recovery_points
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._catalog = core.catalog
+        self._data_folder = core.data_folder
+        self._tasks = core.tasks
+        self._metrics = core.metrics
         self._progress = False
         self.lives = 0
 
@@ -72,6 +58,7 @@ class Events:
             case Flushed(op_id):
                 self._tasks.start(self._on_flushed(op_id))
             case Ready(models):
+                # The life begins here and not in the task: a loss may come before that runs.
                 self._tasks.start(self._on_ready(models, self._dispatcher.born()))
             case Lost(reason):
                 self._on_lost(reason)
@@ -79,6 +66,7 @@ class Events:
                 self._metrics.engine(values)
 
     def _on_outcome(self, event: Result | Failure) -> None:
+        # Three kinds of operations have outcomes: the service's own, replays, and those that a client waits for.
         internal = self._dispatcher.take_internal(event.op_id)
         if internal is not None:
             follow = internal.done(event) if isinstance(event, Result) else internal.failed(event)
@@ -90,19 +78,30 @@ class Events:
             self._tasks.start(self._on_replayed(replayed, event))
             return
         record = self._futures.find(event.op_id)
+        # It was cancelled, or its session ended, while the engine worked on it.
         if record is None or record.state is not State.PENDING:
             return
+        # A life of the host in which anything was done is held against no operation (`Recovery.lost`).
         self._progress = True
         if isinstance(event, Result):
-            self._completion.result(record, event)
+            self._outcomes.result(record, event, *self._after(record))
         else:
-            self._completion.failure(record, event)
+            self._outcomes.failure(record, event)
         self._metrics.operations.labels(record.kind.value, record.state.value).inc()
+
+    def _after(self, record: Record) -> list[After]:
+        sampler = self._made_by(record)
+        # Ready before its client is told, so that the first sample finds it in memory.
+        return [lambda: self._dispatcher.sampler_ready(sampler)] if sampler is not None else []
+
+    def _made_by(self, record: Record) -> SamplingSession | None:
+        """Return the sampler that a snapshot makes, unless it was let go of meanwhile."""
+        return self._live.samplers.get(record.sampler_id or "") if record.kind is OpKind.SNAPSHOT else None
 
     async def _on_replayed(self, record: Record, event: Result | Failure) -> None:
         if isinstance(event, Failure):
             await self._recovery.replay_failed(record, event)
-        elif record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
+        elif (sampler := self._made_by(record)) is not None:
             await self._dispatcher.sampler_ready(sampler)
 
     async def _on_flushed(self, op_id: str) -> None:
@@ -111,15 +110,16 @@ class Events:
             return
         sampler = self._live.samplers.get(record.sampler_id or "")
         if sampler is None:  # let go of while it was being written
-            await self._folders.remove(record.op_args["folder"])
+            await self._data_folder.remove(record.op_args["folder"])
             return
+        # In memory first. A service that dies before the row is written replays the snapshot once more: no harm.
         sampler.on_disk = True
-        self._resting.make_room(sampler)
+        self._dispatcher.make_room(sampler)
         statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
         await self._db.write(lambda connection: connection.execute(statement))
         run = self._live.runs.get(sampler.model_id or "")
         if run is not None:
-            await self._points.prune(run)
+            await self._recovery_points.prune(run)
 
     async def _on_ready(self, models: list[BaseModelInfo], life: int) -> None:
         self._progress = False
@@ -131,5 +131,6 @@ class Events:
     def _on_lost(self, reason: str) -> None:
         log.error("the engine is lost: %s", reason)
         self._catalog.down()
+        # Recovery first: it asks what was handed over in the life that the dispatcher now ends.
         self._recovery.lost(reason, self._progress)
         self._dispatcher.lost()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,15 +12,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, insert, update
 
-from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState, RunStatus, SamplingSession, TrainingRun
+from tinsmith.server.state.live import RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
+from tinsmith.server.store.checkpoint_store import Saved
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RunRow, SamplerRow
-from tinsmith.server.store.folders import DataFolder
-from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.http_names import JSON
 from tinsmith.types.operations import Failure, OpKind, Result
@@ -27,43 +26,37 @@ from tinsmith.types.paths import CheckpointKind, CheckpointPath
 
 log = logging.getLogger("tinsmith.server")
 
+# Between tries to store an outcome, seconds; the last one over and over.
 _RETRY_S = (0.5, 1, 2, 5, 10, 30)
+
+# What is done once an outcome is stored, before its client is told.
+After = Callable[[], Awaitable[None]]
 
 
 class Outcomes:
     """Settles operations: stores the outcome, then wakes whoever polls for it."""
 
-    def __init__(
-        self,
-        futures: FutureStore,
-        journal: JournalLike,
-        live: LiveState,
-        checkpoints: CheckpointStore,
-        folders: DataFolder,
-        dispatcher: Dispatcher,
-        tasks: Tasks,
-    ) -> None:
-        self._futures = futures
-        self._journal = journal
-        self._live = live
-        self._checkpoints = checkpoints
-        self._folders = folders
-        self._dispatcher = dispatcher
-        self._tasks = tasks
+    def __init__(self, core: Core) -> None:
+        self._futures = core.futures
+        self._journal = core.journal
+        self._live = core.live
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
+        self._tasks = core.tasks
         self._storing = Tasks()
-        dispatcher.fail = self.fail
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
 
-    def result(self, record: Record, event: Result) -> None:
+    def result(self, record: Record, event: Result, *after: After) -> None:
         """Settle an operation with its result."""
         if record.state is not State.PENDING:
             return
-        answer, effects, then = self._answer(record, event)
+        # Settled in memory at once, so that nothing else settles it; its client is told once it is stored.
+        answer, effects, own = self._answer(record, event)
         record.succeed(
             answer if answer is not None else event.payload, JSON if answer is not None else event.media_type
         )
-        self._storing.start(self._store(record, effects, then))
+        self._storing.start(self._store(record, effects, [*own, *after]))
 
     def failure(self, record: Record, event: Failure) -> None:
         """Settle an operation with an engine's error."""
@@ -78,38 +71,37 @@ class Outcomes:
             return
         record.fail(message, category)
         effects: list[Effect] = []
+        # Whatever the engine has written of it.
         if (folder := record.wire.get("checkpoint_folder")) is not None:
-            self._tasks.start(self._folders.remove(folder))
+            self._tasks.start(self._data_folder.remove(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             self._live.drop_sampler(sampler)
         run = self._live.runs.get(record.model_id or "")
         if run is not None and run.creation is record:
             effects.append(self.end_run(run, RunStatus.FAILED, message, category))
-        self._storing.start(self._store(record, effects, None))
+        self._storing.start(self._store(record, effects))
 
     def end_run(self, run: TrainingRun, status: RunStatus, message: str, category: RequestErrorCategory) -> Effect:
         """Make a run unusable: what waits for it fails. Return what to store."""
         run.status = status
         run.error = message
+        # Its creation is left to the caller, who may be failing it right now.
         for waiting in self._futures.pending(lambda r: r.model_id == run.id and r is not run.creation):
             self.fail(waiting, f"model {run.id}: {message}", category)
         statement = update(RunRow).where(RunRow.id == run.id).values(status=status.value, error=message)
         return lambda connection: connection.execute(statement)
 
-    async def _store(
-        self, record: Record, effects: Sequence[Effect], then: Callable[[], Awaitable[None]] | None
-    ) -> None:
-        for attempt in range(1_000_000):
+    async def _store(self, record: Record, effects: Sequence[Effect], after: Sequence[After] = ()) -> None:
+        for delay in itertools.chain(_RETRY_S, itertools.repeat(_RETRY_S[-1])):
             try:
                 await self._journal.settle(record, effects)
                 break
             except Exception:
                 # A full disk, say. The outcome stays in memory and the client goes on polling until it is stored.
-                delay = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
                 log.exception("the outcome of %s could not be stored; next try in %g s", record.request_id, delay)
                 await asyncio.sleep(delay)
-        if then is not None:
-            await then()
+        for work in after:
+            await work()
         self._futures.mark_settled(record)
 
     async def stored(self, seconds: float) -> None:
@@ -118,9 +110,7 @@ class Outcomes:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def _answer(
-        self, record: Record, event: Result
-    ) -> tuple[bytes | None, list[Effect], Callable[[], Awaitable[None]] | None]:
+    def _answer(self, record: Record, event: Result) -> tuple[bytes | None, list[Effect], list[After]]:
         """Return the answer's JSON (None: the engine's payload as it is), what to store with it, what to do after."""
         match record.kind:
             case OpKind.CREATE_MODEL | OpKind.LOAD_STATE:
@@ -130,9 +120,9 @@ class Outcomes:
             case OpKind.SNAPSHOT:
                 return self._snapshot_answer(record)
             case _:
-                return None, [], None
+                return None, [], []
 
-    def _model_answer(self, record: Record) -> tuple[bytes, list[Effect], None]:
+    def _model_answer(self, record: Record) -> tuple[bytes, list[Effect], list[After]]:
         answer: dict[str, Any] = {"type": "create_model", "model_id": record.model_id}
         if record.kind is OpKind.LOAD_STATE:
             answer |= {"type": "load_weights", "path": record.wire["path"]}
@@ -142,11 +132,9 @@ class Outcomes:
             run.status = RunStatus.LIVE
             statement = update(RunRow).where(RunRow.id == run.id).values(status=RunStatus.LIVE.value)
             effects.append(lambda connection: connection.execute(statement))
-        return orjson.dumps(answer), effects, None
+        return orjson.dumps(answer), effects, []
 
-    def _save_answer(
-        self, record: Record, payload: dict[str, Any]
-    ) -> tuple[bytes, list[Effect], Callable[[], Awaitable[None]]]:
+    def _save_answer(self, record: Record, payload: dict[str, Any]) -> tuple[bytes, list[Effect], list[After]]:
         wire = record.wire
         kind: CheckpointKind = "weights" if record.kind is OpKind.SAVE_STATE else "sampler_weights"
         now = time.time()
@@ -162,28 +150,23 @@ class Outcomes:
             created_at=now,
             expires_at=now + wire["ttl_seconds"] if wire.get("ttl_seconds") else None,
         )
+        # The effect fills it on the writer's thread. Old files go once the row of the new ones is committed.
         replaced: list[str | None] = []
 
         async def remove_replaced() -> None:
             for folder in replaced:
                 if folder is not None:
-                    await self._folders.remove(folder)
+                    await self._data_folder.remove(folder)
 
         answer_type = "save_weights" if kind == "weights" else "save_weights_for_sampler"
         answer = {"path": str(saved.path), "type": answer_type}
         insert_row: Effect = lambda connection: replaced.append(self._checkpoints.insert(connection, saved))  # noqa: E731
-        return orjson.dumps(answer), [insert_row], remove_replaced
+        return orjson.dumps(answer), [insert_row], [remove_replaced]
 
-    def _snapshot_answer(self, record: Record) -> tuple[bytes, list[Effect], Callable[[], Awaitable[None]] | None]:
+    def _snapshot_answer(self, record: Record) -> tuple[bytes, list[Effect], list[After]]:
         answer = {"sampling_session_id": record.sampler_id, "type": "save_weights_for_sampler"}
         sampler = self._live.samplers.get(record.sampler_id or "")
-        if sampler is None:
-            return orjson.dumps(answer), [], None
-
-        async def ready() -> None:
-            await self._dispatcher.sampler_ready(sampler)
-
-        return orjson.dumps(answer), [insert_sampler(sampler)], ready
+        return orjson.dumps(answer), [insert_sampler(sampler)] if sampler is not None else [], []
 
 
 def insert_sampler(sampler: SamplingSession) -> Effect:

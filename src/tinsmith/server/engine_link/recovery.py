@@ -15,13 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.engine_link.outcomes import Outcomes
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints, base
-from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.db import Database
-from tinsmith.server.store.folders import DataFolder
-from tinsmith.server.store.journal import JournalLike, TornBody
+from tinsmith.server.store.core import Core
+from tinsmith.server.store.journal import TornBody
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.operations import Failure, Operation, OpKind
 
@@ -83,6 +80,7 @@ def plan(run: TrainingRun, live: LiveState) -> list[Step]:
 def _step(record: Record, live: LiveState) -> Step:
     if record.state is State.PENDING:
         return Resend(record)
+    # A forward pass leaves nothing in the engine, and a save has left its files.
     if record.state is State.FAILED or record.forward_only or record.kind in (OpKind.SAVE_STATE, OpKind.SAVE_SAMPLER):
         return Skip(record)
     if record.kind is OpKind.SNAPSHOT:
@@ -94,27 +92,16 @@ def _step(record: Record, live: LiveState) -> Step:
 class Recovery:
     """Brings a new engine host to where the last one was."""
 
-    def __init__(
-        self,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        journal: JournalLike,
-        dispatcher: Dispatcher,
-        completion: Outcomes,
-        points: RecoveryPoints,
-        catalog: Catalog,
-        folders: DataFolder,
-    ) -> None:
-        self._live = live
-        self._db = db
-        self._futures = futures
-        self._journal = journal
+    def __init__(self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes, recovery_points: RecoveryPoints) -> None:
         self._dispatcher = dispatcher
-        self._completion = completion
-        self._points = points
-        self._catalog = catalog
-        self._folders = folders
+        self._outcomes = outcomes
+        self._recovery_points = recovery_points
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._journal = core.journal
+        self._catalog = core.catalog
+        self._data_folder = core.data_folder
 
     # -- after a loss -------------------------------------------------------------------------------------------------
 
@@ -124,18 +111,21 @@ class Recovery:
         if not self._journal.durable:
             for run in self._live.runs.values():
                 if run.usable:
-                    self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+                    self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             for record in pending:
-                self._completion.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
+                self._outcomes.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
             return
-        for record in [] if progress else pending:
+        if progress:
+            return
+        # Only what this host had in hand can have killed it.
+        for record in pending:
             record.losses += record.submitted_in == self._dispatcher.life
 
     def _give_up(self) -> None:
         """Fail operations that seem to kill every engine they meet, so that the others can go on."""
         blamed = self._futures.pending(lambda r: r.losses >= _FATAL_LOSSES and self._is_next(r))
         for record in blamed:
-            self._completion.fail(
+            self._outcomes.fail(
                 record, f"the engine died {record.losses} times while working on it", RequestErrorCategory.SERVER
             )
 
@@ -157,6 +147,8 @@ class Recovery:
                 await self._rebuild_run(run, life)
             if life != self._dispatcher.life:
                 return False
+        # Again until none is left, because others come in meanwhile. The last look and `open` have no await between
+        # them: whatever comes later is handed over by whoever accepts it.
         while rest := self._unsent():
             for record in rest:
                 await self._send(record)
@@ -168,6 +160,8 @@ class Recovery:
     def _unsent(self) -> list[Record]:
         life = self._dispatcher.life
         held = {record for sampler in self._live.samplers.values() for record in sampler.held}
+        # Left out: what is still being stored (`Intake` submits it) and what waits for its sampler (which hands it
+        # over).
         pending = self._futures.pending(lambda r: r.accepted.is_set() and r.submitted_in != life and r not in held)
         return pending + [
             record
@@ -180,13 +174,13 @@ class Recovery:
         try:
             await _patiently(lambda: self._dispatcher.send(record))
         except TornBody as error:
-            self._completion.fail(record, str(error), RequestErrorCategory.SERVER)
+            self._outcomes.fail(record, str(error), RequestErrorCategory.SERVER)
 
     async def _rebuild_run(self, run: TrainingRun, life: int) -> None:
         if run.base_model not in self._catalog.loaded:
             # Not stored: a later start may serve it again.
             reason = f"base model {run.base_model!r} is not served since the last start"
-            self._completion.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+            self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             return
         steps = plan(run, self._live)
         try:
@@ -201,9 +195,10 @@ class Recovery:
             self._dispatcher.release_model(run)  # its session ended meanwhile
             return
         replayed = [s.record for s in steps if isinstance(s, Replay) and s.record.seq_id is not None]
+        # Only after an optimizer step are there no gradients, which a saved state would not hold.
         steps_done = [r.seq_id for r in replayed if r.kind is OpKind.OPTIM_STEP and r.seq_id is not None]
         if len(replayed) >= _LONG_REPLAY and steps_done:
-            self._points.take(run, max(steps_done))
+            self._recovery_points.take(run, max(steps_done))
         if steps:
             log.info("rebuilding %s: %d steps, %d of them replays", run.id, len(steps), len(replayed))
 
@@ -220,7 +215,7 @@ class Recovery:
 
     def _load(self, run: TrainingRun, point: RecoveryPoint) -> None:
         args = {
-            "folder": str(self._folders.absolute(point.folder)),
+            "folder": str(self._data_folder.absolute(point.folder)),
             "optimizer": True,
             "lora": run.lora.model_dump(),
             "next_seq": point.seq_id + 1,
@@ -240,9 +235,10 @@ class Recovery:
     async def _abandon(self, run: TrainingRun, message: str) -> None:
         log.error("training run %s: %s", run.id, message)
         advice = f"{message}; create a new client from its last checkpoint"
-        effect = self._completion.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
+        # Only this run: the others have been or will be rebuilt.
+        effect = self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
         if run.creation is not None:
-            self._completion.fail(run.creation, advice, RequestErrorCategory.SERVER)
+            self._outcomes.fail(run.creation, advice, RequestErrorCategory.SERVER)
         await self._db.write(effect)
         self._dispatcher.release_model(run)
 
@@ -253,6 +249,7 @@ async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
     Raises:
         TornBody: it failed every time.
     """
+    # Long enough for a database that is restarted, short enough for the runs behind this one to wait.
     for delay in (0.1, 0.5, 2.0, 5.0):
         try:
             return await work()

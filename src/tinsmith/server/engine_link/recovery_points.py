@@ -11,11 +11,9 @@ from sqlalchemy import delete, insert
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.state.live import LiveState, RecoveryPoint, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
-from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow
-from tinsmith.server.store.folders import DataFolder
-from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.server.store.journal import Effect
 from tinsmith.types.operations import Failure, Operation, OpKind, Result
 
 log = logging.getLogger("tinsmith.server")
@@ -43,33 +41,21 @@ def base(run: TrainingRun, live: LiveState) -> RecoveryPoint | None:
 
 
 class RecoveryPoints:
-    """Takes recovery points and cuts the journal behind them.
+    """Takes recovery points and cuts the journal behind them."""
 
-    Args:
-        interval_s: least time between two points of one run, seconds.
-    """
-
-    def __init__(
-        self,
-        live: LiveState,
-        db: Database,
-        journal: JournalLike,
-        dispatcher: Dispatcher,
-        folders: DataFolder,
-        tasks: Tasks,
-        interval_s: float,
-    ) -> None:
-        self._live = live
-        self._db = db
-        self._journal = journal
+    def __init__(self, core: Core, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._folders = folders
-        self._tasks = tasks
-        self._interval_s = interval_s
+        self._live = core.live
+        self._db = core.db
+        self._journal = core.journal
+        self._data_folder = core.data_folder
+        self._tasks = core.tasks
+        self._interval_s = core.settings.recovery_interval_s
 
     def consider(self, record: Record) -> None:
         """Ask for a point after an optimizer step that was just handed over, if one is due."""
         run = self._live.runs.get(record.model_id or "")
+        # Before the dispatcher is open the step has not been handed over, and a long replay asks for a point itself.
         if run is None or not self._journal.durable or record.seq_id is None or not self._dispatcher.open:
             return
         if run.pointed_at is None or time.monotonic() - run.pointed_at >= self._interval_s:
@@ -77,22 +63,24 @@ class RecoveryPoints:
 
     def take(self, run: TrainingRun, after_seq: int) -> None:
         """Ask the engine for the state after an operation, or after a later one."""
+        # When it is asked for, not when it is there: the next steps must not ask for more of them.
         run.pointed_at = time.monotonic()
-        folder = self._folders.new_recovery(run.id, "point")
-        args = {"folder": str(self._folders.absolute(folder)), "after_seq": after_seq}
+        folder = self._data_folder.new_recovery(run.id, "point")
+        args = {"folder": str(self._data_folder.absolute(folder)), "after_seq": after_seq}
         op = Operation(new_id(), OpKind.SAVE_STATE, run.base_model, run.id, args=args)
 
         def failed(failure: Failure) -> None:
             log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)
-            self._tasks.start(self._folders.remove(folder))
+            self._tasks.start(self._data_folder.remove(folder))
 
         self._dispatcher.internal(op, Internal(lambda result: self._taken(run, folder, result), failed))
 
     async def _taken(self, run: TrainingRun, folder: str, result: Result) -> None:
         point = RecoveryPoint(orjson.loads(result.payload)["seq_id"], folder)
         row = {"model_id": run.id, "seq_id": point.seq_id, "folder": folder, "created_at": time.time()}
+        # The run ended while the engine was writing.
         if run.id not in self._live.runs:
-            await self._folders.remove(folder)
+            await self._data_folder.remove(folder)
             return
         await self._db.write(lambda connection: connection.execute(insert(RecoveryPointRow), row))
         run.points.append(point)
@@ -116,7 +104,8 @@ class RecoveryPoints:
         run.points = [point for point in run.points if point not in older]
         for record in cut:
             del run.ops[record.seq_id or 0]
+        # Rows and bodies first, files last: a death in between leaves files without a row, never a row without files.
         if cut or older:
             await self._journal.cut(cut, [effect] if folders else [])
         for folder in gone:
-            await self._folders.remove(folder)
+            await self._data_folder.remove(folder)

@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import zlib
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple
 
+import anyio.to_thread
 import orjson
 import pydantic_core
 from pydantic import BaseModel, ValidationError
@@ -18,13 +20,19 @@ from tinsmith.types.compression import zstd_decompress
 from tinsmith.types.errors import UserError, invalid
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+# A larger body is checked on another thread, so that it does not hold up everybody else; a smaller one is checked in
+# less time than it takes to hand it to a thread and to come back.
+INLINE_CHECK_BYTES = 128 * 1024
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a request's body, decompressed.
 
     Args:
-        request: the request; its Content-Encoding may be identity, zstd or gzip.
+        request: its Content-Encoding may be identity, zstd or gzip.
         limit: most bytes, before and after decompression.
 
     Raises:
@@ -42,6 +50,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def _read(request: Request, limit: int) -> bytes:
+    # A body that says that it is too large is not read at all. One that comes in chunks says nothing, so the bytes are
+    # counted as well.
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise invalid("body", f"{announced} bytes", f"at most {limit} bytes", status=413)
@@ -59,12 +69,20 @@ async def _read(request: Request, limit: int) -> bytes:
 def _gunzip(data: bytes, limit: int) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            # One byte more than allowed tells a body that is too large from one that just fits.
             out = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"body: got bytes that are no gzip stream ({error}), expected a complete one") from error
     if len(out) > limit:
         raise invalid("body", f"more than {limit} bytes", f"at most {limit} bytes", status=413)
     return out
+
+
+async def check_body(body: bytes, check: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    """Return what a check gives, made here or on another thread, whichever suits the size of the body."""
+    if len(body) > INLINE_CHECK_BYTES:
+        return await anyio.to_thread.run_sync(check, *arguments)
+    return check(*arguments)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

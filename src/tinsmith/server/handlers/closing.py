@@ -6,12 +6,9 @@ from sqlalchemy import delete
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState, SamplingSession
-from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.db import Database
+from tinsmith.server.state.live import SamplingSession
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import SamplerRow
-from tinsmith.server.store.folders import DataFolder
 
 
 class ClosingHandler:
@@ -21,23 +18,14 @@ class ClosingHandler:
     journal that waited for one to reach the disk can be cut.
     """
 
-    def __init__(
-        self,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        dispatcher: Dispatcher,
-        folders: DataFolder,
-        points: RecoveryPoints,
-        tasks: Tasks,
-    ) -> None:
-        self._live = live
-        self._db = db
-        self._futures = futures
+    def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints) -> None:
         self._dispatcher = dispatcher
-        self._folders = folders
-        self._points = points
-        self._tasks = tasks
+        self._recovery_points = recovery_points
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._data_folder = core.data_folder
+        self._tasks = core.tasks
 
     def close(self, owner: str, sampler_id: str) -> None:
         """Take no more samples, and free the sampler once those that were accepted are done; a repeat does nothing.
@@ -64,7 +52,7 @@ class ClosingHandler:
         statement = delete(SamplerRow).where(SamplerRow.id == sampler.id)
         await self._db.write(lambda connection: connection.execute(statement))
         if sampler.folder is not None:
-            await self._folders.remove(sampler.folder)
+            await self._data_folder.remove(sampler.folder)
         run = self._live.runs.get(sampler.model_id or "")
         if run is not None:
-            await self._points.prune(run)
+            await self._recovery_points.prune(run)

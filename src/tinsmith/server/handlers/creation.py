@@ -11,14 +11,12 @@ from tinsmith.server.handlers.bodies import canonical, parse_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
-from tinsmith.server.state.live import LiveState, TrainingRun
+from tinsmith.server.state.live import LiveSession, TrainingRun
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
+from tinsmith.server.store.checkpoint_store import Saved
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RunRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.server.store.journal import Effect, digest
-from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.ids import training_run_id
@@ -34,25 +32,15 @@ ADAM = "adamw"
 class CreationHandler:
     """Turns requests for models into operations."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        catalog: Catalog,
-        checkpoints: CheckpointStore,
-        folders: DataFolder,
-        intake: Intake,
-        ordered: ModelOrder,
-        saving: SavingHandler,
-    ) -> None:
-        self._settings = settings
-        self._live = live
-        self._catalog = catalog
-        self._checkpoints = checkpoints
-        self._folders = folders
+    def __init__(self, core: Core, intake: Intake, model_order: ModelOrder, saving: SavingHandler) -> None:
         self._intake = intake
-        self._ordered = ordered
+        self._model_order = model_order
         self._saving = saving
+        self._settings = core.settings
+        self._live = core.live
+        self._catalog = core.catalog
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
 
     async def create_model(self, owner: str, body: bytes) -> Record:
         """Accept the creation of a model."""
@@ -75,9 +63,8 @@ class CreationHandler:
         """Accept the loading of a checkpoint, as a new model or into one that exists.
 
         Args:
-            owner: whose request it is.
-            body: the JSON request.
-            token_owner: whom the request's `weights_access_token` belongs to, if it has one.
+            token_owner: whom the request's `weights_access_token` belongs to, if it has one; that owner's checkpoints
+                can be loaded, too.
         """
         fields = parse_object(body)
         record = Record(OpKind.LOAD_STATE, owner, payload_hash=digest(canonical(fields)))
@@ -102,19 +89,16 @@ class CreationHandler:
             return Prepared()
 
         if fields.get("model_id") is not None:
-            return await self._ordered.accept_json(record, fields, prepare_existing)
+            return await self._model_order.accept_json(record, fields, prepare_existing)
         return await self._accept(record, fields, prepare_new)
 
     async def load_adapter(
-        self, owner: str, session_id: str, base_model: str, lora: LoraConfig, folder: str, wire: dict[str, Any]
+        self, session: LiveSession, base_model: str, lora: LoraConfig, folder: str, wire: dict[str, Any]
     ) -> Record:
         """Accept the loading of an adapter made elsewhere as the first model of a session.
 
         Args:
-            owner: whose session it is.
-            session_id: the session.
-            base_model: that it is put on.
-            lora: the shape that holds it.
+            lora: a shape that holds it.
             folder: its PEFT folder, among what the run is rebuilt from.
             wire: what else the record is to keep.
         """
@@ -125,9 +109,8 @@ class CreationHandler:
             record.args = {"op": op, "wire": wire | {"pinned": folder}}
             return lora
 
-        return await self._accept(
-            Record(OpKind.LOAD_STATE, owner), {"session_id": session_id, "model_seq_id": 0}, prepare
-        )
+        place = {"session_id": session.id, "model_seq_id": 0}
+        return await self._accept(Record(OpKind.LOAD_STATE, session.owner), place, prepare)
 
     async def _saved_state(self, request: LoadWeightsRequest, readers: set[str]) -> Saved:
         path = CheckpointPath.parse(request.path)
@@ -141,6 +124,7 @@ class CreationHandler:
         name = wanted if wanted is not None else saved.base_model
         info = await self._catalog.find(name)
         if name != saved.base_model:
+            # A sibling of the same shape will do, the instruct form of a base model say: the adapter fits its matrices.
             own = self._catalog.known(saved.base_model)
             if own is None or _same_shape(own) != _same_shape(info):
                 raise invalid(
@@ -149,8 +133,10 @@ class CreationHandler:
         return name
 
     async def _prepare_load(self, record: Record, saved: Saved, request: LoadWeightsRequest, model_id: str) -> None:
-        pinned = self._folders.new_recovery(model_id, "loaded")
-        await self._folders.pin(saved.folder, pinned)
+        # Links to the files as they are now: the checkpoint may be deleted or replaced before the load runs, or runs
+        # again.
+        pinned = self._data_folder.new_recovery(model_id, "loaded")
+        await self._data_folder.pin(saved.folder, pinned)
         op = {"folder": pinned, "optimizer": request.optimizer, "lora": saved.lora.model_dump()}
         record.args = {
             "op": op | {"next_seq": 1 if record.seq_id is None else record.seq_id + 1},
@@ -175,6 +161,7 @@ class CreationHandler:
         if self._intake.known(record.scope):
             return await self._intake.accept(record)
         try:
+            # After the repeats, which are no further runs.
             self._check_count(record.owner)
             lora = await prepare(record)
             self._live.session(session_id, record.owner)  # it may have ended meanwhile

@@ -24,13 +24,9 @@ from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import check_ttl
-from tinsmith.server.store.folders import DataFolder
-from tinsmith.settings import Settings
+from tinsmith.server.store.core import Core
 from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.ids import training_run_id
@@ -39,7 +35,9 @@ from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import check_name
 from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, ImportCheckpointRequest
 
+# Of the line of JSON: names, an adapter_config.json, metadata.
 _MOST_LINE = 2**20
+# Of the list of tensors: safetensors itself allows 100 MB, an adapter of some thousand tensors needs a few hundred kB.
 _MOST_HEADER = 16 * 2**20
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -47,31 +45,20 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 class ImportingHandler:
     """Turns uploads into operations."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        catalog: Catalog,
-        folders: DataFolder,
-        futures: FutureStore,
-        sessions: SessionsHandler,
-        creation: CreationHandler,
-        saving: SavingHandler,
-    ) -> None:
-        self._settings = settings
-        self._live = live
-        self._catalog = catalog
-        self._folders = folders
-        self._futures = futures
+    def __init__(self, core: Core, sessions: SessionsHandler, creation: CreationHandler, saving: SavingHandler) -> None:
         self._sessions = sessions
         self._creation = creation
         self._saving = saving
+        self._settings = core.settings
+        self._live = core.live
+        self._catalog = core.catalog
+        self._data_folder = core.data_folder
+        self._futures = core.futures
 
     async def accept(self, owner: str, key: str, stream: AsyncIterator[bytes]) -> list[Record]:
         """Accept an import.
 
         Args:
-            owner: whose it is.
             key: tells a repeated request from a second one; empty where the client has none.
             stream: the body: a line of JSON (`ImportCheckpointRequest`), then the safetensors file.
 
@@ -88,6 +75,7 @@ class ImportingHandler:
             if load is None:
                 load = await self._load(owner, key, upload)
         finally:
+            # A client that is still sending would not read the answer, whatever it says.
             await upload.drain()
         accepted = [load, *await self._save(load)]
         # What was asked for is carried out before the session ends.
@@ -116,23 +104,25 @@ class ImportingHandler:
         if lora.rank > self._settings.max_lora_rank:
             limit = f"at most {self._settings.max_lora_rank}, of an expert that over the experts per token"
             raise invalid(f"{ADAPTER_CONFIG}: r", lora.rank, limit)
+        # Before anything is written; the disk may still fill up meanwhile, see below.
         self._check_room(size)
-        session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=f"import of {request.name}"))
+        display_name = f"import of {request.name}"
+        session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=display_name))
+        session = self._live.sessions[session_id]
         save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
         try:
-            folder = self._folders.new_recovery(training_run_id(session_id, 0), "loaded")
-            place = self._folders.absolute(folder)
+            folder = self._data_folder.new_recovery(training_run_id(session_id, 0), "loaded")
+            place = self._data_folder.absolute(folder)
             await anyio.to_thread.run_sync(_begin, place, {ADAPTER_CONFIG: config, ADAPTER_WEIGHTS: prefix + header})
             # A session may be silent for so long only, and an upload can take longer.
             await upload.copy(
                 place / ADAPTER_WEIGHTS, size, ADAPTER_WEIGHTS, lambda: self._live.session(session_id, owner)
             )
             wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
-            return await self._creation.load_adapter(owner, session_id, request.base_model, lora, folder, wire)
+            return await self._creation.load_adapter(session, request.base_model, lora, folder, wire)
+        # A client that went away is one of them: its request was cancelled.
         except BaseException as error:
-            session = self._live.sessions.get(session_id)
-            if session is not None:
-                await self._sessions.end(session, "interrupted", f"the import failed: {error}")
+            await self._sessions.end(session, "interrupted", f"the import failed: {error}")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._no_room(size) from error
             raise
@@ -148,11 +138,11 @@ class ImportingHandler:
         return saves
 
     def _check_room(self, size: int) -> None:
-        if shutil.disk_usage(self._folders.root).free < size:
+        if shutil.disk_usage(self._data_folder.root).free < size:
             raise self._no_room(size)
 
     def _no_room(self, size: int) -> UserError:
-        free = shutil.disk_usage(self._folders.root).free
+        free = shutil.disk_usage(self._data_folder.root).free
         return invalid(
             ADAPTER_WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507
         )

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
-from tinsmith.server.state.future_store import FutureStore, check_same
-from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.future_store import check_same
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.journal import Effect, JournalLike
+from tinsmith.server.store.core import Core
+from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import UserError
 from tinsmith.types.operations import OpKind
 
@@ -17,19 +17,12 @@ from tinsmith.types.operations import OpKind
 class Intake:
     """Accepts operations."""
 
-    def __init__(
-        self,
-        futures: FutureStore,
-        journal: JournalLike,
-        live: LiveState,
-        dispatcher: Dispatcher,
-        points: RecoveryPoints,
-    ) -> None:
-        self._futures = futures
-        self._journal = journal
-        self._live = live
+    def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints) -> None:
         self._dispatcher = dispatcher
-        self._points = points
+        self._recovery_points = recovery_points
+        self._futures = core.futures
+        self._journal = core.journal
+        self._live = core.live
 
     def known(self, scope: str | None) -> bool:
         """Whether an idempotency key has been used."""
@@ -57,12 +50,15 @@ class Intake:
         first = self._futures.by_scope(record.scope)
         if first is not None:
             return await self._repeat(first, record)
+        # Found from here on, before it is stored: a repeat that comes during the write must not become a second
+        # operation.
         self._futures.add(record)
         self._place(record)
         if reserve is not None:
             reserve()
         try:
             await self._journal.add(record, effects)
+        # A request that was cancelled has not been acknowledged either.
         except BaseException:
             self._displace(record)
             self._futures.discard(record)
@@ -70,13 +66,18 @@ class Intake:
                 undo()
             raise
         finally:
+            # In either case: repeats wait for this, and then look whether the operation is still there.
             record.accepted.set()
         if record.at_door:
+            # It was stored as failed; no outcome will come.
             self._futures.mark_settled(record)
+        # A refused one is handed over too: the engine must not wait for its place in the order. One that failed while
+        # it was being stored, because its session ended, is not.
         if record.at_door or record.state is State.PENDING:
             await self._dispatcher.submit(record)
+        # After a step no gradients are waiting, which a saved state would not hold.
         if record.kind is OpKind.OPTIM_STEP and not record.at_door:
-            self._points.consider(record)
+            self._recovery_points.consider(record)
         return record
 
     async def _repeat(self, first: Record, record: Record) -> Record:

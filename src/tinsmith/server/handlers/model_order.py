@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from tinsmith.server.handlers.intake import Intake
-from tinsmith.server.state.live import LiveState, RunStatus, TrainingRun
+from tinsmith.server.state.live import RunStatus, TrainingRun
 from tinsmith.server.state.records import Record
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 
+# The database counts in signed 64 bits; this leaves room to add.
 _MAX_SEQ_ID = 2**62
 
 
@@ -34,8 +36,8 @@ Prepare = Callable[[TrainingRun, Record], Awaitable[Prepared]]
 class ModelOrder:
     """Gives requests their place in a model's order."""
 
-    def __init__(self, live: LiveState, intake: Intake) -> None:
-        self._live = live
+    def __init__(self, core: Core, intake: Intake) -> None:
+        self._live = core.live
         self._intake = intake
 
     async def accept(self, record: Record, model_id: object, seq_id: object, prepare: Prepare) -> Record:
@@ -49,13 +51,16 @@ class ModelOrder:
         try:
             self._find_place(record, model_id, seq_id)
         except UserError as error:
+            # Part of the place may have been found; the refusal must not take it.
             record.model_id = record.seq_id = record.scope = None
             return await self._intake.refuse(record, error.message)
+        # A repeat gets the first one's answer before anything is checked: what it names may be gone by now.
         if self._intake.known(record.scope):
             return await self._intake.accept(record)
         try:
             run = self._live.run(record.model_id or "", record.owner)
             if not run.usable:
+                # A run that was lost is the service's fault, one that could not be made its client's.
                 category = (
                     RequestErrorCategory.SERVER if run.status is RunStatus.CORRUPTED else RequestErrorCategory.USER
                 )
@@ -85,4 +90,5 @@ class ModelOrder:
 
 def is_count(value: object, least: int) -> TypeGuard[int]:
     """Whether a JSON value is a whole number from `least`."""
+    # JSON's true is an int to Python.
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_SEQ_ID

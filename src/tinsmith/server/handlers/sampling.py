@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import anyio.to_thread
 import orjson
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.engine_link.outcomes import insert_sampler
+from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
 from tinsmith.server.faults import Unavailable
-from tinsmith.server.handlers.bodies import canonical, parse, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, check_body, parse, parse_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState, SamplingSession
+from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.catalog import Catalog
-from tinsmith.server.store.checkpoint_store import CheckpointStore
-from tinsmith.server.store.db import Database
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
@@ -30,35 +25,24 @@ from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.sample_inputs import read_sample_inputs
 from tinsmith.types.validation import check_sampling
 
-_INLINE_CHECK_BYTES = 128 * 1024
-
 
 class SamplingHandler:
     """Turns sampling requests into operations."""
 
     def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        db: Database,
-        catalog: Catalog,
-        checkpoints: CheckpointStore,
-        folders: DataFolder,
-        futures: FutureStore,
-        dispatcher: Dispatcher,
-        intake: Intake,
-        saving: SavingHandler,
+        self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes, intake: Intake, saving: SavingHandler
     ) -> None:
-        self._settings = settings
-        self._live = live
-        self._db = db
-        self._catalog = catalog
-        self._checkpoints = checkpoints
-        self._folders = folders
-        self._futures = futures
         self._dispatcher = dispatcher
+        self._outcomes = outcomes
         self._intake = intake
         self._saving = saving
+        self._settings = core.settings
+        self._live = core.live
+        self._db = core.db
+        self._catalog = core.catalog
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
+        self._futures = core.futures
 
     # -- sampling sessions --------------------------------------------------------------------------------------------
 
@@ -79,12 +63,14 @@ class SamplingHandler:
         if sampler_id in self._live.samplers:  # a repeat was quicker
             return self._repeated(request, self._live.samplers[sampler_id])
         self._live.session(session.id, owner)
+        # Live before it is stored, so that a repeat that comes meanwhile finds it.
         self._live.add_sampler(sampler)
         try:
             await self._db.write(insert_sampler(sampler))
         except BaseException:
             self._live.drop_sampler(sampler)
             raise
+        # Now, not at its first sample, which would wait for it.
         self._dispatcher.load_sampler(sampler)
         return sampler_id
 
@@ -111,8 +97,9 @@ class SamplingHandler:
         await self._catalog.find(saved.base_model)
         if request.base_model not in (None, saved.base_model):
             raise invalid("base_model", request.base_model, f"{saved.base_model}, which {path} was made with")
-        folder = self._folders.sampler(sampler_id)
-        await self._folders.pin(saved.folder, folder)
+        folder = self._data_folder.sampler(sampler_id)
+        # The checkpoint may be deleted while it is sampled from.
+        await self._data_folder.pin(saved.folder, folder)
         return SamplingSession(
             sampler_id, request.session_id, owner, saved.base_model, model_path=request.model_path, folder=folder
         )
@@ -144,10 +131,7 @@ class SamplingHandler:
         self._check_room()
         try:
             info = await self._catalog.find(sampler.base_model)
-            if len(body) > _INLINE_CHECK_BYTES:
-                await anyio.to_thread.run_sync(check_request, request, info, self._settings)
-            else:
-                check_request(request, info, self._settings)
+            await check_body(body, check_request, request, info, self._settings)
             self._live.sampler(sampler.id, owner)  # its session may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
@@ -156,6 +140,7 @@ class SamplingHandler:
         return await self._intake.accept(record)
 
     def _check_room(self) -> None:
+        # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
         limit = self._settings.max_queued_samples
         if self._futures.pending_samples >= limit:
             raise Unavailable(f"queue: {limit} sampling requests are waiting, which is the most; slow down", 429)
@@ -164,7 +149,7 @@ class SamplingHandler:
         """Drop a sample that is not done yet; other operations are left alone."""
         if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
             self._dispatcher.cancel(record)
-            self._dispatcher.fail(record, "the request was cancelled", RequestErrorCategory.USER)
+            self._outcomes.fail(record, "the request was cancelled", RequestErrorCategory.USER)
 
 
 def check_request(request: SampleRequest, info: BaseModelInfo, settings: Settings) -> None:

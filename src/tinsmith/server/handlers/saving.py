@@ -5,13 +5,11 @@ from __future__ import annotations
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveState, SamplingSession, TrainingRun
+from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.checkpoint_store import CheckpointStore, check_ttl
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.checkpoint_store import check_ttl
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
-from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.ids import sampling_session_id
 from tinsmith.types.operations import OpKind
@@ -25,21 +23,13 @@ _SAVE_WAIT_S = 20.0
 class SavingHandler:
     """Turns saves into operations."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: LiveState,
-        checkpoints: CheckpointStore,
-        folders: DataFolder,
-        futures: FutureStore,
-        ordered: ModelOrder,
-    ) -> None:
-        self._settings = settings
-        self._live = live
-        self._checkpoints = checkpoints
-        self._folders = folders
-        self._futures = futures
-        self._ordered = ordered
+    def __init__(self, core: Core, model_order: ModelOrder) -> None:
+        self._model_order = model_order
+        self._settings = core.settings
+        self._live = core.live
+        self._checkpoints = core.checkpoints
+        self._data_folder = core.data_folder
+        self._futures = core.futures
 
     async def save_weights(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights and optimizer."""
@@ -51,7 +41,7 @@ class SavingHandler:
             path = CheckpointPath(run.id, "weights", check_name(request.path, "path"))
             return await self._prepare_save(run, record, path, request)
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
     async def save_weights_for_sampler(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights to sample from, under a name or for one sampling session."""
@@ -70,7 +60,7 @@ class SavingHandler:
                 raise invalid("sampling_session_seq_id", None, "a number, or a name in path")
             return self._prepare_snapshot(run, record, request.sampling_session_seq_id)
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
     async def save_weights_external(self, owner: str, body: bytes) -> Record:
         """Refuse an export, which is not served."""
@@ -79,11 +69,12 @@ class SavingHandler:
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             raise UserError(
+                # Refused here, so that it takes its place in the order and fails there.
                 "save_weights_external: not supported by this service; save_weights_for_sampler and "
                 "`tinsmith checkpoint export` give a plain PEFT folder"
             )
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
     async def _prepare_save(
         self,
@@ -97,7 +88,8 @@ class SavingHandler:
             taken = self._pending_save(run, path) is not None or await self._checkpoints.find(path) is not None
             if taken:
                 raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
-        folder = self._folders.new_checkpoint(run.id, path.kind, path.name)
+        # A folder of its own even where it overwrites: the old files stay until the row of the new ones is stored.
+        folder = self._data_folder.new_checkpoint(run.id, path.kind, path.name)
         wire = {"name": path.name, "kind": path.kind, "checkpoint_folder": folder, "ttl_seconds": request.ttl_seconds}
         record.args = {"op": {"folder": folder}, "wire": wire | {"user_metadata": request.user_metadata}}
         return Prepared()
@@ -111,13 +103,15 @@ class SavingHandler:
             run.session_id,
             run.owner,
             run.base_model,
-            folder=self._folders.sampler(sampler_id),
+            # Until the host says `Flushed`, only the engine's memory has its weights.
+            folder=self._data_folder.sampler(sampler_id),
             on_disk=False,
             model_id=run.id,
             model_seq=record.seq_id,
         )
         record.sampler_id = sampler_id
         record.args = {"op": {"sampler_id": sampler_id, "folder": sampler.folder}}
+        # There at once, not when the snapshot is made: samples may come before, and wait for it.
         return Prepared(reserve=lambda: self._live.add_sampler(sampler), undo=lambda: self._live.drop_sampler(sampler))
 
     def _pending_save(self, run: TrainingRun, path: CheckpointPath) -> Record | None:
@@ -134,6 +128,7 @@ class SavingHandler:
             Unavailable: it still is after a while.
         """
         run = self._live.runs.get(path.run_id)
+        # What another key is saving is nobody else's business: its reader is told that there is no such checkpoint.
         saving = self._pending_save(run, path) if run is not None and run.owner in readers else None
         if saving is not None and not await self._futures.wait(saving, _SAVE_WAIT_S):
             raise Unavailable(f"path: {path} is still being saved; retry")

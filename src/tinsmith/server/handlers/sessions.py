@@ -10,13 +10,12 @@ import uuid
 from sqlalchemy import Connection, Select, Update, delete, insert, select, update
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.state.future_store import FutureStore
-from tinsmith.server.state.live import LiveSession, LiveState, RunStatus
+from tinsmith.server.engine_link.outcomes import Outcomes
+from tinsmith.server.state.live import LiveSession, RunStatus
 from tinsmith.server.state.records import Record
 from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SessionRow
-from tinsmith.server.store.folders import DataFolder
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.operations import OpKind
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest
@@ -30,30 +29,17 @@ _STOP_S = 10.0
 
 
 class SessionsHandler:
-    """Opens and ends sessions.
+    """Opens and ends sessions."""
 
-    Args:
-        instance: the service that serves them.
-        timeout_s: how long a session may be silent, seconds.
-    """
-
-    def __init__(
-        self,
-        instance: str,
-        timeout_s: float,
-        live: LiveState,
-        db: Database,
-        futures: FutureStore,
-        dispatcher: Dispatcher,
-        folders: DataFolder,
-    ) -> None:
-        self._instance = instance
-        self._timeout_s = timeout_s
-        self._live = live
-        self._db = db
-        self._futures = futures
+    def __init__(self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes) -> None:
         self._dispatcher = dispatcher
-        self._folders = folders
+        self._outcomes = outcomes
+        self._instance = core.instance
+        self._timeout_s = core.settings.session_timeout_s
+        self._live = core.live
+        self._db = core.db
+        self._futures = core.futures
+        self._data_folder = core.data_folder
         self._drains = Tasks()
 
     async def create(self, owner: str, request: CreateSessionRequest) -> str:
@@ -72,6 +58,7 @@ class SessionsHandler:
             "tags": request.tags,
             "user_metadata": request.user_metadata,
         }
+        # First the row, then the session: rows of its runs refer to it.
         await self._db.write(lambda connection: connection.execute(insert(SessionRow), row))
         self._live.add_session(session)
         return session.id
@@ -108,6 +95,7 @@ class SessionsHandler:
             raise invalid("session_id", session_id, "a session of yours", status=404)
         if session.closing:
             return
+        # Before the await, so that nothing new is accepted while this is being stored.
         session.closing = True
         values = {"status": "closing", "end_reason": request.reason.type, "end_detail": request.detail}
         await self._db.write(lambda connection: connection.execute(_update(session_id).values(values)))
@@ -118,6 +106,7 @@ class SessionsHandler:
         self._drains.start(self._drain(session))
 
     async def _drain(self, session: LiveSession) -> None:
+        # Samples leave nothing behind that anybody could come back for; saves do.
         waiting = self._futures.pending(lambda r: r.session_id == session.id and r.kind is not OpKind.SAMPLE)
         if waiting:
             settled = [asyncio.ensure_future(record.settled.wait()) for record in waiting]
@@ -128,6 +117,7 @@ class SessionsHandler:
 
     async def end(self, session: LiveSession, status: str, why: str) -> None:
         """End a session now: what is pending fails, memory and folders are freed; results can still be fetched."""
+        # Gone before the first await: a sweep, a drain and a stop may all want to end it.
         if self._live.sessions.pop(session.id, None) is None:
             return
         runs = [self._live.runs.pop(run_id) for run_id in session.runs]
@@ -148,7 +138,7 @@ class SessionsHandler:
             connection.execute(delete(RecoveryPointRow).where(RecoveryPointRow.model_id.in_(run_ids)))
 
         await self._db.write(job)
-        await self._folders.remove_session(session.id)
+        await self._data_folder.remove_session(session.id)
         log.info("session %s ended: %s", session.id, status)
 
     async def stop(self) -> None:
@@ -161,7 +151,7 @@ class SessionsHandler:
         """Remove what the engine, which has stopped by now, still wrote for sessions that had ended."""
         ours = select(SessionRow.id).where(SessionRow.instance == self._instance)
         for session_id in await self._db.read_async(lambda connection: list(connection.execute(ours).scalars())):
-            await self._folders.remove_session(session_id)
+            await self._data_folder.remove_session(session_id)
 
     async def stop_draining(self) -> None:
         """Leave sessions that are being ended as they are: the next start goes on with them."""
@@ -170,7 +160,14 @@ class SessionsHandler:
     def _fail(self, record: Record, why: str) -> None:
         if record.kind is OpKind.SAMPLE:
             self._dispatcher.cancel(record)
-        self._dispatcher.fail(record, why, RequestErrorCategory.USER)
+        self._outcomes.fail(record, why, RequestErrorCategory.USER)
+
+    async def resume(self) -> None:
+        """Go on with the sessions of an earlier life: end those that fell silent, drain those that were finished."""
+        await self.sweep()
+        for session in list(self._live.sessions.values()):
+            if session.closing:
+                self.drain(session)
 
     async def sweep(self) -> None:
         """End sessions that were silent too long, and store when the others were last seen."""
@@ -178,6 +175,7 @@ class SessionsHandler:
         for session in list(self._live.sessions.values()):
             if not session.closing and now - session.seen_at > self._timeout_s:
                 await self.end(session, "expired", f"its session gave no sign of life for {self._timeout_s:g} s")
+        # All in one write: heartbeats come too often to store each of them.
         seen = {session.id: session.seen_at for session in self._live.sessions.values()}
         active = {run.id: run.last_request_at for run in self._live.runs.values()}
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio.to_thread
-
-from tinsmith.server.handlers.bodies import canonical, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, check_body, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.state.live import TrainingRun
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.catalog import Catalog
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
-from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
 from tinsmith.types.errors import invalid
@@ -20,17 +17,14 @@ from tinsmith.types.operations import OpKind
 from tinsmith.types.requests import OptimStepRequest
 from tinsmith.types.validation import check_adam, check_training_data
 
-# Larger bodies are checked on another thread, so that they don't hold up everybody else.
-_INLINE_CHECK_BYTES = 128 * 1024
-
 
 class TrainingHandler:
     """Turns training steps into operations."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, ordered: ModelOrder) -> None:
-        self._settings = settings
-        self._catalog = catalog
-        self._ordered = ordered
+    def __init__(self, core: Core, model_order: ModelOrder) -> None:
+        self._model_order = model_order
+        self._settings = core.settings
+        self._catalog = core.catalog
 
     async def forward_backward(self, owner: str, body: bytes) -> Record:
         """Accept a forward or forward_backward.
@@ -38,22 +32,16 @@ class TrainingHandler:
         Raises:
             UserError: the body is no such message (400).
         """
-        if len(body) > _INLINE_CHECK_BYTES:
-            request, payload_hash = await anyio.to_thread.run_sync(_parse_pass, body)
-        else:
-            request, payload_hash = _parse_pass(body)
+        request, payload_hash = await check_body(body, _parse_pass, body)
         record = Record(OpKind.FORWARD_BACKWARD, owner, payload_hash=payload_hash, body=body)
         record.args = {"wire": {"forward_only": request.forward_only}}
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             info = await self._catalog.find(run.base_model)
-            if len(body) > _INLINE_CHECK_BYTES:
-                await anyio.to_thread.run_sync(_check_pass, request, info, self._settings.max_datums)
-            else:
-                _check_pass(request, info, self._settings.max_datums)
+            await check_body(body, _check_pass, request, info, self._settings.max_datums)
             return Prepared()
 
-        return await self._ordered.accept(record, request.model_id, request.seq_id, prepare)
+        return await self._model_order.accept(record, request.model_id, request.seq_id, prepare)
 
     async def optim_step(self, owner: str, body: bytes) -> Record:
         """Accept an optimizer step."""
@@ -70,7 +58,7 @@ class TrainingHandler:
             record.args = {"op": {"adam": request.adam_params.model_dump()}}
             return Prepared()
 
-        return await self._ordered.accept_json(record, fields, prepare)
+        return await self._model_order.accept_json(record, fields, prepare)
 
 
 def _parse_pass(body: bytes) -> tuple[Any, str]:

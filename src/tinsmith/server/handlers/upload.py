@@ -16,11 +16,7 @@ _SLICE = 4 * 2**20
 
 
 class Upload:
-    """Reads a body in order.
-
-    Args:
-        stream: of the body.
-        limit: most bytes in all.
+    """Reads a body in order, at most `limit` bytes of it.
 
     Every method raises UserError where the body is too long (413), or shorter than what is asked for.
     """
@@ -70,11 +66,7 @@ class Upload:
     async def copy(self, file: Path, count: int, what: str, alive: Callable[[], object]) -> None:
         """Append so many bytes, which must be all that is left, to a file.
 
-        Args:
-            file: to append to.
-            count: bytes.
-            what: what messages call them.
-            alive: called after every piece.
+        Messages call them `what`; `alive` is called after every piece.
         """
         left = count
         while left:
@@ -84,6 +76,7 @@ class Upload:
             piece = bytes(self._held[:left])
             del self._held[:left]
             left -= len(piece)
+            # Opened anew for each slice: an upload that ends half-way leaves no open file behind.
             await anyio.to_thread.run_sync(_append, file, piece)
             alive()
         if self._held or await self._more():

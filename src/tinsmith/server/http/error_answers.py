@@ -39,10 +39,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        # Starlette's own words for a path that no route has; every 404 of ours names a field.
         if error.status_code == 404 and error.detail == "Not Found":
             return answer(404, f"path: got {request.url.path!r}, expected a path of this API")
         return answer(error.status_code, str(error.detail), dict(error.headers or {}))
 
+    # 503, not 500: a full disk or a database that restarts may be well in a moment, and clients repeat a 503 by
+    # themselves.
     @app.exception_handler(SQLAlchemyError)
     async def _storage(request: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("%s %s: storage failed: %s", request.method, request.url.path, error)
@@ -55,6 +58,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        # The reference ties what the client saw to the traceback, which stays here: it may show what belongs to others.
         reference = uuid.uuid4().hex[:8]
         log.exception("%s %s failed (reference %s)", request.method, request.url.path, reference, exc_info=error)
         return answer(500, f"internal error (reference {reference} in the service's log)")

@@ -32,13 +32,8 @@ class _Server(uvicorn.Server):
 class Listener:
     """Answers HTTP requests to a service.
 
-    Args:
-        service: the service.
-        host: address to bind to.
-        port: port to bind to; 0 picks a free one.
-
     Attributes:
-        port: the port it is bound to.
+        port: the port it is bound to; where port 0 was asked for, the free one that was found.
 
     Raises:
         StartupError: the address cannot be had.
@@ -51,10 +46,13 @@ class Listener:
             create_app(service),
             log_config=None,
             access_log=False,
+            # The caller starts and stops the service itself, and has set up logging.
             lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
+        # Bound here, not when it runs: whoever asked for port 0 is told the number, and a port that is taken is told
+        # before anything else.
         self._server = _Server(config)
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
@@ -79,6 +77,7 @@ class Listener:
 
     def stop(self) -> None:
         """Stop soon; asked twice, at once."""
+        # Read before it is written: the first call finds it False, the second True.
         self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
         self._service.drain()

@@ -19,6 +19,7 @@ class FutureStore:
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
         self.closing = asyncio.Event()
+        # Counted as they come and go, because every sample asks: searching would take longer the more there are.
         self.pending_samples = 0
 
     def add(self, record: Record) -> None:
@@ -83,6 +84,7 @@ class FutureStore:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
         if record.fetched_at is None:
             record.fetched_at = time.time()
+            # Stored by the next sweep: a poll should not wait for a write.
             self._fetched.append(record)
 
     def take_fetched(self) -> list[Record]:

@@ -141,6 +141,7 @@ class LiveState:
             UserError: there is none (404).
         """
         run = self.runs.get(model_id)
+        # Run and session go at the same moment, but a session that is closing still has its runs.
         if run is None or run.owner != owner or self.sessions[run.session_id].closing:
             raise invalid("model_id", model_id, "a training run of yours whose session has not ended", status=404)
         run.last_request_at = time.time()

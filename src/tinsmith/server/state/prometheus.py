@@ -19,6 +19,7 @@ class Metrics:
             "tinsmith_http_seconds",
             "Time to answer, long polls left out.",
             registry=self.registry,
+            # From a heartbeat to a large pass that is parsed and journalled.
             buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
         )
         self.operations = Counter(

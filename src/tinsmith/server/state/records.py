@@ -30,6 +30,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+# No `eq`: two requests with the same contents are two operations, and sets hold both.
 @dataclass(slots=True, eq=False)
 class Record:
     """One accepted operation.
@@ -39,7 +40,7 @@ class Record:
         owner: whose key asked.
         base_model: the engine; empty where the request named none that exists.
         session_id, model_id, seq_id, sampler_id: what it belongs to.
-        args: `op`: small arguments, as `Operation` takes them; `wire`: what `completion` needs to word the answer.
+        args: `op`: small arguments, as `Operation` takes them; `wire`: what `outcomes` needs to word the answer.
         scope: the idempotency key; None where a repeat cannot be recognised.
         payload_hash: of the request as the client sent it.
         body: bulky input; dropped once the journal or the engine has it.

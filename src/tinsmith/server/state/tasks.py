@@ -14,6 +14,7 @@ class Tasks:
     """A set of running tasks."""
 
     def __init__(self) -> None:
+        # The event loop refers to its tasks weakly: one that nobody holds may vanish half-way.
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -41,6 +41,7 @@ class BlobStore:
         if not self._local:
             self._fs.pipe_file(self._path(key), data)
             return
+        # Under its own name at once: no row refers to it before it is whole, and one without a row is swept.
         with Path(self._path(key)).open("wb") as file:
             file.write(data)
             if self._sync:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select
@@ -25,22 +26,31 @@ _START_WAIT_S = 20.0
 LoadModel = Callable[[str], Awaitable[tuple[BaseModelInfo, Path]]]
 
 
-class Catalog:
-    """Base models by name.
+@dataclass(frozen=True, slots=True)
+class BaseModels:
+    """Which base models are to be served.
 
-    Args:
-        db: where the last known facts are kept.
-        folders: names that are served, each with its folder.
-        load: how to load further models when they are first asked for; None serves those of `folders` only.
+    Attributes:
+        folders: by the names that clients use.
+        load: how to load further ones when they are first asked for; None serves those of `folders` only.
     """
 
-    def __init__(self, db: Database, folders: Mapping[str, Path], load: LoadModel | None = None) -> None:
+    folders: Mapping[str, Path]
+    load: LoadModel | None = None
+
+
+class Catalog:
+    """Base models by name, and in the database what was last known of them."""
+
+    def __init__(self, db: Database, models: BaseModels) -> None:
         self._db = db
-        self._load = load
+        self._load = models.load
         self._loading = asyncio.Lock()
-        self.folders = dict(folders)
+        self.folders = dict(models.folders)
         self._infos: dict[str, BaseModelInfo] = {}
         self.loaded: set[str] = set()
+        # Both are about the first start and never cleared: while an engine is restarted what is known stays known, and
+        # requests are accepted.
         self._up = asyncio.Event()
         self._complete = asyncio.Event()
 
@@ -92,6 +102,7 @@ class Catalog:
     async def _add(self, name: str, load: LoadModel) -> None:
         """Load a further model, once though several ask for it at a time."""
         async with self._loading:
+            # Another request loaded it while this one waited for the lock.
             if name in self._infos:
                 return
             try:
@@ -99,6 +110,7 @@ class Catalog:
             except StartupError as error:
                 raise UserError(f"base_model: {error}") from error
             self.folders[name] = folder
+            # Before it is stored, under the lock: whoever waits for it finds it.
             self._infos[name] = info
             self.loaded.add(name)
 

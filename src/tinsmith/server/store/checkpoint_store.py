@@ -13,9 +13,10 @@ from typing import Any
 import anyio.to_thread
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
+from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import CheckpointRow
-from tinsmith.server.store.folders import DataFolder
+from tinsmith.server.store.page import Page
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
@@ -94,16 +95,11 @@ def _alive() -> Any:
 
 
 class CheckpointStore:
-    """Looks up, lists, changes and deletes saved checkpoints.
+    """Looks up, lists, changes and deletes saved checkpoints; other services may share the database."""
 
-    Args:
-        db: the database, which other processes may share.
-        folders: the data folder.
-    """
-
-    def __init__(self, db: Database, folders: DataFolder) -> None:
+    def __init__(self, db: Database, data_folder: DataFolder) -> None:
         self._db = db
-        self._folders = folders
+        self._data_folder = data_folder
 
     # -- looking up ---------------------------------------------------------------------------------------------------
 
@@ -141,10 +137,10 @@ class CheckpointStore:
         )
         return await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
 
-    async def of_owner(self, owner: str, limit: int, offset: int) -> tuple[list[Saved], int]:
+    async def of_owner(self, owner: str, page: Page) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
         where = (CheckpointRow.owner == owner, _alive())
-        query = select(*_COLUMNS).where(*where).limit(limit).offset(offset)
+        query = page.of(select(*_COLUMNS).where(*where))
         total = select(func.count()).select_from(CheckpointRow).where(*where)
         found = await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
         return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())
@@ -192,9 +188,10 @@ class CheckpointStore:
             UserError: there is no such checkpoint of the owner's (404).
         """
         saved = await self.owned(path, owner)
+        # Only the one that was looked up: another may have been saved over it since.
         statement = delete(CheckpointRow).where(_at(path), CheckpointRow.folder == saved.folder)
         await self._db.write(lambda connection: connection.execute(statement))
-        await self._folders.remove(saved.folder)
+        await self._data_folder.remove(saved.folder)
 
     async def sweep_expired(self) -> int:
         """Delete checkpoints whose lifetime is over; return how many."""
@@ -206,9 +203,10 @@ class CheckpointStore:
                 connection.execute(delete(CheckpointRow).where(CheckpointRow.folder.in_(folders)))
             return folders
 
+        # Rows first: a death in between leaves files, which are swept, and no row that promises them.
         folders = await self._db.write(job)
         for folder in folders:
-            await self._folders.remove(folder)
+            await self._data_folder.remove(folder)
         return len(folders)
 
     async def sweep_folders(self, run_ids: Sequence[str], saving: Collection[str]) -> None:
@@ -216,9 +214,9 @@ class CheckpointStore:
         query = select(CheckpointRow.folder).where(CheckpointRow.run_id.in_(run_ids))
         known = await self._db.read_async(lambda connection: set(connection.execute(query).scalars()))
         for run_id in run_ids:
-            for folder in self._folders.checkpoints_of(run_id):
+            for folder in self._data_folder.checkpoints_of(run_id):
                 if folder not in known and folder not in saving:
-                    await self._folders.remove(folder)
+                    await self._data_folder.remove(folder)
 
 
 def check_ttl(ttl: int | None, least: int, most: int) -> int | None:
@@ -247,6 +245,7 @@ def _list_files(folder: Path) -> list[dict[str, Any]]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
+    # No links: they could lead out of the folder.
     regular = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): path for path in regular}
 
@@ -257,6 +256,7 @@ def file_of(folder: Path, name: str) -> Path:
     Raises:
         UserError: there is none by that name, whatever else the name may point to (404).
     """
+    # Looked up, not joined to the folder: `../key` is simply none of them.
     files = _files(folder)
     if name not in files:
         raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(files))}", 404)

@@ -6,21 +6,21 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveSession, LiveState, RecoveryPoint, RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.db import Database
+from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SamplerRow, SessionRow
-from tinsmith.server.store.journal import Journal
+from tinsmith.server.store.folder_lock import Claim
 from tinsmith.types.operations import OpKind
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")
 
 
-def load(db: Database, journal: Journal, instance: str, live: LiveState, futures: FutureStore) -> list[Record]:
+def load(core: Core) -> list[Record]:
     """Fill the live state and the futures; return pending operations of sessions that have ended."""
-    rows = db.read(lambda connection: _rows(connection, instance))
+    live = core.live
+    rows = core.db.read(lambda connection: _rows(connection, core.instance))
     for row in rows[SessionRow]:
         session = LiveSession(row.id, row.owner, seen_at=row.last_seen_at, closing=row.status == "closing")
         live.add_session(session)
@@ -28,11 +28,12 @@ def load(db: Database, journal: Journal, instance: str, live: LiveState, futures
         live.add_run(_run(row))
     for row in rows[SamplerRow]:
         live.add_sampler(_sampler(row))
+    # Before the operations, which are placed behind the cut that the points make.
     for row in rows[RecoveryPointRow]:
         live.runs[row.model_id].points.append(RecoveryPoint(row.seq_id, row.folder))
     orphans: list[Record] = []
-    for record in journal.load():
-        futures.add(record)
+    for record in core.journal.load():
+        core.futures.add(record)
         if not _place(record, live) and record.state is State.PENDING:
             orphans.append(record)
     return orphans
@@ -41,10 +42,12 @@ def load(db: Database, journal: Journal, instance: str, live: LiveState, futures
 def _place(record: Record, live: LiveState) -> bool:
     """Put an operation where it belongs; say whether its session is alive."""
     run = live.runs.get(record.model_id or "")
+    # Only a creation has a key but no number: a load into a run that exists has both.
     if run is not None and record.seq_id is None and record.scope is not None:
         run.creation = record
     elif run is not None and record.seq_id is not None and record.seq_id > run.cut:
         run.ops[record.seq_id] = record
+    # A sampler's row is written with the snapshot's outcome; one that is still to come has none.
     pending_snapshot = record.kind is OpKind.SNAPSHOT and record.state is State.PENDING
     if run is not None and pending_snapshot and record.sampler_id not in live.samplers:
         live.add_sampler(_coming(record, run))
@@ -88,6 +91,7 @@ def _run(row: Any) -> TrainingRun:
         RunStatus(row.status),
         row.error,
         last_request_at=row.last_request_at,
+        # Whatever was replayed at the start, the next step may ask for a point.
         pointed_at=None,
     )
 
@@ -107,7 +111,26 @@ def _sampler(row: Any) -> SamplingSession:
     )
 
 
-def end_dead(connection: Connection, instance: str) -> tuple[list[str], list[str]]:
+async def end_dead(core: Core, claim: Claim) -> None:
+    """End what embedded services left whose process is gone: nobody can come back to it."""
+    for instance, lock in claim.dead:
+        sessions, runs = await core.db.write(lambda connection, name=instance: _end_instance(connection, name))
+        await core.checkpoints.sweep_folders(runs, ())
+        for session_id in sessions:
+            await core.data_folder.remove_session(session_id)
+        # Last of all: as long as it is there, the next start finishes what this one leaves.
+        lock.release(remove=True)
+    claim.dead.clear()
+
+
+async def sweep_unfinished(core: Core) -> None:
+    """Remove what was being written when the last life ended, except what an operation is about to write again."""
+    saving = {record.wire.get("checkpoint_folder", "") for record in core.futures.records()}
+    await core.checkpoints.sweep_folders(list(core.live.runs), saving)
+    await core.journal.sweep_blobs(list(core.futures.records()))
+
+
+def _end_instance(connection: Connection, instance: str) -> tuple[list[str], list[str]]:
     """Mark what a dead embedded service left behind as ended; return the ids of its sessions and runs."""
     where = (SessionRow.instance == instance) & SessionRow.status.in_(ALIVE)
     sessions = list(connection.execute(select(SessionRow.id).where(where)).scalars())

@@ -28,6 +28,7 @@ class FolderLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._note = path.with_suffix(".json")
+        # It may be given back on another thread; it is never waited for, as a holder keeps it for its whole life.
         self._lock = FileLock(str(path), timeout=0, thread_local=False)
 
     def acquire(self) -> None:
@@ -98,7 +99,6 @@ def claim(root: Path, *, exclusive: bool) -> Claim:
     """Take hold of a data folder.
 
     Args:
-        root: the folder.
         exclusive: as the one service that stores operations; otherwise as one of any number of embedded ones.
 
     Raises:
@@ -130,6 +130,7 @@ def dead_instances(folder: Path) -> list[tuple[str, FolderLock]]:
     found: list[tuple[str, FolderLock]] = []
     for path in sorted(folder.glob("*.lock")):
         lock = FolderLock(path)
+        # The system frees a lock with its process, so whoever left one that is free is gone.
         if lock.try_acquire():
             found.append((path.stem, lock))
     return found

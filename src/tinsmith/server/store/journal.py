@@ -1,8 +1,4 @@
-"""The journal of operations: what is acknowledged is stored before, bulky parts as blobs.
-
-`Journal` stores in the database. `MemoryJournal` is for a service whose clients die with it: operations stay in
-memory, and only what outlives them (runs, checkpoints) is written.
-"""
+"""The journal of operations: what is acknowledged is stored before, bulky parts as blobs."""
 
 from __future__ import annotations
 
@@ -31,7 +27,7 @@ class TornBody(Exception):
 
 
 class JournalLike(Protocol):
-    """What both journals do. Effects are written in the same transaction as the operation itself."""
+    """What this journal and `MemoryJournal` do. Effects are written in the same transaction as the operation itself."""
 
     durable: bool
 
@@ -67,52 +63,17 @@ class JournalLike(Protocol):
         """Store when results were first fetched."""
         ...
 
+    def load(self) -> list[Record]:
+        """Read what an earlier life stored, in the order of its arrival, without bodies and results."""
+        ...
 
-class MemoryJournal:
-    """Operations live and die with the process."""
-
-    durable = False
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def add(self, record: Record, effects: Sequence[Effect] = ()) -> None:
-        await self._run(effects)
-
-    async def settle(self, record: Record, effects: Sequence[Effect] = ()) -> None:
-        await self._run(effects)
-        record.body = None
-
-    async def _run(self, effects: Sequence[Effect]) -> None:
-        if effects:
-            await self._db.write(lambda connection: [effect(connection) for effect in effects])
-
-    async def body(self, record: Record, *, verify: bool = False) -> tuple[bytes | None, str | None]:
-        return record.body, None
-
-    async def result(self, record: Record) -> bytes:
-        if record.result is None:
-            raise ValueError(f"operation {record.request_id} has no result")
-        return record.result
-
-    async def cut(self, records: Sequence[Record], effects: Sequence[Effect] = ()) -> None:
-        await self._run(effects)
-
-    async def forget(self, records: Sequence[Record]) -> None:
-        return
-
-    async def note_fetched(self, records: Sequence[Record]) -> None:
-        return
+    async def sweep_blobs(self, records: Sequence[Record]) -> int:
+        """Delete blobs that no operation refers to (their operation was never committed); return how many."""
+        ...
 
 
 class Journal:
-    """Operations in the database.
-
-    Args:
-        db: the database.
-        blobs: where bulky parts go.
-        instance: whose operations these are.
-    """
+    """Operations in the database, those of one instance; bulky parts as blobs."""
 
     durable = True
 
@@ -123,6 +84,7 @@ class Journal:
 
     async def add(self, record: Record, effects: Sequence[Effect] = ()) -> None:
         body = record.body
+        # The blob first, then the row: a row never points to nothing, and a blob without a row is swept.
         if body is not None:
             record.body_digest = digest(body)
             if len(body) > INLINE_BYTES:
@@ -168,6 +130,7 @@ class Journal:
         if record.body_digest is None:
             return None, None
         path = self._blobs.local_path(record.body_blob) if record.body_blob else None
+        # The engine reads the file itself: a large body passes through this process only once.
         if path is not None and not verify:
             return None, path
         body = record.body if record.body is not None else await self._read_body(record)
@@ -216,6 +179,7 @@ class Journal:
         await self._db.write(job)
         await self._blobs.delete(blobs)
         for record in records:
+            # The digest stays, so that `_read_body` says that it is gone and not that there was none.
             record.body_blob = None
 
     async def forget(self, records: Sequence[Record]) -> None:
@@ -240,14 +204,13 @@ class Journal:
         await self._db.write(job)
 
     def load(self) -> list[Record]:
-        """Read all operations of this instance in the order of their arrival, without bodies and results."""
         skipped = (OperationRow.body, OperationRow.result)
+        # Of thousands of operations most are never asked for again.
         columns = [c for c in OperationRow.__table__.columns if c.name not in {s.key for s in skipped}]
         query = select(*columns).where(OperationRow.instance == self._instance).order_by(OperationRow.ordinal)
         return self._db.read(lambda connection: [_from_row(row) for row in connection.execute(query)])
 
     async def sweep_blobs(self, records: Sequence[Record]) -> int:
-        """Delete blobs that no operation refers to (their operation was never committed); return how many."""
         known = {blob for record in records for blob in (record.body_blob, record.result_blob) if blob}
         lost = [key for key in self._blobs.keys() if key not in known]  # noqa: SIM118 - a method, not a mapping
         await self._blobs.delete(lost)

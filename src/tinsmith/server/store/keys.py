@@ -95,6 +95,7 @@ class KeyStore:
             "key_hash": _hash(token),
             "owner": owner,
             "name": name,
+            # Enough to recognise a key by, too little to guess it from.
             "shown": token[-4:],
             "created_at": time.time(),
         }

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, func, or_, select
 from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved, utc
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import CheckpointRow, RunRow, SamplerRow, SessionRow
+from tinsmith.server.store.page import Page
 from tinsmith.types.errors import invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import (
-    Cursor,
     GetSamplerResponse,
     SessionResponse,
     TrainingRun,
@@ -27,15 +27,13 @@ class Listings:
         self._db = db
         self._checkpoints = checkpoints
 
-    async def runs(
-        self, owner: str, limit: int, offset: int, accessible: bool, project_id: str | None
-    ) -> TrainingRunsResponse:
+    async def runs(self, owner: str, page: Page, accessible: bool, project_id: str | None) -> TrainingRunsResponse:
         """Return a page of training runs, the one used last first."""
         where: Any = _visible(owner, accessible)
         if project_id is not None:
             of_project = select(SessionRow.id).where(SessionRow.project_id == project_id)
             where = where & RunRow.session_id.in_(of_project)
-        query = select(*RunRow.__table__.columns).where(where).limit(limit).offset(offset)
+        query = page.of(select(*RunRow.__table__.columns).where(where))
         query = query.order_by(RunRow.last_request_at.desc(), RunRow.id)
         total = select(func.count()).select_from(RunRow).where(where)
 
@@ -44,7 +42,7 @@ class Listings:
 
         rows, count = await self._db.read_async(job)
         runs = [await self._run(row, owner) for row in rows]
-        return TrainingRunsResponse(training_runs=runs, cursor=Cursor(offset=offset, limit=limit, total_count=count))
+        return TrainingRunsResponse(training_runs=runs, cursor=page.cursor(count))
 
     async def run(self, run_id: str, owner: str, accessible: bool) -> TrainingRun:
         """Return one training run.
@@ -74,9 +72,9 @@ class Listings:
             user_metadata=row.user_metadata,
         )
 
-    async def sessions(self, owner: str, limit: int, offset: int) -> list[str]:
+    async def sessions(self, owner: str, page: Page) -> list[str]:
         """Return a page of session ids, newest first."""
-        query = select(SessionRow.id).where(SessionRow.owner == owner).limit(limit).offset(offset)
+        query = page.of(select(SessionRow.id).where(SessionRow.owner == owner))
         query = query.order_by(SessionRow.created_at.desc(), SessionRow.id)
         return await self._db.read_async(lambda connection: list(connection.execute(query).scalars()))
 

@@ -42,6 +42,7 @@ def _collect(folder: Path) -> dict[str, Any]:
     generation = _json(folder / "generation_config.json")
     model = _json(folder / "config.json")
     template = folder / "chat_template.jinja"
+    # The generation config counts where both name ends: chat models end a turn with more than one token.
     eos = generation.get("eos_token_id", model.get("eos_token_id"))
     return {
         "tokenizer_json": tokenizer.read_text(encoding="utf-8"),

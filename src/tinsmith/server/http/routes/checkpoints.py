@@ -6,80 +6,84 @@ import time
 from typing import Annotated
 
 import anyio.to_thread
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import Body, Offset, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
+from tinsmith.server.store.page import Page
 from tinsmith.types.errors import invalid
 from tinsmith.types.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
-from tinsmith.types.responses import CheckpointsResponse, Cursor, ImportCheckpointResponse, WeightsInfoResponse
+from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse, WeightsInfoResponse
 
 router = APIRouter(prefix=API_PREFIX)
 
 ONE = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
-def _path(run_id: str, kind: str, name: str) -> CheckpointPath:
+async def get_path(run_id: str, kind: str, name: str) -> CheckpointPath:
+    """Return the address that the request's path names."""
     return CheckpointPath.parse(f"tinker://{run_id}/{kind}/{name}", "checkpoint")
+
+
+# It stands behind `Owner` in signatures: who has no key is told that first.
+Address = Annotated[CheckpointPath, Depends(get_path)]
 
 
 @router.get("/checkpoints")
 async def list_checkpoints(
     service: ServiceDep,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Offset = 0,
+    page: Annotated[Page, Depends(page_of(100))],
 ) -> Response:
-    saved, total = await service.checkpoints.of_owner(owner, limit, offset)
-    cursor = Cursor(offset=offset, limit=limit, total_count=total)
-    return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=cursor))
+    saved, total = await service.core.checkpoints.of_owner(owner, page)
+    return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=page.cursor(total)))
 
 
 @router.get("/training_runs/{run_id}/checkpoints")
 async def list_run_checkpoints(run_id: str, service: ServiceDep, owner: Owner) -> Response:
-    saved = await service.checkpoints.of_run(run_id, owner)
+    saved = await service.core.checkpoints.of_run(run_id, owner)
     if not saved:
         await service.listings.run(run_id, owner, accessible=False)
-    cursor = Cursor(offset=0, limit=len(saved), total_count=len(saved))
+    cursor = Page(len(saved), 0).cursor(len(saved))
     return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=cursor))
 
 
 @router.delete(ONE)
-async def delete_checkpoint(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    await service.checkpoints.delete(_path(run_id, kind, name), owner)
+async def delete_checkpoint(service: ServiceDep, owner: Owner, path: Address) -> Response:
+    await service.core.checkpoints.delete(path, owner)
     return Response(status_code=204)
 
 
 @router.post(ONE + "/publish")
-async def publish(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    await service.checkpoints.change(_path(run_id, kind, name), owner, public=True)
+async def publish(service: ServiceDep, owner: Owner, path: Address) -> Response:
+    await service.core.checkpoints.change(path, owner, public=True)
     return Response(status_code=204)
 
 
 @router.delete(ONE + "/publish")
-async def unpublish(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    await service.checkpoints.change(_path(run_id, kind, name), owner, public=False)
+async def unpublish(service: ServiceDep, owner: Owner, path: Address) -> Response:
+    await service.core.checkpoints.change(path, owner, public=False)
     return Response(status_code=204)
 
 
 @router.put(ONE + "/ttl")
-async def set_ttl(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner, body: Body) -> Response:
+async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) -> Response:
     settings = service.settings
     ttl = parse(SetTtlRequest, body).ttl_seconds
     check_ttl(ttl, settings.checkpoint_min_ttl_s, settings.checkpoint_max_ttl_s)
     expires_at = time.time() + ttl if ttl is not None else None
-    await service.checkpoints.change(_path(run_id, kind, name), owner, expires_at=expires_at)
+    await service.core.checkpoints.change(path, owner, expires_at=expires_at)
     return Response(status_code=204)
 
 
 @router.post("/weights_info")
 async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
     path = CheckpointPath.parse(parse(WeightsInfoRequest, body).tinker_path, "tinker_path")
-    saved = await service.checkpoints.readable(path, {owner}, "tinker_path")
+    saved = await service.core.checkpoints.readable(path, {owner}, "tinker_path")
     lora = saved.lora
     return reply(
         WeightsInfoResponse(
@@ -94,6 +98,8 @@ async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Respons
 
 @router.post("/import_checkpoint")
 async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner) -> Response:
+    # Not `Body`: an adapter may be gigabytes long. It goes to the disk piece by piece, measured as it comes, which a
+    # compressed one would not allow.
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise invalid("Content-Encoding", encoding, "identity", status=415)
@@ -104,16 +110,14 @@ async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner)
 
 
 @router.get(ONE + "/files")
-async def checkpoint_files(run_id: str, kind: str, name: str, service: ServiceDep, owner: Owner) -> Response:
-    saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
-    files = await list_files(service.folders.absolute(saved.folder))
+async def checkpoint_files(service: ServiceDep, owner: Owner, path: Address) -> Response:
+    saved = await service.core.checkpoints.readable(path, {owner}, "checkpoint")
+    files = await list_files(service.core.data_folder.absolute(saved.folder))
     return reply({"files": files, "base_model": saved.base_model, "size_bytes": saved.size_bytes})
 
 
 @router.get(ONE + "/files/{file:path}")
-async def checkpoint_file(
-    run_id: str, kind: str, name: str, file: str, service: ServiceDep, owner: Owner
-) -> FileResponse:
-    saved = await service.checkpoints.readable(_path(run_id, kind, name), {owner}, "checkpoint")
-    path = await anyio.to_thread.run_sync(file_of, service.folders.absolute(saved.folder), file)
-    return FileResponse(path, media_type=BINARY)
+async def checkpoint_file(file: str, service: ServiceDep, owner: Owner, path: Address) -> FileResponse:
+    saved = await service.core.checkpoints.readable(path, {owner}, "checkpoint")
+    found = await anyio.to_thread.run_sync(file_of, service.core.data_folder.absolute(saved.folder), file)
+    return FileResponse(found, media_type=BINARY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import orjson
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from tinsmith.server.handlers.bodies import read_body
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record
+from tinsmith.server.store.page import Page
 from tinsmith.types.errors import UserError
 from tinsmith.types.http_names import API_KEY_HEADER, JSON
 
@@ -46,6 +48,7 @@ async def get_owner(request: Request) -> str:
 def token_of(request: Request) -> str | None:
     """Return the key that came with a request."""
     bearer = request.headers.get("authorization", "")
+    # Tinker clients send the one, most other HTTP clients the other.
     token = request.headers.get(API_KEY_HEADER) or bearer.removeprefix("Bearer ").strip()
     return token or None
 
@@ -58,7 +61,17 @@ async def get_body(request: Request) -> bytes:
 ServiceDep = Annotated[Service, Depends(get_service)]
 Owner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
+
+
+def page_of(usual: int) -> Callable[[int, int], Awaitable[Page]]:
+    """Return the dependency that reads `limit` and `offset`; `usual` is the limit of a client that names none."""
+
+    async def page(limit: Limit = usual, offset: Offset = 0) -> Page:
+        return Page(limit, offset)
+
+    return page
 
 
 def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:
@@ -72,6 +85,7 @@ def promise(record: Record) -> Response:
     fields: dict[str, Any] = {"request_id": record.request_id}
     if record.model_id is not None:
         fields["model_id"] = record.model_id
+    # The official client asserts that there are as many ids as samples, before any of them is drawn.
     if (samples := record.wire.get("num_samples")) is not None:
         fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(samples)]
     return reply(fields)

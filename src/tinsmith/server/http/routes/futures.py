@@ -18,12 +18,14 @@ router = APIRouter(prefix=API_PREFIX)
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
-    record = service.futures.get(parse(RetrieveFutureRequest, body).request_id, owner)
-    if not await service.futures.wait(record, service.settings.long_poll_s):
+    record = service.core.futures.get(parse(RetrieveFutureRequest, body).request_id, owner)
+    if not await service.core.futures.wait(record, service.settings.long_poll_s):
+        # 408 and not 200: the official client warns its user of every 200 that says `try again`.
         return reply(TryAgainResponse(request_id=record.request_id), 408)
     answer = await _outcome(request, service, record)
+    # An answer that nobody reads is not fetched: its client asks again and must find it.
     if not await request.is_disconnected():
-        service.futures.fetched(record)
+        service.core.futures.fetched(record)
     return answer
 
 
@@ -31,10 +33,11 @@ async def _outcome(request: Request, service: Service, record: Record) -> Respon
     if record.state is State.FAILED:
         category = record.category.value if record.category is not None else "unknown"
         return reply(FailedFuture(error=record.error or "failed", category=category))
-    payload = await service.journal.result(record)
+    payload = await service.core.journal.result(record)
     if record.media_type != PROTOBUF:
         return Response(payload, media_type=JSON)
     accept = request.headers.get("accept", "")
+    # A client that names neither gets protobuf, which costs nothing to make: it is what the engine sent.
     if JSON in accept and PROTOBUF not in accept:
         return Response(to_json(record, payload), media_type=JSON)
     return Response(payload, media_type=PROTOBUF)
@@ -42,5 +45,5 @@ async def _outcome(request: Request, service: Service, record: Record) -> Respon
 
 @router.post("/cancel_future")
 async def cancel_future(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    service.sampling.cancel(service.futures.get(parse(CancelFutureRequest, body).request_id, owner))
+    service.sampling.cancel(service.core.futures.get(parse(CancelFutureRequest, body).request_id, owner))
     return reply({})

@@ -13,9 +13,9 @@ router = APIRouter()
 @router.get("/healthz")
 @router.get(API_PREFIX + "/healthz")
 async def healthz(service: ServiceDep) -> Response:
-    if service.catalog.healthy:
+    if service.core.catalog.healthy:
         return reply({"status": "ok"})
-    missing = sorted(set(service.catalog.folders) - service.catalog.loaded)
+    missing = sorted(set(service.core.catalog.folders) - service.core.catalog.loaded)
     return reply({"status": "starting", "detail": f"models: not loaded yet: {', '.join(missing) or 'any'}"}, 503)
 
 

@@ -20,14 +20,15 @@ router = APIRouter(prefix=API_PREFIX)
 
 @router.get("/get_server_capabilities")
 async def get_server_capabilities(service: ServiceDep, owner: Owner) -> Response:
-    await service.catalog.wait_up()
-    return reply(GetServerCapabilitiesResponse(supported_models=service.catalog.listing(), losses=losses()))
+    # An empty list would send a client away that came while the first engine starts.
+    await service.core.catalog.wait_up()
+    return reply(GetServerCapabilitiesResponse(supported_models=service.core.catalog.listing(), losses=losses()))
 
 
 @router.post("/get_info")
 async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    run = service.live.run(parse(GetInfoRequest, body).model_id, owner)
-    info = await service.catalog.find(run.base_model)
+    run = service.core.live.run(parse(GetInfoRequest, body).model_id, owner)
+    info = await service.core.catalog.find(run.base_model)
     data = ModelData(
         arch=info.model_type,
         model_name=run.base_model,
@@ -42,11 +43,14 @@ async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
 async def tokenizer(
     request: Request, service: ServiceDep, owner: Owner, model: Annotated[str, Query(min_length=1)]
 ) -> Response:
-    folder = service.catalog.folders.get(model)
+    folder = service.core.catalog.folders.get(model)
     if folder is None:
-        raise invalid("model", model, f"one of {', '.join(sorted(service.catalog.folders))}", status=404)
+        raise invalid("model", model, f"one of {', '.join(sorted(service.core.catalog.folders))}", status=404)
+    # On a thread: a tokenizer.json may be tens of megabytes long.
     body, etag = await anyio.to_thread.run_sync(service.tokenizers.get, folder)
+    # `no-cache` lets a client keep it but ask each time, which a 304 answers: another model may take the name.
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    # A proxy that compresses answers marks their tags as weak.
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known:
         return Response(status_code=304, headers=headers)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Response
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import Body, Offset, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
+from tinsmith.server.store.page import Page
 from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
@@ -34,13 +35,8 @@ async def finish_session(session_id: str, service: ServiceDep, owner: Owner, bod
 
 
 @router.get("/sessions")
-async def list_sessions(
-    service: ServiceDep,
-    owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    offset: Offset = 0,
-) -> Response:
-    return reply(SessionsResponse(sessions=await service.listings.sessions(owner, limit, offset)))
+async def list_sessions(service: ServiceDep, owner: Owner, page: Annotated[Page, Depends(page_of(20))]) -> Response:
+    return reply(SessionsResponse(sessions=await service.listings.sessions(owner, page)))
 
 
 @router.get("/sessions/{session_id}")

@@ -19,6 +19,7 @@ async def create_model(service: ServiceDep, owner: Owner, body: Body) -> Respons
 
 @router.post("/load_weights")
 async def load_weights(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    # A key of another owner, which opens that owner's checkpoints for this one request.
     token = parse_object(body).get("weights_access_token")
     token_owner = await service.keys.owner_of(token) if isinstance(token, str) else None
     return promise(await service.creation.load_weights(owner, body, token_owner))

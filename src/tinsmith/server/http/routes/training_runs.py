@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Response
 
-from tinsmith.server.http.routes.common import Offset, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Owner, ServiceDep, page_of, reply
+from tinsmith.server.store.page import Page
 from tinsmith.types.http_names import API_PREFIX
 
 router = APIRouter(prefix=API_PREFIX)
@@ -18,12 +19,11 @@ Scope = Literal["owned", "accessible"]
 async def list_runs(
     service: ServiceDep,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    offset: Offset = 0,
+    page: Annotated[Page, Depends(page_of(20))],
     access_scope: Scope = "owned",
     project_id: str | None = None,
 ) -> Response:
-    return reply(await service.listings.runs(owner, limit, offset, access_scope == "accessible", project_id))
+    return reply(await service.listings.runs(owner, page, access_scope == "accessible", project_id))
 
 
 @router.get("/training_runs/{run_id}")

@@ -40,6 +40,7 @@ for _method, _path in _UNSUPPORTED:
 
 @router.post("/create_custom_loss")
 async def create_custom_loss(service: ServiceDep, owner: Owner, body: Body) -> Response:
+    # As a failed future: clients expect one here and show its message to their user.
     reason = "create_custom_loss: not supported by this service; forward_backward_custom computes any loss client-side"
     return promise(await service.intake.refuse(Record(OpKind.SKIP, owner), reason))
 

@@ -18,6 +18,7 @@ Durability = Literal["normal", "full"]
 
 # The newest migration; a test compares it with the scripts. Knowing it saves the import of Alembic on most starts.
 SCHEMA_VERSION = "0001"
+# Services that share a data folder share its database: how long one waits for another's commit.
 _BUSY_TIMEOUT_MS = 30_000
 
 
@@ -37,6 +38,8 @@ class Database:
     def __init__(self, url: str, durability: Durability = "normal") -> None:
         self.url = url
         self._reading = _connect(url, durability, "DEFERRED")
+        # IMMEDIATE takes the write lock at BEGIN, where SQLite waits for it; a lock that is wanted later, by a
+        # transaction that has read already, may be refused at once.
         self.writer = Writer(_connect(url, durability, "IMMEDIATE"))
 
     def migrate(self, lock: Path) -> None:
@@ -49,6 +52,7 @@ class Database:
             version = self._version()
             if version == SCHEMA_VERSION:
                 return
+            # Revisions have four digits each, so that they compare as numbers would.
             if version is not None and version > SCHEMA_VERSION:
                 raise StartupError(
                     f"database: got schema {version}, expected at most {SCHEMA_VERSION}; update Tinsmith"
@@ -90,6 +94,7 @@ class Database:
 def _connect(url: str, durability: Durability, begin: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True)
+    # The pool lends a connection to one thread at a time.
     engine = create_engine(url, connect_args={"check_same_thread": False})
 
     @event.listens_for(engine, "connect")

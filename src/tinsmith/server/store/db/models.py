@@ -139,6 +139,7 @@ class OperationRow(Base):
     __tablename__ = "operations"
     __table_args__ = (Index(None, "model_id", "seq_id"),)
 
+    # The order of arrival, which the ids do not tell.
     ordinal: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     request_id: Mapped[str] = mapped_column(unique=True)
     instance: Mapped[str] = mapped_column(index=True)

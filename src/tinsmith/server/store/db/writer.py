@@ -33,6 +33,7 @@ class Writer:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        # A daemon: where a process ends without `close`, whatever it has acknowledged is committed already.
         self._thread = threading.Thread(target=self._run, name="tinsmith-writer", daemon=True)
         self._thread.start()
 
@@ -59,6 +60,7 @@ class Writer:
             item = self._queue.get()
             while item is not None:
                 items.append(item)
+                # What has queued up during the last commit makes the next group; nobody waits for company.
                 if len(items) == _GROUP or self._queue.empty():
                     break
                 item = self._queue.get()
@@ -90,6 +92,7 @@ def _run_one(connection: Connection, item: _Item) -> None:
 
 
 def _deliver(items: list[_Item]) -> None:
+    # One wake-up for all of a loop's items: each writes to a pipe.
     loops: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
     for item in items:
         loops.setdefault(item.loop, []).append(item)

@@ -5,6 +5,7 @@ from alembic import context
 from tinsmith.server.store.db.models import Base
 
 connection = context.config.attributes["connection"]
+# Batches: SQLite changes a column by copying its table.
 context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
 with context.begin_transaction():
     context.run_migrations()

@@ -39,6 +39,7 @@ class DataFolder:
         """Return a free folder for a checkpoint: its name, with a tail while an older one is still there."""
         folder = f"checkpoints/{run_id}/{kind}/{name}"
         if (self.root / folder).exists():
+            # Engines write a folder whole, under a name that must be free.
             folder = f"{folder}~{uuid.uuid4().hex[:8]}"
         (self.root / folder).parent.mkdir(parents=True, exist_ok=True)
         return folder

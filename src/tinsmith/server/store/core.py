@@ -1,0 +1,77 @@
+"""`Core`: what nearly every part of the service works on, opened once and handed on whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tinsmith.server.state.future_store import FutureStore
+from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.prometheus import Metrics
+from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.blobs import BlobStore
+from tinsmith.server.store.catalog import BaseModels, Catalog
+from tinsmith.server.store.checkpoint_store import CheckpointStore
+from tinsmith.server.store.data_folder import DataFolder
+from tinsmith.server.store.db.database import Database, default_url
+from tinsmith.server.store.folder_lock import Claim
+from tinsmith.server.store.journal import Journal, JournalLike
+from tinsmith.server.store.memory_journal import MemoryJournal
+from tinsmith.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What is on disk and what is alive.
+
+    A collaborator takes the whole of it and keeps the parts that it uses: its constructor says which. Whoever acts
+    (`Dispatcher`, the handlers) is no part of it and is given by name, so that who acts on whom can be read there.
+
+    Attributes:
+        settings: limits and times.
+        instance: the service's name in the data folder; its sessions and operations carry it.
+    """
+
+    settings: Settings
+    instance: str
+    data_folder: DataFolder
+    db: Database
+    journal: JournalLike
+    catalog: Catalog
+    checkpoints: CheckpointStore
+    live: LiveState = field(default_factory=LiveState)
+    futures: FutureStore = field(default_factory=FutureStore)
+    tasks: Tasks = field(default_factory=Tasks)
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models: BaseModels) -> Core:
+    """Open the database, bring its schema up to date, and put the rest on top of it.
+
+    Raises:
+        StartupError: a later version of Tinsmith made the schema.
+        SQLAlchemyError: the database cannot be used.
+    """
+    db = Database(settings.database_url or default_url(data_folder.root), settings.durability)
+    try:
+        db.migrate(data_folder.root / "migrate.lock")
+        core = Core(
+            settings=settings,
+            instance=claim.instance,
+            data_folder=data_folder,
+            db=db,
+            journal=_journal(settings, data_folder, db, claim),
+            catalog=Catalog(db, models),
+            checkpoints=CheckpointStore(db, data_folder),
+        )
+        core.catalog.remember()
+    except BaseException:
+        db.close()  # its thread would go on otherwise
+        raise
+    return core
+
+
+def _journal(settings: Settings, data_folder: DataFolder, db: Database, claim: Claim) -> JournalLike:
+    if not claim.exclusive:
+        return MemoryJournal(db)
+    blobs = BlobStore(settings.blob_url or str(data_folder.root / "blobs"), settings.durability == "full")
+    return Journal(db, blobs, claim.instance)
