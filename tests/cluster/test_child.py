@@ -106,7 +106,7 @@ def test_cancel_reaches_the_host() -> None:
         async with fake_child() as (link, listener):
             op = sample("nobody-announced-it")
             link.submit(op)
-            link.cancel(op.op_id)
+            link.cancel(op.request_id)
             answer = await listener.answer(op)
             assert isinstance(answer, Failure)
             assert answer.message == "the request was cancelled"

@@ -48,7 +48,7 @@ def test_stopping_writes_the_snapshots_that_wait(tmp_path: Path) -> None:
         time.sleep(0.001)
     driven.host.stop()
     thread.join(10)
-    assert {e.op_id for e in driven.events if isinstance(e, Flushed)} == {op.op_id for op in ops}
+    assert {e.request_id for e in driven.events if isinstance(e, Flushed)} == {op.request_id for op in ops}
     assert len(list(tmp_path.iterdir())) == 8
 
 

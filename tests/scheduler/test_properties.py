@@ -133,11 +133,11 @@ def test_each_model_runs_in_order_and_every_operation_is_answered_once(program: 
     arrivals = births + ops + draws
     arrivals += rng.sample(arrivals, k=len(arrivals) // 4)  # some are submitted twice
     rng.shuffle(arrivals)
-    cancelled = {op.op_id for op in draws if rng.random() < 0.2}
+    cancelled = {op.request_id for op in draws if rng.random() < 0.2}
     for op in arrivals:
         driven.submit(op)
-        if op.op_id in cancelled:
-            driven.host.cancel(op.op_id)
+        if op.request_id in cancelled:
+            driven.host.cancel(op.request_id)
         for _ in range(rng.choice([0, 0, 1, 3])):
             driven.host.poll()
     driven.run()
@@ -149,7 +149,7 @@ def test_each_model_runs_in_order_and_every_operation_is_answered_once(program: 
         for op, ok in model.ops:
             assert isinstance(driven.outcome(op), Result if ok else Failure), (op, driven.outcome(op))
         for op, token in model.draws:
-            if op.op_id not in cancelled:
+            if op.request_id not in cancelled:
                 assert driven.response(op).sequences[0].tokens == [token]
             elif isinstance(outcome := driven.outcome(op), Failure):
                 assert outcome.message == "the request was cancelled"

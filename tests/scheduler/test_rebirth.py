@@ -92,5 +92,5 @@ def _again(op: Operation, first: Driven) -> Operation:
             op.kind is OpKind.FORWARD_BACKWARD and not parse_forward_backward_request(op.body or b"").forward_only
         )
         args = {"failed_forward_backward": backward, "failed_optim_step": op.kind is OpKind.OPTIM_STEP}
-        return operation(OpKind.SKIP, op.model_id, op.seq_id, op_id=op.op_id, **args)
-    return Operation(op.op_id, op.kind, op.base_model, op.model_id, op.seq_id, op.args, op.body, replay=True)
+        return operation(OpKind.SKIP, op.model_id, op.seq_id, request_id=op.request_id, **args)
+    return Operation(op.request_id, op.kind, op.base_model, op.model_id, op.seq_id, op.args, op.body, replay=True)

@@ -29,7 +29,7 @@ def test_a_sample_is_answered_with_its_sequences(driven: Driven) -> None:
 
 
 def test_a_sample_without_seed_draws_the_same_when_it_runs_again(engine: FakeEngine, driven: Driven) -> None:
-    first = sample("s", max_tokens=3, op_id="same")
+    first = sample("s", max_tokens=3, request_id="same")
     driven.run(load_sampler("s"), first)
     other = Driven(FakeEngine())
     other.run(load_sampler("s"), first)
@@ -103,16 +103,16 @@ class TestCancel:
         for _ in range(3):
             driven.host.poll()
         for op in (ops[0], ops[7]):
-            driven.host.cancel(op.op_id)
+            driven.host.cancel(op.request_id)
         driven.run()
         assert driven.failure(ops[0]).message == driven.failure(ops[7]).message == "the request was cancelled"
-        assert ops[7].op_id not in engine.sampler.added
+        assert ops[7].request_id not in engine.sampler.added
         assert all(driven.response(op) for op in ops[1:7])
 
     def test_of_what_is_finished_or_unknown_is_nothing(self, driven: Driven) -> None:
         op = sample("s")
         driven.run(load_sampler("s"), op)
-        driven.host.cancel(op.op_id)
+        driven.host.cancel(op.request_id)
         driven.host.cancel("never-heard-of")
         driven.run()
         assert driven.response(op)
@@ -127,7 +127,7 @@ class TestTurns:
         already = len(engine.sampler.added)
         op = sample("t", max_tokens=4)
         driven.run(op)
-        assert engine.sampler.added.index(op.op_id) <= already + 1
+        assert engine.sampler.added.index(op.request_id) <= already + 1
 
     def test_only_a_small_backlog_is_handed_to_the_engine(self, engine: FakeEngine, driven: Driven) -> None:
         driven.submit(load_sampler("s"), *[sample("s", max_tokens=100, num_samples=2) for _ in range(40)])

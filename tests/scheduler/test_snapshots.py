@@ -29,7 +29,7 @@ def snapshot(seq_id: int, sampler_id: str, folder: Path, **fields: bool) -> Oper
 
 def wait_until_flushed(driven: Driven, op: Operation) -> None:
     deadline = time.monotonic() + 10
-    while op.op_id not in driven.flushed():
+    while op.request_id not in driven.flushed():
         assert time.monotonic() < deadline, "never flushed"
         driven.run()
         time.sleep(0.005)
@@ -51,7 +51,7 @@ def test_flushed_comes_when_the_files_are_there(driven: Driven, tmp_path: Path) 
     assert driven.payload(op) == {}
     wait_until_flushed(driven, op)
     assert (tmp_path / "s" / "state").read_text() == "()"
-    assert driven.flushed() == [op.op_id]
+    assert driven.flushed() == [op.request_id]
 
 
 def test_training_does_not_wait_for_the_disk(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:

@@ -103,16 +103,16 @@ class FakeLink:
         self.revive()
 
     def submit(self, op: Operation) -> None:
-        if not self.alive or op.op_id in self._seen:
+        if not self.alive or op.request_id in self._seen:
             return
-        self._seen.add(op.op_id)
+        self._seen.add(op.request_id)
         self.submitted.append(op)
         self._queue.append(op)
         asyncio.get_running_loop().call_soon(self.pump)
 
-    def cancel(self, op_id: str) -> None:
-        self.cancelled.append(op_id)
-        self._queue = [op for op in self._queue if op.op_id != op_id]
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+        self._queue = [op for op in self._queue if op.request_id != request_id]
 
     async def close(self) -> None:
         self.alive = False
@@ -141,7 +141,7 @@ class FakeLink:
         """Write the snapshots that are not on disk yet."""
         for op in self._unflushed:
             self._write(op.args["folder"], {"weight": self.samplers[op.args["sampler_id"]]})
-            self.send(Flushed(op.op_id))
+            self.send(Flushed(op.request_id))
         self._unflushed = []
 
     def send(self, event: Event) -> None:
@@ -172,7 +172,7 @@ class FakeLink:
         elif op.seq_id is None and op.kind in (OpKind.CREATE_MODEL, OpKind.LOAD_STATE):
             self._answer(op, self._create)
         elif op.model_id not in self.models:
-            self.send(Failure(op.op_id, f"model_id: got {op.model_id!r}", RequestErrorCategory.USER))
+            self.send(Failure(op.request_id, f"model_id: got {op.model_id!r}", RequestErrorCategory.USER))
         elif "after_seq" in op.args:
             self.models[op.model_id].points.append(op)
         else:
@@ -187,7 +187,7 @@ class FakeLink:
                 model.points.remove(point)
                 size = self._save(model, point.args["folder"])
                 payload = {"size_bytes": size, "seq_id": model.next_seq - 1}
-                self.send(Result(point.op_id, orjson.dumps(payload)))
+                self.send(Result(point.request_id, orjson.dumps(payload)))
             op = model.waiting.pop(model.next_seq, None)
             if op is None and any(later.replay for later in model.waiting.values()):
                 model.step_error = f"seq_id {model.next_seq} never arrived"
@@ -207,13 +207,13 @@ class FakeLink:
                 raise UserError(message) if category is RequestErrorCategory.USER else RuntimeError(message)
             payload = run(op)
         except UserError as error:
-            self.send(Failure(op.op_id, error.message, RequestErrorCategory.USER))
+            self.send(Failure(op.request_id, error.message, RequestErrorCategory.USER))
         except Exception as error:
-            self.send(Failure(op.op_id, str(error), RequestErrorCategory.SERVER))
+            self.send(Failure(op.request_id, str(error), RequestErrorCategory.SERVER))
         else:
             self.ran.append((op.kind, op.seq_id if op.seq_id is not None else op.args.get("sampler_id")))
             media = PROTOBUF if op.kind in (OpKind.FORWARD_BACKWARD, OpKind.SAMPLE) else "application/json"
-            self.send(Result(op.op_id, payload, media))
+            self.send(Result(op.request_id, payload, media))
             if op.kind is OpKind.SNAPSHOT:
                 self._unflushed.append(op)
                 if self.flushing:

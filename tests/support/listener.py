@@ -36,7 +36,7 @@ class Listener:
 
     def answers(self, op: Operation) -> list[Result | Failure]:
         """Return the answers to an operation so far."""
-        return [e for e in self.events if isinstance(e, Result | Failure) and e.op_id == op.op_id]
+        return [e for e in self.events if isinstance(e, Result | Failure) and e.request_id == op.request_id]
 
     def of(self, kind: type[E]) -> list[E]:
         """Return the events of one type."""

@@ -20,8 +20,8 @@ _ids = itertools.count()
 
 def operation(kind: OpKind, model_id: str | None = None, seq_id: int | None = None, **fields: Any) -> Operation:
     """Make an operation with a fresh id; fields that `Operation` does not have become its arguments."""
-    own = {k: fields.pop(k) for k in ("op_id", "base_model", "body", "body_path", "replay") if k in fields}
-    own.setdefault("op_id", f"op-{next(_ids)}")
+    own = {k: fields.pop(k) for k in ("request_id", "base_model", "body", "body_path", "replay") if k in fields}
+    own.setdefault("request_id", f"op-{next(_ids)}")
     own.setdefault("base_model", "base")
     return Operation(kind=kind, model_id=model_id, seq_id=seq_id, args=fields, **own)
 
@@ -60,7 +60,7 @@ def optim(model_id: str, seq_id: int, learning_rate: float = 1e-4, **fields: Any
 
 def sample(sampler_id: str, prompt: Sequence[int] = (5,), max_tokens: int = 1, **fields: Any) -> Operation:
     """SAMPLE; `num_samples`, `seed` and other fields of the request may be given."""
-    own = {k: fields.pop(k) for k in ("op_id", "base_model") if k in fields}
+    own = {k: fields.pop(k) for k in ("request_id", "base_model") if k in fields}
     params = {"max_tokens": max_tokens, **{k: fields.pop(k) for k in ("seed", "temperature") if k in fields}}
     request = {
         "sampling_session_id": "s",
@@ -101,7 +101,7 @@ class Driven:
 
     def outcomes(self, op: Operation) -> list[Result | Failure]:
         """Return all answers to an operation."""
-        return [e for e in self.events if isinstance(e, Result | Failure) and e.op_id == op.op_id]
+        return [e for e in self.events if isinstance(e, Result | Failure) and e.request_id == op.request_id]
 
     def outcome(self, op: Operation) -> Result | Failure:
         """Return the one answer to an operation."""
@@ -135,7 +135,7 @@ class Driven:
 
     def flushed(self) -> list[str]:
         """Return the ids of the snapshots that are on disk."""
-        return [e.op_id for e in self.events if isinstance(e, Flushed)]
+        return [e.request_id for e in self.events if isinstance(e, Flushed)]
 
     def stats(self) -> list[dict[str, float]]:
         """Return all stats."""

@@ -78,12 +78,12 @@ class ChildLink:
         try:
             self._send({"op": op.to_frame()})
         except FrameError as error:
-            failure = Failure(op.op_id, f"the request is too large: {error}", RequestErrorCategory.USER)
+            failure = Failure(op.request_id, f"the request is too large: {error}", RequestErrorCategory.USER)
             self._loop.call_soon(self._emit, failure)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ask for a sample to be dropped."""
-        self._send({"cancel": op_id})
+        self._send({"cancel": request_id})
 
     async def close(self) -> None:
         """Stop the child and wait until it is gone."""

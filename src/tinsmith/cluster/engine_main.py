@@ -109,7 +109,7 @@ def _encode(message: dict[str, Any]) -> bytes:
     try:
         return encode_frame(message)
     except FrameError as error:
-        failure = Failure(message["op_id"], f"the result is too large: {error}", RequestErrorCategory.SERVER)
+        failure = Failure(message["request_id"], f"the result is too large: {error}", RequestErrorCategory.SERVER)
         return encode_frame(event_to_frame(failure))
 
 

@@ -66,10 +66,10 @@ class InProcessLink:
         if self._host is not None:
             self._host.submit(op)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ask for a sample to be dropped."""
         if self._host is not None:
-            self._host.cancel(op_id)
+            self._host.cancel(request_id)
 
     async def ensure_model(self, name: str, source: str) -> BaseModelInfo:
         """Load a further base model, unless it is there; other work waits meanwhile.

@@ -51,7 +51,7 @@ class SampleJob:
     """One sampling request.
 
     Attributes:
-        job_id: returned with the result.
+        request_id: returned with the result.
         sampler_id: the snapshot to sample from.
         prompt: token ids.
         num_samples: completions wanted.
@@ -64,7 +64,7 @@ class SampleJob:
         prompt_alt_tokens_k: tokens drawn anew at each prompt position, with logprobs; 0 for none.
     """
 
-    job_id: str
+    request_id: str
     sampler_id: str
     prompt: list[int]
     num_samples: int

@@ -111,9 +111,9 @@ class EngineScheduler:
         elif op.kind is OpKind.SNAPSHOT:
             self.samplers.expect(op.args["sampler_id"])
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Drop a sample that is not finished; other operations are not cancelled."""
-        op = self.sampling.cancel(op_id)
+        op = self.sampling.cancel(request_id)
         if op is not None:
             self._answers.refuse(op, "the request was cancelled")
 
@@ -197,7 +197,7 @@ class EngineScheduler:
         if any(waiting.kind is OpKind.RELEASE_SAMPLER for waiting in self._sampler_ops.get(sampler_id, ())):
             self.samplers.retire(sampler_id)
         write = self._engine.write_snapshot
-        self._flusher.add(Flush(op.op_id, sampler_id, folder, lambda: write(sampler_id, folder)))
+        self._flusher.add(Flush(op.request_id, sampler_id, folder, lambda: write(sampler_id, folder)))
 
     def _fail(self, queue: ModelQueue, op: Operation, error: Exception, leaves_gradients: bool = True) -> None:
         """Answer an operation of a model with an error, and keep what that means for those after it."""

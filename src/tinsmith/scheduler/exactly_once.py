@@ -30,9 +30,9 @@ class Answers:
 
     def accept(self, op: Operation) -> bool:
         """Return whether the operation is new; a repeated one is dropped, its first submission answers."""
-        if op.op_id in self._open or op.op_id in self._answered:
+        if op.request_id in self._open or op.request_id in self._answered:
             return False
-        self._open[op.op_id] = op
+        self._open[op.request_id] = op
         return True
 
     @property
@@ -43,7 +43,7 @@ class Answers:
     def result(self, op: Operation, payload: bytes = b"{}", media_type: str = JSON) -> None:
         """Answer an operation with its result."""
         self._close(op)
-        self.emit(Result(op.op_id, payload, media_type))
+        self.emit(Result(op.request_id, payload, media_type))
 
     def failure(self, op: Operation, error: Exception) -> None:
         """Answer an operation with an error."""
@@ -51,14 +51,14 @@ class Answers:
         where = f" of {op.model_id}" if op.model_id else ""
         at = f" (seq_id {op.seq_id})" if op.seq_id is not None else ""
         message, category = describe(error, f"{op.kind}{where}{at}")
-        self.emit(Failure(op.op_id, message, category))
+        self.emit(Failure(op.request_id, message, category))
 
     def refuse(self, op: Operation, message: str) -> None:
         """Answer an operation with a fault of its request."""
         self.failure(op, UserError(message))
 
     def _close(self, op: Operation) -> None:
-        del self._open[op.op_id]
-        self._answered[op.op_id] = None
+        del self._open[op.request_id]
+        self._answered[op.request_id] = None
         if len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)

@@ -21,13 +21,13 @@ class Flush:
     """One snapshot to be written.
 
     Attributes:
-        op_id: the SNAPSHOT operation.
+        request_id: the SNAPSHOT operation.
         sampler_id: what to write.
         folder: where; a folder that exists is complete, because it is written aside and then renamed.
         write: writes it.
     """
 
-    op_id: str
+    request_id: str
     sampler_id: str
     folder: str
     write: Callable[[], object]

@@ -28,7 +28,7 @@ _LONGEST_SLEEP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Cancel:
-    op_id: str
+    request_id: str
 
 
 class EngineHost:
@@ -76,9 +76,9 @@ class EngineHost:
         """Hand over an operation; one with an id that was handed over before is dropped."""
         self._post(op)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Drop a sample; it fails, unless it is finished already."""
-        self._post(_Cancel(op_id))
+        self._post(_Cancel(request_id))
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the host's thread, between turns."""
@@ -152,7 +152,7 @@ class EngineHost:
                 self._accept(item)
             elif isinstance(item, _Cancel):
                 for engine in self._engines.values():
-                    engine.cancel(item.op_id)
+                    engine.cancel(item.request_id)
             else:
                 item()
 
@@ -168,7 +168,7 @@ class EngineHost:
     def _flushed(self, flush: Flush, on_disk: bool) -> None:
         self._flusher.settled(flush)
         if on_disk:
-            self._emit(Flushed(flush.op_id))
+            self._emit(Flushed(flush.request_id))
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

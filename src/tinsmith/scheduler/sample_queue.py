@@ -34,7 +34,7 @@ class BatchSampler(Protocol):
     @property
     def has_work(self) -> bool: ...
     def add(self, job: SampleJob, /) -> object: ...
-    def cancel(self, job_id: str, /) -> object: ...
+    def cancel(self, request_id: str, /) -> object: ...
     def step(self) -> Iterable[tuple[str, SampleResponse | Exception]]: ...
 
 
@@ -105,7 +105,7 @@ class SampleQueue:
 
     def offer(self, op: Operation, now: float) -> None:
         """Take a SAMPLE operation."""
-        self._queued.setdefault(op.args["sampler_id"], OrderedDict())[op.op_id] = _Queued(op, now)
+        self._queued.setdefault(op.args["sampler_id"], OrderedDict())[op.request_id] = _Queued(op, now)
 
     def turn(self) -> None:
         """Let requests in and run one step of the engine's sampler."""
@@ -117,17 +117,17 @@ class SampleQueue:
             finished = list(self._engine.sampler.step())
         except Exception as error:
             raise_if_fatal(error)
-            finished = [(job_id, error) for job_id in self._running]
-            for job_id in self._running:
-                self._engine.sampler.cancel(job_id)
+            finished = [(request_id, error) for request_id in self._running]
+            for request_id in self._running:
+                self._engine.sampler.cancel(request_id)
         for _, outcome in finished:
             if isinstance(outcome, Exception):
                 raise_if_fatal(outcome)
         if not alone:
-            self._begin_again([job_id for job_id, outcome in finished if _is_fault_of_the_step(outcome)])
-        for job_id, outcome in finished:
-            if job_id in self._running:
-                self._finish(job_id, outcome)
+            self._begin_again([request_id for request_id, outcome in finished if _is_fault_of_the_step(outcome)])
+        for request_id, outcome in finished:
+            if request_id in self._running:
+                self._finish(request_id, outcome)
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -151,14 +151,14 @@ class SampleQueue:
             raise_if_fatal(error)
             self._answers.failure(queued.op, error)
             return 0
-        self._running[queued.op.op_id] = _Running(queued.op, queued.since, job.num_samples)
+        self._running[queued.op.request_id] = _Running(queued.op, queued.since, job.num_samples)
         self._sequences += job.num_samples
         return job.num_samples
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
-    def _finish(self, job_id: str, outcome: SampleResponse | Exception) -> None:
-        op = self._leave(job_id).op
+    def _finish(self, request_id: str, outcome: SampleResponse | Exception) -> None:
+        op = self._leave(request_id).op
         try:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -171,31 +171,31 @@ class SampleQueue:
         self.tokens += sum(len(sequence.tokens) for sequence in outcome.sequences)
         self._answers.result(op, payload, PROTOBUF)
 
-    def _leave(self, job_id: str) -> _Running:
-        running = self._running.pop(job_id)
+    def _leave(self, request_id: str) -> _Running:
+        running = self._running.pop(request_id)
         self._sequences -= running.sequences
         return running
 
-    def _begin_again(self, job_ids: list[str]) -> None:
-        if not job_ids:
+    def _begin_again(self, request_ids: list[str]) -> None:
+        if not request_ids:
             return
-        logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(job_ids))
+        logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(request_ids))
         self._limit = max(1, len(self._running) // 2)
-        for job_id in reversed(job_ids):
-            running = self._leave(job_id)
+        for request_id in reversed(request_ids):
+            running = self._leave(request_id)
             op = running.op
             waiting = self._queued.setdefault(op.args["sampler_id"], OrderedDict())
-            waiting[job_id] = _Queued(op, running.since)
-            waiting.move_to_end(job_id, last=False)
+            waiting[request_id] = _Queued(op, running.since)
+            waiting.move_to_end(request_id, last=False)
 
-    def cancel(self, op_id: str) -> Operation | None:
+    def cancel(self, request_id: str) -> Operation | None:
         """Drop a request; return it, None where it is not here (any more). The caller answers it."""
-        if op_id in self._running:
-            self._engine.sampler.cancel(op_id)
-            return self._leave(op_id).op
+        if request_id in self._running:
+            self._engine.sampler.cancel(request_id)
+            return self._leave(request_id).op
         for sampler_id, waiting in self._queued.items():
-            if op_id in waiting:
-                queued = waiting.pop(op_id)
+            if request_id in waiting:
+                queued = waiting.pop(request_id)
                 if not waiting:
                     del self._queued[sampler_id]
                 return queued.op
@@ -203,7 +203,7 @@ class SampleQueue:
 
     def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:
         """Drop the requests of a sampler, those that wait too or not, and return them. The caller answers them."""
-        ids = [op_id for op_id, r in self._running.items() if r.op.args["sampler_id"] == sampler_id]
+        ids = [request_id for request_id, r in self._running.items() if r.op.args["sampler_id"] == sampler_id]
         if not only_running:
             ids += self._queued.get(sampler_id, {})
         return [op for op in map(self.cancel, ids) if op is not None]
@@ -221,7 +221,7 @@ class SampleQueue:
                 if why is None and now < queued.since + self._patience_s:
                     continue
                 reason = why or f"sampler_id: got {sampler_id!r}, expected a sampler that exists and was not released"
-                self.cancel(queued.op.op_id)
+                self.cancel(queued.op.request_id)
                 dropped.append((queued.op, reason))
         return dropped
 
@@ -247,9 +247,9 @@ def sample_job(op: Operation) -> SampleJob:
     request = SampleRequest.model_validate_json(op.read_body())
     params = request.sampling_params
     if params.seed is None:
-        params = params.model_copy(update={"seed": _seed(op.op_id)})
+        params = params.model_copy(update={"seed": _seed(op.request_id)})
     return SampleJob(
-        job_id=op.op_id,
+        request_id=op.request_id,
         sampler_id=op.args["sampler_id"],
         prompt=_prompt(request.prompt),
         num_samples=request.num_samples,
@@ -279,5 +279,5 @@ def _targets(tensor: dict[str, Any] | None) -> Any:
     return found.to_numpy(pad_value=-1)
 
 
-def _seed(op_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(op_id.encode()).digest()[:7], "big")
+def _seed(request_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:7], "big")

@@ -38,7 +38,7 @@ class Operation:
     """One journalled operation on its way to an engine.
 
     Attributes:
-        op_id: the request id of the operation's future; an id runs at most once in the life of a host.
+        request_id: the request id of the operation's future; an id runs at most once in the life of a host.
         kind: what to do.
         base_model: which engine.
         model_id: the adapter that is trained; training operations of one model run in the order of `seq_id`.
@@ -59,7 +59,7 @@ class Operation:
             also says that everything before it in its model's order is settled: what was not submitted never comes.
     """
 
-    op_id: str
+    request_id: str
     kind: OpKind
     base_model: str
     model_id: str | None = None
@@ -74,13 +74,13 @@ class Operation:
         if self.body is not None:
             return self.body
         if self.body_path is None:
-            raise ValueError(f"operation {self.op_id} ({self.kind}) has no body")
+            raise ValueError(f"operation {self.request_id} ({self.kind}) has no body")
         return Path(self.body_path).read_bytes()
 
     def to_frame(self) -> dict[str, Any]:
         """Return the operation as a msgpack-able dict."""
         return {
-            "op_id": self.op_id,
+            "request_id": self.request_id,
             "kind": self.kind.value,
             "base_model": self.base_model,
             "model_id": self.model_id,
@@ -102,7 +102,7 @@ class Operation:
 class Result:
     """An operation is done: `payload` is a protobuf or JSON message, as `media_type` says."""
 
-    op_id: str
+    request_id: str
     payload: bytes
     media_type: str = "application/json"
 
@@ -111,7 +111,7 @@ class Result:
 class Failure:
     """An operation failed; nothing of it took effect."""
 
-    op_id: str
+    request_id: str
     message: str
     category: RequestErrorCategory
 
@@ -120,7 +120,7 @@ class Failure:
 class Flushed:
     """What a SNAPSHOT took is now on disk too."""
 
-    op_id: str
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class EngineLink(Protocol):
         """Hand over an operation; never blocks."""
         ...
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ask for a sampling operation to be dropped; advisory."""
         ...
 

@@ -82,7 +82,7 @@ async def test_files_that_were_being_written_meanwhile_are_removed(running: Runn
     await soon(lambda: sampler not in running.service.live.samplers)
     written = next(op for op in running.link.submitted if op.kind is OpKind.SNAPSHOT)
     Path(written.args["folder"]).mkdir()
-    running.link.send(Flushed(written.op_id))
+    running.link.send(Flushed(written.request_id))
     await soon(lambda: folders(running) == [])
 
 

@@ -162,16 +162,16 @@ class Dispatcher:
     def internal(self, op: Operation, follow: Internal | None = None) -> None:
         """Hand over an operation of the service's own."""
         if follow is not None:
-            self._internal[op.op_id] = follow
+            self._internal[op.request_id] = follow
         self._link.submit(op)
 
-    def take_internal(self, op_id: str) -> Internal | None:
+    def take_internal(self, request_id: str) -> Internal | None:
         """Return what follows from an internal operation's outcome."""
-        return self._internal.pop(op_id, None)
+        return self._internal.pop(request_id, None)
 
-    def take_replayed(self, op_id: str) -> Record | None:
+    def take_replayed(self, request_id: str) -> Record | None:
         """Return the operation whose replay this was."""
-        return self._replayed.pop(op_id, None)
+        return self._replayed.pop(request_id, None)
 
     def release_model(self, run: TrainingRun) -> None:
         """Free a model's memory."""

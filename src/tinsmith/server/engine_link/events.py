@@ -69,8 +69,8 @@ class Events:
         match event:
             case Result() | Failure():
                 self._on_outcome(event)
-            case Flushed(op_id):
-                self._tasks.start(self._on_flushed(op_id))
+            case Flushed(request_id):
+                self._tasks.start(self._on_flushed(request_id))
             case Ready(models):
                 self._tasks.start(self._on_ready(models, self._dispatcher.born()))
             case Lost(reason):
@@ -79,17 +79,17 @@ class Events:
                 self._metrics.engine(values)
 
     def _on_outcome(self, event: Result | Failure) -> None:
-        internal = self._dispatcher.take_internal(event.op_id)
+        internal = self._dispatcher.take_internal(event.request_id)
         if internal is not None:
             follow = internal.done(event) if isinstance(event, Result) else internal.failed(event)
             if inspect.iscoroutine(follow):
                 self._tasks.start(follow)
             return
-        replayed = self._dispatcher.take_replayed(event.op_id)
+        replayed = self._dispatcher.take_replayed(event.request_id)
         if replayed is not None:
             self._tasks.start(self._on_replayed(replayed, event))
             return
-        record = self._futures.find(event.op_id)
+        record = self._futures.find(event.request_id)
         if record is None or record.state is not State.PENDING:
             return
         self._progress = True
@@ -105,8 +105,8 @@ class Events:
         elif record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             await self._dispatcher.sampler_ready(sampler)
 
-    async def _on_flushed(self, op_id: str) -> None:
-        record = self._futures.find(op_id)
+    async def _on_flushed(self, request_id: str) -> None:
+        record = self._futures.find(request_id)
         if record is None:
             return
         sampler = self._live.samplers.get(record.sampler_id or "")
