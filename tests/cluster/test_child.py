@@ -23,7 +23,7 @@ from tinsmith.cluster.loading import ModelSpec
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
 from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import Failure, Lost, Ready, Result
+from tinsmith.types.host_events import Failure, Lost, Ready, Result
 
 FAKE = "tests.support.fake_engine_main"
 

@@ -7,7 +7,8 @@ import pytest
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeEngine, fake_token
 from tests.support.operations import Driven, create, load_sampler, operation, sample
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind, Result
+from tinsmith.types.host_events import Result
+from tinsmith.types.operations import ReleaseSampler, Sample, Snapshot
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ class TestUnknownSamplers:
 
     def test_a_snapshot_whose_model_fails(self, driven: Driven) -> None:
         op = sample("s")
-        snapshot = operation(OpKind.SNAPSHOT, "m", 1, sampler_id="s", folder="/nowhere/s")
+        snapshot = operation(Snapshot("s", "/nowhere/s"), "m", 1)
         driven.run(op, snapshot, create("m", rank=512))
         assert "sampler s could not be made" in driven.failure(op).message
 
@@ -78,19 +79,19 @@ class TestRelease:
         driven.submit(load_sampler("s"), load_sampler("t"), *ops, neighbour)
         for _ in range(6):
             driven.host.poll()
-        release = operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+        release = operation(ReleaseSampler("s"))
         driven.run(release)
         assert all("sampler s was released" in driven.failure(op).message for op in ops)
         assert driven.response(neighbour)
         assert list(engine.samplers) == ["t"]
 
     def test_of_an_unknown_sampler_is_nothing(self, driven: Driven) -> None:
-        release = operation(OpKind.RELEASE_SAMPLER, sampler_id="ghost")
+        release = operation(ReleaseSampler("ghost"))
         driven.run(release)
         assert driven.payload(release) == {}
 
     def test_a_released_sampler_can_be_loaded_again(self, engine: FakeEngine, driven: Driven) -> None:
-        release, again, op = operation(OpKind.RELEASE_SAMPLER, sampler_id="s"), load_sampler("s"), sample("s")
+        release, again, op = operation(ReleaseSampler("s")), load_sampler("s"), sample("s")
         driven.run(load_sampler("s"), release, again, op)
         assert driven.result(release)
         assert driven.response(op)
@@ -140,8 +141,7 @@ class TestFailures:
     def test_a_bad_request_fails_alone(self, driven: Driven) -> None:
         good, bad = sample("s"), sample("s", [BAD_ROW])
         image = operation(
-            OpKind.SAMPLE,
-            sampler_id="s",
+            Sample("s"),
             body=b'{"sampling_session_id": "s", "seq_id": 0, "prompt": {"chunks": [{"type": "image"}]}}',
         )
         driven.run(load_sampler("s"), bad, good, image)

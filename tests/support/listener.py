@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from tinsmith.types.operations import Event, Failure, Operation, Result
+from tinsmith.types.host_events import Event, Failure, Result
+from tinsmith.types.operations import Operation
 
 E = TypeVar("E")
 

@@ -18,7 +18,9 @@ from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.loading import ModelSpec
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operations import Event, Failure, Lost, Operation, Ready, event_from_frame
+from tinsmith.types.host_events import Event, Failure, Lost, Ready
+from tinsmith.types.operation_codec import event_from_frame, operation_to_frame
+from tinsmith.types.operations import Operation
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class ChildLink:
     def submit(self, op: Operation) -> None:
         """Hand over an operation."""
         try:
-            self._send({"op": op.to_frame()})
+            self._send({"op": operation_to_frame(op)})
         except FrameError as error:
             failure = Failure(op.request_id, f"the request is too large: {error}", RequestErrorCategory.USER)
             self._loop.call_soon(self._emit, failure)

@@ -25,7 +25,8 @@ from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operations import Event, Failure, Operation, event_to_frame
+from tinsmith.types.host_events import Event, Failure
+from tinsmith.types.operation_codec import event_to_frame, operation_from_frame
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Channel:
             while data := self._sock.recv(_READ_BYTES):
                 for message in decoder.feed(data):
                     self._on_message(message)
-        except (OSError, FrameError):
+        except Exception:
+            # Whatever it was: with this thread gone nobody would hear the service any more.
             logger.exception("the connection to the service broke")
         # Nobody is left to work for, and files are written so that a sudden end does no harm.
         os._exit(0)
@@ -127,7 +129,7 @@ class Child:
         elif self._host is None:
             os._exit(0)  # `stop`: nothing else is said before the host is up
         elif "op" in message:
-            self._host.submit(Operation.from_frame(message["op"]))
+            self._host.submit(operation_from_frame(message["op"]))
         elif "cancel" in message:
             self._host.cancel(message["cancel"])
         else:

@@ -14,7 +14,8 @@ from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, UserError
-from tinsmith.types.operations import Event, Lost, Operation, Ready
+from tinsmith.types.host_events import Event, Lost, Ready
+from tinsmith.types.operations import Operation
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import LoadSampler, Operation, OpKind, ReleaseModel, ReleaseSampler, Sample, Snapshot
 
 # How long work waits for a model or sampler that nobody has announced.
 PATIENCE_S = 30.0
 
-_SAMPLER_KINDS = (OpKind.LOAD_SAMPLER, OpKind.RELEASE_SAMPLER)
+SamplerWork = LoadSampler | ReleaseSampler
 
 
 class HostedEngine(TrainingEngine, AdapterEngine, SamplingEngine, Protocol):
@@ -83,16 +83,17 @@ class EngineScheduler:
     def accept(self, op: Operation) -> None:
         """Take an operation that is new."""
         now = self._clock()
-        if op.kind is OpKind.SAMPLE:
-            self.sampling.offer(op, now)
-        elif op.kind in _SAMPLER_KINDS:
-            self._accept_sampler_op(op)
-        else:
-            self._accept_model_op(op, now)
+        match op.work:
+            case Sample(sampler_id):
+                self.sampling.offer(op, sampler_id, now)
+            case LoadSampler() | ReleaseSampler() as work:
+                self._accept_sampler_op(op, work)
+            case _:
+                self._accept_model_op(op, now)
 
-    def _accept_sampler_op(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
-        if op.kind is OpKind.LOAD_SAMPLER:
+    def _accept_sampler_op(self, op: Operation, work: SamplerWork) -> None:
+        sampler_id = work.sampler_id
+        if isinstance(work, LoadSampler):
             self.samplers.expect(sampler_id)
         else:
             self._flusher.unwanted(sampler_id)
@@ -108,8 +109,8 @@ class EngineScheduler:
         refusal = queue.offer(op, now)
         if refusal is not None:
             self._answers.refuse(op, refusal)
-        elif op.kind is OpKind.SNAPSHOT:
-            self.samplers.expect(op.args["sampler_id"])
+        elif isinstance(op.work, Snapshot):
+            self.samplers.expect(op.work.sampler_id)
 
     def cancel(self, request_id: str) -> None:
         """Drop a sample that is not finished; other operations are not cancelled."""
@@ -149,13 +150,13 @@ class EngineScheduler:
             if (op := queue.barrier()) is not None:
                 found[f"model {model_id}"] = op
         for sampler_id, ops in self._sampler_ops.items():
-            if ops[0].kind is OpKind.LOAD_SAMPLER or not self._is_held(sampler_id, ops):
+            if isinstance(ops[0].work, LoadSampler) or not self._is_held(sampler_id, ops):
                 found[f"sampler {sampler_id}"] = ops[0]
         return found
 
     def _is_held(self, sampler_id: str, ops: Iterable[Operation]) -> bool:
         """Whether a release has to wait: a snapshot of the sampler is still to be made, or being written to disk."""
-        loads = sum(op.kind is OpKind.LOAD_SAMPLER for op in ops)
+        loads = sum(isinstance(op.work, LoadSampler) for op in ops)
         return self._flusher.holds(sampler_id) or self.samplers.coming(sampler_id) > loads
 
     def _barrier(self) -> None:
@@ -165,19 +166,20 @@ class EngineScheduler:
             return
         started = self._clock()
         op = ready[key]
-        if op.kind in _SAMPLER_KINDS:
-            self._run_sampler_op(op)
-        elif op.kind is OpKind.RELEASE_MODEL:
-            self._release_model(self.queues[op.model_id or ""], op)
-        else:
-            self._run_model_op(self.queues[op.model_id or ""], op)
+        match op.work:
+            case LoadSampler() | ReleaseSampler() as work:
+                self._run_sampler_op(op, work)
+            case ReleaseModel():
+                self._release_model(self.queues[op.model_id or ""], op)
+            case _:
+                self._run_model_op(self.queues[op.model_id or ""], op)
         self._barriers.charge(key, self._clock() - started)
 
     # -- operations of models -----------------------------------------------------------------------------------------
 
     def _run_model_op(self, queue: ModelQueue, op: Operation) -> None:
         try:
-            known = op.kind is OpKind.SNAPSHOT and self.samplers.is_usable(op.args["sampler_id"])
+            known = isinstance(op.work, Snapshot) and self.samplers.is_usable(op.work.sampler_id)
             result = {} if known else run_barrier(self._engine, queue, op)
         except Exception as error:
             raise_if_fatal(error)
@@ -188,16 +190,16 @@ class EngineScheduler:
             return
         self._answers.result(op, encode(result))
         queue.done(op, self._clock())
-        if op.kind is OpKind.SNAPSHOT:
-            self._snapshot_made(op)
+        if isinstance(op.work, Snapshot):
+            self._snapshot_made(op.request_id, op.work)
 
-    def _snapshot_made(self, op: Operation) -> None:
-        sampler_id, folder = op.args["sampler_id"], op.args["folder"]
+    def _snapshot_made(self, request_id: str, snapshot: Snapshot) -> None:
+        sampler_id, folder = snapshot.sampler_id, snapshot.folder
         self.samplers.made(sampler_id)
-        if any(waiting.kind is OpKind.RELEASE_SAMPLER for waiting in self._sampler_ops.get(sampler_id, ())):
+        if any(isinstance(waiting.work, ReleaseSampler) for waiting in self._sampler_ops.get(sampler_id, ())):
             self.samplers.retire(sampler_id)
         write = self._engine.write_snapshot
-        self._flusher.add(Flush(op.request_id, sampler_id, folder, lambda: write(sampler_id, folder)))
+        self._flusher.add(Flush(request_id, sampler_id, folder, lambda: write(sampler_id, folder)))
 
     def _fail(self, queue: ModelQueue, op: Operation, error: Exception, leaves_gradients: bool = True) -> None:
         """Answer an operation of a model with an error, and keep what that means for those after it."""
@@ -205,8 +207,8 @@ class EngineScheduler:
         self._answers.failure(op, error)
         if op.kind is OpKind.FORWARD_BACKWARD and leaves_gradients:
             queue.step_fails(f"forward_backward with seq_id {op.seq_id} failed: {error}")
-        elif op.kind is OpKind.SNAPSHOT:
-            self.samplers.broke(op.args["sampler_id"], f"sampler {op.args['sampler_id']} could not be made: {error}")
+        elif isinstance(op.work, Snapshot):
+            self.samplers.broke(op.work.sampler_id, f"sampler {op.work.sampler_id} could not be made: {error}")
 
     def _release_model(self, queue: ModelQueue, op: Operation) -> None:
         if queue.alive:
@@ -224,30 +226,31 @@ class EngineScheduler:
 
     # -- operations of samplers ---------------------------------------------------------------------------------------
 
-    def _run_sampler_op(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
+    def _run_sampler_op(self, op: Operation, work: SamplerWork) -> None:
+        sampler_id = work.sampler_id
         ops = self._sampler_ops[sampler_id]
         ops.popleft()
         if not ops:
             del self._sampler_ops[sampler_id]
         try:
-            (self._load_sampler if op.kind is OpKind.LOAD_SAMPLER else self._release_sampler)(op)
+            if isinstance(work, LoadSampler):
+                self._load_sampler(work)
+            else:
+                self._release_sampler(work.sampler_id)
         except Exception as error:
             raise_if_fatal(error)
             self._answers.failure(op, error)
-            if op.kind is OpKind.LOAD_SAMPLER:
+            if isinstance(work, LoadSampler):
                 self.samplers.broke(sampler_id, f"sampler {sampler_id} could not be loaded: {error}")
         else:
             self._answers.result(op)
 
-    def _load_sampler(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
-        if not self.samplers.is_usable(sampler_id):
-            self._engine.load_sampler(sampler_id, op.args["folder"])
-        self.samplers.made(sampler_id)
+    def _load_sampler(self, load: LoadSampler) -> None:
+        if not self.samplers.is_usable(load.sampler_id):
+            self._engine.load_sampler(load.sampler_id, load.folder)
+        self.samplers.made(load.sampler_id)
 
-    def _release_sampler(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
+    def _release_sampler(self, sampler_id: str) -> None:
         self._refuse_samples(sampler_id, self.sampling.drop_sampler(sampler_id, only_running=True))
         if self.samplers.gone(sampler_id):
             self._engine.release_sampler(sampler_id)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from tinsmith.scheduler.failures import describe
 from tinsmith.types.errors import UserError
-from tinsmith.types.operations import Event, Failure, Operation, Result
+from tinsmith.types.host_events import Event, Failure, Result
+from tinsmith.types.operations import Operation
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"

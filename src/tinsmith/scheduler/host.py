@@ -17,7 +17,8 @@ from tinsmith.scheduler.flusher import Flush, Flusher
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.operations import Event, Flushed, Operation, Ready
+from tinsmith.types.host_events import Event, Flushed, Ready
+from tinsmith.types.operations import Operation
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import Operation, OpKind, SaveRecoveryPoint
 
-BIRTHS = (OpKind.CREATE_MODEL, OpKind.LOAD_STATE)
+_BIRTHS = (OpKind.CREATE_MODEL, OpKind.LOAD_STATE)
 
 
 class ModelQueue:
@@ -38,9 +38,9 @@ class ModelQueue:
         self._touched = now
         if op.kind is OpKind.RELEASE_MODEL:
             self._releases.append(op)
-        elif op.kind is OpKind.SAVE_STATE and "after_seq" in op.args:
+        elif op.kind is OpKind.SAVE_RECOVERY_POINT:
             self._points.append(op)
-        elif op.kind in BIRTHS and op.seq_id is None:
+        elif op.kind in _BIRTHS and op.seq_id is None:
             self._births.append(op)
         else:
             return self._place(op)
@@ -97,7 +97,10 @@ class ModelQueue:
         """A recovery point may be taken between steps only: gradients and a failed step are not part of a state."""
         if not self._points or self.dirty or self.step_error is not None:
             return None
-        return next((p for p in self._points if p.args["after_seq"] < self.next_seq), None)
+        for op in self._points:
+            if isinstance(op.work, SaveRecoveryPoint) and op.work.after_seq < self.next_seq:
+                return op
+        return None
 
     # -- what has happened --------------------------------------------------------------------------------------------
 

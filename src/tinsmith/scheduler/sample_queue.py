@@ -41,13 +41,13 @@ class BatchSampler(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Queued:
     op: Operation
+    sampler_id: str
     since: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    op: Operation
-    since: float
+    queued: _Queued
     sequences: int
 
 
@@ -103,9 +103,9 @@ class SampleQueue:
         """Whether a turn would do something."""
         return bool(self._running) or any(map(self._samplers.is_usable, self._queued))
 
-    def offer(self, op: Operation, now: float) -> None:
-        """Take a SAMPLE operation."""
-        self._queued.setdefault(op.args["sampler_id"], OrderedDict())[op.request_id] = _Queued(op, now)
+    def offer(self, op: Operation, sampler_id: str, now: float) -> None:
+        """Take a SAMPLE operation from a sampler."""
+        self._queued.setdefault(sampler_id, OrderedDict())[op.request_id] = _Queued(op, sampler_id, now)
 
     def turn(self) -> None:
         """Let requests in and run one step of the engine's sampler."""
@@ -145,13 +145,13 @@ class SampleQueue:
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
         try:
-            job = sample_job(queued.op)
+            job = sample_job(queued.op, queued.sampler_id)
             self._engine.sampler.add(job)
         except Exception as error:
             raise_if_fatal(error)
             self._answers.failure(queued.op, error)
             return 0
-        self._running[queued.op.request_id] = _Running(queued.op, queued.since, job.num_samples)
+        self._running[queued.op.request_id] = _Running(queued, job.num_samples)
         self._sequences += job.num_samples
         return job.num_samples
 
@@ -171,10 +171,10 @@ class SampleQueue:
         self.tokens += sum(len(sequence.tokens) for sequence in outcome.sequences)
         self._answers.result(op, payload, PROTOBUF)
 
-    def _leave(self, request_id: str) -> _Running:
+    def _leave(self, request_id: str) -> _Queued:
         running = self._running.pop(request_id)
         self._sequences -= running.sequences
-        return running
+        return running.queued
 
     def _begin_again(self, request_ids: list[str]) -> None:
         if not request_ids:
@@ -182,10 +182,9 @@ class SampleQueue:
         logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(request_ids))
         self._limit = max(1, len(self._running) // 2)
         for request_id in reversed(request_ids):
-            running = self._leave(request_id)
-            op = running.op
-            waiting = self._queued.setdefault(op.args["sampler_id"], OrderedDict())
-            waiting[request_id] = _Queued(op, running.since)
+            queued = self._leave(request_id)
+            waiting = self._queued.setdefault(queued.sampler_id, OrderedDict())
+            waiting[request_id] = queued
             waiting.move_to_end(request_id, last=False)
 
     def cancel(self, request_id: str) -> Operation | None:
@@ -203,7 +202,7 @@ class SampleQueue:
 
     def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:
         """Drop the requests of a sampler, those that wait too or not, and return them. The caller answers them."""
-        ids = [request_id for request_id, r in self._running.items() if r.op.args["sampler_id"] == sampler_id]
+        ids = [request_id for request_id, r in self._running.items() if r.queued.sampler_id == sampler_id]
         if not only_running:
             ids += self._queued.get(sampler_id, {})
         return [op for op in map(self.cancel, ids) if op is not None]
@@ -239,7 +238,7 @@ def _is_fault_of_the_step(outcome: SampleResponse | Exception) -> bool:
     return isinstance(outcome, Exception) and not isinstance(outcome, UserError)
 
 
-def sample_job(op: Operation) -> SampleJob:
+def sample_job(op: Operation, sampler_id: str) -> SampleJob:
     """Read the request of a SAMPLE operation.
 
     A request without a seed gets one from its id, so that it draws the same tokens when it is run again after a loss.
@@ -250,7 +249,7 @@ def sample_job(op: Operation) -> SampleJob:
         params = params.model_copy(update={"seed": _seed(op.request_id)})
     return SampleJob(
         request_id=op.request_id,
-        sampler_id=op.args["sampler_id"],
+        sampler_id=sampler_id,
         prompt=_prompt(request.prompt),
         num_samples=request.num_samples,
         params=params,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinsmith.scheduler.engine_scheduler import EngineScheduler
-from tinsmith.types.operations import Stats
+from tinsmith.types.host_events import Stats
 
 INTERVAL_S = 1.0
 

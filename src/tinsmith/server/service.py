@@ -42,7 +42,7 @@ from tinsmith.server.store.tokenizer_files import TokenizerFiles
 from tinsmith.server.sweeper import Sweeper
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operations import EngineLink
+from tinsmith.types.host_events import EngineLink
 
 # How long a stop waits for outcomes that are being stored, seconds.
 _STORE_S = 10.0
@@ -187,7 +187,7 @@ class Service:
         for session in list(self.live.sessions.values()):
             if session.closing:
                 self.sessions.drain(session)
-        saving = {record.wire.get("checkpoint_folder", "") for record in self.futures.records()}
+        saving = {folder for record in self.futures.records() if (folder := record.checkpoint_folder) is not None}
         await self.checkpoints.sweep_folders(list(self.live.runs), saving)
         if self._journalled:
             await self._stored.sweep_blobs(list(self.futures.records()))

@@ -14,7 +14,8 @@ from tests.server.conftest import Running, Start, soon
 from tests.support.fake_link import FakeLink, tiny_info
 from tinsmith.server.state.records import Record
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import Lost, OpKind
+from tinsmith.types.host_events import Lost
+from tinsmith.types.operations import OpKind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.row(11, 210)]
 

@@ -11,7 +11,8 @@ from tests.server.client import Failed
 from tests.server.conftest import Running, Start, soon
 from tests.server.engine_link.test_recovery import Restarting, engine_dies, restarting  # noqa: F401  (a fixture)
 from tinsmith.server.store.folders import DataFolder
-from tinsmith.types.operations import Flushed, OpKind
+from tinsmith.types.host_events import Flushed
+from tinsmith.types.operations import OpKind, Snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +82,8 @@ async def test_files_that_were_being_written_meanwhile_are_removed(running: Runn
     await client.close_sampler(sampler)
     await soon(lambda: sampler not in running.service.live.samplers)
     written = next(op for op in running.link.submitted if op.kind is OpKind.SNAPSHOT)
-    Path(written.args["folder"]).mkdir()
+    assert isinstance(written.work, Snapshot)
+    Path(written.work.folder).mkdir()
     running.link.send(Flushed(written.request_id))
     await soon(lambda: folders(running) == [])
 

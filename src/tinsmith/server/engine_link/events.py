@@ -22,7 +22,8 @@ from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import SamplerRow
 from tinsmith.server.store.folders import DataFolder
 from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.operations import Event, Failure, Flushed, Lost, OpKind, Ready, Result, Stats
+from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
+from tinsmith.types.operations import OpKind, Snapshot
 
 log = logging.getLogger("tinsmith.server")
 
@@ -107,11 +108,11 @@ class Events:
 
     async def _on_flushed(self, request_id: str) -> None:
         record = self._futures.find(request_id)
-        if record is None:
+        if record is None or not isinstance(record.work, Snapshot):
             return
         sampler = self._live.samplers.get(record.sampler_id or "")
         if sampler is None:  # let go of while it was being written
-            await self._folders.remove(record.op_args["folder"])
+            await self._folders.remove(record.work.folder)
             return
         sampler.on_disk = True
         self._resting.make_room(sampler)

@@ -13,6 +13,7 @@ from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.state.live import LiveState, TrainingRun
+from tinsmith.server.state.notes import LoadNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved
@@ -22,7 +23,7 @@ from tinsmith.server.store.journal import Effect, digest
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import CreateModel, LoadState, OpKind
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateModelRequest, LoadWeightsRequest
@@ -67,7 +68,7 @@ class CreationHandler:
             check_lora(lora, self._settings.max_lora_rank)
             lora = lora.model_copy(update={"seed": _seed(lora.seed)})
             record.base_model = request.base_model
-            record.args = {"op": {"lora": lora.model_dump()}}
+            record.work = CreateModel(lora)
             return lora
 
         return await self._accept(record, fields, prepare)
@@ -107,7 +108,7 @@ class CreationHandler:
         return await self._accept(record, fields, prepare_new)
 
     async def load_adapter(
-        self, owner: str, session_id: str, base_model: str, lora: LoraConfig, folder: str, wire: dict[str, Any]
+        self, owner: str, session_id: str, base_model: str, lora: LoraConfig, folder: str, note: LoadNote
     ) -> Record:
         """Accept the loading of an adapter made elsewhere as the first model of a session.
 
@@ -117,18 +118,17 @@ class CreationHandler:
             base_model: that it is put on.
             lora: the shape that holds it.
             folder: its PEFT folder, among what the run is rebuilt from.
-            wire: what else the record is to keep.
+            note: what else the record is to keep.
         """
 
         async def prepare(record: Record) -> LoraConfig:
             record.base_model = base_model
-            op = {"folder": folder, "optimizer": False, "lora": lora.model_dump(), "next_seq": 1}
-            record.args = {"op": op, "wire": wire | {"pinned": folder}}
+            record.work = LoadState(folder, optimizer=False, lora=lora)
             return lora
 
-        return await self._accept(
-            Record(OpKind.LOAD_STATE, owner), {"session_id": session_id, "model_seq_id": 0}, prepare
-        )
+        # Noted before anything can be refused: a refused load, too, is asked how it was to be saved.
+        record = Record(OpKind.LOAD_STATE, owner, note=note)
+        return await self._accept(record, {"session_id": session_id, "model_seq_id": 0}, prepare)
 
     async def _saved_state(self, request: LoadWeightsRequest, readers: set[str]) -> Saved:
         path = CheckpointPath.parse(request.path)
@@ -152,11 +152,8 @@ class CreationHandler:
     async def _prepare_load(self, record: Record, saved: Saved, request: LoadWeightsRequest, model_id: str) -> None:
         pinned = self._folders.new_recovery(model_id, "loaded")
         await self._folders.pin(saved.folder, pinned)
-        op = {"folder": pinned, "optimizer": request.optimizer, "lora": saved.lora.model_dump()}
-        record.args = {
-            "op": op | {"next_seq": 1 if record.seq_id is None else record.seq_id + 1},
-            "wire": {"path": request.path, "pinned": pinned},
-        }
+        record.work = LoadState(pinned, request.optimizer, saved.lora)
+        record.note = LoadNote(request.path)
 
     # -- what both have in common -------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import errno
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 import orjson
@@ -26,6 +25,7 @@ from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
 from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState
+from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.catalog import Catalog
 from tinsmith.server.store.checkpoint_store import check_ttl
@@ -99,7 +99,9 @@ class ImportingHandler:
         for record in self._futures.records():
             if key and record.kind is OpKind.LOAD_STATE and record.owner == owner:
                 whole = self._futures.by_scope(_scope(record, 2)) is not None
-                if record.wire.get("import_key") == key and (whole or record.session_id in self._live.sessions):
+                imported = _imported(record)
+                known = imported is not None and imported.key == key
+                if known and (whole or record.session_id in self._live.sessions):
                     return record
         return None
 
@@ -117,15 +119,15 @@ class ImportingHandler:
             raise invalid(f"{CONFIG}: r", lora.rank, limit)
         self._check_room(size)
         session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=f"import of {request.name}"))
-        save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
+        save = SaveNote(request.name, request.ttl_seconds, request.user_metadata)
         try:
             folder = self._folders.new_recovery(f"{session_id}:train:0", "loaded")
             place = self._folders.absolute(folder)
             await anyio.to_thread.run_sync(_begin, place, {CONFIG: config, WEIGHTS: prefix + header})
             # A session may be silent for so long only, and an upload can take longer.
             await upload.copy(place / WEIGHTS, size, WEIGHTS, lambda: self._live.session(session_id, owner))
-            wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
-            return await self._creation.load_adapter(owner, session_id, request.base_model, lora, folder, wire)
+            note = LoadNote(f"adapter {request.name}", ImportNote(key, save))
+            return await self._creation.load_adapter(owner, session_id, request.base_model, lora, folder, note)
         except BaseException as error:
             session = self._live.sessions.get(session_id)
             if session is not None:
@@ -136,10 +138,14 @@ class ImportingHandler:
 
     async def _save(self, load: Record) -> list[Record]:
         """Accept the saves of a loaded adapter, those that were accepted before excepted."""
+        imported = _imported(load)
+        if imported is None:
+            raise ValueError(f"operation {load.request_id}: got no import, expected the load of one")
+        how = imported.save
+        told = {"path": how.name, "ttl_seconds": how.ttl_seconds, "user_metadata": how.user_metadata}
         saves: list[Record] = []
         for seq, save in enumerate((self._saving.save_weights, self._saving.save_weights_for_sampler), 1):
-            how: dict[str, Any] = load.wire["save"]
-            fields = {**how, "model_id": load.model_id, "seq_id": seq, "path": how["name"]}
+            fields = {**told, "model_id": load.model_id, "seq_id": seq}
             known = self._futures.by_scope(_scope(load, seq))
             saves.append(known or await save(load.owner, orjson.dumps(fields)))
         return saves
@@ -151,6 +157,10 @@ class ImportingHandler:
     def _no_room(self, size: int) -> UserError:
         free = shutil.disk_usage(self._folders.root).free
         return invalid(WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507)
+
+
+def _imported(record: Record) -> ImportNote | None:
+    return record.note.imported if isinstance(record.note, LoadNote) else None
 
 
 def _scope(load: Record, seq: int) -> str:

@@ -12,7 +12,7 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.journal import Journal
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import Snapshot
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")
@@ -45,19 +45,19 @@ def _place(record: Record, live: LiveState) -> bool:
         run.creation = record
     elif run is not None and record.seq_id is not None and record.seq_id > run.cut:
         run.ops[record.seq_id] = record
-    pending_snapshot = record.kind is OpKind.SNAPSHOT and record.state is State.PENDING
-    if run is not None and pending_snapshot and record.sampler_id not in live.samplers:
-        live.add_sampler(_coming(record, run))
+    unknown = record.state is State.PENDING and record.sampler_id not in live.samplers
+    if run is not None and isinstance(record.work, Snapshot) and unknown:
+        live.add_sampler(_coming(record, record.work, run))
     return record.session_id in live.sessions
 
 
-def _coming(record: Record, run: TrainingRun) -> SamplingSession:
+def _coming(record: Record, snapshot: Snapshot, run: TrainingRun) -> SamplingSession:
     return SamplingSession(
         record.sampler_id or "",
         run.session_id,
         run.owner,
         run.base_model,
-        folder=record.op_args["folder"],
+        folder=snapshot.folder,
         on_disk=False,
         model_id=run.id,
         model_seq=record.seq_id,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from tinsmith.server.handlers.bodies import read_body
 from tinsmith.server.service import Service
+from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record
 from tinsmith.types.errors import UserError
 
@@ -73,6 +74,6 @@ def promise(record: Record) -> Response:
     fields: dict[str, Any] = {"request_id": record.request_id}
     if record.model_id is not None:
         fields["model_id"] = record.model_id
-    if (samples := record.wire.get("num_samples")) is not None:
-        fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(samples)]
+    if isinstance(record.note, SampleNote):
+        fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(record.note.num_samples)]
     return reply(fields)
