@@ -30,19 +30,21 @@ from tinsmith.types.operation_codec import event_to_frame, operation_from_frame
 
 logger = logging.getLogger(__name__)
 
+# Not 1 and 2, which Python itself ends with after an exception and after wrong arguments.
 EXIT_STARTUP = 3
 EXIT_HOST = 4
 
 # Events are gathered up to this size before they are written.
 _BATCH_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies; leave at once if that has happened already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Asked after the signal is set, so that a death in between is not missed either way.
     if os.getppid() != parent:
         os._exit(0)
 
@@ -51,7 +53,6 @@ class Channel:
     """The socket to the parent.
 
     Args:
-        sock: connected.
         on_message: called on the reading thread with each message.
     """
 
@@ -90,6 +91,8 @@ class Channel:
 
     def _write(self) -> None:
         while (message := self._outbox.get()) is not None:
+            # What has gathered while the last batch was written goes in one call: a busy sampler ends hundreds of
+            # requests in one step.
             batch = bytearray(_encode(message))
             more = True
             while more and len(batch) < _BATCH_BYTES:
@@ -102,7 +105,7 @@ class Channel:
             try:
                 self._sock.sendall(batch)
             except OSError:
-                os._exit(0)
+                os._exit(0)  # the parent is gone
             if not more:
                 return
 
@@ -111,6 +114,7 @@ def _encode(message: dict[str, Any]) -> bytes:
     try:
         return encode_frame(message)
     except FrameError as error:
+        # Only a result grows so large. Its operation gets an answer, so that nobody waits for it for ever.
         failure = Failure(message["request_id"], f"the result is too large: {error}", RequestErrorCategory.SERVER)
         return encode_frame(event_to_frame(failure))
 
@@ -119,6 +123,7 @@ class Child:
     """What the parent's messages do: `hello` with models and settings comes first, then `op`, `cancel`, `stop`."""
 
     def __init__(self, sock: socket.socket) -> None:
+        # Handed to the main thread, which loads the models: the reading thread must stay free to hear a `stop`.
         self.hello: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._host: EngineHost | None = None
         self.channel = Channel(sock, self._receive)
@@ -158,7 +163,7 @@ def main(load: Callable[[Iterable[ModelSpec], Settings], Mapping[str, HostedEngi
     """Run the child process and end it.
 
     Args:
-        load: makes the engines.
+        load: makes the engines; a test's process passes fakes.
     """
     parser = argparse.ArgumentParser(description="The engine process of a Tinsmith service; started by the service.")
     parser.add_argument("--fd", type=int, required=True, help="socket to the service, inherited")

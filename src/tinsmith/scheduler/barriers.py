@@ -50,7 +50,7 @@ def run_barrier(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> dict
             _load_state(engine, queue, load, in_order=op.seq_id is not None)
         case OptimStep(adam):
             return {"metrics": _optim_step(engine, queue, adam)}
-        # Written already when they ran first; what they save is not changed by it.
+        # A recorded outcome means that the files are complete; there is no effect to repeat.
         case SaveState() | SaveSampler() if op.replay:
             pass
         case SaveState(folder):
@@ -79,6 +79,7 @@ def _load_state(engine: AdapterEngine, queue: ModelQueue, load: LoadState, in_or
         _refuse_second_birth(queue)
     engine.load_state(queue.model_id, load.folder, load.lora, optimizer=load.optimizer)
     if in_order:
+        # Gradients of the weights before the load mean nothing to those after it.
         clear_step(engine, queue)
     else:
         queue.born(load.next_seq)
@@ -87,6 +88,7 @@ def _load_state(engine: AdapterEngine, queue: ModelQueue, load: LoadState, in_or
 def _optim_step(engine: AdapterEngine, queue: ModelQueue, adam: AdamParams) -> dict[str, float]:
     """Step, or say why not; either way the gradients are gone and the next step begins."""
     why = queue.step_error
+    # On every way out the step has ended: an error that stayed would fail all later steps too.
     try:
         if why is not None:
             raise UserError(f"optim_step: the gradients are incomplete and were cleared, weights are unchanged: {why}")

@@ -1,4 +1,4 @@
-"""Every operation runs at most once and is answered exactly once."""
+"""Every operation runs at most once and is answered exactly once, in one life of a host."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from tinsmith.types.operations import Operation
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 
-# Finished ids that are remembered, so that a repeated submission does not run again.
+# Finished ids that are remembered, so that a repeated submission does not run again. The service repeats only what it
+# has no outcome of, so an id comes back while its answer is on the way, not after so many others were answered.
 _REMEMBERED = 1 << 18
 
 
-class Answers:
-    """Operations that wait for their answer, and the ids of those that had it.
-
-    Args:
-        emit: where events go.
-    """
+class ExactlyOnce:
+    """Operations that wait for their answer, and the ids of those that had it."""
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.emit = emit
         self._open: dict[str, Operation] = {}
+        # A set that knows which of its ids is the oldest.
         self._answered: OrderedDict[str, None] = OrderedDict()
 
     def accept(self, op: Operation) -> bool:
@@ -59,6 +57,7 @@ class Answers:
         self.failure(op, UserError(message))
 
     def _close(self, op: Operation) -> None:
+        # A KeyError here is a second answer: better a broken host than a client that is told two things.
         del self._open[op.request_id]
         self._answered[op.request_id] = None
         if len(self._answered) > _REMEMBERED:

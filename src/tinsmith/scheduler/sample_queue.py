@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.scheduler.exactly_once import PROTOBUF, Answers
+from tinsmith.scheduler.exactly_once import PROTOBUF, ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
@@ -67,24 +67,31 @@ class SampleQueue:
 
     Args:
         engine: has the sampler.
-        samplers: which ids can be sampled from.
-        answers: where outcomes go.
+        known_samplers: which ids can be sampled from.
         max_batch: sequences that the engine decodes at once; twice as many are handed to it.
         patience_s: how long a sample waits for a sampler that nobody has announced.
     """
 
     def __init__(
-        self, engine: SamplingEngine, samplers: KnownSamplers, answers: Answers, max_batch: int, patience_s: float
+        self,
+        engine: SamplingEngine,
+        known_samplers: KnownSamplers,
+        exactly_once: ExactlyOnce,
+        max_batch: int,
+        patience_s: float,
     ) -> None:
         self._engine = engine
-        self._samplers = samplers
-        self._answers = answers
+        self._known_samplers = known_samplers
+        self._exactly_once = exactly_once
+        # Twice what runs at once: the engine always has a next request to prefill, and a newcomer of another sampler
+        # has at most one batch in front of it.
         self._room = 2 * max_batch
         self._patience_s = patience_s
         self._fair: FairShare[str] = FairShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
         self._sequences = 0
+        # Most requests at once after a step failed as a whole; None while nothing is suspected.
         self._limit: int | None = None
         self.tokens = 0
 
@@ -101,7 +108,7 @@ class SampleQueue:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do something."""
-        return bool(self._running) or any(map(self._samplers.is_usable, self._queued))
+        return bool(self._running) or any(map(self._known_samplers.is_usable, self._queued))
 
     def offer(self, op: Operation, sampler_id: str, now: float) -> None:
         """Take a SAMPLE operation from a sampler."""
@@ -112,6 +119,7 @@ class SampleQueue:
         self._admit()
         if not self._running:
             return
+        # Asked before the step, after which the request may have left.
         alone = len(self._running) == 1
         try:
             finished = list(self._engine.sampler.step())
@@ -120,12 +128,14 @@ class SampleQueue:
             finished = [(request_id, error) for request_id in self._running]
             for request_id in self._running:
                 self._engine.sampler.cancel(request_id)
+        # Before anything is answered: with a broken device nobody is to blame, and a new host repeats them all.
         for _, outcome in finished:
             if isinstance(outcome, Exception):
                 raise_if_fatal(outcome)
         if not alone:
             self._begin_again([request_id for request_id, outcome in finished if _is_fault_of_the_step(outcome)])
         for request_id, outcome in finished:
+            # Those that begin again have left.
             if request_id in self._running:
                 self._finish(request_id, outcome)
 
@@ -133,13 +143,14 @@ class SampleQueue:
 
     def _admit(self) -> None:
         while self._sequences < self._room and (self._limit is None or len(self._running) < self._limit):
-            sampler_id = self._fair.pick([s for s in self._queued if self._samplers.is_usable(s)])
+            sampler_id = self._fair.pick([s for s in self._queued if self._known_samplers.is_usable(s)])
             if sampler_id is None:
                 return
             waiting = self._queued[sampler_id]
             _, queued = waiting.popitem(last=False)
             if not waiting:
                 del self._queued[sampler_id]
+            # In sequences, for what they cost in tokens is not known before they end.
             self._fair.charge(sampler_id, self._start(queued))
 
     def _start(self, queued: _Queued) -> int:
@@ -149,7 +160,7 @@ class SampleQueue:
             self._engine.sampler.add(job)
         except Exception as error:
             raise_if_fatal(error)
-            self._answers.failure(queued.op, error)
+            self._exactly_once.failure(queued.op, error)
             return 0
         self._running[queued.op.request_id] = _Running(queued, job.num_samples)
         self._sequences += job.num_samples
@@ -164,12 +175,12 @@ class SampleQueue:
                 raise outcome
             payload = encode_sample_response(outcome)
         except Exception as error:
-            self._answers.failure(op, error)
+            self._exactly_once.failure(op, error)
             return
         if self._limit is not None:
-            self._limit += 1
+            self._limit += 1  # slowly back to full batches, as the culprit may still be waiting
         self.tokens += sum(len(sequence.tokens) for sequence in outcome.sequences)
-        self._answers.result(op, payload, PROTOBUF)
+        self._exactly_once.result(op, payload, PROTOBUF)
 
     def _leave(self, request_id: str) -> _Queued:
         running = self._running.pop(request_id)
@@ -181,6 +192,7 @@ class SampleQueue:
             return
         logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(request_ids))
         self._limit = max(1, len(self._running) // 2)
+        # The last one first, each put in front: they keep their order and stand before those that never ran.
         for request_id in reversed(request_ids):
             queued = self._leave(request_id)
             waiting = self._queued.setdefault(queued.sampler_id, OrderedDict())
@@ -209,13 +221,13 @@ class SampleQueue:
 
     # -- samplers that do not come ------------------------------------------------------------------------------------
 
-    def hopeless(self, now: float) -> list[tuple[Operation, str]]:
+    def drop_hopeless(self, now: float) -> list[tuple[Operation, str]]:
         """Drop the requests whose sampler failed or was never announced; return each with the reason."""
         dropped: list[tuple[Operation, str]] = []
         for sampler_id, waiting in list(self._queued.items()):
-            if self._samplers.is_usable(sampler_id) or self._samplers.coming(sampler_id):
+            if self._known_samplers.is_usable(sampler_id) or self._known_samplers.coming(sampler_id):
                 continue
-            why = self._samplers.why_broken(sampler_id)
+            why = self._known_samplers.why_broken(sampler_id)
             for queued in list(waiting.values()):
                 if why is None and now < queued.since + self._patience_s:
                     continue
@@ -225,16 +237,17 @@ class SampleQueue:
         return dropped
 
     def next_deadline(self) -> float | None:
-        """Return when `hopeless` may next drop something by time alone."""
+        """Return when `drop_hopeless` may next drop something by time alone."""
         starts = [
             next(iter(waiting.values())).since
             for sampler_id, waiting in self._queued.items()
-            if not self._samplers.is_usable(sampler_id) and not self._samplers.coming(sampler_id)
+            if not self._known_samplers.is_usable(sampler_id) and not self._known_samplers.coming(sampler_id)
         ]
         return min(starts) + self._patience_s if starts else None
 
 
 def _is_fault_of_the_step(outcome: SampleResponse | Exception) -> bool:
+    # A UserError names what is wrong with one request; anything else may be its neighbour's doing.
     return isinstance(outcome, Exception) and not isinstance(outcome, UserError)
 
 
@@ -279,4 +292,5 @@ def _targets(tensor: dict[str, Any] | None) -> Any:
 
 
 def _seed(request_id: str) -> int:
+    # Seven bytes, so that it fits a signed 64-bit number. Not `hash`, which differs from process to process.
     return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:7], "big")

@@ -1,7 +1,8 @@
 """Wire types and codec that SDK and service share; no torch, no HTTP.
 
-Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`, `operations`), wire
-forms (`proto/`, `codec`, `compression`), and small facts (`losses`, `registry`, `paths`, `learning_rate`, `errors`).
+Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`), what service and
+engine say to each other (`operations`, `host_events`, `operation_codec`), wire forms (`proto/`, `codec`, `compression`,
+`strict_fields`), and small facts (`losses`, `registry`, `paths`, `learning_rate`, `errors`).
 """
 
 from __future__ import annotations

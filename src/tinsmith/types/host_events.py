@@ -22,7 +22,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An operation failed; nothing of it took effect."""
+    """An operation failed; nothing of it took effect, but for an optim_step, which clears the gradients."""
 
     request_id: str
     message: str

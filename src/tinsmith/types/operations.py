@@ -34,6 +34,9 @@ class OpKind(StrEnum):
 
 
 # -- what an operation does, one class for each kind ------------------------------------------------------------------
+#
+# Small things only, because they are journalled as JSON; what is bulky (data, prompts) is the body of the `Operation`.
+# A new field needs a default, or a new version of the journal's rows: rows that were written without it will be read.
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ class Sample(StrictFields):
     sampler_id: str
 
 
+# What a `match` is exhaustive over, and what the codec reads: a new kind is served once it stands here.
 Work = (
     CreateModel
     | LoadState
