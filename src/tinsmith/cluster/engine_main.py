@@ -83,9 +83,11 @@ class Channel:
             while data := self._sock.recv(_READ_BYTES):
                 for message in decoder.feed(data):
                     self._on_message(message)
-        except Exception:
-            # Whatever it was: with this thread gone nobody would hear the service any more.
+        except Exception as error:
+            # Whatever it was: with this thread gone nobody would hear the service any more, so say why and leave.
             logger.exception("the connection to the service broke")
+            self.send({"broken": f"the engine process could not read a message: {error}"})
+            self.close()
         # Nobody is left to work for, and files are written so that a sudden end does no harm.
         os._exit(0)
 
