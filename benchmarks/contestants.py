@@ -111,7 +111,7 @@ class TinsmithEngine:
             self._samples += 1
             params = SamplingParams(max_tokens=max_tokens, seed=number, stop=[])
             job = SampleJob(
-                job_id=f"job{self._samples}",
+                request_id=f"job{self._samples}",
                 sampler_id="sampler",
                 prompt=list(prompt),
                 num_samples=samples,

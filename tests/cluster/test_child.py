@@ -21,9 +21,10 @@ from tests.support.operations import create, forward_backward, load_sampler, opt
 from tinsmith.cluster.child import ChildLink
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
+from tinsmith.types import operation_codec
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
 from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import Failure, Lost, Ready, Result
+from tinsmith.types.host_events import Failure, Lost, Ready, Result
 
 FAKE = "tests.support.fake_engine_main"
 
@@ -106,7 +107,7 @@ def test_cancel_reaches_the_host() -> None:
         async with fake_child() as (link, listener):
             op = sample("nobody-announced-it")
             link.submit(op)
-            link.cancel(op.op_id)
+            link.cancel(op.request_id)
             answer = await listener.answer(op)
             assert isinstance(answer, Failure)
             assert answer.message == "the request was cancelled"
@@ -128,6 +129,25 @@ def test_a_killed_child_is_lost_and_born_again() -> None:
             kinds = [type(e) for e in listener.events if isinstance(e, Lost | Ready)]
             assert kinds == [Ready, Lost, Ready, Lost, Ready]
             op = create("m")  # the new child knows nothing of the old one's model
+            link.submit(op)
+            assert isinstance(await listener.answer(op), Result)
+
+    asyncio.run(main())
+
+
+def test_a_child_that_cannot_read_an_operation_says_why_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with fake_child() as (link, listener):
+            with monkeypatch.context() as patch:
+                patch.setattr(operation_codec, "FRAME_VERSION", 99)
+                link.submit(create("m"))
+            await listener.until(lambda: len(listener.of(Ready)) == 2)
+            (lost,) = listener.of(Lost)
+            assert lost.reason == (
+                "the engine process could not read a message: "
+                "version: got 99, expected 1: restart the service after an update"
+            )
+            op = create("m")
             link.submit(op)
             assert isinstance(await listener.answer(op), Result)
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import Failure, Operation, OpKind, Result, event_from_frame, event_to_frame
+from tinsmith.types.host_events import Failure, Result
+from tinsmith.types.operation_codec import event_from_frame, event_to_frame, operation_from_frame, operation_to_frame
+from tinsmith.types.operations import Operation, Sample
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -67,12 +69,12 @@ def test_foreign_bytes_never_do_worse_than_a_frame_error(data: bytes) -> None:
 
 
 def test_operations_and_events_pass_unchanged() -> None:
-    op = Operation("id", OpKind.SAMPLE, "base", args={"sampler_id": "s", "n": [1, {"x": None}]}, body=b"\x00\xff")
+    op = Operation("id", Sample("s"), "base", body=b"\x00\xff")
     failure = Failure("id", "rank: got 0, expected 1 to 256", RequestErrorCategory.USER)
     result = Result("id", b"\x00" * 10, "application/x-protobuf")
     decoder = FrameDecoder()
     first, *events = decoder.feed(
-        b"".join(map(encode_frame, [op.to_frame(), event_to_frame(failure), event_to_frame(result)]))
+        b"".join(map(encode_frame, [operation_to_frame(op), event_to_frame(failure), event_to_frame(result)]))
     )
-    assert Operation.from_frame(first) == op
+    assert operation_from_frame(first) == op
     assert [event_from_frame(event) for event in events] == [failure, result]

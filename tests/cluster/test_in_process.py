@@ -18,7 +18,7 @@ from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError, UserError
-from tinsmith.types.operations import Failure, Lost, Ready, Result
+from tinsmith.types.host_events import Failure, Lost, Ready, Result
 
 SPEC = ModelSpec("base", "fake")
 

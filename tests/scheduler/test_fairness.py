@@ -7,7 +7,7 @@ import pytest
 from tests.support.fake_engine import FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.fairness import FairShare
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import Operation, SaveState
 
 
 class TestFairShare:
@@ -134,7 +134,7 @@ def test_a_flood_of_saves_does_not_starve_a_neighbour(clock: FakeClock) -> None:
     engine.save_state = slow_save
     driven = Driven(engine, clock=clock)
     driven.run(create("saver"), create("m"))
-    driven.submit(*[operation(OpKind.SAVE_STATE, "saver", n, folder="/x") for n in range(1, 50)])
+    driven.submit(*[operation(SaveState("/x"), "saver", n) for n in range(1, 50)])
     driven.host.poll()
     started, step = clock.now, optim("m", 2)
     driven.submit(forward_backward("m", 1, [5] * 32), step)

@@ -11,7 +11,8 @@ import pytest
 from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.failures import EngineBroken
-from tinsmith.types.operations import Flushed, OpKind, Ready
+from tinsmith.types.host_events import Flushed, Ready
+from tinsmith.types.operations import Snapshot
 
 
 def test_threads_hand_over_work_while_it_runs() -> None:
@@ -38,7 +39,7 @@ def test_threads_hand_over_work_while_it_runs() -> None:
 
 def test_stopping_writes_the_snapshots_that_wait(tmp_path: Path) -> None:
     driven = Driven(FakeEngine())
-    ops = [operation(OpKind.SNAPSHOT, "m", n, sampler_id=f"s{n}", folder=str(tmp_path / f"s{n}")) for n in range(1, 9)]
+    ops = [operation(Snapshot(f"s{n}", str(tmp_path / f"s{n}")), "m", n) for n in range(1, 9)]
     thread = threading.Thread(target=driven.host.run)
     thread.start()
     driven.submit(create("m"), *ops)
@@ -48,7 +49,7 @@ def test_stopping_writes_the_snapshots_that_wait(tmp_path: Path) -> None:
         time.sleep(0.001)
     driven.host.stop()
     thread.join(10)
-    assert {e.op_id for e in driven.events if isinstance(e, Flushed)} == {op.op_id for op in ops}
+    assert {e.request_id for e in driven.events if isinstance(e, Flushed)} == {op.request_id for op in ops}
     assert len(list(tmp_path.iterdir())) == 8
 
 

@@ -15,7 +15,8 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import Failure, Operation, OpKind
+from tinsmith.types.host_events import Failure
+from tinsmith.types.operations import ForwardBackward, Operation, OpKind, Snapshot
 
 STEPS = 4
 
@@ -50,7 +51,7 @@ def bad_run(model_id: str) -> list[Operation]:
     for datum in bad:
         ops.append(training(model_id, len(ops) + 1, [good, datum, good]))
         ops.append(optim(model_id, len(ops) + 1))
-    ops.append(operation(OpKind.FORWARD_BACKWARD, model_id, len(ops) + 1, body=b"\xff"))
+    ops.append(operation(ForwardBackward(), model_id, len(ops) + 1, body=b"\xff"))
     return ops
 
 
@@ -84,7 +85,7 @@ def test_final_weights_are_those_of_training_alone(family: str, tmp_path: Path) 
 
     engine, driven = start(family, "m", "good", "bad", "wild")
     wild = run_of("wild", seed=2, learning_rate=1e30)
-    snapshot = operation(OpKind.SNAPSHOT, "good", 3 * STEPS + 1, sampler_id="s", folder=str(tmp_path / "s"))
+    snapshot = operation(Snapshot("s", str(tmp_path / "s")), "good", 3 * STEPS + 1)
     draws = [sample("base-itself", [1, 2, 3], max_tokens=8, seed=n) for n in range(10)]
     bad = bad_run("bad")
     crowd = [*run_of("good", seed=1), snapshot, *bad, *wild, load_sampler("base-itself"), *draws]

@@ -9,7 +9,8 @@ import pytest
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, operation, optim
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import ForwardBackward, LoadState, ReleaseModel, SaveSampler, SaveState, Skip
+from tinsmith.types.params import LoraConfig
 
 USER = RequestErrorCategory.USER
 SERVER = RequestErrorCategory.SERVER
@@ -97,8 +98,8 @@ class TestFailedForwardBackward:
         assert engine.models["m"].weights == ((11,),)
 
     def test_a_body_that_does_not_parse(self, driven: Driven) -> None:
-        bad = operation(OpKind.FORWARD_BACKWARD, "m", 1, body=b"\xff\xff")
-        missing = operation(OpKind.FORWARD_BACKWARD, "m", 2, body_path="/nowhere/at/all")
+        bad = operation(ForwardBackward(), "m", 1, body=b"\xff\xff")
+        missing = operation(ForwardBackward(), "m", 2, body_path="/nowhere/at/all")
         step = optim("m", 3)
         driven.run(create("m"), bad, missing, step)
         assert driven.failure(bad).category == USER
@@ -108,14 +109,14 @@ class TestFailedForwardBackward:
 
 class TestSkips:
     def test_a_skipped_failure_fails_the_step(self, engine: FakeEngine, driven: Driven) -> None:
-        skip, step = operation(OpKind.SKIP, "m", 1, failed_forward_backward=True), optim("m", 2)
+        skip, step = operation(Skip(failed_forward_backward=True), "m", 1), optim("m", 2)
         driven.run(create("m"), skip, step, forward_backward("m", 3, [11]), optim("m", 4))
         assert driven.result(skip)
         assert driven.failure(step).category == USER
         assert engine.models["m"].weights == ((11,),)
 
     def test_a_skip_of_something_harmless_only_takes_its_place(self, engine: FakeEngine, driven: Driven) -> None:
-        skip = operation(OpKind.SKIP, "m", 2, failed_forward_backward=False)
+        skip = operation(Skip(), "m", 2)
         driven.run(create("m"), optim("m", 3), skip, forward_backward("m", 1, [11]))
         assert engine.models["m"].weights == ((11,),)
 
@@ -123,8 +124,8 @@ class TestSkips:
         driven.run(
             create("m"),
             forward_backward("m", 1, [11], replay=True),
-            operation(OpKind.SKIP, "m", 2, failed_forward_backward=True),
-            operation(OpKind.SKIP, "m", 3, failed_optim_step=True),
+            operation(Skip(failed_forward_backward=True), "m", 2),
+            operation(Skip(failed_optim_step=True), "m", 3),
             forward_backward("m", 4, [12]),
             optim("m", 5),
         )
@@ -187,13 +188,13 @@ class TestGaps:
 class TestReplay:
     def test_starts_where_the_state_ends(self, engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
         (tmp_path / "state").write_text("((1,), (2,))")
-        load = operation(OpKind.LOAD_STATE, "m", folder=str(tmp_path), optimizer=True, lora={"rank": 8}, next_seq=7)
+        load = operation(LoadState(str(tmp_path), True, LoraConfig(rank=8), next_seq=7), "m")
         driven.run(load, forward_backward("m", 7, [3], replay=True), optim("m", 8, replay=True))
         assert driven.payload(load) == {}
         assert engine.models["m"].weights == ((1,), (2,), (3,))
 
     def test_what_was_never_recorded_is_settled(self, engine: FakeEngine, driven: Driven) -> None:
-        gone = operation(OpKind.SKIP, "m", 3, failed_forward_backward=False, replay=True)
+        gone = operation(Skip(), "m", 3, replay=True)
         driven.run(create("m"), forward_backward("m", 1, [11], replay=True), gone, optim("m", 4))
         assert driven.result(gone)
         assert engine.models["m"].weights == ()
@@ -206,9 +207,9 @@ class TestReplay:
         folder = str(tmp_path / "saved")
         ops = [
             forward_backward("m", 1, [11], forward_only=True, replay=True),
-            operation(OpKind.SAVE_STATE, "m", 2, folder=folder, replay=True),
-            operation(OpKind.SAVE_SAMPLER, "m", 3, folder=folder, replay=True),
-            operation(OpKind.SAVE_STATE, "m", 4, folder=folder),
+            operation(SaveState(folder), "m", 2, replay=True),
+            operation(SaveSampler(folder), "m", 3, replay=True),
+            operation(SaveState(folder), "m", 4),
         ]
         driven.run(create("m"), *ops[:3])
         assert engine.models["m"].diary == []
@@ -241,7 +242,7 @@ class TestLife:
         assert "an id that no live model has" in driven.failure(second).message
 
     def test_release_frees_the_slot_and_fails_what_waits(self, engine: FakeEngine, driven: Driven) -> None:
-        step, release = optim("m", 3), operation(OpKind.RELEASE_MODEL, "m")
+        step, release = optim("m", 3), operation(ReleaseModel(), "m")
         driven.run(create("m"), forward_backward("m", 1, [11]), step, release)
         assert driven.result(release)
         assert "was released" in driven.failure(step).message
@@ -250,7 +251,7 @@ class TestLife:
         assert engine.models["m"].weights == ()
 
     def test_release_in_the_middle_of_an_operation(self, engine: FakeEngine, driven: Driven) -> None:
-        big, release = forward_backward("m", 1, list(range(100))), operation(OpKind.RELEASE_MODEL, "m")
+        big, release = forward_backward("m", 1, list(range(100))), operation(ReleaseModel(), "m")
         driven.submit(create("m"), big)
         for _ in range(3):
             driven.host.poll()
@@ -260,8 +261,8 @@ class TestLife:
 
     def test_loading_into_a_live_model(self, engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
         (tmp_path / "state").write_text("((7,),)")
-        load = operation(OpKind.LOAD_STATE, "m", 2, folder=str(tmp_path), optimizer=False, lora={"rank": 8})
-        broken = operation(OpKind.LOAD_STATE, "m", 5, folder="/nowhere", optimizer=True, lora={"rank": 8})
+        load = operation(LoadState(str(tmp_path), False, LoraConfig(rank=8)), "m", 2)
+        broken = operation(LoadState("/nowhere", True, LoraConfig(rank=8)), "m", 5)
         driven.run(
             create("m"), forward_backward("m", 1, [11]), load, forward_backward("m", 3, [12]), optim("m", 4), broken
         )

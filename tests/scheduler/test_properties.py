@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeClock, FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.engine.jobs import RowOutput, TrainRow
-from tinsmith.types.operations import Failure, Operation, OpKind, Result
+from tinsmith.types.host_events import Failure, Result
+from tinsmith.types.operations import Operation, SaveState, Skip, Snapshot
 
 BUDGET = 12
 CODES = {"good": 0, "bad": BAD_ROW, "crash": CRASH_PASS, "hungry": HUNGRY}
@@ -60,14 +61,11 @@ class Expected:
         elif step.kind in ("save", "snapshot"):
             self._save(model_id, seq_id, step.kind)
         else:
-            args = {
-                "failed_forward_backward": step.kind == "skip_failed",
-                "failed_optim_step": step.kind == "skip_step",
-            }
+            skip = Skip(failed_forward_backward=step.kind == "skip_failed", failed_optim_step=step.kind == "skip_step")
             self._poisoned |= step.kind == "skip_failed"
             if step.kind == "skip_step":
                 self._end_step(cleared=True)
-            self.ops.append((operation(OpKind.SKIP, model_id, seq_id, **args), True))
+            self.ops.append((operation(skip, model_id, seq_id), True))
 
     def _end_step(self, cleared: bool) -> None:
         if cleared:
@@ -88,11 +86,11 @@ class Expected:
         name = f"{model_id}-{seq_id}"
         if kind == "save":
             self.diary.append(("save_state", f"/dev/shm/none/{name}", self._weights))
-            self.ops.append((operation(OpKind.SAVE_STATE, model_id, seq_id, folder=f"/dev/shm/none/{name}"), True))
+            self.ops.append((operation(SaveState(f"/dev/shm/none/{name}"), model_id, seq_id), True))
             return
         # The folder exists, so that nothing is written: the diary is what counts here.
         self.diary.append(("snapshot", name, self._weights))
-        self.ops.append((operation(OpKind.SNAPSHOT, model_id, seq_id, sampler_id=name, folder="/"), True))
+        self.ops.append((operation(Snapshot(name, "/"), model_id, seq_id), True))
         self.draws.append((sample(name, seed=seq_id), fake_token(self._weights, seq_id, 0)))
 
 
@@ -133,11 +131,11 @@ def test_each_model_runs_in_order_and_every_operation_is_answered_once(program: 
     arrivals = births + ops + draws
     arrivals += rng.sample(arrivals, k=len(arrivals) // 4)  # some are submitted twice
     rng.shuffle(arrivals)
-    cancelled = {op.op_id for op in draws if rng.random() < 0.2}
+    cancelled = {op.request_id for op in draws if rng.random() < 0.2}
     for op in arrivals:
         driven.submit(op)
-        if op.op_id in cancelled:
-            driven.host.cancel(op.op_id)
+        if op.request_id in cancelled:
+            driven.host.cancel(op.request_id)
         for _ in range(rng.choice([0, 0, 1, 3])):
             driven.host.poll()
     driven.run()
@@ -149,7 +147,7 @@ def test_each_model_runs_in_order_and_every_operation_is_answered_once(program: 
         for op, ok in model.ops:
             assert isinstance(driven.outcome(op), Result if ok else Failure), (op, driven.outcome(op))
         for op, token in model.draws:
-            if op.op_id not in cancelled:
+            if op.request_id not in cancelled:
                 assert driven.response(op).sequences[0].tokens == [token]
             elif isinstance(outcome := driven.outcome(op), Failure):
                 assert outcome.message == "the request was cancelled"

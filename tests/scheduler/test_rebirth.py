@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,11 @@ from tests.scheduler.test_properties import BUDGET, Expected, Step, WatchedEngin
 from tests.support.fake_engine import FakeModel, Weights
 from tests.support.operations import Driven, create, operation
 from tinsmith.types.codec import parse_forward_backward_request
-from tinsmith.types.operations import Failure, Operation, OpKind, Result
+from tinsmith.types.host_events import Failure, Result
+from tinsmith.types.operations import LoadState, Operation, OpKind, SaveRecoveryPoint, Skip
 from tinsmith.types.params import LoraConfig
 
-LORA = {"rank": 8, "seed": 0}
+LORA = LoraConfig(rank=8, seed=0)
 
 
 class DiskEngine(WatchedEngine):
@@ -62,7 +64,7 @@ def _first_life(expected: Mapping[str, Expected], disk: dict[str, Weights], rng:
     for model_id, model in expected.items():
         driven.submit(create(model_id), *[op for op, _ in model.ops])
         for seq_id in rng.sample(range(1, len(model.ops) + 1), k=min(2, len(model.ops))):
-            driven.submit(operation(OpKind.SAVE_STATE, model_id, folder=f"{model_id}/{seq_id}", after_seq=seq_id))
+            driven.submit(operation(SaveRecoveryPoint(f"{model_id}/{seq_id}", seq_id), model_id))
     for _ in range(rng.randrange(4 * sum(len(model.ops) for model in expected.values()) + 1)):
         driven.host.poll()
     return driven
@@ -71,15 +73,14 @@ def _first_life(expected: Mapping[str, Expected], disk: dict[str, Weights], rng:
 def _rebuild(model_id: str, model: Expected, first: Driven, disk: dict[str, Weights]) -> list[Operation]:
     """What a service submits: the last recovery point, then the rest with what is recorded of it."""
     points = [
-        (first.payload(op)["seq_id"], op.args["folder"])
+        (first.payload(op)["seq_id"], op.work.folder)
         for op in first.submitted
-        if op.model_id == model_id and "after_seq" in op.args and first.outcomes(op)
+        if op.model_id == model_id and isinstance(op.work, SaveRecoveryPoint) and first.outcomes(op)
     ]
     done, folder = max(points, default=(0, None))
     birth = create(model_id)
     if folder is not None:
-        args = {"folder": folder, "optimizer": True, "lora": LORA, "next_seq": done + 1}
-        birth = operation(OpKind.LOAD_STATE, model_id, **args)
+        birth = operation(LoadState(folder, optimizer=True, lora=LORA, next_seq=done + 1), model_id)
     return [birth, *[_again(op, first) for op, _ in model.ops[done:]]]
 
 
@@ -91,6 +92,6 @@ def _again(op: Operation, first: Driven) -> Operation:
         backward = (
             op.kind is OpKind.FORWARD_BACKWARD and not parse_forward_backward_request(op.body or b"").forward_only
         )
-        args = {"failed_forward_backward": backward, "failed_optim_step": op.kind is OpKind.OPTIM_STEP}
-        return operation(OpKind.SKIP, op.model_id, op.seq_id, op_id=op.op_id, **args)
-    return Operation(op.op_id, op.kind, op.base_model, op.model_id, op.seq_id, op.args, op.body, replay=True)
+        skip = Skip(failed_forward_backward=backward, failed_optim_step=op.kind is OpKind.OPTIM_STEP)
+        return operation(skip, op.model_id, op.seq_id, request_id=op.request_id)
+    return replace(op, replay=True)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, operation, optim
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import Operation, ReleaseModel, SaveRecoveryPoint, Skip
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def driven(engine: FakeEngine) -> Driven:
 
 
 def point(folder: Path, after_seq: int) -> Operation:
-    return operation(OpKind.SAVE_STATE, "m", folder=str(folder), after_seq=after_seq)
+    return operation(SaveRecoveryPoint(str(folder), after_seq), "m")
 
 
 def test_waits_for_its_place_in_the_order(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_forward_pass_is_no_gradient(driven: Driven, tmp_path: Path) -> None:
 
 def test_waits_out_a_step_that_is_bound_to_fail(driven: Driven, tmp_path: Path) -> None:
     op = point(tmp_path / "p", 1)
-    driven.run(create("m"), operation(OpKind.SKIP, "m", 1, failed_forward_backward=True), op)
+    driven.run(create("m"), operation(Skip(failed_forward_backward=True), "m", 1), op)
     assert not driven.outcomes(op), "a replay from here would not know that the next step fails"
     driven.run(optim("m", 2))
     assert driven.payload(op)["seq_id"] == 2
@@ -84,5 +84,5 @@ def test_that_never_becomes_possible_does_not_time_out_but_ends_with_its_model(
     engine.clock.now += 1000.0
     driven.run()
     assert not driven.outcomes(op)
-    driven.run(operation(OpKind.RELEASE_MODEL, "m"))
+    driven.run(operation(ReleaseModel(), "m"))
     assert "was released" in driven.failure(op).message

@@ -7,7 +7,8 @@ import pytest
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeEngine, fake_token
 from tests.support.operations import Driven, create, load_sampler, operation, sample
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind, Result
+from tinsmith.types.host_events import Result
+from tinsmith.types.operations import ReleaseSampler, Sample, Snapshot
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_sample_is_answered_with_its_sequences(driven: Driven) -> None:
 
 
 def test_a_sample_without_seed_draws_the_same_when_it_runs_again(engine: FakeEngine, driven: Driven) -> None:
-    first = sample("s", max_tokens=3, op_id="same")
+    first = sample("s", max_tokens=3, request_id="same")
     driven.run(load_sampler("s"), first)
     other = Driven(FakeEngine())
     other.run(load_sampler("s"), first)
@@ -66,7 +67,7 @@ class TestUnknownSamplers:
 
     def test_a_snapshot_whose_model_fails(self, driven: Driven) -> None:
         op = sample("s")
-        snapshot = operation(OpKind.SNAPSHOT, "m", 1, sampler_id="s", folder="/nowhere/s")
+        snapshot = operation(Snapshot("s", "/nowhere/s"), "m", 1)
         driven.run(op, snapshot, create("m", rank=512))
         assert "sampler s could not be made" in driven.failure(op).message
 
@@ -78,19 +79,19 @@ class TestRelease:
         driven.submit(load_sampler("s"), load_sampler("t"), *ops, neighbour)
         for _ in range(6):
             driven.host.poll()
-        release = operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+        release = operation(ReleaseSampler("s"))
         driven.run(release)
         assert all("sampler s was released" in driven.failure(op).message for op in ops)
         assert driven.response(neighbour)
         assert list(engine.samplers) == ["t"]
 
     def test_of_an_unknown_sampler_is_nothing(self, driven: Driven) -> None:
-        release = operation(OpKind.RELEASE_SAMPLER, sampler_id="ghost")
+        release = operation(ReleaseSampler("ghost"))
         driven.run(release)
         assert driven.payload(release) == {}
 
     def test_a_released_sampler_can_be_loaded_again(self, engine: FakeEngine, driven: Driven) -> None:
-        release, again, op = operation(OpKind.RELEASE_SAMPLER, sampler_id="s"), load_sampler("s"), sample("s")
+        release, again, op = operation(ReleaseSampler("s")), load_sampler("s"), sample("s")
         driven.run(load_sampler("s"), release, again, op)
         assert driven.result(release)
         assert driven.response(op)
@@ -103,16 +104,16 @@ class TestCancel:
         for _ in range(3):
             driven.host.poll()
         for op in (ops[0], ops[7]):
-            driven.host.cancel(op.op_id)
+            driven.host.cancel(op.request_id)
         driven.run()
         assert driven.failure(ops[0]).message == driven.failure(ops[7]).message == "the request was cancelled"
-        assert ops[7].op_id not in engine.sampler.added
+        assert ops[7].request_id not in engine.sampler.added
         assert all(driven.response(op) for op in ops[1:7])
 
     def test_of_what_is_finished_or_unknown_is_nothing(self, driven: Driven) -> None:
         op = sample("s")
         driven.run(load_sampler("s"), op)
-        driven.host.cancel(op.op_id)
+        driven.host.cancel(op.request_id)
         driven.host.cancel("never-heard-of")
         driven.run()
         assert driven.response(op)
@@ -127,7 +128,7 @@ class TestTurns:
         already = len(engine.sampler.added)
         op = sample("t", max_tokens=4)
         driven.run(op)
-        assert engine.sampler.added.index(op.op_id) <= already + 1
+        assert engine.sampler.added.index(op.request_id) <= already + 1
 
     def test_only_a_small_backlog_is_handed_to_the_engine(self, engine: FakeEngine, driven: Driven) -> None:
         driven.submit(load_sampler("s"), *[sample("s", max_tokens=100, num_samples=2) for _ in range(40)])
@@ -140,8 +141,7 @@ class TestFailures:
     def test_a_bad_request_fails_alone(self, driven: Driven) -> None:
         good, bad = sample("s"), sample("s", [BAD_ROW])
         image = operation(
-            OpKind.SAMPLE,
-            sampler_id="s",
+            Sample("s"),
             body=b'{"sampling_session_id": "s", "seq_id": 0, "prompt": {"chunks": [{"type": "image"}]}}',
         )
         driven.run(load_sampler("s"), bad, good, image)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fake_engine import FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import Operation, ReleaseSampler, Snapshot
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def driven(engine: FakeEngine) -> Driven:
 
 
 def snapshot(seq_id: int, sampler_id: str, folder: Path, **fields: bool) -> Operation:
-    return operation(OpKind.SNAPSHOT, "m", seq_id, sampler_id=sampler_id, folder=str(folder / sampler_id), **fields)
+    return operation(Snapshot(sampler_id, str(folder / sampler_id)), "m", seq_id, **fields)
 
 
 def wait_until_flushed(driven: Driven, op: Operation) -> None:
     deadline = time.monotonic() + 10
-    while op.op_id not in driven.flushed():
+    while op.request_id not in driven.flushed():
         assert time.monotonic() < deadline, "never flushed"
         driven.run()
         time.sleep(0.005)
@@ -51,7 +51,7 @@ def test_flushed_comes_when_the_files_are_there(driven: Driven, tmp_path: Path) 
     assert driven.payload(op) == {}
     wait_until_flushed(driven, op)
     assert (tmp_path / "s" / "state").read_text() == "()"
-    assert driven.flushed() == [op.op_id]
+    assert driven.flushed() == [op.request_id]
 
 
 def test_training_does_not_wait_for_the_disk(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def _wait(gate: threading.Event) -> None:
 def test_a_sampler_is_released_only_when_it_is_written(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
     gate = threading.Event()
     engine.write_hook = lambda sampler_id: _wait(gate)
-    op, release = snapshot(1, "s", tmp_path), operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+    op, release = snapshot(1, "s", tmp_path), operation(ReleaseSampler("s"))
     driven.run(create("m"), op, release)
     assert not driven.outcomes(release)
     assert "s" in engine.samplers
@@ -97,7 +97,7 @@ def test_no_sample_begins_on_a_sampler_that_is_about_to_go(
 
     engine.write_hook = hold
     op, late = snapshot(1, "s", tmp_path), sample("s")
-    release = operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+    release = operation(ReleaseSampler("s"))
     if early_release:
         driven.run(create("m"), op, release)
     else:
@@ -116,7 +116,7 @@ def test_no_sample_begins_on_a_sampler_that_is_about_to_go(
 def test_a_release_waits_for_a_snapshot_that_is_still_to_come(
     engine: FakeEngine, driven: Driven, tmp_path: Path
 ) -> None:
-    op, release = snapshot(2, "s", tmp_path), operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+    op, release = snapshot(2, "s", tmp_path), operation(ReleaseSampler("s"))
     driven.run(create("m"), op, release)
     assert not driven.outcomes(release)
     driven.run(forward_backward("m", 1, [11]))
@@ -148,7 +148,7 @@ def test_what_cannot_be_written_is_let_go_on_release(engine: FakeEngine, driven:
         raise OSError(28, "No space left on device")
 
     engine.write_hook = full
-    op, release = snapshot(1, "s", tmp_path), operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+    op, release = snapshot(1, "s", tmp_path), operation(ReleaseSampler("s"))
     driven.run(create("m"), op)
     driven.run(release)
     deadline = time.monotonic() + 10
@@ -175,7 +175,7 @@ def test_a_folder_that_goes_away_with_its_session_is_no_fault(
         raise FileNotFoundError(2, "No such file or directory")
 
     engine.write_hook = removed
-    op, release = snapshot(1, "s", tmp_path), operation(OpKind.RELEASE_SAMPLER, sampler_id="s")
+    op, release = snapshot(1, "s", tmp_path), operation(ReleaseSampler("s"))
     driven.run(create("m"), op)
     assert tried.wait(10)
     driven.run(release)

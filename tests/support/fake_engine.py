@@ -202,11 +202,11 @@ class FakeSampler:
     def add(self, job: SampleJob) -> None:
         if _code(job.prompt[0]) == BAD_ROW:
             raise invalid("prompt[0]", job.prompt[0], "anything else")
-        self._jobs[job.job_id] = (job, self._engine.samplers[job.sampler_id], [])
-        self.added.append(job.job_id)
+        self._jobs[job.request_id] = (job, self._engine.samplers[job.sampler_id], [])
+        self.added.append(job.request_id)
 
-    def cancel(self, job_id: str) -> None:
-        self._jobs.pop(job_id, None)
+    def cancel(self, request_id: str) -> None:
+        self._jobs.pop(request_id, None)
 
     def step(self) -> list[tuple[str, SampleResponse | Exception]]:
         self._engine.clock.now += self._step_s
@@ -216,15 +216,15 @@ class FakeSampler:
             raise ZeroDivisionError("the step crashed")
         if HUNGRY in prompts and len(batch) > 1:
             for job, _, _ in batch:
-                del self._jobs[job.job_id]
-            return [(job.job_id, MemoryError("too many requests")) for job, _, _ in batch]
+                del self._jobs[job.request_id]
+            return [(job.request_id, MemoryError("too many requests")) for job, _, _ in batch]
         finished: list[tuple[str, SampleResponse | Exception]] = []
         for job, weights, tokens in batch:
             tokens.append(fake_token(weights, job.params.seed or 0, len(tokens)))
             if len(tokens) == (job.params.max_tokens or 1):
-                del self._jobs[job.job_id]
+                del self._jobs[job.request_id]
                 sequence = SampledSequence("length", tokens, [0.0] * len(tokens))
-                finished.append((job.job_id, SampleResponse([sequence] * job.num_samples)))
+                finished.append((job.request_id, SampleResponse([sequence] * job.num_samples)))
         return finished
 
 

@@ -10,7 +10,8 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,24 @@ from tinsmith.types.codec import (
     encode_sample_response,
 )
 from tinsmith.types.errors import RequestErrorCategory, StartupError, UserError
-from tinsmith.types.operations import Event, Failure, Flushed, Lost, Operation, OpKind, Ready, Result
+from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result
+from tinsmith.types.operations import (
+    CreateModel,
+    ForwardBackward,
+    LoadSampler,
+    LoadState,
+    Operation,
+    OpKind,
+    OptimStep,
+    ReleaseModel,
+    ReleaseSampler,
+    Sample,
+    SaveRecoveryPoint,
+    SaveSampler,
+    SaveState,
+    Skip,
+    Snapshot,
+)
 from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
 from tinsmith.types.requests import SampleRequest
 from tinsmith.types.tensor import TensorData
@@ -59,7 +77,7 @@ class FakeModel:
     step_error: str | None = None
     next_seq: int = 1
     waiting: dict[int, Operation] = field(default_factory=dict[int, Operation])
-    points: list[Operation] = field(default_factory=list[Operation])
+    points: dict[str, SaveRecoveryPoint] = field(default_factory=dict[str, SaveRecoveryPoint])
 
 
 class FakeLink:
@@ -92,7 +110,7 @@ class FakeLink:
         self.samplers: dict[str, float] = {}
         self._queue: list[Operation] = []
         self._seen: set[str] = set()
-        self._unflushed: list[Operation] = []
+        self._unflushed: list[tuple[str, Snapshot]] = []
         self._emit: Callable[[Event], None] | None = None
 
     # -- the link -----------------------------------------------------------------------------------------------------
@@ -104,16 +122,16 @@ class FakeLink:
         self.revive()
 
     def submit(self, op: Operation) -> None:
-        if not self.alive or op.op_id in self._seen:
+        if not self.alive or op.request_id in self._seen:
             return
-        self._seen.add(op.op_id)
+        self._seen.add(op.request_id)
         self.submitted.append(op)
         self._queue.append(op)
         asyncio.get_running_loop().call_soon(self.pump)
 
-    def cancel(self, op_id: str) -> None:
-        self.cancelled.append(op_id)
-        self._queue = [op for op in self._queue if op.op_id != op_id]
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+        self._queue = [op for op in self._queue if op.request_id != request_id]
 
     async def close(self) -> None:
         self.alive = False
@@ -140,9 +158,9 @@ class FakeLink:
 
     def flush(self) -> None:
         """Write the snapshots that are not on disk yet."""
-        for op in self._unflushed:
-            self._write(op.args["folder"], {"weight": self.samplers[op.args["sampler_id"]]})
-            self.send(Flushed(op.op_id))
+        for request_id, snapshot in self._unflushed:
+            self._write(snapshot.folder, {"weight": self.samplers[snapshot.sampler_id]})
+            self.send(Flushed(request_id))
         self._unflushed = []
 
     def send(self, event: Event) -> None:
@@ -163,32 +181,39 @@ class FakeLink:
             self._advance(model)
 
     def _take(self, op: Operation) -> None:
-        if op.kind is OpKind.SAMPLE:
-            self._answer(op, self._sample)
-        elif op.kind in (OpKind.LOAD_SAMPLER, OpKind.RELEASE_SAMPLER):
-            self._answer(op, self._change_sampler)
-        elif op.kind is OpKind.RELEASE_MODEL:
-            self.models.pop(op.model_id or "", None)
-            self._answer(op, lambda _: b"{}")
-        elif op.seq_id is None and op.kind in (OpKind.CREATE_MODEL, OpKind.LOAD_STATE):
-            self._answer(op, self._create)
-        elif op.model_id not in self.models:
-            self.send(Failure(op.op_id, f"model_id: got {op.model_id!r}", RequestErrorCategory.USER))
-        elif "after_seq" in op.args:
-            self.models[op.model_id].points.append(op)
-        else:
-            model = self.models[op.model_id]
-            assert op.seq_id is not None
-            if op.seq_id >= model.next_seq:
-                model.waiting[op.seq_id] = op
+        match op.work:
+            case Sample(sampler_id):
+                self._answer(op, lambda: self._sample(op, sampler_id))
+            case LoadSampler() as load:
+                self._answer(op, lambda: self._load_sampler(load))
+            case ReleaseSampler(sampler_id):
+                self._answer(op, lambda: self._release_sampler(sampler_id))
+            case ReleaseModel():
+                self.models.pop(op.model_id or "", None)
+                self._answer(op, lambda: b"{}")
+            case CreateModel(lora):
+                self._answer(op, lambda: self._create(op, FakeModel(weight=1.0 + (lora.seed or 0) % 7)))
+            case LoadState() as load if op.seq_id is None:
+                self._answer(op, lambda: self._create(op, replace(self._load(load), next_seq=load.next_seq)))
+            case _ if op.model_id not in self.models:
+                self.send(Failure(op.request_id, f"model_id: got {op.model_id!r}", RequestErrorCategory.USER))
+            case SaveRecoveryPoint() as point:
+                self.models[op.model_id].points[op.request_id] = point
+            case _:
+                self._place(op, self.models[op.model_id])
+
+    def _place(self, op: Operation, model: FakeModel) -> None:
+        assert op.seq_id is not None
+        if op.seq_id >= model.next_seq:
+            model.waiting[op.seq_id] = op
 
     def _advance(self, model: FakeModel) -> None:
         while True:
-            for point in [p for p in model.points if p.args["after_seq"] < model.next_seq and not model.dirty]:
-                model.points.remove(point)
-                size = self._save(model, point.args["folder"])
-                payload = {"size_bytes": size, "seq_id": model.next_seq - 1}
-                self.send(Result(point.op_id, orjson.dumps(payload)))
+            for request_id, point in list(model.points.items()):
+                if point.after_seq < model.next_seq and not model.dirty:
+                    del model.points[request_id]
+                    payload = {"size_bytes": self._save(model, point.folder), "seq_id": model.next_seq - 1}
+                    self.send(Result(request_id, orjson.dumps(payload)))
             op = model.waiting.pop(model.next_seq, None)
             if op is None and any(later.replay for later in model.waiting.values()):
                 model.step_error = f"seq_id {model.next_seq} never arrived"
@@ -197,62 +222,57 @@ class FakeLink:
             if op is None:
                 return
             model.next_seq += 1
-            self._answer(op, lambda op: self._run(model, op))
+            self._answer(op, partial(self._run, model, op))
 
-    def _answer(self, op: Operation, run: Callable[[Operation], bytes]) -> None:
+    def _answer(self, op: Operation, run: Callable[[], bytes]) -> None:
         try:
             if op.kind in self.fail:
                 message, category = self.fail[op.kind]
                 if op.kind is OpKind.FORWARD_BACKWARD:
                     self.models[op.model_id or ""].step_error = message
                 raise UserError(message) if category is RequestErrorCategory.USER else RuntimeError(message)
-            payload = run(op)
+            payload = run()
         except UserError as error:
-            self.send(Failure(op.op_id, error.message, RequestErrorCategory.USER))
+            self.send(Failure(op.request_id, error.message, RequestErrorCategory.USER))
         except Exception as error:
-            self.send(Failure(op.op_id, str(error), RequestErrorCategory.SERVER))
+            self.send(Failure(op.request_id, str(error), RequestErrorCategory.SERVER))
         else:
-            self.ran.append((op.kind, op.seq_id if op.seq_id is not None else op.args.get("sampler_id")))
+            self.ran.append((op.kind, op.seq_id if op.seq_id is not None else getattr(op.work, "sampler_id", None)))
             media = PROTOBUF if op.kind in (OpKind.FORWARD_BACKWARD, OpKind.SAMPLE) else "application/json"
-            self.send(Result(op.op_id, payload, media))
-            if op.kind is OpKind.SNAPSHOT:
-                self._unflushed.append(op)
+            self.send(Result(op.request_id, payload, media))
+            if isinstance(op.work, Snapshot):
+                self._unflushed.append((op.request_id, op.work))
                 if self.flushing:
                     self.flush()
 
-    def _create(self, op: Operation) -> bytes:
-        if op.kind is OpKind.CREATE_MODEL:
-            self.models[op.model_id or ""] = FakeModel(weight=1.0 + (op.args["lora"]["seed"] or 0) % 7)
-        else:
-            model = self._load(op)
-            model.next_seq = op.args["next_seq"]
-            self.models[op.model_id or ""] = model
+    def _create(self, op: Operation, model: FakeModel) -> bytes:
+        self.models[op.model_id or ""] = model
         return b"{}"
 
-    def _load(self, op: Operation) -> FakeModel:
-        path = Path(op.args["folder"]) / "state.json"
+    def _load(self, load: LoadState) -> FakeModel:
+        path = Path(load.folder) / "state.json"
         if not path.is_file():
             raise UserError(f"checkpoint {path.parent.name}: got nothing, expected a saved state")
         state = json.loads(path.read_text())
-        return FakeModel(weight=state["weight"], steps=state["steps"] if op.args["optimizer"] else 0)
+        return FakeModel(weight=state["weight"], steps=state["steps"] if load.optimizer else 0)
 
     def _run(self, model: FakeModel, op: Operation) -> bytes:
-        match op.kind:
-            case OpKind.FORWARD_BACKWARD:
+        match op.work:
+            case ForwardBackward():
                 return self._pass(model, op)
-            case OpKind.OPTIM_STEP:
-                return self._step(model, op)
-            case OpKind.SAVE_STATE | OpKind.SAVE_SAMPLER:
-                return orjson.dumps({"size_bytes": self._save(model, op.args["folder"])})
-            case OpKind.SNAPSHOT:
-                self.samplers[op.args["sampler_id"]] = model.weight
-            case OpKind.LOAD_STATE:
-                loaded = self._load(op)
+            case OptimStep(adam):
+                return self._step(model, adam.learning_rate)
+            case SaveState(folder) | SaveSampler(folder):
+                return orjson.dumps({"size_bytes": self._save(model, folder)})
+            case Snapshot(sampler_id):
+                self.samplers[sampler_id] = model.weight
+            case LoadState() as load:
+                loaded = self._load(load)
                 model.weight, model.steps, model.gradient, model.dirty = loaded.weight, loaded.steps, 0.0, False
-            case OpKind.SKIP:
-                if op.args.get("failed_forward_backward"):
+            case Skip() as skip:
+                if skip.failed_forward_backward:
                     model.step_error = f"seq_id {op.seq_id} failed"
-                if op.args.get("failed_optim_step"):
+                if skip.failed_optim_step:
                     model.gradient, model.dirty, model.step_error = 0.0, False, None
             case _:
                 raise ValueError(op.kind)
@@ -272,13 +292,13 @@ class FakeLink:
         metrics = {"loss:sum": model.weight * total}
         return encode_forward_backward_output(ForwardBackwardOutput("ArrayRecord", outputs, metrics))
 
-    def _step(self, model: FakeModel, op: Operation) -> bytes:
+    def _step(self, model: FakeModel, learning_rate: float) -> bytes:
         error, gradient = model.step_error, model.gradient
         model.gradient, model.dirty, model.step_error = 0.0, False, None
         if error is not None:
             raise UserError(f"optim_step: {error}")
         model.steps += 1
-        model.weight -= op.args["adam"]["learning_rate"] * gradient / model.steps
+        model.weight -= learning_rate * gradient / model.steps
         return orjson.dumps({"metrics": {"weight": model.weight, "steps": float(model.steps)}})
 
     def _save(self, model: FakeModel, folder: str) -> int:
@@ -291,20 +311,20 @@ class FakeLink:
         path.mkdir(parents=True)
         return (path / "state.json").write_text(json.dumps(state))
 
-    def _change_sampler(self, op: Operation) -> bytes:
-        sampler_id, folder = op.args["sampler_id"], op.args.get("folder")
-        if op.kind is OpKind.RELEASE_SAMPLER:
-            del self.samplers[sampler_id]
-            self._unflushed = [op for op in self._unflushed if op.args["sampler_id"] != sampler_id]
-        else:
-            path = Path(folder) / "state.json" if folder is not None else None
-            self.samplers[sampler_id] = json.loads(path.read_text())["weight"] if path is not None else 0.0
+    def _load_sampler(self, load: LoadSampler) -> bytes:
+        path = Path(load.folder) / "state.json" if load.folder is not None else None
+        self.samplers[load.sampler_id] = json.loads(path.read_text())["weight"] if path is not None else 0.0
         return b"{}"
 
-    def _sample(self, op: Operation) -> bytes:
+    def _release_sampler(self, sampler_id: str) -> bytes:
+        del self.samplers[sampler_id]
+        self._unflushed = [waiting for waiting in self._unflushed if waiting[1].sampler_id != sampler_id]
+        return b"{}"
+
+    def _sample(self, op: Operation, sampler_id: str) -> bytes:
         request = SampleRequest.model_validate_json(op.read_body())
-        weight = self.samplers[op.args["sampler_id"]]
-        seed = sample_seed(request.sampling_params.seed, op.op_id)
+        weight = self.samplers[sampler_id]
+        seed = sample_seed(request.sampling_params.seed, op.request_id)
         rng = np.random.default_rng([seed, int(abs(weight) * 1e6)])
         length = request.sampling_params.max_tokens or 4
         sequences = [

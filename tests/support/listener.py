@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from tinsmith.types.operations import Event, Failure, Operation, Result
+from tinsmith.types.host_events import Event, Failure, Result
+from tinsmith.types.operations import Operation
 
 E = TypeVar("E")
 
@@ -36,7 +37,7 @@ class Listener:
 
     def answers(self, op: Operation) -> list[Result | Failure]:
         """Return the answers to an operation so far."""
-        return [e for e in self.events if isinstance(e, Result | Failure) and e.op_id == op.op_id]
+        return [e for e in self.events if isinstance(e, Result | Failure) and e.request_id == op.request_id]
 
     def of(self, kind: type[E]) -> list[E]:
         """Return the events of one type."""

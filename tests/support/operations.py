@@ -12,24 +12,24 @@ from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response, encode_forward_backward_request
 from tinsmith.types.datum import Datum
-from tinsmith.types.operations import Event, Failure, Flushed, Operation, OpKind, Result, Stats
+from tinsmith.types.host_events import Event, Failure, Flushed, Result, Stats
+from tinsmith.types.operations import CreateModel, ForwardBackward, LoadSampler, Operation, OptimStep, Sample, Work
 from tinsmith.types.outputs import ForwardBackwardOutput, SampleResponse
+from tinsmith.types.params import AdamParams, LoraConfig
 
 _ids = itertools.count()
 
 
-def operation(kind: OpKind, model_id: str | None = None, seq_id: int | None = None, **fields: Any) -> Operation:
-    """Make an operation with a fresh id; fields that `Operation` does not have become its arguments."""
-    own = {k: fields.pop(k) for k in ("op_id", "base_model", "body", "body_path", "replay") if k in fields}
-    own.setdefault("op_id", f"op-{next(_ids)}")
-    own.setdefault("base_model", "base")
-    return Operation(kind=kind, model_id=model_id, seq_id=seq_id, args=fields, **own)
+def operation(work: Work, model_id: str | None = None, seq_id: int | None = None, **fields: Any) -> Operation:
+    """Make an operation with a fresh id, on the engine `base` unless said."""
+    fields.setdefault("request_id", f"op-{next(_ids)}")
+    fields.setdefault("base_model", "base")
+    return Operation(work=work, model_id=model_id, seq_id=seq_id, **fields)
 
 
 def create(model_id: str, rank: int = 8, **fields: Any) -> Operation:
     """CREATE_MODEL."""
-    lora = {"rank": rank, "seed": 0, "train_unembed": True, "train_mlp": True, "train_attn": True}
-    return operation(OpKind.CREATE_MODEL, model_id, lora=lora, **fields)
+    return operation(CreateModel(LoraConfig(rank=rank, seed=0)), model_id, **fields)
 
 
 def forward_backward(
@@ -50,17 +50,17 @@ def forward_backward(
 def training(model_id: str, seq_id: int, data: Sequence[Datum], forward_only: bool = False, **fields: Any) -> Operation:
     """FORWARD_BACKWARD of datums, with the loss `cross_entropy`."""
     body = encode_forward_backward_request(model_id, seq_id, data, "cross_entropy", None, forward_only)
-    return operation(OpKind.FORWARD_BACKWARD, model_id, seq_id, body=body, **fields)
+    return operation(ForwardBackward(), model_id, seq_id, body=body, **fields)
 
 
 def optim(model_id: str, seq_id: int, learning_rate: float = 1e-4, **fields: Any) -> Operation:
     """OPTIM_STEP."""
-    return operation(OpKind.OPTIM_STEP, model_id, seq_id, adam={"learning_rate": learning_rate}, **fields)
+    return operation(OptimStep(AdamParams(learning_rate=learning_rate)), model_id, seq_id, **fields)
 
 
 def sample(sampler_id: str, prompt: Sequence[int] = (5,), max_tokens: int = 1, **fields: Any) -> Operation:
     """SAMPLE; `num_samples`, `seed` and other fields of the request may be given."""
-    own = {k: fields.pop(k) for k in ("op_id", "base_model") if k in fields}
+    own = {k: fields.pop(k) for k in ("request_id", "base_model") if k in fields}
     params = {"max_tokens": max_tokens, **{k: fields.pop(k) for k in ("seed", "temperature") if k in fields}}
     request = {
         "sampling_session_id": "s",
@@ -69,12 +69,12 @@ def sample(sampler_id: str, prompt: Sequence[int] = (5,), max_tokens: int = 1, *
         "sampling_params": params,
         **fields,
     }
-    return operation(OpKind.SAMPLE, sampler_id=sampler_id, body=json.dumps(request).encode(), **own)
+    return operation(Sample(sampler_id), body=json.dumps(request).encode(), **own)
 
 
 def load_sampler(sampler_id: str, folder: str | None = None, **fields: Any) -> Operation:
     """LOAD_SAMPLER; without a folder, of the base model."""
-    return operation(OpKind.LOAD_SAMPLER, sampler_id=sampler_id, folder=folder, **fields)
+    return operation(LoadSampler(sampler_id, folder), **fields)
 
 
 class Driven:
@@ -101,7 +101,7 @@ class Driven:
 
     def outcomes(self, op: Operation) -> list[Result | Failure]:
         """Return all answers to an operation."""
-        return [e for e in self.events if isinstance(e, Result | Failure) and e.op_id == op.op_id]
+        return [e for e in self.events if isinstance(e, Result | Failure) and e.request_id == op.request_id]
 
     def outcome(self, op: Operation) -> Result | Failure:
         """Return the one answer to an operation."""
@@ -135,7 +135,7 @@ class Driven:
 
     def flushed(self) -> list[str]:
         """Return the ids of the snapshots that are on disk."""
-        return [e.op_id for e in self.events if isinstance(e, Flushed)]
+        return [e.request_id for e in self.events if isinstance(e, Flushed)]
 
     def stats(self) -> list[dict[str, float]]:
         """Return all stats."""

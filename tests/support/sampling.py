@@ -25,7 +25,7 @@ def make_job(sampler_id: str, prompt: list[int], num_samples: int = 1, **options
     """Make a job; options are fields of the job or sampling parameters. Seed 0, 16 tokens, no stops unless said."""
     fields = {k: options.pop(k) for k in list(options) if k in _FIELDS}
     params = SamplingParams(**({"max_tokens": 16, "seed": 0, "stop": []} | options))
-    fields.setdefault("job_id", f"job-{next(_numbers)}")
+    fields.setdefault("request_id", f"job-{next(_numbers)}")
     if isinstance(targets := fields.get("target_prompt_logprobs"), np.ndarray):
         fields["target_prompt_logprobs"] = TensorData.from_numpy(targets)
     return SampleJob(sampler_id=sampler_id, prompt=prompt, num_samples=num_samples, params=params, **fields)
@@ -39,19 +39,19 @@ def run_all(engine: Engine, jobs: Iterable[SampleJob]) -> dict[str, SampleRespon
 
 
 def drain(engine: Engine) -> dict[str, SampleResponse | Exception]:
-    """Step until no job is left; return what came by job id."""
+    """Step until no job is left; return what came by request id."""
     results: dict[str, SampleResponse | Exception] = {}
     while engine.sampler.has_work:
-        for job_id, result in engine.sampler.step():
-            assert job_id not in results
-            results[job_id] = result
+        for request_id, result in engine.sampler.step():
+            assert request_id not in results
+            results[request_id] = result
     assert engine.sampler.schedule.blocks.available == engine.sampler.schedule.blocks.num_blocks
     return results
 
 
 def sample(engine: Engine, job: SampleJob) -> SampleResponse:
     """Run one job; raises what it failed with."""
-    result = run_all(engine, [job])[job.job_id]
+    result = run_all(engine, [job])[job.request_id]
     if isinstance(result, Exception):
         raise result
     return result
@@ -61,7 +61,7 @@ def samples(engine: Engine, jobs: list[SampleJob]) -> Iterator[tuple[SampleJob, 
     """Run jobs together; raises what any failed with."""
     results = run_all(engine, jobs)
     for job in jobs:
-        result = results[job.job_id]
+        result = results[job.request_id]
         if isinstance(result, Exception):
             raise result
         yield job, result

@@ -20,20 +20,10 @@ from tinsmith.types.errors import (
     UserError,
     status_error,
 )
+from tinsmith.types.host_events import Failure, Flushed, Lost, Ready, Result, Stats
 from tinsmith.types.learning_rate import default_adam_params, learning_rate
 from tinsmith.types.lineup import LINEUP, SUGGESTED_MODELS, lookup
-from tinsmith.types.operations import (
-    Failure,
-    Flushed,
-    Lost,
-    Operation,
-    OpKind,
-    Ready,
-    Result,
-    Stats,
-    event_from_frame,
-    event_to_frame,
-)
+from tinsmith.types.operation_codec import event_from_frame, event_to_frame
 from tinsmith.types.outputs import reduce_metrics
 from tinsmith.types.paths import CheckpointPath
 
@@ -117,9 +107,7 @@ def test_errors_pickle_and_know_their_status() -> None:
     assert RequestErrorCategory.parse("odd") is RequestErrorCategory.UNKNOWN
 
 
-def test_frames_round_trip() -> None:
-    op = Operation("r1", OpKind.SAMPLE, "m", args={"sampler_id": "s"}, body=b"{}", replay=True)
-    assert Operation.from_frame(op.to_frame()) == op
+def test_events_round_trip() -> None:
     info = BaseModelInfo(
         name="m", architecture="a", model_type="t", vocab_size=1, hidden_size=1, num_layers=1, context_length=1
     )

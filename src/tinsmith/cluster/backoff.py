@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+# A single crash should hardly be felt; a host that dies at once, over and over, should not fill the log and the disk.
 _FIRST_S = 0.2
 _LONGEST_S = 30.0
 # A life this long was a sound one: the next death is news, not a repetition.

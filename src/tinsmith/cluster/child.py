@@ -18,7 +18,9 @@ from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operations import Event, Failure, Lost, Operation, Ready, event_from_frame
+from tinsmith.types.host_events import Event, Failure, Lost, Ready
+from tinsmith.types.operation_codec import event_from_frame, operation_to_frame
+from tinsmith.types.operations import Operation
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +39,9 @@ class ChildLink:
     Operations that are submitted while no host is up are dropped: whoever submits does so again on `Ready`.
 
     Args:
-        models: base models that the child loads.
-        settings: for the child.
-        module: what the child runs.
+        models: base models that every child loads.
+        settings: the child gets them but for secrets.
+        module: what the child runs; it must speak as `engine_main` does.
     """
 
     def __init__(
@@ -76,19 +78,21 @@ class ChildLink:
     def submit(self, op: Operation) -> None:
         """Hand over an operation."""
         try:
-            self._send({"op": op.to_frame()})
+            self._send({"op": operation_to_frame(op)})
         except FrameError as error:
-            failure = Failure(op.op_id, f"the request is too large: {error}", RequestErrorCategory.USER)
+            # Later, as a host would answer: whoever submits has not noted yet that it has.
+            failure = Failure(op.request_id, f"the request is too large: {error}", RequestErrorCategory.USER)
             self._loop.call_soon(self._emit, failure)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ask for a sample to be dropped."""
-        self._send({"cancel": op_id})
+        self._send({"cancel": request_id})
 
     async def close(self) -> None:
         """Stop the child and wait until it is gone."""
         if self._supervisor is None:
             return
+        # Set first: a child that is only being started gets its stop from `_live`, which asks for this.
         self._closing.set()
         if self._writer is not None:
             self._writer.write(encode_frame(_STOP))
@@ -100,6 +104,7 @@ class ChildLink:
 
     def _send(self, message: dict[str, Any]) -> None:
         """Send a message; those of one round of the event loop leave in one write."""
+        # Before `Ready` nothing is sent: the service submits all that it waits for once it hears of a host.
         if not self._ready:
             return
         self._outbox.append(encode_frame(message))
@@ -107,6 +112,7 @@ class ChildLink:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        # Emptied even where the child is gone: the next one must not get the rest of another life.
         batch, self._outbox = b"".join(self._outbox), []
         if self._writer is not None and self._ready:
             self._writer.write(batch)
@@ -121,6 +127,7 @@ class ChildLink:
                 reason = await self._live()
             except OSError as error:
                 reason = f"the engine process could not be started: {error}"
+            # A first life that never came up is the operator's to mend: a wrong path does not get better by waiting.
             if not self._first.done():
                 self._first.set_exception(StartupError(reason))
                 return
@@ -141,6 +148,7 @@ class ChildLink:
             ours.close()
             raise
         finally:
+            # The child has its own copy. With ours open we would never see the end of the stream when it dies.
             theirs.close()
         try:
             settings = self._settings.model_dump(mode="json", exclude=_PRIVATE)
@@ -155,6 +163,7 @@ class ChildLink:
             logger.warning("the connection to the engine process broke", exc_info=True)
         finally:
             self._ready = False
+            # The child sees the end of its stream and leaves, unless it hangs; `_end_process` sees to that.
             self._writer.close()
             self._writer = None
             await self._end_process(patience=_END_S)
@@ -163,7 +172,7 @@ class ChildLink:
     async def _spawn(self, theirs: socket.socket) -> Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", self._module, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno()],  # no path in the file system, so nobody else can connect
             stdin=asyncio.subprocess.DEVNULL,
         )
 

@@ -26,23 +26,26 @@ from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operations import Event, Failure, Operation, event_to_frame
+from tinsmith.types.host_events import Event, Failure
+from tinsmith.types.operation_codec import event_to_frame, operation_from_frame
 
 logger = logging.getLogger(__name__)
 
+# Not 1 and 2, which Python itself ends with after an exception and after wrong arguments.
 EXIT_STARTUP = 3
 EXIT_HOST = 4
 
 # Events are gathered up to this size before they are written.
 _BATCH_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies; leave at once if that has happened already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Asked after the signal is set, so that a death in between is not missed either way.
     if os.getppid() != parent:
         os._exit(0)
 
@@ -51,7 +54,6 @@ class Channel:
     """The socket to the parent.
 
     Args:
-        sock: connected.
         on_message: called on the reading thread with each message.
     """
 
@@ -82,13 +84,18 @@ class Channel:
             while data := self._sock.recv(_READ_BYTES):
                 for message in decoder.feed(data):
                     self._on_message(message)
-        except (OSError, FrameError):
+        except Exception as error:
+            # Whatever it was: with this thread gone nobody would hear the service any more, so say why and leave.
             logger.exception("the connection to the service broke")
+            self.send({"broken": f"the engine process could not read a message: {error}"})
+            self.close()
         # Nobody is left to work for, and files are written so that a sudden end does no harm.
         os._exit(0)
 
     def _write(self) -> None:
         while (message := self._outbox.get()) is not None:
+            # What has gathered while the last batch was written goes in one call: a busy sampler ends hundreds of
+            # requests in one step.
             batch = bytearray(_encode(message))
             more = True
             while more and len(batch) < _BATCH_BYTES:
@@ -101,7 +108,7 @@ class Channel:
             try:
                 self._sock.sendall(batch)
             except OSError:
-                os._exit(0)
+                os._exit(0)  # the parent is gone
             if not more:
                 return
 
@@ -110,7 +117,8 @@ def _encode(message: dict[str, Any]) -> bytes:
     try:
         return encode_frame(message)
     except FrameError as error:
-        failure = Failure(message["op_id"], f"the result is too large: {error}", RequestErrorCategory.SERVER)
+        # Only a result grows so large. Its operation gets an answer, so that nobody waits for it for ever.
+        failure = Failure(message["request_id"], f"the result is too large: {error}", RequestErrorCategory.SERVER)
         return encode_frame(event_to_frame(failure))
 
 
@@ -118,6 +126,7 @@ class Child:
     """What the parent's messages do: `hello` with models and settings comes first, then `op`, `cancel`, `stop`."""
 
     def __init__(self, sock: socket.socket) -> None:
+        # Handed to the main thread, which loads the models: the reading thread must stay free to hear a `stop`.
         self.hello: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._host: EngineHost | None = None
         self.channel = Channel(sock, self._receive)
@@ -128,7 +137,7 @@ class Child:
         elif self._host is None:
             os._exit(0)  # `stop`: nothing else is said before the host is up
         elif "op" in message:
-            self._host.submit(Operation.from_frame(message["op"]))
+            self._host.submit(operation_from_frame(message["op"]))
         elif "cancel" in message:
             self._host.cancel(message["cancel"])
         else:
@@ -157,7 +166,7 @@ def main(load: Callable[[Iterable[ModelSpec], Settings], Mapping[str, HostedEngi
     """Run the child process and end it.
 
     Args:
-        load: makes the engines.
+        load: makes the engines; a test's process passes fakes.
     """
     parser = argparse.ArgumentParser(description="The engine process of a Tinsmith service; started by the service.")
     parser.add_argument("--fd", type=int, required=True, help="socket to the service, inherited")

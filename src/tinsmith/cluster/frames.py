@@ -24,6 +24,7 @@ def encode_frame(message: dict[str, Any], limit: int = MAX_FRAME) -> bytes:
         FrameError: the message is larger than `limit` bytes.
     """
     payload = cast(bytes, msgpack.packb(message))
+    # Refused here, where it is known whose message it is; the reader could only give up the whole stream.
     if len(payload) > limit:
         raise FrameError(f"frame: got {len(payload)} bytes, expected at most {limit}")
     return _HEADER.pack(len(payload)) + payload
@@ -33,7 +34,7 @@ class FrameDecoder:
     """Cuts a stream of bytes into messages.
 
     Args:
-        limit: largest frame that is accepted, bytes.
+        limit: bytes; a larger frame loses the stream.
     """
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
@@ -48,6 +49,7 @@ class FrameDecoder:
         """
         self._buffer += data
         messages: list[dict[str, Any]] = []
+        # One cut at the end: taking every message off the front would move the rest of the buffer each time.
         start = 0
         while (end := self._end_of_frame(start)) is not None:
             messages.append(_decode(self._buffer[start + _HEADER.size : end]))
@@ -60,6 +62,7 @@ class FrameDecoder:
         if len(self._buffer) < start + _HEADER.size:
             return None
         (length,) = _HEADER.unpack_from(self._buffer, start)
+        # Asked before the rest is waited for, or foreign bytes would make us gather up to 4 GiB.
         if length > self._limit:
             raise FrameError(f"frame: got {length} bytes, expected at most {self._limit}")
         end = start + _HEADER.size + length

@@ -15,10 +15,13 @@ from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, UserError
-from tinsmith.types.operations import Event, Lost, Operation, Ready
+from tinsmith.types.host_events import Event, Lost, Ready
+from tinsmith.types.operations import Operation
 
 logger = logging.getLogger(__name__)
 
+# A turn is not broken off; the longest is a pass of long rows on a CPU. The thread is a daemon, so that a process whose
+# turn takes longer still ends all the same.
 _LONGEST_STOP_S = 30.0
 
 
@@ -29,7 +32,6 @@ class InProcessLink:
 
     Args:
         models: base models to load at the start; others can follow with `ensure_model`.
-        settings: of the process.
         load: makes engines; called on the host's thread.
     """
 
@@ -67,10 +69,10 @@ class InProcessLink:
         if self._host is not None:
             self._host.submit(op)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ask for a sample to be dropped."""
         if self._host is not None:
-            self._host.cancel(op_id)
+            self._host.cancel(request_id)
 
     async def ensure_model(self, name: str, source: str) -> BaseModelInfo:
         """Load a further base model, unless it is there; other work waits meanwhile.
@@ -83,6 +85,7 @@ class InProcessLink:
         if host is None:
             raise StartupError(f"model {name}: the engine is not running")
         spec = ModelSpec(name, source)
+        # On the host's thread, which alone calls engines and knows its queues.
         return await asyncio.wrap_future(host.call(lambda: self._ensure(host, spec)))
 
     def _ensure(self, host: EngineHost, spec: ModelSpec) -> BaseModelInfo:
@@ -91,6 +94,7 @@ class InProcessLink:
             raise UserError(f"model {spec.name}: got source {spec.source}, expected {known.source} as it was loaded")
         if known is None:
             host.add_engine(spec.name, load_engine(spec, self._settings))
+            # The next life loads it too; not before it has loaded once, or a bad source would end every life.
             self._models.append(spec)
         return host.infos[spec.name]
 
@@ -111,6 +115,7 @@ class InProcessLink:
             try:
                 self._live()
             except Exception as error:
+                # First of all, so that nothing is submitted to a host that no longer runs.
                 self._host = None
                 if not self._was_ready:
                     self._call(self._startup_failed, error)
@@ -122,12 +127,14 @@ class InProcessLink:
     def _live(self) -> None:
         host = EngineHost(self._load(self._models, self._settings), self._deliver, self._settings)
         self._host = host
+        # Asked after the host can be reached: a `close` before that found none to stop.
         if not self._closing.is_set():
             host.run()
 
     def _deliver(self, event: Event) -> None:
         """Pass an event to the event loop; what gathers before the loop comes to it goes in one call."""
         self._was_ready |= isinstance(event, Ready)
+        # Waking the loop costs more than an event, and a sampler ends many requests in one step.
         with self._lock:
             self._events.append(event)
             if len(self._events) > 1:

@@ -86,6 +86,7 @@ def resolve(source: str, field: str = "model") -> Path:
         StartupError: it is none of them, or holds no model.
     """
     folder = Path(source).expanduser()
+    # In this order: a folder that happens to have a shipped model's name must not change what the name means.
     if source in SHIPPED:
         folder = shipped_path(source)
     elif not folder.is_dir():
@@ -106,10 +107,12 @@ def _check(folder: Path, source: str, field: str) -> None:
 def _fetch(source: str, field: str) -> Path:
     if not _HUB_ID.fullmatch(source):
         raise StartupError(f"{field}: got {source!r}, which is no folder, expected a checkpoint's folder or a hub id")
+    # Here, because a service of local folders should start without it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     log.info("looking for %s on the hub", source)
+    # Asked first: offline the library would try every file and wait for each; what is in its cache serves as well.
     offline = unreachable()
     try:
         return Path(snapshot_download(source, allow_patterns=_FILES, local_files_only=offline is not None))

@@ -51,9 +51,9 @@ class SampleJob(SampleInputs):
     """One sampling request, to be answered from one snapshot.
 
     Attributes:
-        job_id: returned with the result.
+        request_id: returned with the result.
         sampler_id: the snapshot to sample from.
     """
 
-    job_id: str
+    request_id: str
     sampler_id: str

@@ -8,7 +8,17 @@ import orjson
 
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import (
+    CreateModel,
+    LoadState,
+    Operation,
+    OptimStep,
+    SaveRecoveryPoint,
+    SaveSampler,
+    SaveState,
+    Skip,
+    Snapshot,
+)
 from tinsmith.types.params import AdamParams, LoraConfig
 
 
@@ -31,23 +41,28 @@ def run_barrier(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> dict
     Raises:
         UserError: the request is at fault.
     """
-    match op.kind:
-        case OpKind.CREATE_MODEL:
+    match op.work:
+        case CreateModel(lora):
             _refuse_second_birth(queue)
-            engine.create_model(queue.model_id, LoraConfig(**op.args["lora"]))
+            engine.create_model(queue.model_id, lora)
             queue.born(1)
-        case OpKind.LOAD_STATE:
-            _load_state(engine, queue, op)
-        case OpKind.OPTIM_STEP:
-            return _optim_step(engine, queue, op)
-        case OpKind.SAVE_STATE:
-            return _save_state(engine, queue, op)
-        case OpKind.SAVE_SAMPLER:
-            return {} if op.replay else {"size_bytes": engine.save_sampler(queue.model_id, op.args["folder"])}
-        case OpKind.SNAPSHOT:
-            engine.snapshot(queue.model_id, op.args["sampler_id"])
-        case OpKind.SKIP:
-            _skip(engine, queue, op)
+        case LoadState() as load:
+            _load_state(engine, queue, load, in_order=op.seq_id is not None)
+        case OptimStep(adam):
+            return {"metrics": _optim_step(engine, queue, adam)}
+        # A recorded outcome means that the files are complete; there is no effect to repeat.
+        case SaveState() | SaveSampler() if op.replay:
+            pass
+        case SaveState(folder):
+            return {"size_bytes": engine.save_state(queue.model_id, folder)}
+        case SaveSampler(folder):
+            return {"size_bytes": engine.save_sampler(queue.model_id, folder)}
+        case SaveRecoveryPoint(folder):
+            return {"size_bytes": engine.save_state(queue.model_id, folder), "seq_id": queue.next_seq - 1}
+        case Snapshot(sampler_id):
+            engine.snapshot(queue.model_id, sampler_id)
+        case Skip() as skip:
+            _skip(engine, queue, skip, op.seq_id)
         case _:
             raise invalid("kind", op.kind.value, "an operation of a model")
     return {}
@@ -58,43 +73,37 @@ def _refuse_second_birth(queue: ModelQueue) -> None:
         raise invalid("model_id", queue.model_id, "an id that no live model has")
 
 
-def _load_state(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> None:
+def _load_state(engine: AdapterEngine, queue: ModelQueue, load: LoadState, in_order: bool) -> None:
     """Load into a new model, or, at a place in its order, into one that exists."""
-    if op.seq_id is None:
+    if not in_order:
         _refuse_second_birth(queue)
-    lora = LoraConfig(**op.args["lora"])
-    engine.load_state(queue.model_id, op.args["folder"], lora, optimizer=op.args["optimizer"])
-    if op.seq_id is None:
-        queue.born(op.args.get("next_seq", 1))
-    else:
+    engine.load_state(queue.model_id, load.folder, load.lora, optimizer=load.optimizer)
+    if in_order:
+        # Gradients of the weights before the load mean nothing to those after it.
         clear_step(engine, queue)
+    else:
+        queue.born(load.next_seq)
 
 
-def _optim_step(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> dict[str, Any]:
+def _optim_step(engine: AdapterEngine, queue: ModelQueue, adam: AdamParams) -> dict[str, float]:
     """Step, or say why not; either way the gradients are gone and the next step begins."""
     why = queue.step_error
+    # On every way out the step has ended: an error that stayed would fail all later steps too.
     try:
         if why is not None:
             raise UserError(f"optim_step: the gradients are incomplete and were cleared, weights are unchanged: {why}")
-        metrics = engine.optim_step(queue.model_id, AdamParams(**op.args["adam"]))
+        metrics = engine.optim_step(queue.model_id, adam)
     except Exception:
         clear_step(engine, queue)
         raise
     queue.step_done()
-    return {"metrics": metrics}
+    return metrics
 
 
-def _save_state(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> dict[str, Any]:
-    if op.replay:
-        return {}
-    result: dict[str, Any] = {"size_bytes": engine.save_state(queue.model_id, op.args["folder"])}
-    return result | ({"seq_id": queue.next_seq - 1} if "after_seq" in op.args else {})
-
-
-def _skip(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> None:
-    if op.args.get("failed_forward_backward"):
-        queue.step_fails(f"forward_backward with seq_id {op.seq_id} failed")
-    if op.args.get("failed_optim_step"):
+def _skip(engine: AdapterEngine, queue: ModelQueue, skip: Skip, seq_id: int | None) -> None:
+    if skip.failed_forward_backward:
+        queue.step_fails(f"forward_backward with seq_id {seq_id} failed")
+    if skip.failed_optim_step:
         clear_step(engine, queue)
 
 

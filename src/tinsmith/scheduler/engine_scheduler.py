@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from tinsmith.scheduler.barriers import AdapterEngine, clear_step, encode, run_barrier
-from tinsmith.scheduler.exactly_once import Answers
+from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher
@@ -17,26 +17,24 @@ from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.scheduler.passes import Passes, TrainingEngine
 from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
+from tinsmith.scheduler.sampler_operations import SamplerEngine, SamplerOperations
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError
 from tinsmith.types.http_names import PROTOBUF
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import LoadSampler, Operation, OpKind, ReleaseModel, ReleaseSampler, Sample, Snapshot
 
-# How long work waits for a model or sampler that nobody has announced.
+# How long work waits for a model or sampler that nobody has announced. Requests may overtake each other, but by a round
+# trip, not by minutes, so an id that is still unknown then is most likely wrong and its client should hear of it.
 PATIENCE_S = 30.0
 
-_SAMPLER_KINDS = (OpKind.LOAD_SAMPLER, OpKind.RELEASE_SAMPLER)
 
-
-class HostedEngine(TrainingEngine, AdapterEngine, SamplingEngine, Protocol):
+class HostedEngine(TrainingEngine, AdapterEngine, SamplerEngine, SamplingEngine, Protocol):
     """An engine, as far as the scheduler knows it."""
 
     @property
     def info(self) -> BaseModelInfo: ...
     def write_snapshot(self, sampler_id: str, folder: str, /) -> int: ...
-    def load_sampler(self, sampler_id: str, folder: str | None, /) -> object: ...
-    def release_sampler(self, sampler_id: str, /) -> object: ...
 
 
 class Lane(StrEnum):
@@ -51,9 +49,7 @@ class EngineScheduler:
     """The queues of one engine.
 
     Args:
-        engine: the engine; only the host's thread calls it, but for `write_snapshot`.
-        answers: where outcomes go.
-        flusher: writes snapshots in the background.
+        engine: only the host's thread calls it, but for `write_snapshot`.
         settings: limits and timeouts.
         clock: seconds, monotonic.
     """
@@ -61,124 +57,110 @@ class EngineScheduler:
     def __init__(
         self,
         engine: HostedEngine,
-        answers: Answers,
+        exactly_once: ExactlyOnce,
         flusher: Flusher,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._answers = answers
+        self._exactly_once = exactly_once
         self._flusher = flusher
         self._gap_timeout_s = settings.gap_timeout_s
         self._patience_s = min(PATIENCE_S, settings.gap_timeout_s)
         self._clock = clock
         self.queues: dict[str, ModelQueue] = {}
-        self.samplers = KnownSamplers()
-        self.training = Passes(engine)
-        self.sampling = SampleQueue(engine, self.samplers, answers, settings.max_decode_batch, self._patience_s)
-        self._sampler_ops: dict[str, deque[Operation]] = {}
-        self._barriers: FairShare[str] = FairShare()
+        self.known_samplers = known = KnownSamplers()
+        self.passes = Passes(engine)
+        self.sample_queue = SampleQueue(engine, known, exactly_once, settings.max_decode_batch, self._patience_s)
+        self._sampler_operations = SamplerOperations(engine, known, self.sample_queue, flusher, exactly_once)
+        self._fair_barriers: FairShare[str] = FairShare()
 
     # -- operations in ------------------------------------------------------------------------------------------------
 
     def accept(self, op: Operation) -> None:
         """Take an operation that is new."""
         now = self._clock()
-        if op.kind is OpKind.SAMPLE:
-            self.sampling.offer(op, now)
-        elif op.kind in _SAMPLER_KINDS:
-            self._accept_sampler_op(op)
-        else:
-            self._accept_model_op(op, now)
-
-    def _accept_sampler_op(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
-        if op.kind is OpKind.LOAD_SAMPLER:
-            self.samplers.expect(sampler_id)
-        else:
-            self._flusher.unwanted(sampler_id)
-            self._refuse_samples(sampler_id, self.sampling.drop_sampler(sampler_id))
-            self.samplers.retire(sampler_id)
-        self._sampler_ops.setdefault(sampler_id, deque()).append(op)
+        match op.work:
+            case Sample(sampler_id):
+                self.sample_queue.offer(op, sampler_id, now)
+            case LoadSampler() | ReleaseSampler() as work:
+                self._sampler_operations.accept(op, work)
+            case _:
+                self._accept_model_op(op, now)
 
     def _accept_model_op(self, op: Operation, now: float) -> None:
         if op.model_id is None:
-            self._answers.refuse(op, f"model_id: got None, expected the model that {op.kind} is for")
+            self._exactly_once.refuse(op, f"model_id: got None, expected the model that {op.kind} is for")
             return
+        # A queue is made by whatever comes first: the creation may have been overtaken.
         queue = self.queues.setdefault(op.model_id, ModelQueue(op.model_id, now))
         refusal = queue.offer(op, now)
         if refusal is not None:
-            self._answers.refuse(op, refusal)
-        elif op.kind is OpKind.SNAPSHOT:
-            self.samplers.expect(op.args["sampler_id"])
+            self._exactly_once.refuse(op, refusal)
+        elif isinstance(op.work, Snapshot):
+            # From now on samples may wait for it, however long the steps before it take.
+            self.known_samplers.expect(op.work.sampler_id)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Drop a sample that is not finished; other operations are not cancelled."""
-        op = self.sampling.cancel(op_id)
+        op = self.sample_queue.cancel(request_id)
         if op is not None:
-            self._answers.refuse(op, "the request was cancelled")
+            self._exactly_once.refuse(op, "the request was cancelled")
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
     def ready(self) -> list[Lane]:
         """Return the kinds of turns that would do something now."""
         lanes = {
-            Lane.PASS: any(queue.passes() for queue in self.queues.values()),
+            Lane.PASS: any(queue.ready_pass() for queue in self.queues.values()),
             Lane.BARRIER: bool(self._ready_barriers()),
-            Lane.SAMPLE: self.sampling.has_work,
+            Lane.SAMPLE: self.sample_queue.has_work,
         }
         return [lane for lane, has_work in lanes.items() if has_work]
 
     def turn(self, lane: Lane) -> None:
         """Take one turn."""
-        {Lane.PASS: self._pass, Lane.BARRIER: self._barrier, Lane.SAMPLE: self.sampling.turn}[lane]()
+        {Lane.PASS: self._pass, Lane.BARRIER: self._barrier, Lane.SAMPLE: self.sample_queue.turn}[lane]()
 
     def _pass(self) -> None:
-        for queue, task in self.training.turn([q for q in self.queues.values() if q.passes()]):
+        for queue, task in self.passes.turn([q for q in self.queues.values() if q.ready_pass()]):
             try:
                 payload = task.payload()
             except Exception as error:
                 self._fail(queue, task.op, error, leaves_gradients=task.backward)
             else:
-                self._answers.result(task.op, payload, PROTOBUF)
+                self._exactly_once.result(task.op, payload, PROTOBUF)
                 queue.done(task.op, self._clock())
 
-    def _ready_barriers(self) -> dict[str, Operation]:
-        """Return the first operation of each model and sampler that can run now, by `model ID` or `sampler ID`."""
-        found: dict[str, Operation] = {}
+    def _ready_barriers(self) -> dict[str, Callable[[], None]]:
+        """Return what runs the first operation of each model and sampler, by `model ID` or `sampler ID`."""
+        found: dict[str, Callable[[], None]] = {}
         for model_id, queue in self.queues.items():
-            if (op := queue.barrier()) is not None:
-                found[f"model {model_id}"] = op
-        for sampler_id, ops in self._sampler_ops.items():
-            if ops[0].kind is OpKind.LOAD_SAMPLER or not self._is_held(sampler_id, ops):
-                found[f"sampler {sampler_id}"] = ops[0]
+            if (op := queue.ready_barrier()) is not None:
+                found[f"model {model_id}"] = partial(self._run_model_op, queue, op)
+        for sampler_id in self._sampler_operations.ready():
+            found[f"sampler {sampler_id}"] = partial(self._sampler_operations.run, sampler_id)
         return found
-
-    def _is_held(self, sampler_id: str, ops: Iterable[Operation]) -> bool:
-        """Whether a release has to wait: a snapshot of the sampler is still to be made, or being written to disk."""
-        loads = sum(op.kind is OpKind.LOAD_SAMPLER for op in ops)
-        return self._flusher.holds(sampler_id) or self.samplers.coming(sampler_id) > loads
 
     def _barrier(self) -> None:
         ready = self._ready_barriers()
-        key = self._barriers.pick(ready)
+        key = self._fair_barriers.pick(ready)
         if key is None:
             return
+        # Charged by time, not by number: writing one large state takes as long as many optimizer steps.
         started = self._clock()
-        op = ready[key]
-        if op.kind in _SAMPLER_KINDS:
-            self._run_sampler_op(op)
-        elif op.kind is OpKind.RELEASE_MODEL:
-            self._release_model(self.queues[op.model_id or ""], op)
-        else:
-            self._run_model_op(self.queues[op.model_id or ""], op)
-        self._barriers.charge(key, self._clock() - started)
+        ready[key]()
+        self._fair_barriers.charge(key, self._clock() - started)
 
     # -- operations of models -----------------------------------------------------------------------------------------
 
     def _run_model_op(self, queue: ModelQueue, op: Operation) -> None:
+        if isinstance(op.work, ReleaseModel):
+            self._release_model(queue, op)
+            return
         try:
-            known = op.kind is OpKind.SNAPSHOT and self.samplers.is_usable(op.args["sampler_id"])
+            # A replay may meet a snapshot that was loaded from disk meanwhile; an id stands for the same weights.
+            known = isinstance(op.work, Snapshot) and self.known_samplers.is_usable(op.work.sampler_id)
             result = {} if known else run_barrier(self._engine, queue, op)
         except Exception as error:
             raise_if_fatal(error)
@@ -187,83 +169,51 @@ class EngineScheduler:
                 why = f"model_id: got {queue.model_id!r}, but the model could not be made: {error}"
                 self._abandon(queue, UserError(why) if isinstance(error, UserError) else RuntimeError(why))
             return
-        self._answers.result(op, encode(result))
+        self._exactly_once.result(op, encode(result))
         queue.done(op, self._clock())
-        if op.kind is OpKind.SNAPSHOT:
-            self._snapshot_made(op)
+        if isinstance(op.work, Snapshot):
+            self._snapshot_made(op.request_id, op.work)
 
-    def _snapshot_made(self, op: Operation) -> None:
-        sampler_id, folder = op.args["sampler_id"], op.args["folder"]
-        self.samplers.made(sampler_id)
-        if any(waiting.kind is OpKind.RELEASE_SAMPLER for waiting in self._sampler_ops.get(sampler_id, ())):
-            self.samplers.retire(sampler_id)
+    def _snapshot_made(self, request_id: str, snapshot: Snapshot) -> None:
+        sampler_id, folder = snapshot.sampler_id, snapshot.folder
+        self.known_samplers.made(sampler_id)
+        if self._sampler_operations.will_release(sampler_id):
+            # It was closed while it was still to be made; it is written to disk all the same, and then released.
+            self.known_samplers.retire(sampler_id)
         write = self._engine.write_snapshot
-        self._flusher.add(Flush(op.op_id, sampler_id, folder, lambda: write(sampler_id, folder)))
+        self._flusher.add(Flush(request_id, sampler_id, folder, lambda: write(sampler_id, folder)))
 
     def _fail(self, queue: ModelQueue, op: Operation, error: Exception, leaves_gradients: bool = True) -> None:
         """Answer an operation of a model with an error, and keep what that means for those after it."""
-        queue.done(op, self._clock())
-        self._answers.failure(op, error)
         if op.kind is OpKind.FORWARD_BACKWARD and leaves_gradients:
+            # Before its place is settled: what is missing behind it is a later reason, and the first one counts.
             queue.step_fails(f"forward_backward with seq_id {op.seq_id} failed: {error}")
-        elif op.kind is OpKind.SNAPSHOT:
-            self.samplers.broke(op.args["sampler_id"], f"sampler {op.args['sampler_id']} could not be made: {error}")
+        elif isinstance(op.work, Snapshot):
+            self.known_samplers.broke(op.work.sampler_id, f"sampler {op.work.sampler_id} could not be made: {error}")
+        queue.done(op, self._clock())
+        self._exactly_once.failure(op, error)
 
     def _release_model(self, queue: ModelQueue, op: Operation) -> None:
         if queue.alive:
             self._engine.remove_model(queue.model_id)
         queue.done(op, self._clock())
-        self._answers.result(op)
+        self._exactly_once.result(op)
         self._abandon(queue, UserError(f"model_id: got {queue.model_id!r}, but the model was released"))
 
     def _abandon(self, queue: ModelQueue, error: Exception) -> None:
         """Forget a model that does not exist (any more); what waits for it fails."""
         del self.queues[queue.model_id]
-        self.training.forget(queue.model_id)
+        self.passes.forget(queue.model_id)
         for op in queue.everything():
             self._fail(queue, op, error)
-
-    # -- operations of samplers ---------------------------------------------------------------------------------------
-
-    def _run_sampler_op(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
-        ops = self._sampler_ops[sampler_id]
-        ops.popleft()
-        if not ops:
-            del self._sampler_ops[sampler_id]
-        try:
-            (self._load_sampler if op.kind is OpKind.LOAD_SAMPLER else self._release_sampler)(op)
-        except Exception as error:
-            raise_if_fatal(error)
-            self._answers.failure(op, error)
-            if op.kind is OpKind.LOAD_SAMPLER:
-                self.samplers.broke(sampler_id, f"sampler {sampler_id} could not be loaded: {error}")
-        else:
-            self._answers.result(op)
-
-    def _load_sampler(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
-        if not self.samplers.is_usable(sampler_id):
-            self._engine.load_sampler(sampler_id, op.args["folder"])
-        self.samplers.made(sampler_id)
-
-    def _release_sampler(self, op: Operation) -> None:
-        sampler_id = op.args["sampler_id"]
-        self._refuse_samples(sampler_id, self.sampling.drop_sampler(sampler_id, only_running=True))
-        if self.samplers.gone(sampler_id):
-            self._engine.release_sampler(sampler_id)
-
-    def _refuse_samples(self, sampler_id: str, samples: Iterable[Operation]) -> None:
-        for sample in samples:
-            self._answers.refuse(sample, f"sampler {sampler_id} was released")
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def expire(self) -> None:
         """Fail what has waited too long for something that never came."""
         now = self._clock()
-        for op, why in self.sampling.hopeless(now):
-            self._answers.refuse(op, why)
+        for op, why in self.sample_queue.drop_hopeless(now):
+            self._exactly_once.refuse(op, why)
         for queue in list(self.queues.values()):
             since = queue.blocked_since
             if since is not None and now >= since + self._timeout(queue):
@@ -282,6 +232,7 @@ class EngineScheduler:
         for op in queue.ordered():
             self._fail(queue, op, UserError(why))
             if op.kind is OpKind.OPTIM_STEP:
+                # It was the step that had to fail; the next one begins with clean gradients.
                 clear_step(self._engine, queue)
 
     def next_deadline(self) -> float | None:
@@ -291,5 +242,5 @@ class EngineScheduler:
             for queue in self.queues.values()
             if queue.blocked_since is not None
         ]
-        sampling = self.sampling.next_deadline()
-        return min([*deadlines, *([] if sampling is None else [sampling])], default=None)
+        samples = self.sample_queue.next_deadline()
+        return min([*deadlines, *([] if samples is None else [samples])], default=None)

@@ -15,6 +15,7 @@ class EngineBroken(RuntimeError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the host or on the device."""
+    # By name, because this room does not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(sign in str(error) for sign in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
@@ -28,6 +29,7 @@ def is_fatal(error: BaseException) -> bool:
     if is_out_of_memory(error):
         return False
     text = str(error)
+    # Of cuBLAS' statuses only EXECUTION_FAILED says that a kernel crashed.
     refused = "CUBLAS_STATUS_" in text and "CUBLAS_STATUS_EXECUTION_FAILED" not in text
     return type(error).__name__ == "AcceleratorError" or ("CUDA error" in text and not refused)
 
@@ -42,7 +44,6 @@ def describe(error: BaseException, doing: str) -> tuple[str, RequestErrorCategor
     """Return what the client is told, and log what it is not told.
 
     Args:
-        error: what was raised.
         doing: the operation, for the log and for messages of the service's own faults.
     """
     if isinstance(error, UserError):

@@ -28,8 +28,10 @@ class FairShare(Generic[K]):
         stayed = [self._tags[key] for key in self._active & fresh]
         # With nobody left who could have been kept waiting, all begin level.
         self._now = min(stayed) if stayed else max(self._tags.values(), default=self._now)
+        # Whoever was away starts at `now`, so that it gets its share from here on and not what it missed.
         for key in fresh:
             self._tags[key] = max(self._tags.get(key, 0.0), self._now)
+        # A tag at or below `now` is what a newcomer would get, so it need not be kept: the dict does not grow for ever.
         self._tags = {key: tag for key, tag in self._tags.items() if key in fresh or tag > self._now}
         self._active = fresh
 
@@ -42,7 +44,7 @@ class FairShare(Generic[K]):
         return self._tags[key] - self._now
 
     def pick(self, active: Collection[K]) -> K | None:
-        """Return the key whose turn it is, None where none has work."""
+        """Say which keys have work now and return the one whose turn it is, None where none has."""
         self.activate(active)
         return self.least(active) if active else None
 

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 logger = logging.getLogger(__name__)
 
+# A full disk is often freed by hand. Until then the journal grows, so a minute between attempts is long enough.
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 
@@ -21,13 +22,13 @@ class Flush:
     """One snapshot to be written.
 
     Attributes:
-        op_id: the SNAPSHOT operation.
+        request_id: the SNAPSHOT operation.
         sampler_id: what to write.
         folder: where; a folder that exists is complete, because it is written aside and then renamed.
         write: writes it.
     """
 
-    op_id: str
+    request_id: str
     sampler_id: str
     folder: str
     write: Callable[[], object]
@@ -46,6 +47,7 @@ class Flusher:
     def __init__(self, on_done: Callable[[Flush, bool], None]) -> None:
         self._on_done = on_done
         self._queue: SimpleQueue[Flush | None] = SimpleQueue()
+        # Changed on the host's thread only; the flusher's own thread reads `_unwanted`, which is safe for a set.
         self._busy: Counter[str] = Counter()
         self._unwanted: set[str] = set()
         self._stopping = False
@@ -56,6 +58,7 @@ class Flusher:
         """Write a snapshot soon."""
         self._busy[flush.sampler_id] += 1
         self._queue.put(flush)
+        # A host that takes no snapshots needs no thread.
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tinsmith-flusher", daemon=True)
             self._thread.start()
@@ -64,14 +67,14 @@ class Flusher:
         """Whether the sampler's weights are still needed for writing."""
         return self._busy[sampler_id] > 0
 
-    def unwanted(self, sampler_id: str) -> None:
+    def abandon(self, sampler_id: str) -> None:
         """The sampler is about to be released: don't try again to write it."""
         if self.holds(sampler_id):
             self._unwanted.add(sampler_id)
             self._wake.set()
 
-    def settled(self, flush: Flush) -> None:
-        """Called by the host's thread once it has seen the outcome."""
+    def forget(self, flush: Flush) -> None:
+        """Let go of a sampler's weights; called on the host's thread once it has seen the outcome."""
         self._busy[flush.sampler_id] -= 1
         if not self._busy[flush.sampler_id]:
             del self._busy[flush.sampler_id]
@@ -79,6 +82,7 @@ class Flusher:
 
     def close(self, timeout: float) -> None:
         """Write what is queued, for at most `timeout` seconds, and end the thread."""
+        # In this order: a write that fails sees that it need not be tried again, and the thread ends after the queue.
         self._stopping = True
         self._wake.set()
         self._queue.put(None)
@@ -91,6 +95,7 @@ class Flusher:
 
     def _write(self, flush: Flush) -> bool:
         delay = _FIRST_RETRY_S
+        # A replay may take a snapshot again whose files are there: the last host died before it could say so.
         while not Path(flush.folder).exists():
             if flush.sampler_id in self._unwanted:
                 return False

@@ -11,24 +11,26 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
-from tinsmith.scheduler.exactly_once import Answers
+from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.operations import Event, Flushed, Operation, Ready
+from tinsmith.types.host_events import Event, Flushed, Ready
+from tinsmith.types.operations import Operation
 
 T = TypeVar("T")
 
 # How often a busy host looks for work that has waited too long, and how long an idle one sleeps at most, seconds.
+# Looking walks over all queues, which can cost more than a small turn; timeouts are so long that a tenth is nothing.
 _EXPIRY_INTERVAL_S = 0.1
 _LONGEST_SLEEP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Cancel:
-    op_id: str
+    request_id: str
 
 
 class EngineHost:
@@ -57,7 +59,8 @@ class EngineHost:
         self._settings = settings
         self._clock = clock
         self._emit = emit
-        self._answers = Answers(emit)
+        self._exactly_once = ExactlyOnce(emit)
+        # Its thread only posts: queues and events belong to the host's thread.
         self._flusher = Flusher(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
         self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -76,9 +79,9 @@ class EngineHost:
         """Hand over an operation; one with an id that was handed over before is dropped."""
         self._post(op)
 
-    def cancel(self, op_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Drop a sample; it fails, unless it is finished already."""
-        self._post(_Cancel(op_id))
+        self._post(_Cancel(request_id))
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the host's thread, between turns."""
@@ -99,6 +102,7 @@ class EngineHost:
         self._wake.set()
 
     def _post(self, item: Operation | _Cancel | Callable[[], None]) -> None:
+        # In this order: the host clears the flag and looks into the inbox after that, so no item is left lying.
         self._inbox.append(item)
         self._wake.set()
 
@@ -106,7 +110,7 @@ class EngineHost:
 
     def add_engine(self, name: str, engine: HostedEngine) -> BaseModelInfo:
         """Serve a further base model."""
-        self._engines[name] = EngineScheduler(engine, self._answers, self._flusher, self._settings, self._clock)
+        self._engines[name] = EngineScheduler(engine, self._exactly_once, self._flusher, self._settings, self._clock)
         self.infos[name] = engine.info
         return engine.info
 
@@ -134,6 +138,7 @@ class EngineHost:
         """Take in what has arrived and take one turn; return whether there may be more to do at once."""
         self._drain()
         ready = [(name, lane) for name, engine in self._engines.items() for lane in engine.ready()]
+        # The lanes of all engines share one thread and one device, so they share the time as equals.
         key = self._fair.pick(ready)
         if key is not None:
             started = self._clock()
@@ -151,24 +156,28 @@ class EngineHost:
             if isinstance(item, Operation):
                 self._accept(item)
             elif isinstance(item, _Cancel):
+                # Only the id is known; the engine that does not have it does nothing.
                 for engine in self._engines.values():
-                    engine.cancel(item.op_id)
+                    engine.cancel(item.request_id)
             else:
                 item()
 
     def _accept(self, op: Operation) -> None:
-        if not self._answers.accept(op):
+        if not self._exactly_once.accept(op):
             return
         engine = self._engines.get(op.base_model)
         if engine is None:
-            self._answers.refuse(op, f"base_model: got {op.base_model!r}, expected one of {', '.join(self._engines)}")
+            self._exactly_once.refuse(
+                op, f"base_model: got {op.base_model!r}, expected one of {', '.join(self._engines)}"
+            )
         else:
             engine.accept(op)
 
     def _flushed(self, flush: Flush, on_disk: bool) -> None:
-        self._flusher.settled(flush)
+        self._flusher.forget(flush)
+        # Where it is not on disk its sampler is gone, or this host is about to be; then the journal still has the step.
         if on_disk:
-            self._emit(Flushed(flush.op_id))
+            self._emit(Flushed(flush.request_id))
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -179,7 +188,7 @@ class EngineHost:
             for engine in self._engines.values():
                 engine.expire()
         if self._meter.due(now, busy):
-            self._emit(self._meter.read(self._engines.values(), self._answers.waiting, now, busy))
+            self._emit(self._meter.take(self._engines.values(), self._exactly_once.waiting, now, busy))
 
     def _sleep(self) -> float:
         """Return how long an idle host may sleep when nothing arrives, seconds."""

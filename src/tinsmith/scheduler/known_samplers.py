@@ -9,8 +9,10 @@ class KnownSamplers:
     """The samplers of one engine, by id. An id stands for the same weights for as long as it lives."""
 
     def __init__(self) -> None:
+        # In the engine: what can be sampled from, and what only waits for its release.
         self._usable: set[str] = set()
         self._retired: set[str] = set()
+        # How many operations are still to make it: a load may come while a snapshot of the same id waits.
         self._coming: Counter[str] = Counter()
         self._broken: dict[str, str] = {}
 
@@ -38,22 +40,25 @@ class KnownSamplers:
             self._usable.remove(sampler_id)
             self._retired.add(sampler_id)
 
-    def gone(self, sampler_id: str) -> bool:
-        """The sampler is released; return whether the engine has it."""
-        self.retire(sampler_id)
-        self._broken.pop(sampler_id, None)
-        held = sampler_id in self._retired
+    def gone(self, sampler_id: str) -> None:
+        """The sampler is released."""
+        self._usable.discard(sampler_id)
         self._retired.discard(sampler_id)
-        return held
+        self._broken.pop(sampler_id, None)
 
     def _arrived(self, sampler_id: str) -> None:
         self._coming[sampler_id] -= 1
+        # A Counter keeps zeros; ids are many in a long run.
         if self._coming[sampler_id] <= 0:
             del self._coming[sampler_id]
 
     def is_usable(self, sampler_id: str) -> bool:
         """Whether one can sample from it now."""
         return sampler_id in self._usable
+
+    def is_held(self, sampler_id: str) -> bool:
+        """Whether the engine has it, though perhaps only until its release."""
+        return sampler_id in self._usable or sampler_id in self._retired
 
     def coming(self, sampler_id: str) -> int:
         """Return how many operations that make it are waiting to run."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import Operation, OpKind, SaveRecoveryPoint
 
-BIRTHS = (OpKind.CREATE_MODEL, OpKind.LOAD_STATE)
+# They make the model, unless a place in the order says that it exists.
+_BIRTHS = (OpKind.CREATE_MODEL, OpKind.LOAD_STATE)
 
 
 class ModelQueue:
     """What one model still has to do, and what its next optimizer step must know.
+
+    What is ready is asked for as often as one likes; only what arrives (`offer`) and what has happened (`done`, `born`
+    and the rest) changes the queue.
 
     Attributes:
         model_id: the training run.
@@ -26,10 +30,12 @@ class ModelQueue:
         self.next_seq = 1
         self.dirty = False
         self.step_error: str | None = None
+        # Operations with a place in the order, by seq_id; the others are run before (births, releases) or between.
         self._waiting: dict[int, Operation] = {}
         self._births: deque[Operation] = deque()
         self._points: deque[Operation] = deque()
         self._releases: deque[Operation] = deque()
+        # The last place that a replay is for: whatever is missing before it never comes.
         self._settled_before = 0
         self._touched = now
 
@@ -38,9 +44,9 @@ class ModelQueue:
         self._touched = now
         if op.kind is OpKind.RELEASE_MODEL:
             self._releases.append(op)
-        elif op.kind is OpKind.SAVE_STATE and "after_seq" in op.args:
+        elif op.kind is OpKind.SAVE_RECOVERY_POINT:
             self._points.append(op)
-        elif op.kind in BIRTHS and op.seq_id is None:
+        elif op.kind in _BIRTHS and op.seq_id is None:
             self._births.append(op)
         else:
             return self._place(op)
@@ -59,45 +65,55 @@ class ModelQueue:
         self._waiting[op.seq_id] = op
         if op.replay:
             self._settled_before = max(self._settled_before, op.seq_id)
+        self._skip_settled()
         return None
+
+    def _skip_settled(self) -> None:
+        """Step over places that were settled before this host lived and have nothing to replay.
+
+        Called whenever the order may have moved, so that `next_seq` is right for whoever asks.
+        """
+        # Not before the birth, which sets `next_seq` to what follows its state.
+        if self.alive and self._settled_before > self.next_seq and self.next_seq not in self._waiting:
+            # What is missing may have been a forward_backward, so the step it belonged to must not be taken.
+            self.step_fails(self._never_arrived)
+            self.next_seq = min(seq for seq in self._waiting if seq > self.next_seq)
 
     # -- what is ready ------------------------------------------------------------------------------------------------
 
-    def barrier(self) -> Operation | None:
+    def ready_barrier(self) -> Operation | None:
         """Return the operation to be run now that is not part of a pass, None where there is none."""
+        # A release comes before all else: what waits behind it is about to fail anyway.
         for special in (self._releases, self._births):
             if special:
                 return special[0]
         if not self.alive:
             return None
-        head = self._head()
-        return self._due_point() or (head if head is not None and head.kind is not OpKind.FORWARD_BACKWARD else None)
+        # A due recovery point comes before the order goes on; the next gradients would close the gap between steps.
+        point = self._due_point()
+        if point is not None:
+            return point
+        head = self._waiting.get(self.next_seq)
+        return head if head is not None and head.kind is not OpKind.FORWARD_BACKWARD else None
 
-    def passes(self, position: int = 0) -> Operation | None:
-        """Return the forward_backward at `position` of the unbroken run of them that is ready to be computed."""
+    def ready_pass(self, position: int = 0) -> Operation | None:
+        """Return the forward_backward at `position` of the unbroken run of them that is ready to be computed.
+
+        Positions are asked for in turn, so what comes before is known to be part of the run.
+        """
         if not self.alive or self._releases or self._births or self._due_point():
             return None
-        head = self._head()
-        if head is None or head.seq_id is None:
-            return None
-        op = self._waiting.get(head.seq_id + position)
+        op = self._waiting.get(self.next_seq + position)
         return op if op is not None and op.kind is OpKind.FORWARD_BACKWARD else None
-
-    def _head(self) -> Operation | None:
-        self._skip_settled()
-        return self._waiting.get(self.next_seq)
-
-    def _skip_settled(self) -> None:
-        """Step over places that were settled before this host lived and have nothing to replay."""
-        if self._settled_before > self.next_seq and self.next_seq not in self._waiting:
-            self.step_fails(f"seq_id {self.next_seq} of model {self.model_id} never arrived")
-            self.next_seq = min(seq for seq in self._waiting if seq > self.next_seq)
 
     def _due_point(self) -> Operation | None:
         """A recovery point may be taken between steps only: gradients and a failed step are not part of a state."""
-        if not self._points or self.dirty or self.step_error is not None:
+        if self.dirty or self.step_error is not None:
             return None
-        return next((p for p in self._points if p.args["after_seq"] < self.next_seq), None)
+        for op in self._points:
+            if isinstance(op.work, SaveRecoveryPoint) and op.work.after_seq < self.next_seq:
+                return op
+        return None
 
     # -- what has happened --------------------------------------------------------------------------------------------
 
@@ -110,12 +126,14 @@ class ModelQueue:
                 return
         del self._waiting[op.seq_id]  # pyright: ignore[reportArgumentType]
         self.next_seq = (op.seq_id or 0) + 1
+        self._skip_settled()
 
     def born(self, next_seq: int) -> None:
         """The adapter exists; operations up to `next_seq` - 1 are part of it."""
         self.alive = True
         self.next_seq = next_seq
         self.step_done()
+        self._skip_settled()
 
     def step_done(self) -> None:
         """The gradients were used or cleared."""
@@ -134,8 +152,9 @@ class ModelQueue:
 
         An arrival starts the wait anew: the parts of one call may come in any order, the first one last.
         """
-        if self.barrier() or self.passes() or not (self._waiting or self._points):
+        if self.ready_barrier() or self.ready_pass() or not (self._waiting or self._points):
             return None
+        # Recovery points alone may wait for ever: they are due after the next step, which need not come.
         return None if not self._waiting and self.alive else self._touched
 
     @property
@@ -143,6 +162,10 @@ class ModelQueue:
         """What a blocked queue waits for."""
         if not self.alive:
             return f"model_id: got {self.model_id!r}, expected a model that was created and not released"
+        return self._never_arrived
+
+    @property
+    def _never_arrived(self) -> str:
         return f"seq_id {self.next_seq} of model {self.model_id} never arrived"
 
     def everything(self) -> list[Operation]:

@@ -26,6 +26,7 @@ from tinsmith.types.tensor import TensorData
 # How an engine, which sees one row at a time, begins its complaints about one.
 _ROW = "data[0]"
 
+# Stands where an output will be once its half was computed.
 _COMPUTED_AGAIN = RuntimeError("computed again")
 
 
@@ -123,15 +124,13 @@ def _fits(row: Placed, first: Placed, room: int) -> bool:
 
 
 class Passes:
-    """The passes of one engine.
-
-    Args:
-        engine: computes the rows.
-    """
+    """The passes of one engine."""
 
     def __init__(self, engine: TrainingEngine) -> None:
         self._engine = engine
         self._fair: FairShare[str] = FairShare()
+        # Per model, in its order: the tasks that were opened and not handed back yet. The first of them is the first of
+        # the model's ready run, so that positions in both are the same.
         self._tasks: dict[str, deque[Task]] = {}
         self.tokens = 0
 
@@ -152,7 +151,7 @@ class Passes:
         placed = self._collect(by_model)
         for (task, index), output in zip(placed, self._compute(placed), strict=True):
             task.take(index, output)
-        return [(by_model[m], task) for m in by_model for task in self._finished(m)]
+        return [(by_model[m], task) for m in by_model for task in self._take_finished(m)]
 
     def _collect(self, queues: dict[str, ModelQueue]) -> list[Placed]:
         """Choose the rows of a pass, all forward-only or none, within the budget unless the first alone exceeds it.
@@ -165,23 +164,25 @@ class Passes:
         self._fair.activate(cursors)
         while cursors:
             model_id = self._fair.least(cursors)
-            found = cursors[model_id].peek()
+            found = cursors[model_id].seek()
             if found is None or self._fair.lead(model_id) > budget or (rows and not _fits(found, rows[0], room)):
+                # Out of this pass altogether: its rows keep their order, so none further on may fill the gap.
                 del cursors[model_id]
                 continue
             cursors[model_id].advance()
             rows.append(found)
+            # Now, not when the pass succeeds: no recovery point may come between a part of a step and the rest of it.
             queues[model_id].dirty |= found.task.backward
             room -= found.cost
             self.tokens += found.cost
             self._fair.charge(model_id, found.cost)
         return rows
 
-    def task(self, queue: ModelQueue, position: int) -> Task | None:
+    def open_task(self, queue: ModelQueue, position: int) -> Task | None:
         """Return the task at `position` of the model's run of forward_backwards, opened on first use."""
         tasks = self._tasks.setdefault(queue.model_id, deque())
         if position == len(tasks):
-            op = queue.passes(position)
+            op = queue.ready_pass(position)
             if op is None:
                 return None
             tasks.append(self._open(op))
@@ -200,7 +201,7 @@ class Passes:
             ]
             task.costs = [self._engine.row_cost(datum) for datum in request.data]
         except Exception as error:
-            task.error = error
+            task.error = error  # answered in its turn, like a failed row
         return task
 
     def _compute(self, placed: Sequence[Placed]) -> list[RowOutput | Exception]:
@@ -211,6 +212,7 @@ class Passes:
         if not placed:
             return []
         outputs, again = self._pass(placed)
+        # A row that is too much by itself has no smaller half.
         if not again or len(placed) == 1:
             return outputs
         for i in again:
@@ -233,7 +235,7 @@ class Passes:
             raise_if_fatal(error)
         return outputs, [i for i, error in failed if is_out_of_memory(error)]
 
-    def _finished(self, model_id: str) -> list[Task]:
+    def _take_finished(self, model_id: str) -> list[Task]:
         tasks = self._tasks.get(model_id, deque())
         finished: list[Task] = []
         while tasks and tasks[0].settled:
@@ -244,25 +246,26 @@ class Passes:
 class _Cursor:
     """Where one model stands while a pass is being collected."""
 
-    def __init__(self, training: Passes, queue: ModelQueue) -> None:
-        self._training = training
+    def __init__(self, passes: Passes, queue: ModelQueue) -> None:
+        self._passes = passes
         self._queue = queue
         self._position = 0
         self._taken = 0
 
-    def peek(self) -> Placed | None:
-        """Return the model's next row, None where it has none for this pass."""
+    def seek(self) -> Placed | None:
+        """Go to the model's next row and return it, None where it has none for this pass; stays there if repeated."""
         while True:
-            task = self._training.task(self._queue, self._position)
+            task = self._passes.open_task(self._queue, self._position)
             if task is None:
                 return None
             index = len(task.outputs) + self._taken
             if task.error is None and index < len(task.rows):
                 return Placed(task, index)
+            # One operation per pass, as the module says: what else has arrived by now must not change the sums.
             if self._taken:
                 return None
             self._position += 1
 
     def advance(self) -> None:
-        """Go past the row that `peek` returned."""
+        """Go past the row that `seek` returned."""
         self._taken += 1

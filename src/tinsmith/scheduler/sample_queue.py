@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.scheduler.exactly_once import Answers
+from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
@@ -35,20 +35,20 @@ class BatchSampler(Protocol):
     @property
     def has_work(self) -> bool: ...
     def add(self, job: SampleJob, /) -> object: ...
-    def cancel(self, job_id: str, /) -> object: ...
+    def cancel(self, request_id: str, /) -> object: ...
     def step(self) -> Iterable[tuple[str, SampleResponse | Exception]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
     op: Operation
+    sampler_id: str
     since: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    op: Operation
-    since: float
+    queued: _Queued
     sequences: int
 
 
@@ -68,24 +68,31 @@ class SampleQueue:
 
     Args:
         engine: has the sampler.
-        samplers: which ids can be sampled from.
-        answers: where outcomes go.
+        known_samplers: which ids can be sampled from.
         max_batch: sequences that the engine decodes at once; twice as many are handed to it.
         patience_s: how long a sample waits for a sampler that nobody has announced.
     """
 
     def __init__(
-        self, engine: SamplingEngine, samplers: KnownSamplers, answers: Answers, max_batch: int, patience_s: float
+        self,
+        engine: SamplingEngine,
+        known_samplers: KnownSamplers,
+        exactly_once: ExactlyOnce,
+        max_batch: int,
+        patience_s: float,
     ) -> None:
         self._engine = engine
-        self._samplers = samplers
-        self._answers = answers
+        self._known_samplers = known_samplers
+        self._exactly_once = exactly_once
+        # Twice what runs at once: the engine always has a next request to prefill, and a newcomer of another sampler
+        # has at most one batch in front of it.
         self._room = 2 * max_batch
         self._patience_s = patience_s
         self._fair: FairShare[str] = FairShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
         self._sequences = 0
+        # Most requests at once after a step failed as a whole; None while nothing is suspected.
         self._limit: int | None = None
         self.tokens = 0
 
@@ -102,101 +109,105 @@ class SampleQueue:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do something."""
-        return bool(self._running) or any(map(self._samplers.is_usable, self._queued))
+        return bool(self._running) or any(map(self._known_samplers.is_usable, self._queued))
 
-    def offer(self, op: Operation, now: float) -> None:
-        """Take a SAMPLE operation."""
-        self._queued.setdefault(op.args["sampler_id"], OrderedDict())[op.op_id] = _Queued(op, now)
+    def offer(self, op: Operation, sampler_id: str, now: float) -> None:
+        """Take a SAMPLE operation from a sampler."""
+        self._queued.setdefault(sampler_id, OrderedDict())[op.request_id] = _Queued(op, sampler_id, now)
 
     def turn(self) -> None:
         """Let requests in and run one step of the engine's sampler."""
         self._admit()
         if not self._running:
             return
+        # Asked before the step, after which the request may have left.
         alone = len(self._running) == 1
         try:
             finished = list(self._engine.sampler.step())
         except Exception as error:
             raise_if_fatal(error)
-            finished = [(job_id, error) for job_id in self._running]
-            for job_id in self._running:
-                self._engine.sampler.cancel(job_id)
+            finished = [(request_id, error) for request_id in self._running]
+            for request_id in self._running:
+                self._engine.sampler.cancel(request_id)
+        # Before anything is answered: with a broken device nobody is to blame, and a new host repeats them all.
         for _, outcome in finished:
             if isinstance(outcome, Exception):
                 raise_if_fatal(outcome)
         if not alone:
-            self._begin_again([job_id for job_id, outcome in finished if _is_fault_of_the_step(outcome)])
-        for job_id, outcome in finished:
-            if job_id in self._running:
-                self._finish(job_id, outcome)
+            self._begin_again([request_id for request_id, outcome in finished if _is_fault_of_the_step(outcome)])
+        for request_id, outcome in finished:
+            # Those that begin again have left.
+            if request_id in self._running:
+                self._finish(request_id, outcome)
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         while self._sequences < self._room and (self._limit is None or len(self._running) < self._limit):
-            sampler_id = self._fair.pick([s for s in self._queued if self._samplers.is_usable(s)])
+            sampler_id = self._fair.pick([s for s in self._queued if self._known_samplers.is_usable(s)])
             if sampler_id is None:
                 return
             waiting = self._queued[sampler_id]
             _, queued = waiting.popitem(last=False)
             if not waiting:
                 del self._queued[sampler_id]
+            # In sequences, for what they cost in tokens is not known before they end.
             self._fair.charge(sampler_id, self._start(queued))
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
         try:
-            job = sample_job(queued.op)
+            job = sample_job(queued.op, queued.sampler_id)
             self._engine.sampler.add(job)
         except Exception as error:
             raise_if_fatal(error)
-            self._answers.failure(queued.op, error)
+            self._exactly_once.failure(queued.op, error)
             return 0
-        self._running[queued.op.op_id] = _Running(queued.op, queued.since, job.num_samples)
+        self._running[queued.op.request_id] = _Running(queued, job.num_samples)
         self._sequences += job.num_samples
         return job.num_samples
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
-    def _finish(self, job_id: str, outcome: SampleResponse | Exception) -> None:
-        op = self._leave(job_id).op
+    def _finish(self, request_id: str, outcome: SampleResponse | Exception) -> None:
+        op = self._leave(request_id).op
         try:
             if isinstance(outcome, Exception):
                 raise outcome
             payload = encode_sample_response(outcome)
         except Exception as error:
-            self._answers.failure(op, error)
+            self._exactly_once.failure(op, error)
             return
         if self._limit is not None:
-            self._limit += 1
+            self._limit += 1  # slowly back to full batches, as the culprit may still be waiting
         self.tokens += sum(len(sequence.tokens) for sequence in outcome.sequences)
-        self._answers.result(op, payload, PROTOBUF)
+        self._exactly_once.result(op, payload, PROTOBUF)
 
-    def _leave(self, job_id: str) -> _Running:
-        running = self._running.pop(job_id)
+    def _leave(self, request_id: str) -> _Queued:
+        running = self._running.pop(request_id)
         self._sequences -= running.sequences
-        return running
+        return running.queued
 
-    def _begin_again(self, job_ids: list[str]) -> None:
-        if not job_ids:
+    def _begin_again(self, request_ids: list[str]) -> None:
+        if not request_ids:
             return
-        logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(job_ids))
+        logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(request_ids))
         self._limit = max(1, len(self._running) // 2)
-        for job_id in reversed(job_ids):
-            running = self._leave(job_id)
-            op = running.op
-            waiting = self._queued.setdefault(op.args["sampler_id"], OrderedDict())
-            waiting[job_id] = _Queued(op, running.since)
-            waiting.move_to_end(job_id, last=False)
+        # The last one first, each put in front: they keep their order and stand before those that never ran.
+        for request_id in reversed(request_ids):
+            queued = self._leave(request_id)
+            waiting = self._queued.setdefault(queued.sampler_id, OrderedDict())
+            waiting[request_id] = queued
+            waiting.move_to_end(request_id, last=False)
 
-    def cancel(self, op_id: str) -> Operation | None:
+    def cancel(self, request_id: str) -> Operation | None:
         """Drop a request; return it, None where it is not here (any more). The caller answers it."""
-        if op_id in self._running:
-            self._engine.sampler.cancel(op_id)
-            return self._leave(op_id).op
+        if request_id in self._running:
+            self._engine.sampler.cancel(request_id)
+            return self._leave(request_id).op
         for sampler_id, waiting in self._queued.items():
-            if op_id in waiting:
-                queued = waiting.pop(op_id)
+            if request_id in waiting:
+                queued = waiting.pop(request_id)
                 if not waiting:
                     del self._queued[sampler_id]
                 return queued.op
@@ -204,50 +215,51 @@ class SampleQueue:
 
     def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:
         """Drop the requests of a sampler, those that wait too or not, and return them. The caller answers them."""
-        ids = [op_id for op_id, r in self._running.items() if r.op.args["sampler_id"] == sampler_id]
+        ids = [request_id for request_id, r in self._running.items() if r.queued.sampler_id == sampler_id]
         if not only_running:
             ids += self._queued.get(sampler_id, {})
         return [op for op in map(self.cancel, ids) if op is not None]
 
     # -- samplers that do not come ------------------------------------------------------------------------------------
 
-    def hopeless(self, now: float) -> list[tuple[Operation, str]]:
+    def drop_hopeless(self, now: float) -> list[tuple[Operation, str]]:
         """Drop the requests whose sampler failed or was never announced; return each with the reason."""
         dropped: list[tuple[Operation, str]] = []
         for sampler_id, waiting in list(self._queued.items()):
-            if self._samplers.is_usable(sampler_id) or self._samplers.coming(sampler_id):
+            if self._known_samplers.is_usable(sampler_id) or self._known_samplers.coming(sampler_id):
                 continue
-            why = self._samplers.why_broken(sampler_id)
+            why = self._known_samplers.why_broken(sampler_id)
             for queued in list(waiting.values()):
                 if why is None and now < queued.since + self._patience_s:
                     continue
                 reason = why or f"sampler_id: got {sampler_id!r}, expected a sampler that exists and was not released"
-                self.cancel(queued.op.op_id)
+                self.cancel(queued.op.request_id)
                 dropped.append((queued.op, reason))
         return dropped
 
     def next_deadline(self) -> float | None:
-        """Return when `hopeless` may next drop something by time alone."""
+        """Return when `drop_hopeless` may next drop something by time alone."""
         starts = [
             next(iter(waiting.values())).since
             for sampler_id, waiting in self._queued.items()
-            if not self._samplers.is_usable(sampler_id) and not self._samplers.coming(sampler_id)
+            if not self._known_samplers.is_usable(sampler_id) and not self._known_samplers.coming(sampler_id)
         ]
         return min(starts) + self._patience_s if starts else None
 
 
 def _is_fault_of_the_step(outcome: SampleResponse | Exception) -> bool:
+    # A UserError names what is wrong with one request; anything else may be its neighbour's doing.
     return isinstance(outcome, Exception) and not isinstance(outcome, UserError)
 
 
-def sample_job(op: Operation) -> SampleJob:
+def sample_job(op: Operation, sampler_id: str) -> SampleJob:
     """Read the request of a SAMPLE operation."""
     inputs = read_sample_inputs(SampleRequest.model_validate_json(op.read_body()))
-    params = inputs.params.model_copy(update={"seed": sample_seed(inputs.params.seed, op.op_id)})
-    return SampleJob(job_id=op.op_id, sampler_id=op.args["sampler_id"], **vars(replace(inputs, params=params)))
+    params = inputs.params.model_copy(update={"seed": sample_seed(inputs.params.seed, op.request_id)})
+    return SampleJob(request_id=op.request_id, sampler_id=sampler_id, **vars(replace(inputs, params=params)))
 
 
-def sample_seed(seed: int | None, op_id: str) -> int:
+def sample_seed(seed: int | None, request_id: str) -> int:
     """Return the seed of a request; where it brings none, one made of its id.
 
     The only place where a sample's seed is chosen. Ids are random and journalled, so that requests without a seed
@@ -255,4 +267,5 @@ def sample_seed(seed: int | None, op_id: str) -> int:
     """
     if seed is not None:
         return seed
-    return int.from_bytes(hashlib.sha256(op_id.encode()).digest()[:7], "big")
+    # Seven bytes, so that it fits a signed 64-bit number. Not `hash`, which differs from process to process.
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:7], "big")

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinsmith.scheduler.engine_scheduler import EngineScheduler
-from tinsmith.types.operations import Stats
+from tinsmith.types.host_events import Stats
 
+# As often as a person who looks at the page can follow; a scrape reads the last values.
 INTERVAL_S = 1.0
 
 
 class Meter:
-    """Turns counters into rates.
-
-    Args:
-        now: seconds, monotonic.
-    """
+    """Turns counters into rates."""
 
     def __init__(self, now: float) -> None:
         self._since = now
@@ -33,22 +30,22 @@ class Meter:
         """Whether stats should be sent: a second has passed, or work has just ended."""
         return (now >= self._since + INTERVAL_S) if busy else not self._at_rest
 
-    def read(self, engines: Iterable[EngineScheduler], unanswered: int, now: float, busy: bool) -> Stats:
+    def take(self, engines: Iterable[EngineScheduler], unanswered: int, now: float, busy: bool) -> Stats:
         """Return the gauges and begin a new interval.
 
         Rates are per second of wall clock since the last call; `busy` is the share of it that turns took.
         """
-        engines = list(engines)
-        train_tokens = sum(e.training.tokens for e in engines)
-        sample_tokens = sum(e.sampling.tokens for e in engines)
-        elapsed = max(now - self._since, 1e-6)
+        engines = list(engines)  # it is walked over several times
+        train_tokens = sum(e.passes.tokens for e in engines)
+        sample_tokens = sum(e.sample_queue.tokens for e in engines)
+        elapsed = max(now - self._since, 1e-6)  # two turns can end within one tick of the clock
         values = {
             "models": sum(q.alive for e in engines for q in e.queues.values()),
-            "samplers": sum(len(e.samplers) for e in engines),
+            "samplers": sum(len(e.known_samplers) for e in engines),
             "unanswered": unanswered,
             "queued_operations": sum(len(q) for e in engines for q in e.queues.values()),
-            "queued_samples": sum(e.sampling.queued for e in engines),
-            "running_samples": sum(e.sampling.running for e in engines),
+            "queued_samples": sum(e.sample_queue.queued for e in engines),
+            "running_samples": sum(e.sample_queue.running for e in engines),
             "train_tokens_per_second": (train_tokens - self._train_tokens) / elapsed,
             "sample_tokens_per_second": (sample_tokens - self._sample_tokens) / elapsed,
             "busy": min(1.0, self._busy_s / elapsed),

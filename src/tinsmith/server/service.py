@@ -31,7 +31,7 @@ from tinsmith.server.store.tokenizer_files import TokenizerFiles
 from tinsmith.server.sweeper import Sweeper
 from tinsmith.settings import Settings
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operations import EngineLink
+from tinsmith.types.host_events import EngineLink
 
 # How long a stop waits for outcomes that are being stored, seconds.
 _STORE_S = 10.0

@@ -1,8 +1,8 @@
 """Wire types and codec that SDK and service share; no torch, no HTTP.
 
-Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`, `operations`), wire
-forms (`proto/`, `codec`, `compression`), names (`http_names`, `checkpoint_files`, `ids`, `paths`), and small facts
-(`loss_table`, `lineup`, `base_model_info`, `learning_rate`, `validation`, `errors`).
+Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`), what service and
+engine say to each other (`operations`, `host_events`, `operation_codec`), wire forms (`proto/`, `codec`, `compression`,
+`strict_fields`), names (`http_names`, `checkpoint_files`, `ids`, `paths`), checks (`validation`) and small facts.
 """
 
 from __future__ import annotations

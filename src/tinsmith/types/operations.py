@@ -1,30 +1,29 @@
-"""The frames between the API process and an engine host: operations in, events out.
+"""What the API process asks of an engine host; `host_events` holds what comes back.
 
-Both sides see only these types, so neither imports the other, and the same frames travel inside one process or over
-a socket.
+Both sides see only these types, so neither imports the other, and the same operations travel inside one process or,
+as `operation_codec` writes them, over a socket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ClassVar
 
-from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.http_names import JSON
+from tinsmith.types.params import AdamParams, LoraConfig
+from tinsmith.types.strict_fields import StrictFields
 
 
 class OpKind(StrEnum):
-    """What an operation does; the arguments of each are listed at `Operation.args`."""
+    """The name of each kind of operation, as the journal, the metrics and messages write it."""
 
     CREATE_MODEL = "create_model"
     LOAD_STATE = "load_state"
     FORWARD_BACKWARD = "forward_backward"
     OPTIM_STEP = "optim_step"
     SAVE_STATE = "save_state"
+    SAVE_RECOVERY_POINT = "save_recovery_point"
     SAVE_SAMPLER = "save_sampler"
     SNAPSHOT = "snapshot"
     LOAD_SAMPLER = "load_sampler"
@@ -34,165 +33,209 @@ class OpKind(StrEnum):
     SAMPLE = "sample"
 
 
+# -- what an operation does, one class for each kind ------------------------------------------------------------------
+#
+# Small things only, because they are journalled as JSON; what is bulky (data, prompts) is the body of the `Operation`.
+# A new field needs a default, or a new version of the journal's rows: rows that were written without it will be read.
+
+
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """One journalled operation on its way to an engine.
+class CreateModel(StrictFields):
+    """Make the adapter of a model.
 
     Attributes:
-        op_id: the request id of the operation's future; an id runs at most once in the life of a host.
-        kind: what to do.
+        lora: its shape, and the seed that it is drawn from.
+    """
+
+    kind: ClassVar[OpKind] = OpKind.CREATE_MODEL
+
+    lora: LoraConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState(StrictFields):
+    """Make a model from a saved state; with a place in the order (`seq_id`), load into the model that is there.
+
+    Attributes:
+        folder: the saved state, or a PEFT folder.
+        optimizer: whether the optimizer's moments are loaded too; else they begin at zero.
+        lora: the adapter's shape.
+        next_seq: of a model that is made: its first operation, because the state holds those before.
+    """
+
+    kind: ClassVar[OpKind] = OpKind.LOAD_STATE
+
+    folder: str
+    optimizer: bool
+    lora: LoraConfig
+    next_seq: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBackward(StrictFields):
+    """Compute losses and add gradients, or losses only; which of them is in the body, the protobuf request."""
+
+    kind: ClassVar[OpKind] = OpKind.FORWARD_BACKWARD
+
+
+@dataclass(frozen=True, slots=True)
+class OptimStep(StrictFields):
+    """Move the weights along the gradients since the last step, and clear those."""
+
+    kind: ClassVar[OpKind] = OpKind.OPTIM_STEP
+
+    adam: AdamParams
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState(StrictFields):
+    """Write weights and optimizer; the result is `{size_bytes}`."""
+
+    kind: ClassVar[OpKind] = OpKind.SAVE_STATE
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRecoveryPoint(StrictFields):
+    """Write the state that a lost model is rebuilt from, once nothing before `after_seq` is left to do.
+
+    It has no place in the order. It runs between steps, because gradients are no part of a state. So the state may
+    hold more than was asked for: the result `{size_bytes, seq_id}` names the last operation that it holds.
+
+    Attributes:
+        folder: where to.
+        after_seq: the operation that the state must hold.
+    """
+
+    kind: ClassVar[OpKind] = OpKind.SAVE_RECOVERY_POINT
+
+    folder: str
+    after_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSampler(StrictFields):
+    """Write the weights as a PEFT folder; the result is `{size_bytes}`."""
+
+    kind: ClassVar[OpKind] = OpKind.SAVE_SAMPLER
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(StrictFields):
+    """Make a sampler of the weights as they are now. It is written to `folder` later, which `Flushed` tells."""
+
+    kind: ClassVar[OpKind] = OpKind.SNAPSHOT
+
+    sampler_id: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSampler(StrictFields):
+    """Make a sampler of a folder's weights; `folder` None stands for the base model itself."""
+
+    kind: ClassVar[OpKind] = OpKind.LOAD_SAMPLER
+
+    sampler_id: str
+    folder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSampler(StrictFields):
+    """Free a sampler's memory; samples from it that are not done fail."""
+
+    kind: ClassVar[OpKind] = OpKind.RELEASE_SAMPLER
+
+    sampler_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseModel(StrictFields):
+    """Free a model's memory; what waits for the model fails."""
+
+    kind: ClassVar[OpKind] = OpKind.RELEASE_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class Skip(StrictFields):
+    """Take the place of an operation that took no effect, so that those after it need not wait.
+
+    Attributes:
+        failed_forward_backward: it was one, and failed: the next optim_step would lack gradients, so it fails too.
+        failed_optim_step: it was one, and failed: that ended the step, so gradients are cleared and weights stay.
+    """
+
+    kind: ClassVar[OpKind] = OpKind.SKIP
+
+    failed_forward_backward: bool = False
+    failed_optim_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(StrictFields):
+    """Draw completions; what is wanted is in the body, the JSON request."""
+
+    kind: ClassVar[OpKind] = OpKind.SAMPLE
+
+    sampler_id: str
+
+
+# What a `match` is exhaustive over, and what the codec reads: a new kind is served once it stands here.
+Work = (
+    CreateModel
+    | LoadState
+    | ForwardBackward
+    | OptimStep
+    | SaveState
+    | SaveRecoveryPoint
+    | SaveSampler
+    | Snapshot
+    | LoadSampler
+    | ReleaseSampler
+    | ReleaseModel
+    | Skip
+    | Sample
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation on its way to an engine.
+
+    Attributes:
+        request_id: the id of the client's request, under which its future is kept; a fresh id of the same form where
+            the service itself asks. An id runs at most once in the life of a host.
+        work: what to do.
         base_model: which engine.
         model_id: the adapter that is trained; training operations of one model run in the order of `seq_id`.
         seq_id: the position in the model's order, from 1; None where no order is asked for.
-        args: small arguments by kind.
-            CREATE_MODEL `{lora}`; LOAD_STATE `{folder, optimizer, lora, next_seq}`; OPTIM_STEP `{adam}`;
-            SAVE_STATE `{folder}` and, for a recovery point, `{folder, after_seq}`; SAVE_SAMPLER `{folder}`;
-            SNAPSHOT `{sampler_id, folder}`; LOAD_SAMPLER `{sampler_id, folder | None}` (None: the base itself);
-            RELEASE_SAMPLER `{sampler_id}`; SKIP `{failed_forward_backward, failed_optim_step}` (both optional);
-            SAMPLE `{sampler_id}`.
-            SKIP stands for an operation that took no effect: a failed forward_backward makes the next optim_step fail,
-            a failed optim_step ends the step (gradients are cleared, weights stay).
-            SAVE_STATE with `after_seq` runs once everything up to there is done and no gradients are pending; its
-            result `{size_bytes, seq_id}` names the last operation that the saved state holds, which may be later.
-        body: FORWARD_BACKWARD: the protobuf request; SAMPLE: the JSON request.
-        body_path: a file that holds the body, where it is bulky.
+        body: bulky input, of FORWARD_BACKWARD and SAMPLE only.
+        body_path: the file that holds the body, in place of `body`.
         replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
             also says that everything before it in its model's order is settled: what was not submitted never comes.
     """
 
-    op_id: str
-    kind: OpKind
+    request_id: str
+    work: Work
     base_model: str
     model_id: str | None = None
     seq_id: int | None = None
-    args: dict[str, Any] = field(default_factory=dict[str, Any])
     body: bytes | None = None
     body_path: str | None = None
     replay: bool = False
+
+    @property
+    def kind(self) -> OpKind:
+        """The name of what it does."""
+        return self.work.kind
 
     def read_body(self) -> bytes:
         """Return the body, from memory or from its file."""
         if self.body is not None:
             return self.body
         if self.body_path is None:
-            raise ValueError(f"operation {self.op_id} ({self.kind}) has no body")
+            raise ValueError(f"operation {self.request_id} ({self.kind}) has no body")
         return Path(self.body_path).read_bytes()
-
-    def to_frame(self) -> dict[str, Any]:
-        """Return the operation as a msgpack-able dict."""
-        return {
-            "op_id": self.op_id,
-            "kind": self.kind.value,
-            "base_model": self.base_model,
-            "model_id": self.model_id,
-            "seq_id": self.seq_id,
-            "args": self.args,
-            "body": self.body,
-            "body_path": self.body_path,
-            "replay": self.replay,
-        }
-
-    @classmethod
-    def from_frame(cls, frame: dict[str, Any]) -> Operation:
-        """Read what `to_frame` wrote."""
-        fields: dict[str, Any] = {**frame, "kind": OpKind(frame["kind"])}
-        return cls(**fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """An operation is done: `payload` is a protobuf or JSON message, as `media_type` says."""
-
-    op_id: str
-    payload: bytes
-    media_type: str = JSON
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An operation failed; nothing of it took effect."""
-
-    op_id: str
-    message: str
-    category: RequestErrorCategory
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """What a SNAPSHOT took is now on disk too."""
-
-    op_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The host is up and every model it serves is loaded."""
-
-    models: list[BaseModelInfo]
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The host died; whatever it held in memory is gone."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Gauges of the host: queue lengths, slots, cache blocks, tokens per second."""
-
-    values: dict[str, float]
-
-
-Event = Result | Failure | Flushed | Ready | Lost | Stats
-
-_EVENTS: dict[str, type[Any]] = {
-    "result": Result,
-    "failure": Failure,
-    "flushed": Flushed,
-    "lost": Lost,
-    "stats": Stats,
-}
-
-
-def event_to_frame(event: Event) -> dict[str, Any]:
-    """Return an event as a msgpack-able dict with its name under `event`."""
-    if isinstance(event, Ready):
-        return {"event": "ready", "models": [model.model_dump() for model in event.models]}
-    name = type(event).__name__.lower()
-    frame = {slot: getattr(event, slot) for slot in event.__slots__}
-    if isinstance(event, Failure):
-        frame["category"] = event.category.value
-    return {"event": name, **frame}
-
-
-def event_from_frame(frame: dict[str, Any]) -> Event:
-    """Read what `event_to_frame` wrote."""
-    fields = dict(frame)
-    name = fields.pop("event")
-    if name == "ready":
-        return Ready([BaseModelInfo.model_validate(model) for model in fields["models"]])
-    if name == "failure":
-        fields["category"] = RequestErrorCategory.parse(fields["category"])
-    return _EVENTS[name](**fields)
-
-
-class EngineLink(Protocol):
-    """How the API process reaches an engine host, wherever it runs."""
-
-    async def start(self, on_event: Callable[[Event], None]) -> None:
-        """Start the host; events, `Ready` first, arrive through `on_event` on the calling event loop."""
-        ...
-
-    def submit(self, op: Operation) -> None:
-        """Hand over an operation; never blocks."""
-        ...
-
-    def cancel(self, op_id: str) -> None:
-        """Ask for a sampling operation to be dropped; advisory."""
-        ...
-
-    async def close(self) -> None:
-        """Stop the host and wait until it is gone."""
-        ...

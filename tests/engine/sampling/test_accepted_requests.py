@@ -19,7 +19,7 @@ from tinsmith.scheduler.sample_queue import sample_job
 from tinsmith.server.handlers.sampling import check_request
 from tinsmith.types.codec import decode_sample_response, encode_sample_response
 from tinsmith.types.errors import UserError
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import Operation, Sample
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.requests import SampleRequest
 from tinsmith.types.sample_inputs import SampleInputs, read_sample_inputs
@@ -134,8 +134,8 @@ SCORED_ALONE = {
 def test_what_the_door_accepts_is_computed(engine: Engine, body: dict[str, Any]) -> None:
     request = SampleRequest.model_validate(body)
     check_request(request, engine.info, engine.settings)
-    op = Operation("j", OpKind.SAMPLE, "base", args={"sampler_id": "s"}, body=orjson.dumps(request.wire()))
-    response = sample(engine, sample_job(op))
+    op = Operation("j", Sample("s"), "base", body=orjson.dumps(request.wire()))
+    response = sample(engine, sample_job(op, "s"))
     check_answer(read_sample_inputs(request), decode_sample_response(encode_sample_response(response)))
 
 
@@ -151,7 +151,7 @@ def test_what_the_door_refuses_the_engine_refuses_in_the_same_words(
         check_request(request, engine.info, engine.settings)
     seeded = asked.params.model_copy(update={"seed": asked.params.seed or 0})
     with pytest.raises(UserError) as at_the_engine:
-        engine.sampler.add(SampleJob(job_id="j", sampler_id="s", **{**vars(asked), "params": seeded}))
+        engine.sampler.add(SampleJob(request_id="j", sampler_id="s", **{**vars(asked), "params": seeded}))
     assert at_the_engine.value.message == at_the_door.value.message
     assert not engine.sampler.has_work
 

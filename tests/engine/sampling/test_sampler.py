@@ -142,11 +142,11 @@ def test_cancelling_frees_and_disturbs_nobody(engine: Engine) -> None:
     for _ in range(10):
         engine.sampler.step()
     for job in jobs:
-        engine.sampler.cancel(job.job_id)
+        engine.sampler.cancel(job.request_id)
     engine.sampler.cancel("unknown")
     results = drain(engine)
-    assert set(results) == {kept.job_id}
-    result = results[kept.job_id]
+    assert set(results) == {kept.request_id}
+    result = results[kept.request_id]
     assert isinstance(result, SampleResponse)
     assert result.sequences[0].tokens == wanted
 
@@ -163,7 +163,7 @@ def test_a_released_sampler_ends_what_it_began() -> None:
     randomise_adapter(own, "other", 5)
     with pytest.raises(UserError, match="sampler_id: got 's'"):
         own.sampler.add(make_job("s", [1]))
-    result = drain(own)[job.job_id]
+    result = drain(own)[job.request_id]
     assert isinstance(result, SampleResponse)
     assert result.sequences[0].tokens == wanted
 
@@ -182,11 +182,11 @@ def test_weights_that_diverged_fail_alone(where: str) -> None:
     # The bad ones leave more half-filled blocks behind than prompts are copied to: generation goes on in them.
     results = run_all(own, bad[:10] + again + bad[10:])
     for job in bad:
-        error = results[job.job_id]
+        error = results[job.request_id]
         assert isinstance(error, UserError)
         assert "logits that are not finite" in str(error)
     for job, tokens in zip(again, wanted, strict=True):
-        result = results[job.job_id]
+        result = results[job.request_id]
         assert isinstance(result, SampleResponse)
         assert [s.tokens for s in result.sequences] == tokens
         assert result.prompt_logprobs_np is not None
@@ -202,8 +202,8 @@ def test_one_sample_ends_as_another_fails(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(end):
         assert own.sampler.step() == []
     monkeypatch.setattr(next_tokens, "finite_rows", lambda logits: torch.arange(len(logits)) == 0)
-    ((job_id, error),) = own.sampler.step()
-    assert job_id == job.job_id
+    ((request_id, error),) = own.sampler.step()
+    assert request_id == job.request_id
     assert isinstance(error, UserError)
     # `drain` sees that the first sample's blocks came back as well.
     assert drain(own) == {}
@@ -214,8 +214,8 @@ def test_a_failing_pass_ends_its_requests_only(engine: Engine, monkeypatch: pyte
     engine.sampler.add(broken)
     with monkeypatch.context() as patch:
         patch.setattr(type(engine.base), "hidden", _out_of_memory)
-        ((job_id, error),) = engine.sampler.step()
-    assert (job_id, type(error)) == (broken.job_id, torch.OutOfMemoryError)
+        ((request_id, error),) = engine.sampler.step()
+    assert (request_id, type(error)) == (broken.request_id, torch.OutOfMemoryError)
     assert len(sample(engine, make_job("s", [1, 2, 3])).sequences[0].tokens) == 16
 
 
@@ -231,10 +231,10 @@ def test_what_the_cache_cannot_hold_is_refused() -> None:
     grows = make_job("s", random_prompt(50, 0), 3, max_tokens=100)
     fits = make_job("s", random_prompt(50, 1), 3, max_tokens=15)
     results = run_all(own, [grows, fits])
-    error = results[grows.job_id]
+    error = results[grows.request_id]
     assert isinstance(error, UserError)
     assert "got '65 tokens', expected at most 64" in str(error)
-    assert isinstance(results[fits.job_id], SampleResponse)
+    assert isinstance(results[fits.request_id], SampleResponse)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,9 @@ def test_bad_requests(engine: Engine, prompt: list[int], options: dict[str, obje
 def test_what_the_service_must_set(engine: Engine) -> None:
     with pytest.raises(ValueError, match="seed: got None"):
         engine.sampler.add(make_job("s", [1], seed=None))
-    engine.sampler.add(make_job("s", [1], job_id="twice"))
-    with pytest.raises(ValueError, match="job_id: got 'twice'"):
-        engine.sampler.add(make_job("s", [1], job_id="twice"))
+    engine.sampler.add(make_job("s", [1], request_id="twice"))
+    with pytest.raises(ValueError, match="request_id: got 'twice'"):
+        engine.sampler.add(make_job("s", [1], request_id="twice"))
     drain(engine)
 
 

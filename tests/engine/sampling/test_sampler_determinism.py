@@ -47,7 +47,7 @@ def make_jobs(count: int, max_tokens: int) -> list[SampleJob]:
 
 
 def tokens_of(engine: Engine, jobs: list[SampleJob]) -> dict[str, list[list[int]]]:
-    return {job.job_id: [s.tokens for s in r.sequences] for job, r in samples(engine, jobs)}
+    return {job.request_id: [s.tokens for s in r.sequences] for job, r in samples(engine, jobs)}
 
 
 def tokens_one_by_one(engine: Engine, jobs: list[SampleJob]) -> dict[str, list[list[int]]]:
@@ -67,15 +67,15 @@ def tokens_trickling(engine: Engine, jobs: list[SampleJob], chance: random.Rando
             noise.append(make_job("b", random_prompt(30, chance.randrange(100)), 3, max_tokens=40, seed=5))
             engine.sampler.add(noise[-1])
         for _ in range(chance.randrange(5)):
-            for job_id, result in engine.sampler.step():
+            for request_id, result in engine.sampler.step():
                 assert not isinstance(result, Exception)
-                found[job_id] = [s.tokens for s in result.sequences]
+                found[request_id] = [s.tokens for s in result.sequences]
         if noise and chance.random() < 0.3:
-            engine.sampler.cancel(noise.pop(0).job_id)
-    for job_id, result in drain(engine).items():
+            engine.sampler.cancel(noise.pop(0).request_id)
+    for request_id, result in drain(engine).items():
         assert not isinstance(result, Exception)
-        found[job_id] = [s.tokens for s in result.sequences]
-    return {job.job_id: found[job.job_id] for job in jobs}
+        found[request_id] = [s.tokens for s in result.sequences]
+    return {job.request_id: found[job.request_id] for job in jobs}
 
 
 @pytest.mark.row(209)
@@ -109,7 +109,7 @@ def test_a_hundred_thousand_tokens(family: str) -> None:
     assert tokens_of(small, jobs[::-1]) == together
     assert small.sampler.schedule.preemptions > 50
     some = jobs[::9]
-    assert tokens_one_by_one(make_engine(family), some) == {job.job_id: together[job.job_id] for job in some}
+    assert tokens_one_by_one(make_engine(family), some) == {job.request_id: together[job.request_id] for job in some}
 
 
 def test_another_seed_sample_or_position_draws_anew() -> None:
@@ -123,13 +123,13 @@ def test_seeds_are_64_bits_wide() -> None:
     engine = make_engine("llama")
     negative, unsigned = (make_job("a", [1, 2, 3], seed=seed, max_tokens=30) for seed in (-5, 2**64 - 5))
     found = tokens_of(engine, [negative, unsigned])
-    assert found[negative.job_id] == found[unsigned.job_id]
+    assert found[negative.request_id] == found[unsigned.request_id]
 
 
 def test_a_completion_can_be_resumed() -> None:
     # Draws go by the position in the whole sequence, so a prompt that ends inside a completion continues it.
     engine = make_engine("qwen3")
     job = make_job("b", [5, 6, 7], seed=9, max_tokens=40)
-    (whole,) = tokens_of(engine, [job])[job.job_id]
-    rest = replace(job, job_id="rest", prompt=job.prompt + whole[:15])
+    (whole,) = tokens_of(engine, [job])[job.request_id]
+    rest = replace(job, request_id="rest", prompt=job.prompt + whole[:15])
     assert tokens_of(engine, [rest])["rest"][0][:25] == whole[15:]

@@ -84,7 +84,7 @@ async def test_a_sample_without_a_seed_draws_the_same_tokens_again(restarting: R
     assert await client.result(promise)
     again = next(op for op in restarting.running.link.submitted if op.kind is OpKind.SAMPLE)
     # What it draws is a matter of its id, body and weights (see `sample_seed`).
-    assert (again.op_id, again.body) == (sent.request_id, body)
+    assert (again.request_id, again.body) == (sent.request_id, body)
 
 
 async def test_requests_that_came_while_there_was_no_engine(running: Running) -> None:

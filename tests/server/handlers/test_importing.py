@@ -20,7 +20,8 @@ from tests.server.conftest import Running, Start
 from tests.support.fake_link import FakeLink, FakeModel
 from tinsmith.adapter_files.safetensors_header import TensorEntry, make_header
 from tinsmith.server.handlers import importing, upload
-from tinsmith.types.operations import Operation, OpKind
+from tinsmith.types.operations import LoadState, OpKind
+from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSessionRequest
 
@@ -38,14 +39,14 @@ class Link(FakeLink):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loaded: list[tuple[dict[str, Any], bytes, dict[str, Any]]] = []
+        self.loaded: list[tuple[dict[str, Any], bytes, LoraConfig]] = []
 
-    def _load(self, op: Operation) -> FakeModel:
-        folder = Path(op.args["folder"])
+    def _load(self, load: LoadState) -> FakeModel:
+        folder = Path(load.folder)
         if not (folder / "adapter_config.json").is_file():
-            return super()._load(op)
+            return super()._load(load)
         config = json.loads((folder / "adapter_config.json").read_text())
-        self.loaded.append((config, (folder / "adapter_model.safetensors").read_bytes(), op.args["lora"]))
+        self.loaded.append((config, (folder / "adapter_model.safetensors").read_bytes(), load.lora))
         return FakeModel(weight=42.0)
 
 
@@ -82,6 +83,20 @@ def test_the_door_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+async def test_an_import_that_is_refused_as_a_model_fails_its_futures_not_the_upload(start: Start) -> None:
+    running = await start(Link(), max_models_per_key=1)
+    client = await running.client("ann")
+    await client.create_model()
+    answer = await send(client, body())
+    load, *saves = [{"request_id": request_id} for request_id in answer.json()["request_ids"]]
+    with pytest.raises(Failed, match="expected at most 1 live training runs of a key"):
+        await client.result(load)
+    assert len(saves) == 2
+    for save in saves:
+        with pytest.raises(Failed, match="model_id"):
+            await client.result(save)
+
+
 async def test_an_upload_becomes_a_state_and_weights_for_sampling(start: Start) -> None:
     running = await start(Link())
     client = await running.client("ann")
@@ -92,7 +107,7 @@ async def test_an_upload_becomes_a_state_and_weights_for_sampling(start: Start) 
     ((config, file, lora),) = running.link.loaded  # pyright: ignore[reportAttributeAccessIssue]
     assert config == CONFIG
     assert file == body()[body().index(b"\n") + 1 :]
-    assert (lora["rank"], lora["train_attn"], lora["train_mlp"], lora["train_unembed"]) == (4, True, False, False)
+    assert (lora.rank, lora.train_attn, lora.train_mlp, lora.train_unembed) == (4, True, False, False)
     listed = await client.get("checkpoints")
     assert {(c["tinker_path"], c["user_metadata"]["from"]) for c in listed["checkpoints"]} == {
         (state, "afar"),

@@ -11,7 +11,7 @@ import zstandard
 from tests.server.client import ADAM, PROTOBUF, Client, Failed, datum
 from tests.server.conftest import Running, Start, soon
 from tinsmith.types.codec import encode_forward_backward_request
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import CreateModel, OpKind
 
 pytestmark = pytest.mark.anyio
 
@@ -180,7 +180,7 @@ async def test_creation_is_idempotent(running: Running) -> None:
     promises = await asyncio.gather(*(client.post("create_model", body) for _ in range(4)))
     assert len({p["request_id"] for p in promises}) == 1
     assert (await client.result(promises[0]))["model_id"] == f"{client.session_id}:train:4"
-    created = [op for op in running.link.submitted if op.kind is OpKind.CREATE_MODEL]
+    created = [op.work for op in running.link.submitted if isinstance(op.work, CreateModel)]
     assert len(created) == 1
     await fails(client, await client.post("create_model", body | {"base_model": "other"}), "model_seq_id")
 

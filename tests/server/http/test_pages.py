@@ -14,7 +14,7 @@ from tinsmith.cluster.model_sources import resolve, resolve_models
 from tinsmith.logs import KeyValueFormatter
 from tinsmith.models import path as shipped
 from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import Stats
+from tinsmith.types.host_events import Stats
 
 pytestmark = pytest.mark.anyio
 

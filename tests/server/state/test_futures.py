@@ -14,7 +14,8 @@ from tests.server.conftest import Running, Start, soon
 from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.records import Record, State
 from tinsmith.types.errors import RequestErrorCategory, UserError
-from tinsmith.types.operations import OpKind, Result
+from tinsmith.types.host_events import Result
+from tinsmith.types.operations import OpKind
 
 pytestmark = pytest.mark.anyio
 

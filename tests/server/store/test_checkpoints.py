@@ -201,7 +201,7 @@ async def test_a_token_of_the_owner_opens_a_private_checkpoint(running: Running)
     assert await other.load(path, weights_access_token=token)
     with pytest.raises(Failed):
         await other.load(path, weights_access_token="tml-wrong")
-    stored = "".join(str(record.args) for record in running.service.core.futures.records())
+    stored = "".join(str((record.work, record.note)) for record in running.service.core.futures.records())
     assert token not in stored
 
 

@@ -66,10 +66,10 @@ class Sampler:
 
         Raises:
             UserError: naming the field that is wrong, or an unknown sampler.
-            ValueError: the job id is in use, or the seed was not set.
+            ValueError: the request id is in use, or the seed was not set.
         """
-        if job.job_id in self._groups:
-            raise ValueError(f"job_id: got {job.job_id!r}, expected one that is not in use")
+        if job.request_id in self._groups:
+            raise ValueError(f"request_id: got {job.request_id!r}, expected one that is not in use")
         if job.params.seed is None:
             raise ValueError(
                 "sampling_params.seed: got None, expected a number: the service sets one where it is absent"
@@ -81,13 +81,13 @@ class Sampler:
         snapshot = self._snapshots.acquire(job.sampler_id)
         group = self._make_group(job, job.params.seed, snapshot)
         self._arrivals += 1
-        self._groups[job.job_id] = (group, snapshot)
+        self._groups[job.request_id] = (group, snapshot)
         self.schedule.add(group.samples[0])
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Drop a request; nothing is returned for it. Unknown and finished ones are ignored."""
-        if job_id in self._groups:
-            self._drop(self._groups[job_id][0])
+        if request_id in self._groups:
+            self._drop(self._groups[request_id][0])
 
     def step(self) -> list[tuple[str, SampleResponse | Exception]]:
         """Compute one prefill chunk or one token of every running sequence; return the requests that ended.
@@ -222,15 +222,15 @@ class Sampler:
             self._fail(group, error)
 
     def _is_live(self, group: SampleGroup) -> bool:
-        return group.job.job_id in self._groups
+        return group.job.request_id in self._groups
 
     def _finish(self, group: SampleGroup) -> None:
         self._drop(group)
-        self._finished.append((group.job.job_id, make_response(group)))
+        self._finished.append((group.job.request_id, make_response(group)))
 
     def _fail(self, group: SampleGroup, error: Exception) -> None:
         self._drop(group)
-        self._finished.append((group.job.job_id, error))
+        self._finished.append((group.job.request_id, error))
 
     def _fail_all(self, plan: Plan, error: Exception) -> None:
         for part in plan.slices:
@@ -242,7 +242,7 @@ class Sampler:
             # One that ended has left the schedule, unless this request failed before it was settled.
             if sequence.blocks or sequence.stop_reason is None:
                 self.schedule.remove(sequence)
-        _, snapshot = self._groups.pop(group.job.job_id)
+        _, snapshot = self._groups.pop(group.job.request_id)
         self._snapshots.done(snapshot)
 
 

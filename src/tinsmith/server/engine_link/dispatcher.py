@@ -12,7 +12,19 @@ from tinsmith.server.engine_link.resting import is_crowded, to_rest
 from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
-from tinsmith.types.operations import EngineLink, Failure, Operation, OpKind, Result
+from tinsmith.types.host_events import EngineLink, Failure, Result
+from tinsmith.types.operations import (
+    LoadSampler,
+    LoadState,
+    Operation,
+    OpKind,
+    ReleaseModel,
+    ReleaseSampler,
+    SaveSampler,
+    SaveState,
+    Skip,
+    Snapshot,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +144,21 @@ class Dispatcher:
         await self._hand_over(record, replay=False, verify=True)
 
     def _operation(self, record: Record, body: bytes | None, path: str | None, replay: bool) -> Operation:
-        args = dict(record.op_args)
-        if args.get("folder") is not None:
-            args["folder"] = str(self._data_folder.absolute(args["folder"]))
-        return Operation(
-            record.request_id, record.kind, record.base_model, record.model_id, record.seq_id, args, body, path, replay
-        )
+        work = record.work
+        if work is None:
+            raise ValueError(f"operation {record.request_id} ({record.kind}) was refused, so nothing is known to run")
+        if isinstance(work, LoadState | SaveState | SaveSampler | Snapshot):
+            work = replace(work, folder=str(self._data_folder.absolute(work.folder)))
+        return Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path, replay)
 
     def skip(self, record: Record) -> None:
         """Tell the host that an operation's place in the order is taken by nothing, and what its failure means."""
-        args = {
-            "failed_forward_backward": record.kind is OpKind.FORWARD_BACKWARD and not record.forward_only,
-            "failed_optim_step": record.kind is OpKind.OPTIM_STEP and not record.at_door,
-        }
+        work = Skip(
+            failed_forward_backward=record.kind is OpKind.FORWARD_BACKWARD and not record.forward_only,
+            failed_optim_step=record.kind is OpKind.OPTIM_STEP and not record.at_door,
+        )
         record.submitted_in = self.life
-        op = Operation(record.request_id, OpKind.SKIP, record.base_model, record.model_id, record.seq_id, args)
+        op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id)
         self._link.submit(replace(op, replay=not record.at_door))
 
     def cancel(self, record: Record) -> None:
@@ -162,21 +174,21 @@ class Dispatcher:
     def internal(self, op: Operation, follow: Internal | None = None) -> None:
         """Hand over an operation of the service's own."""
         if follow is not None:
-            self._internal[op.op_id] = follow
+            self._internal[op.request_id] = follow
         self._link.submit(op)
 
-    def take_internal(self, op_id: str) -> Internal | None:
+    def take_internal(self, request_id: str) -> Internal | None:
         """Return what follows from an internal operation's outcome."""
-        return self._internal.pop(op_id, None)
+        return self._internal.pop(request_id, None)
 
-    def take_replayed(self, op_id: str) -> Record | None:
+    def take_replayed(self, request_id: str) -> Record | None:
         """Return the operation whose replay this was."""
-        return self._replayed.pop(op_id, None)
+        return self._replayed.pop(request_id, None)
 
     def release_model(self, run: TrainingRun) -> None:
         """Free a model's memory."""
         if self.up:
-            self.internal(Operation(new_id(), OpKind.RELEASE_MODEL, run.base_model, run.id))
+            self.internal(Operation(new_id(), ReleaseModel(), run.base_model, run.id))
 
     # -- samplers -----------------------------------------------------------------------------------------------------
 
@@ -190,8 +202,7 @@ class Dispatcher:
             return  # a snapshot that is not on disk comes from its model's replay
         sampler.loading = True
         folder = str(self._data_folder.absolute(sampler.folder)) if sampler.folder is not None else None
-        args = {"sampler_id": sampler.id, "folder": folder}
-        op = Operation(new_id(), OpKind.LOAD_SAMPLER, sampler.base_model, args=args)
+        op = Operation(new_id(), LoadSampler(sampler.id, folder), sampler.base_model)
         self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))
 
     def _sampler_failed(self, sampler: SamplingSession, failure: Failure) -> None:
@@ -217,8 +228,7 @@ class Dispatcher:
         if sampler.ready or sampler.loading:
             # A sample that comes from now on has it loaded again, behind the release.
             sampler.ready = sampler.loading = False
-            args = {"sampler_id": sampler.id}
-            self.internal(Operation(new_id(), OpKind.RELEASE_SAMPLER, sampler.base_model, args=args))
+            self.internal(Operation(new_id(), ReleaseSampler(sampler.id), sampler.base_model))
 
     def rest(self) -> None:
         """Release the samplers that may leave the engine's memory."""

@@ -16,7 +16,8 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import SamplerRow
 from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.operations import Event, Failure, Flushed, Lost, OpKind, Ready, Result, Stats
+from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
+from tinsmith.types.operations import OpKind, Snapshot
 
 log = logging.getLogger("tinsmith.server")
 
@@ -55,8 +56,8 @@ class Events:
         match event:
             case Result() | Failure():
                 self._on_outcome(event)
-            case Flushed(op_id):
-                self._tasks.start(self._on_flushed(op_id))
+            case Flushed(request_id):
+                self._tasks.start(self._on_flushed(request_id))
             case Ready(models):
                 # The life begins here and not in the task: a loss may come before that runs.
                 self._tasks.start(self._on_ready(models, self._dispatcher.born()))
@@ -67,17 +68,17 @@ class Events:
 
     def _on_outcome(self, event: Result | Failure) -> None:
         # Three kinds of operations have outcomes: the service's own, replays, and those that a client waits for.
-        internal = self._dispatcher.take_internal(event.op_id)
+        internal = self._dispatcher.take_internal(event.request_id)
         if internal is not None:
             follow = internal.done(event) if isinstance(event, Result) else internal.failed(event)
             if inspect.iscoroutine(follow):
                 self._tasks.start(follow)
             return
-        replayed = self._dispatcher.take_replayed(event.op_id)
+        replayed = self._dispatcher.take_replayed(event.request_id)
         if replayed is not None:
             self._tasks.start(self._on_replayed(replayed, event))
             return
-        record = self._futures.find(event.op_id)
+        record = self._futures.find(event.request_id)
         # It was cancelled, or its session ended, while the engine worked on it.
         if record is None or record.state is not State.PENDING:
             return
@@ -104,13 +105,13 @@ class Events:
         elif (sampler := self._made_by(record)) is not None:
             await self._dispatcher.sampler_ready(sampler)
 
-    async def _on_flushed(self, op_id: str) -> None:
-        record = self._futures.find(op_id)
-        if record is None:
+    async def _on_flushed(self, request_id: str) -> None:
+        record = self._futures.find(request_id)
+        if record is None or not isinstance(record.work, Snapshot):
             return
         sampler = self._live.samplers.get(record.sampler_id or "")
         if sampler is None:  # let go of while it was being written
-            await self._data_folder.remove(record.op_args["folder"])
+            await self._data_folder.remove(record.work.folder)
             return
         # In memory first. A service that dies before the row is written replays the snapshot once more: no harm.
         sampler.on_disk = True

@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import Connection, insert, update
 
 from tinsmith.server.state.live import RunStatus, SamplingSession, TrainingRun
+from tinsmith.server.state.notes import LoadNote, SaveNote
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.checkpoint_store import Saved
@@ -20,8 +21,9 @@ from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RunRow, SamplerRow
 from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.host_events import Failure, Result
 from tinsmith.types.http_names import JSON
-from tinsmith.types.operations import Failure, OpKind, Result
+from tinsmith.types.operations import CreateModel, LoadState, OpKind, SaveSampler, SaveState, Snapshot
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
 
 log = logging.getLogger("tinsmith.server")
@@ -61,8 +63,8 @@ class Outcomes:
     def failure(self, record: Record, event: Failure) -> None:
         """Settle an operation with an engine's error."""
         message = event.message
-        if record.kind is OpKind.LOAD_STATE:  # the engine knows only the folder that the checkpoint was pinned to
-            message = f"{record.wire['path']}: {message}"
+        if isinstance(record.note, LoadNote):  # the engine knows only the folder that the checkpoint was pinned to
+            message = f"{record.note.path}: {message}"
         self.fail(record, message, event.category)
 
     def fail(self, record: Record, message: str, category: RequestErrorCategory) -> None:
@@ -72,7 +74,7 @@ class Outcomes:
         record.fail(message, category)
         effects: list[Effect] = []
         # Whatever the engine has written of it.
-        if (folder := record.wire.get("checkpoint_folder")) is not None:
+        if (folder := record.checkpoint_folder) is not None:
             self._tasks.start(self._data_folder.remove(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             self._live.drop_sampler(sampler)
@@ -112,20 +114,20 @@ class Outcomes:
 
     def _answer(self, record: Record, event: Result) -> tuple[bytes | None, list[Effect], list[After]]:
         """Return the answer's JSON (None: the engine's payload as it is), what to store with it, what to do after."""
-        match record.kind:
-            case OpKind.CREATE_MODEL | OpKind.LOAD_STATE:
+        match record.work, record.note:
+            case CreateModel() | LoadState(), _:
                 return self._model_answer(record)
-            case OpKind.SAVE_STATE | OpKind.SAVE_SAMPLER:
-                return self._save_answer(record, orjson.loads(event.payload))
-            case OpKind.SNAPSHOT:
+            case SaveState(folder) | SaveSampler(folder), SaveNote() as note:
+                return self._save_answer(record, folder, note, orjson.loads(event.payload))
+            case Snapshot(), _:
                 return self._snapshot_answer(record)
             case _:
                 return None, [], []
 
     def _model_answer(self, record: Record) -> tuple[bytes, list[Effect], list[After]]:
         answer: dict[str, Any] = {"type": "create_model", "model_id": record.model_id}
-        if record.kind is OpKind.LOAD_STATE:
-            answer |= {"type": "load_weights", "path": record.wire["path"]}
+        if isinstance(record.note, LoadNote):
+            answer |= {"type": "load_weights", "path": record.note.path}
         effects: list[Effect] = []
         run = self._live.runs.get(record.model_id or "")
         if run is not None and run.creation is record and run.status is RunStatus.CREATING:
@@ -134,21 +136,22 @@ class Outcomes:
             effects.append(lambda connection: connection.execute(statement))
         return orjson.dumps(answer), effects, []
 
-    def _save_answer(self, record: Record, payload: dict[str, Any]) -> tuple[bytes, list[Effect], list[After]]:
-        wire = record.wire
+    def _save_answer(
+        self, record: Record, folder: str, note: SaveNote, payload: dict[str, Any]
+    ) -> tuple[bytes, list[Effect], list[After]]:
         kind: CheckpointKind = "weights" if record.kind is OpKind.SAVE_STATE else "sampler_weights"
         now = time.time()
         saved = Saved(
-            path=CheckpointPath(record.model_id or "", kind, wire["name"]),
+            path=CheckpointPath(record.model_id or "", kind, note.name),
             owner=record.owner,
-            folder=wire["checkpoint_folder"],
+            folder=folder,
             base_model=record.base_model,
             lora=self._live.runs[record.model_id or ""].lora,
             size_bytes=payload["size_bytes"],
             public=False,
-            user_metadata=wire.get("user_metadata"),
+            user_metadata=note.user_metadata,
             created_at=now,
-            expires_at=now + wire["ttl_seconds"] if wire.get("ttl_seconds") else None,
+            expires_at=now + note.ttl_seconds if note.ttl_seconds else None,
         )
         # The effect fills it on the writer's thread. Old files go once the row of the new ones is committed.
         replaced: list[str | None] = []

@@ -20,7 +20,8 @@ from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import TornBody
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import Failure, Operation, OpKind
+from tinsmith.types.host_events import Failure
+from tinsmith.types.operations import LoadState, Operation, OpKind
 
 log = logging.getLogger("tinsmith.server")
 
@@ -214,13 +215,9 @@ class Recovery:
                 self._dispatcher.skip(record)
 
     def _load(self, run: TrainingRun, point: RecoveryPoint) -> None:
-        args = {
-            "folder": str(self._data_folder.absolute(point.folder)),
-            "optimizer": True,
-            "lora": run.lora.model_dump(),
-            "next_seq": point.seq_id + 1,
-        }
-        op = Operation(new_id(), OpKind.LOAD_STATE, run.base_model, run.id, args=args)
+        folder = str(self._data_folder.absolute(point.folder))
+        work = LoadState(folder, optimizer=True, lora=run.lora, next_seq=point.seq_id + 1)
+        op = Operation(new_id(), work, run.base_model, run.id)
         self._dispatcher.internal(op, Internal(lambda _: None, lambda failure: self._failed(run, failure)))
 
     def _failed(self, run: TrainingRun, failure: Failure) -> object:

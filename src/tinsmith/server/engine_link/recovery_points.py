@@ -14,7 +14,8 @@ from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow
 from tinsmith.server.store.journal import Effect
-from tinsmith.types.operations import Failure, Operation, OpKind, Result
+from tinsmith.types.host_events import Failure, Result
+from tinsmith.types.operations import Operation, SaveRecoveryPoint
 
 log = logging.getLogger("tinsmith.server")
 
@@ -66,8 +67,8 @@ class RecoveryPoints:
         # When it is asked for, not when it is there: the next steps must not ask for more of them.
         run.pointed_at = time.monotonic()
         folder = self._data_folder.new_recovery(run.id, "point")
-        args = {"folder": str(self._data_folder.absolute(folder)), "after_seq": after_seq}
-        op = Operation(new_id(), OpKind.SAVE_STATE, run.base_model, run.id, args=args)
+        work = SaveRecoveryPoint(str(self._data_folder.absolute(folder)), after_seq)
+        op = Operation(new_id(), work, run.base_model, run.id)
 
         def failed(failure: Failure) -> None:
             log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)
@@ -95,7 +96,7 @@ class RecoveryPoints:
         cut = [record for seq, record in run.ops.items() if seq <= keep.seq_id]
         creation = [run.creation] if run.creation is not None else []
         gone = [point.folder for point in older] + [
-            folder for record in [*creation, *cut] if (folder := record.wire.get("pinned")) is not None
+            folder for record in [*creation, *cut] if (folder := record.pinned_folder) is not None
         ]
         folders = [point.folder for point in older]
         effect: Effect = lambda connection: connection.execute(  # noqa: E731

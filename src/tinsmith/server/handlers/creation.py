@@ -12,6 +12,7 @@ from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.state.live import LiveSession, TrainingRun
+from tinsmith.server.state.notes import LoadNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import Saved
 from tinsmith.server.store.core import Core
@@ -20,7 +21,7 @@ from tinsmith.server.store.journal import Effect, digest
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.ids import training_run_id
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import CreateModel, LoadState, OpKind
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateModelRequest, LoadWeightsRequest
@@ -54,7 +55,7 @@ class CreationHandler:
             lora = LoraConfig.model_validate(request.lora_config.model_dump())
             check_lora(lora, self._settings.max_lora_rank)
             record.base_model = request.base_model
-            record.args = {"op": {"lora": lora.model_dump()}}
+            record.work = CreateModel(lora)
             return lora
 
         return await self._accept(record, fields, prepare)
@@ -93,24 +94,24 @@ class CreationHandler:
         return await self._accept(record, fields, prepare_new)
 
     async def load_adapter(
-        self, session: LiveSession, base_model: str, lora: LoraConfig, folder: str, wire: dict[str, Any]
+        self, session: LiveSession, base_model: str, lora: LoraConfig, folder: str, note: LoadNote
     ) -> Record:
         """Accept the loading of an adapter made elsewhere as the first model of a session.
 
         Args:
             lora: a shape that holds it.
             folder: its PEFT folder, among what the run is rebuilt from.
-            wire: what else the record is to keep.
+            note: what else the record is to keep.
         """
 
         async def prepare(record: Record) -> LoraConfig:
             record.base_model = base_model
-            op = {"folder": folder, "optimizer": False, "lora": lora.model_dump(), "next_seq": 1}
-            record.args = {"op": op, "wire": wire | {"pinned": folder}}
+            record.work = LoadState(folder, optimizer=False, lora=lora)
             return lora
 
-        place = {"session_id": session.id, "model_seq_id": 0}
-        return await self._accept(Record(OpKind.LOAD_STATE, session.owner), place, prepare)
+        # Noted before anything can be refused: a refused load, too, is asked how it was to be saved.
+        record = Record(OpKind.LOAD_STATE, session.owner, note=note)
+        return await self._accept(record, {"session_id": session.id, "model_seq_id": 0}, prepare)
 
     async def _saved_state(self, request: LoadWeightsRequest, readers: set[str]) -> Saved:
         path = CheckpointPath.parse(request.path)
@@ -137,11 +138,8 @@ class CreationHandler:
         # again.
         pinned = self._data_folder.new_recovery(model_id, "loaded")
         await self._data_folder.pin(saved.folder, pinned)
-        op = {"folder": pinned, "optimizer": request.optimizer, "lora": saved.lora.model_dump()}
-        record.args = {
-            "op": op | {"next_seq": 1 if record.seq_id is None else record.seq_id + 1},
-            "wire": {"path": request.path, "pinned": pinned},
-        }
+        record.work = LoadState(pinned, request.optimizer, saved.lora)
+        record.note = LoadNote(request.path)
 
     # -- what both have in common -------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import errno
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 import orjson
@@ -24,6 +23,7 @@ from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
+from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
@@ -88,7 +88,9 @@ class ImportingHandler:
         for record in self._futures.records():
             if key and record.kind is OpKind.LOAD_STATE and record.owner == owner:
                 whole = self._futures.by_scope(_scope(record, 2)) is not None
-                if record.wire.get("import_key") == key and (whole or record.session_id in self._live.sessions):
+                imported = _imported(record)
+                known = imported is not None and imported.key == key
+                if known and (whole or record.session_id in self._live.sessions):
                     return record
         return None
 
@@ -109,7 +111,7 @@ class ImportingHandler:
         display_name = f"import of {request.name}"
         session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=display_name))
         session = self._live.sessions[session_id]
-        save = request.model_dump(include={"name", "ttl_seconds", "user_metadata"})
+        save = SaveNote(request.name, request.ttl_seconds, request.user_metadata)
         try:
             folder = self._data_folder.new_recovery(training_run_id(session_id, 0), "loaded")
             place = self._data_folder.absolute(folder)
@@ -118,8 +120,8 @@ class ImportingHandler:
             await upload.copy(
                 place / ADAPTER_WEIGHTS, size, ADAPTER_WEIGHTS, lambda: self._live.session(session_id, owner)
             )
-            wire = {"path": f"adapter {request.name}", "import_key": key, "save": save}
-            return await self._creation.load_adapter(session, request.base_model, lora, folder, wire)
+            note = LoadNote(f"adapter {request.name}", ImportNote(key, save))
+            return await self._creation.load_adapter(session, request.base_model, lora, folder, note)
         # A client that went away is one of them: its request was cancelled.
         except BaseException as error:
             await self._sessions.end(session, "interrupted", f"the import failed: {error}")
@@ -129,10 +131,14 @@ class ImportingHandler:
 
     async def _save(self, load: Record) -> list[Record]:
         """Accept the saves of a loaded adapter, those that were accepted before excepted."""
+        imported = _imported(load)
+        if imported is None:
+            raise ValueError(f"operation {load.request_id}: got no import, expected the load of one")
+        how = imported.save
+        told = {"path": how.name, "ttl_seconds": how.ttl_seconds, "user_metadata": how.user_metadata}
         saves: list[Record] = []
         for seq, save in enumerate((self._saving.save_weights, self._saving.save_weights_for_sampler), 1):
-            how: dict[str, Any] = load.wire["save"]
-            fields = {**how, "model_id": load.model_id, "seq_id": seq, "path": how["name"]}
+            fields = {**told, "model_id": load.model_id, "seq_id": seq}
             known = self._futures.by_scope(_scope(load, seq))
             saves.append(known or await save(load.owner, orjson.dumps(fields)))
         return saves
@@ -146,6 +152,10 @@ class ImportingHandler:
         return invalid(
             ADAPTER_WEIGHTS, f"{size} bytes", f"no more than the service has room for ({free} bytes)", status=507
         )
+
+
+def _imported(record: Record) -> ImportNote | None:
+    return record.note.imported if isinstance(record.note, LoadNote) else None
 
 
 def _scope(load: Record, seq: int) -> str:

@@ -97,7 +97,7 @@ class Intake:
             record.owner,
             session_id=record.session_id,
             sampler_id=record.sampler_id,
-            args={"wire": record.wire},
+            note=record.note,
         )
         return await self.accept(refused.refuse(message))
 

@@ -12,6 +12,7 @@ from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.state.live import SamplingSession
+from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
@@ -19,7 +20,7 @@ from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.ids import sampling_session_id
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import OpKind, Sample
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.sample_inputs import read_sample_inputs
@@ -115,10 +116,10 @@ class SamplingHandler:
         """
         fields = parse_object(body)
         record = Record(OpKind.SAMPLE, owner, payload_hash=digest(canonical(fields)))
-        record.args = {"wire": {"num_samples": 0}}
+        record.note = SampleNote(0)
         try:
             request = validate(SampleRequest, fields)
-            record.args = {"wire": {"num_samples": min(max(request.num_samples, 0), self._settings.max_samples)}}
+            record.note = SampleNote(min(max(request.num_samples, 0), self._settings.max_samples))
             if not 0 <= request.seq_id < 2**63:
                 raise invalid("seq_id", request.seq_id, "a whole number from 0")
             sampler = self._live.sampler(request.sampling_session_id, owner)
@@ -136,7 +137,7 @@ class SamplingHandler:
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
         record.body = orjson.dumps(request.wire())
-        record.args |= {"op": {"sampler_id": sampler.id}}
+        record.work = Sample(sampler.id)
         return await self._intake.accept(record)
 
     def _check_room(self) -> None:

@@ -6,13 +6,14 @@ from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.state.live import SamplingSession, TrainingRun
+from tinsmith.server.state.notes import SaveNote
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.ids import sampling_session_id
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import OpKind, SaveSampler, SaveState, Snapshot
 from tinsmith.types.paths import CheckpointPath, check_name
 from tinsmith.types.requests import SaveWeightsForSamplerRequest, SaveWeightsRequest
 
@@ -90,33 +91,35 @@ class SavingHandler:
                 raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
         # A folder of its own even where it overwrites: the old files stay until the row of the new ones is stored.
         folder = self._data_folder.new_checkpoint(run.id, path.kind, path.name)
-        wire = {"name": path.name, "kind": path.kind, "checkpoint_folder": folder, "ttl_seconds": request.ttl_seconds}
-        record.args = {"op": {"folder": folder}, "wire": wire | {"user_metadata": request.user_metadata}}
+        record.work = SaveState(folder) if path.kind == "weights" else SaveSampler(folder)
+        record.note = SaveNote(path.name, request.ttl_seconds, request.user_metadata)
         return Prepared()
 
     def _prepare_snapshot(self, run: TrainingRun, record: Record, number: int) -> Prepared:
         sampler_id = sampling_session_id(run.session_id, number)
         if sampler_id in self._live.samplers:
             raise invalid("sampling_session_seq_id", number, "a number that no sampling session of this session has")
+        folder = self._data_folder.sampler(sampler_id)
         sampler = SamplingSession(
             sampler_id,
             run.session_id,
             run.owner,
             run.base_model,
             # Until the host says `Flushed`, only the engine's memory has its weights.
-            folder=self._data_folder.sampler(sampler_id),
+            folder=folder,
             on_disk=False,
             model_id=run.id,
             model_seq=record.seq_id,
         )
         record.sampler_id = sampler_id
-        record.args = {"op": {"sampler_id": sampler_id, "folder": sampler.folder}}
+        record.work = Snapshot(sampler_id, folder)
         # There at once, not when the snapshot is made: samples may come before, and wait for it.
         return Prepared(reserve=lambda: self._live.add_sampler(sampler), undo=lambda: self._live.drop_sampler(sampler))
 
     def _pending_save(self, run: TrainingRun, path: CheckpointPath) -> Record | None:
+        kind = OpKind.SAVE_STATE if path.kind == "weights" else OpKind.SAVE_SAMPLER
         for record in run.ops.values():
-            same = record.wire.get("name") == path.name and record.wire.get("kind") == path.kind
+            same = record.kind is kind and isinstance(record.note, SaveNote) and record.note.name == path.name
             if same and record.state is State.PENDING:
                 return record
         return None

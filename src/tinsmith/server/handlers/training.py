@@ -7,13 +7,14 @@ from typing import Any
 from tinsmith.server.handlers.bodies import canonical, check_body, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.state.live import TrainingRun
+from tinsmith.server.state.notes import PassNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
 from tinsmith.types.errors import invalid
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import ForwardBackward, OpKind, OptimStep
 from tinsmith.types.requests import OptimStepRequest
 from tinsmith.types.validation import check_adam, check_training_data
 
@@ -34,7 +35,7 @@ class TrainingHandler:
         """
         request, payload_hash = await check_body(body, _parse_pass, body)
         record = Record(OpKind.FORWARD_BACKWARD, owner, payload_hash=payload_hash, body=body)
-        record.args = {"wire": {"forward_only": request.forward_only}}
+        record.work, record.note = ForwardBackward(), PassNote(request.forward_only)
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             info = await self._catalog.find(run.base_model)
@@ -55,7 +56,7 @@ class TrainingHandler:
             if request.adam_params is None:
                 raise invalid("adam_params", None, "the parameters of an AdamW step")
             check_adam(request.adam_params)
-            record.args = {"op": {"adam": request.adam_params.model_dump()}}
+            record.work = OptimStep(request.adam_params)
             return Prepared()
 
         return await self._model_order.accept_json(record, fields, prepare)

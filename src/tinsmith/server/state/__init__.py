@@ -1,4 +1,5 @@
 """What is alive in this process: sessions, training runs and samplers (`live`), operations (`records`, `future_store`).
 
-`tasks` holds background tasks, `prometheus` the gauges. The lowest room of the server: it imports only `types/`.
+`notes` is what a record keeps of its request, `tasks` holds background tasks, `prometheus` the gauges. The lowest room
+of the server: it imports only `types/`.
 """

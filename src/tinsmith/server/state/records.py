@@ -7,10 +7,10 @@ import random
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
+from tinsmith.server.state.notes import Note, PassNote
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import LoadState, OpKind, SaveSampler, SaveState, Work
 
 # Seeded by the system once. A request id is no secret, and asking the system for every one of them takes longer than
 # all else that accepting a request does where system calls are intercepted.
@@ -36,11 +36,13 @@ class Record:
     """One accepted operation.
 
     Attributes:
-        kind: what the engine is asked to do.
+        kind: what the request asks for; known before the request has been understood.
         owner: whose key asked.
         base_model: the engine; empty where the request named none that exists.
         session_id, model_id, seq_id, sampler_id: what it belongs to.
-        args: `op`: small arguments, as `Operation` takes them; `wire`: what `outcomes` needs to word the answer.
+        work: what the engine is told, with folders relative to the data folder; None where the request was refused
+            before that was known.
+        note: what else of the request is needed later.
         scope: the idempotency key; None where a repeat cannot be recognised.
         payload_hash: of the request as the client sent it.
         body: bulky input; dropped once the journal or the engine has it.
@@ -60,7 +62,8 @@ class Record:
     model_id: str | None = None
     seq_id: int | None = None
     sampler_id: str | None = None
-    args: dict[str, Any] = field(default_factory=dict[str, Any])
+    work: Work | None = None
+    note: Note | None = None
     scope: str | None = None
     payload_hash: str = ""
     body: bytes | None = None
@@ -105,14 +108,14 @@ class Record:
     @property
     def forward_only(self) -> bool:
         """Whether this is a forward pass, which leaves no gradients."""
-        return bool(self.wire.get("forward_only"))
+        return isinstance(self.note, PassNote) and self.note.forward_only
 
     @property
-    def op_args(self) -> dict[str, Any]:
-        """What the engine is told."""
-        return self.args.get("op", {})
+    def checkpoint_folder(self) -> str | None:
+        """The folder that a save under a name fills; None for other operations."""
+        return self.work.folder if isinstance(self.work, SaveState | SaveSampler) else None
 
     @property
-    def wire(self) -> dict[str, Any]:
-        """What the answer to the client needs."""
-        return self.args.get("wire", {})
+    def pinned_folder(self) -> str | None:
+        """The folder that holds on to what was loaded, whatever becomes of the checkpoint; None without a load."""
+        return self.work.folder if isinstance(self.work, LoadState) else None

@@ -11,7 +11,7 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.folder_lock import Claim
-from tinsmith.types.operations import OpKind
+from tinsmith.types.operations import Snapshot
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")
@@ -48,19 +48,19 @@ def _place(record: Record, live: LiveState) -> bool:
     elif run is not None and record.seq_id is not None and record.seq_id > run.cut:
         run.ops[record.seq_id] = record
     # A sampler's row is written with the snapshot's outcome; one that is still to come has none.
-    pending_snapshot = record.kind is OpKind.SNAPSHOT and record.state is State.PENDING
-    if run is not None and pending_snapshot and record.sampler_id not in live.samplers:
-        live.add_sampler(_coming(record, run))
+    unknown = record.state is State.PENDING and record.sampler_id not in live.samplers
+    if run is not None and isinstance(record.work, Snapshot) and unknown:
+        live.add_sampler(_coming(record, record.work, run))
     return record.session_id in live.sessions
 
 
-def _coming(record: Record, run: TrainingRun) -> SamplingSession:
+def _coming(record: Record, snapshot: Snapshot, run: TrainingRun) -> SamplingSession:
     return SamplingSession(
         record.sampler_id or "",
         run.session_id,
         run.owner,
         run.base_model,
-        folder=record.op_args["folder"],
+        folder=snapshot.folder,
         on_disk=False,
         model_id=run.id,
         model_seq=record.seq_id,
@@ -125,7 +125,7 @@ async def end_dead(core: Core, claim: Claim) -> None:
 
 async def sweep_unfinished(core: Core) -> None:
     """Remove what was being written when the last life ended, except what an operation is about to write again."""
-    saving = {record.wire.get("checkpoint_folder", "") for record in core.futures.records()}
+    saving = {folder for record in core.futures.records() if (folder := record.checkpoint_folder) is not None}
     await core.checkpoints.sweep_folders(list(core.live.runs), saving)
     await core.journal.sweep_blobs(list(core.futures.records()))
 

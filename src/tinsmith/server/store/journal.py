@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from tinsmith.server.state.records import Record, State
+from tinsmith.server.state.records import Record
 from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.models import OperationRow
-from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind
+from tinsmith.server.store.operation_rows import from_row, to_row
 
 Effect = Callable[[Connection], Any]
 
@@ -92,7 +91,7 @@ class Journal:
                 await self._blobs.put(key, body)
                 record.body_blob = key
         inline = body if record.body_blob is None else None
-        row = _to_row(record, self._instance) | {"body": inline, "result": record.result}
+        row = to_row(record, self._instance) | {"body": inline, "result": record.result}
 
         def job(connection: Connection) -> None:
             for effect in effects:
@@ -204,11 +203,16 @@ class Journal:
         await self._db.write(job)
 
     def load(self) -> list[Record]:
+        """Read all operations of this instance in the order of their arrival, without bodies and results.
+
+        Raises:
+            StartupError: one of them cannot be read.
+        """
         skipped = (OperationRow.body, OperationRow.result)
         # Of thousands of operations most are never asked for again.
         columns = [c for c in OperationRow.__table__.columns if c.name not in {s.key for s in skipped}]
         query = select(*columns).where(OperationRow.instance == self._instance).order_by(OperationRow.ordinal)
-        return self._db.read(lambda connection: [_from_row(row) for row in connection.execute(query)])
+        return self._db.read(lambda connection: [from_row(row) for row in connection.execute(query)])
 
     async def sweep_blobs(self, records: Sequence[Record]) -> int:
         known = {blob for record in records for blob in (record.body_blob, record.result_blob) if blob}
@@ -224,31 +228,3 @@ def digest(data: bytes) -> str:
 
 def _chunks(ids: list[str]) -> list[list[str]]:
     return [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-
-
-_COPIED = (
-    "request_id", "scope", "payload_hash", "owner", "session_id", "base_model", "model_id", "seq_id", "sampler_id",
-    "args", "body_blob", "body_digest", "at_door", "result_blob", "media_type", "error", "created_at", "settled_at",
-    "fetched_at",
-)  # fmt: skip
-
-
-def _to_row(record: Record, instance: str) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _COPIED}
-    category = record.category.value if record.category else None
-    return row | {
-        "instance": instance,
-        "kind": record.kind.value,
-        "state": record.state.value,
-        "category": category,
-    }
-
-
-def _from_row(row: Row[Any]) -> Record:
-    record = Record(OpKind(row.kind), **{name: getattr(row, name) for name in _COPIED})
-    record.state = State(row.state)
-    record.category = RequestErrorCategory.parse(row.category) if row.category else None
-    record.accepted.set()
-    if record.state is not State.PENDING:
-        record.settled.set()
-    return record

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tinsmith.server.handlers.bodies import read_body
 from tinsmith.server.service import Service
+from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.page import Page
 from tinsmith.types.errors import UserError
@@ -86,6 +87,6 @@ def promise(record: Record) -> Response:
     if record.model_id is not None:
         fields["model_id"] = record.model_id
     # The official client asserts that there are as many ids as samples, before any of them is drawn.
-    if (samples := record.wire.get("num_samples")) is not None:
-        fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(samples)]
+    if isinstance(record.note, SampleNote):
+        fields["sample_sequence_ids"] = [f"{record.request_id}-{index}" for index in range(record.note.num_samples)]
     return reply(fields)

@@ -1,0 +1,81 @@
+"""What an engine host says, and how the API process reaches one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.http_names import JSON
+from tinsmith.types.operations import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An operation is done: `payload` is a protobuf or JSON message, as `media_type` says."""
+
+    request_id: str
+    payload: bytes
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An operation failed; nothing of it took effect, but for an optim_step, which clears the gradients."""
+
+    request_id: str
+    message: str
+    category: RequestErrorCategory
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """What a SNAPSHOT took is now on disk too."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The host is up and every model it serves is loaded."""
+
+    models: list[BaseModelInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The host died; whatever it held in memory is gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Gauges of the host: queue lengths, slots, cache blocks, tokens per second."""
+
+    values: dict[str, float]
+
+
+Event = Result | Failure | Flushed | Ready | Lost | Stats
+
+
+class EngineLink(Protocol):
+    """How the API process reaches an engine host, wherever it runs."""
+
+    async def start(self, on_event: Callable[[Event], None]) -> None:
+        """Start the host; events, `Ready` first, arrive through `on_event` on the calling event loop."""
+        ...
+
+    def submit(self, op: Operation) -> None:
+        """Hand over an operation; never blocks."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Ask for a sampling operation to be dropped; advisory."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the host and wait until it is gone."""
+        ...
