@@ -110,7 +110,14 @@ class TinsmithEngine:
         for number, prompt in enumerate(prompts):
             self._samples += 1
             params = SamplingParams(max_tokens=max_tokens, seed=number, stop=[])
-            self._engine.sampler.add(SampleJob(f"job{self._samples}", "sampler", list(prompt), samples, params))
+            job = SampleJob(
+                job_id=f"job{self._samples}",
+                sampler_id="sampler",
+                prompt=list(prompt),
+                num_samples=samples,
+                params=params,
+            )
+            self._engine.sampler.add(job)
         tokens = 0
         while self._engine.sampler.has_work:
             for _, response in self._engine.sampler.step():

@@ -29,7 +29,7 @@ _BOX_HEIGHT, _ROW, _GAP, _MARGIN, _TITLE = 26, 54, 24, 16, 34
 _CHARACTER, _PADDING = 7.2, 18
 
 # Small modules without rooms of their own; arrows to them would hide the others.
-_FOOT = {"faults", "hub", "jobs", "logs", "models", "settings", "threads", "version"}
+_FOOT = {"devices", "faults", "hub", "jobs", "logs", "models", "settings", "threads", "version"}
 
 
 @dataclass(frozen=True)

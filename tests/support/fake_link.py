@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tinsmith.scheduler.sample_queue import sample_seed
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.codec import (
     decode_forward_backward_request,
@@ -221,7 +222,7 @@ class FakeLink:
 
     def _create(self, op: Operation) -> bytes:
         if op.kind is OpKind.CREATE_MODEL:
-            self.models[op.model_id or ""] = FakeModel(weight=1.0 + op.args["lora"]["seed"] % 7)
+            self.models[op.model_id or ""] = FakeModel(weight=1.0 + (op.args["lora"]["seed"] or 0) % 7)
         else:
             model = self._load(op)
             model.next_seq = op.args["next_seq"]
@@ -303,7 +304,8 @@ class FakeLink:
     def _sample(self, op: Operation) -> bytes:
         request = SampleRequest.model_validate_json(op.read_body())
         weight = self.samplers[op.args["sampler_id"]]
-        rng = np.random.default_rng([request.sampling_params.seed or 0, int(abs(weight) * 1e6)])
+        seed = sample_seed(request.sampling_params.seed, op.op_id)
+        rng = np.random.default_rng([seed, int(abs(weight) * 1e6)])
         length = request.sampling_params.max_tokens or 4
         sequences = [
             SampledSequence("length", rng.integers(1, 100, length).tolist(), [-weight] * length)

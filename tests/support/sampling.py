@@ -15,6 +15,7 @@ from tinsmith.engine.jobs import SampleJob, TrainRow
 from tinsmith.types.datum import Datum
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import SamplingParams
+from tinsmith.types.tensor import TensorData
 
 _numbers = count()
 _FIELDS = set(SampleJob.__dataclass_fields__)
@@ -24,7 +25,10 @@ def make_job(sampler_id: str, prompt: list[int], num_samples: int = 1, **options
     """Make a job; options are fields of the job or sampling parameters. Seed 0, 16 tokens, no stops unless said."""
     fields = {k: options.pop(k) for k in list(options) if k in _FIELDS}
     params = SamplingParams(**({"max_tokens": 16, "seed": 0, "stop": []} | options))
-    return SampleJob(fields.pop("job_id", f"job-{next(_numbers)}"), sampler_id, prompt, num_samples, params, **fields)
+    fields.setdefault("job_id", f"job-{next(_numbers)}")
+    if isinstance(targets := fields.get("target_prompt_logprobs"), np.ndarray):
+        fields["target_prompt_logprobs"] = TensorData.from_numpy(targets)
+    return SampleJob(sampler_id=sampler_id, prompt=prompt, num_samples=num_samples, params=params, **fields)
 
 
 def run_all(engine: Engine, jobs: Iterable[SampleJob]) -> dict[str, SampleResponse | Exception]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError
 from tinsmith.types.loss_table import LOSSES
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
+from tinsmith.types.sample_inputs import SampleInputs
+from tinsmith.types.tensor import TensorData
 from tinsmith.types.validation import check_adam, check_lora, check_sampling, check_training_data
 
 INFO = BaseModelInfo(
@@ -68,13 +73,16 @@ def test_batches_that_are_empty_or_too_large_are_refused() -> None:
 
 
 @pytest.mark.row(6)
-def test_ranks() -> None:
+def test_ranks_and_seeds() -> None:
     check_lora(LoraConfig(rank=1), 256)
     check_lora(LoraConfig(rank=256), 256)
     assert LoraConfig().rank == 32
     for rank in (0, 257):
         with pytest.raises(UserError, match=f"lora_config.rank: got {rank}, expected 1 to 256"):
             check_lora(LoraConfig(rank=rank), 256)
+    for seed in (-(2**63) - 1, 2**63):
+        with pytest.raises(UserError, match=f"lora_config.seed: got {seed}, expected a 64-bit whole number"):
+            check_lora(LoraConfig(seed=seed), 256)
     with pytest.raises(UserError, match="nothing to train"):
         check_lora(LoraConfig(train_attn=False, train_mlp=False, train_unembed=False), 256)
 
@@ -102,9 +110,52 @@ def test_adam_parameters_out_of_range(field: str, value: float) -> None:
 )
 def test_sampling_parameters_out_of_range(params: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_sampling(SamplingParams(**params), 2, INFO, max_stops=8)
+        check_sampling(asked(params=SamplingParams(**params)), INFO, Settings(max_stop_sequences=8))
+
+
+def asked(prompt: Sequence[int] = (1, 2), **fields: Any) -> SampleInputs:
+    return SampleInputs(prompt=list(prompt), **{"num_samples": 1, "params": SamplingParams()} | fields)
 
 
 def test_a_prompt_that_fills_the_context_is_refused() -> None:
     with pytest.raises(UserError, match="at most 3, to leave room"):
-        check_sampling(SamplingParams(), 4, INFO, max_stops=8)
+        check_sampling(asked([1] * 4), INFO, Settings())
+
+
+@pytest.mark.parametrize(
+    ("stop", "message"),
+    [
+        (["a", 1], "strings or token ids, not both"),
+        ([1, "a"], "strings or token ids, not both"),
+        ("", "not empty"),
+        (["a", ""], "not empty"),
+    ],
+)
+def test_stops_that_are_none(stop: str | list[int | str], message: str) -> None:
+    with pytest.raises(UserError, match=rf"sampling_params\.stop: got .*{message}"):
+        check_sampling(asked(params=SamplingParams(stop=stop)), INFO, Settings())
+
+
+def test_stop_strings_need_a_tokenizer_and_stop_tokens_do_not() -> None:
+    without = INFO.model_copy(update={"has_tokenizer": False})
+    with pytest.raises(UserError, match=r"sampling_params\.stop: got \['a'\], expected token ids: .* no tokenizer"):
+        check_sampling(asked(params=SamplingParams(stop="a")), without, Settings())
+    check_sampling(asked(params=SamplingParams(stop=[5])), without, Settings())
+    check_sampling(asked(params=SamplingParams(stop=[])), without, Settings())
+
+
+@pytest.mark.parametrize(("length", "most"), [(1, 1), (2, 1), (3, 2)])
+def test_the_last_n_are_those_of_a_prompt_that_can_have_logprobs(length: int, most: int) -> None:
+    prompt = [1] * length
+    check_sampling(asked(prompt, prompt_logprobs=True, prompt_logprobs_last_n=most), INFO, Settings())
+    for last_n in (0, most + 1):
+        with pytest.raises(UserError, match=f"prompt_logprobs_last_n: got {last_n}, expected 1 to {most}, the prompt"):
+            check_sampling(asked(prompt, prompt_logprobs=True, prompt_logprobs_last_n=last_n), INFO, Settings())
+    with pytest.raises(UserError, match="prompt_logprobs_last_n: got 1, expected to be absent"):
+        check_sampling(asked(prompt, prompt_logprobs_last_n=1), INFO, Settings())
+
+
+def test_a_sparse_tensor_of_any_size_is_refused_by_its_shape() -> None:
+    huge = TensorData([1], "int64", [1, 2**40], [0, 1], [5])
+    with pytest.raises(UserError, match=r"target_prompt_logprobs\.shape: got \[1, 1099511627776\]"):
+        check_sampling(asked(target_prompt_logprobs=huge), INFO, Settings())

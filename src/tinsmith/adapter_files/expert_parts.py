@@ -14,6 +14,7 @@ from dataclasses import replace
 from tinsmith.adapter_files.peft_parts import SPLITS, Part, Parts
 from tinsmith.types.errors import UserError
 
+# Up to nine digits: an index that int() reads in no time, whatever the file claims.
 _SINGLE = re.compile(r"(.*\.experts)\.(\d{1,9})\.(gate_proj|up_proj|down_proj)")
 _FUSED = {projection: fused for fused, projections in SPLITS.items() for projection in projections}
 
@@ -48,6 +49,7 @@ def place_of(piece: Part) -> tuple[int, int]:
 
 def rank_offsets(pieces: Sequence[Part]) -> list[int]:
     """Return where the ranks of each projection begin in the fused part, and at the end the rank of all."""
+    # The largest of all experts: fused, they share one rank, and smaller ones are padded with zeros.
     ranks: dict[int, int] = defaultdict(int)
     for piece in pieces:
         _, projection = place_of(piece)
@@ -66,4 +68,5 @@ def _fuse(where: str, weight: str, pieces: Sequence[Part]) -> Part:
     outputs = first.outputs * len(SPLITS[weight.rpartition(".")[2]])
     experts = 1 + max(expert for expert, _ in map(place_of, pieces))
     rank = rank_offsets(pieces)[-1]
+    # Scale 1: the pieces may differ in theirs, so each is folded into its B when the tensors are put together.
     return Part(weight, first.a, first.b, first.inputs, outputs, rank, experts, 1.0, tuple(pieces))

@@ -52,6 +52,7 @@ _READ = frozenset(
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 # What a pattern may be made of: names, escaped dots, and at most two repetitions, so that it is matched in no time.
 _PATTERN = re.compile(r"(?:\^|\$|[\w.-]|\\\.|\.\*|\\d\+|\[0-9\]\+){1,500}")
+# More than the linear layers of any model that is served; each weight's name is tried against all of them.
 _MOST_PATTERNS = 4096
 
 
@@ -118,22 +119,8 @@ def parse_config(where: str, data: bytes) -> AdapterConfig:
     Raises:
         UserError: it is no LoRA adapter, or one with options that are not computed here.
     """
-    try:
-        config: Any = json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{where}: got a file that is no JSON ({error}), expected PEFT's config of a LoRA") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise invalid(f"{where}: peft_type", found, "LORA, PEFT's config of a LoRA")
-    for option, value in config.items():
-        if value and option not in _HARMLESS and option not in _READ:
-            raise invalid(f"{where}: {option}", value, "it to be off")
-    if config.get("bias", "none") != "none":
-        raise invalid(f"{where}: bias", config["bias"], "none")
-    if config.get("init_lora_weights", True) not in _INITS:
-        raise invalid(
-            f"{where}: init_lora_weights", config["init_lora_weights"], "first weights that leave the base as it is"
-        )
+    config = _read_object(where, data)
+    _check_options(where, config)
     return AdapterConfig(
         where=where,
         base_model=str(config.get("base_model_name_or_path") or ""),
@@ -152,7 +139,32 @@ def parse_config(where: str, data: bytes) -> AdapterConfig:
     )
 
 
+def _read_object(where: str, data: bytes) -> dict[str, Any]:
+    try:
+        config: Any = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{where}: got a file that is no JSON ({error}), expected PEFT's config of a LoRA") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise invalid(f"{where}: peft_type", found, "LORA, PEFT's config of a LoRA")
+    return config
+
+
+def _check_options(where: str, config: dict[str, Any]) -> None:
+    # Unknown options are refused where they are on: a later PEFT may compute something else with them.
+    for option, value in config.items():
+        if value and option not in _HARMLESS and option not in _READ:
+            raise invalid(f"{where}: {option}", value, "it to be off")
+    if config.get("bias", "none") != "none":
+        raise invalid(f"{where}: bias", config["bias"], "none")
+    if config.get("init_lora_weights", True) not in _INITS:
+        raise invalid(
+            f"{where}: init_lora_weights", config["init_lora_weights"], "first weights that leave the base as it is"
+        )
+
+
 def _rank(field: str, value: object) -> int:
+    # bool is an int to Python. The bound keeps products of ranks and widths far from any overflow.
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**20:
         raise invalid(field, value, "a whole number from 1")
     return value
@@ -170,6 +182,7 @@ def _pattern(where: str, option: str, config: dict[str, Any]) -> dict[str, objec
         shown = f"{len(found)} patterns" if isinstance(found, dict) else found
         raise invalid(f"{where}: {option}", shown, f"at most {_MOST_PATTERNS} patterns, each with a number")
     for key in found:
+        # Each repetition multiplies the ways to match a name; with two a match is quadratic at worst.
         repetitions = key.count("*") + key.count("+")
         if not _PATTERN.fullmatch(key) or repetitions > 2:
             raise invalid(f"{where}: {option}", key, r"names of weights, with '\.', '\d+' or '.*' at most")

@@ -87,6 +87,7 @@ def read_parts(where: str, config: AdapterConfig, shapes: Mapping[str, Shape]) -
     copies: dict[str, str] = {}
     for name in sorted(shapes):
         path = name.removeprefix(PREFIX)
+        # A tensor B is taken together with its A; here it only has to have one.
         if name.endswith(_B) and name.removesuffix(_B) + _A not in shapes:
             raise UserError(f"{where}: got only one of {name.removesuffix(_B)}{_A} and {name}, expected both")
         if path in _EMBEDDINGS:
@@ -112,6 +113,7 @@ def _part(where: str, config: AdapterConfig, shapes: Mapping[str, Shape], name_a
     if path != module and not of_experts:
         raise UserError(f"{where}: got tensor {name_a}, expected only lora_A and lora_B of linear layers and experts")
     weight = _expert_weight(where, config, name_a, module, path != module) if of_experts else module
+    # A linear layer may be named as a module or by its weight; patterns match the name that PEFT knows it by.
     as_parameter = not of_experts and config.adapts_parameter(f"{weight}.weight")
     key = f"{weight}.weight" if as_parameter else weight
     rank = config.rank_of(key)
@@ -122,6 +124,7 @@ def _part(where: str, config: AdapterConfig, shapes: Mapping[str, Shape], name_a
     if len(b) != 2 or b[1] != a[0]:
         outputs = b[0] if b else 1
         raise invalid(f"{where}: {name_b}", b, f"shape {(outputs, a[0])} (rank {rank})")
+    # A of all experts is stacked [experts * rank, in], so its height tells their number.
     experts = a[0] // rank if of_experts else 0
     return Part(weight, name_a, name_b, a[1], b[0], rank, experts, config.scale_of(key))
 
@@ -164,6 +167,7 @@ def lora_of(adapter: Parts, experts_per_token: int) -> LoraConfig:
 
 def _rank(parts: Iterable[Part], experts_per_token: int) -> int:
     """Return the least rank whose linear layers and experts have room; an expert gets max(1, rank // per token)."""
+    # An expert has a rank of 1 at least, however small the adapter's share for it is.
     needed = [p.rank * experts_per_token if p.experts and p.rank > 1 else p.rank for p in parts]
     return max(needed)
 

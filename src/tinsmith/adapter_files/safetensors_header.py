@@ -16,6 +16,7 @@ from typing import Any
 from tinsmith.types.errors import UserError, invalid
 
 LENGTH_BYTES = 8
+# Bytes of one element.
 _SIZES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -52,6 +53,7 @@ def header_length(where: str, data: bytes, limit: int) -> int:
     if len(data) < LENGTH_BYTES:
         raise invalid(where, f"{len(data)} bytes", "a safetensors file")
     (length,) = struct.unpack("<Q", data[:LENGTH_BYTES])
+    # "{}" is the shortest JSON object. Without the limit 8 bytes could ask for any amount of memory.
     if not 2 <= length <= limit:
         raise invalid(f"{where}: header", f"{length} bytes", f"a safetensors header of at most {limit} bytes")
     return length
@@ -78,6 +80,7 @@ def parse_header(where: str, data: bytes) -> tuple[dict[str, TensorEntry], int]:
         raise invalid(f"{where}: header", type(fields).__name__, "a JSON object")
     fields.pop(_METADATA, None)
     entries = {name: _entry(f"{where}: {name}", field) for name, field in fields.items()}
+    # In the order of their places, each has to begin where the one before it ends: no overlap hides a second content.
     end = 0
     for name, (start, stop) in sorted(((n, f["data_offsets"]) for n, f in fields.items()), key=lambda item: item[1]):
         if start != end or stop - start != entries[name].size:
@@ -107,6 +110,7 @@ def _entry(where: str, field: object) -> TensorEntry:
 
 
 def _are_counts(value: object) -> bool:
+    # `type`, because bool is an int. 2**48 bytes are more than any disk holds.
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**48 for n in value)
 
 

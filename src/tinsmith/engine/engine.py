@@ -6,15 +6,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 
 from tinsmith.engine.adapters.optimizer import adamw_step
 from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.adapters.trained_adapters import Adapters
 from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
+from tinsmith.engine.devices import adapter_budget, resolve_device, resolve_dtype
 from tinsmith.engine.jobs import RowOutput, TrainRow
-from tinsmith.engine.model.base_model import DTYPES, BaseModel, checkpoint_activations, load_base_model
+from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.model.loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.logprobs import chunk_tokens
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import use_threads
@@ -28,8 +29,6 @@ from tinsmith.types.params import AdamParams, LoraConfig
 from tinsmith.types.validation import check_adam, check_lora, check_training_data
 
 log = logging.getLogger(__name__)
-
-_MIB = 2**20
 
 
 class Engine:
@@ -48,7 +47,7 @@ class Engine:
         budget = adapter_budget(base.device, settings)
         self.adapters = Adapters(base.targets, base.dtype, base.wide_dtype, base.device, budget)
         self.snapshots = Snapshots(self.adapters)
-        self.checkpoints = AdapterFolders(base)
+        self.folders = AdapterFolders(base)
         self._sampler: Sampler | None = None
         self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk)
 
@@ -95,6 +94,7 @@ class Engine:
     @property
     def sampler(self) -> Sampler:
         """Generates from snapshots; made, with its cache, when first asked for."""
+        # An engine that only trains never pays for a KV cache.
         if self._sampler is None:
             self._sampler = Sampler(self.base, self.snapshots, self.settings)
         return self._sampler
@@ -125,22 +125,23 @@ class Engine:
             UserError: the folder is no checkpoint, is damaged, or is of another base or shape; nothing was changed.
         """
         check_lora(lora, self.settings.max_lora_rank)
-        saved = self.checkpoints.read(folder, optimizer)
+        saved = self.folders.read(folder, optimizer)
         saved.check_shape(lora)
         fresh = model_id not in self.adapters.model_ids()
         adapter = self.adapters.create(model_id, lora) if fresh else self.adapters.get(model_id)
         if adapter.lora.model_copy(update={"seed": lora.seed}) != lora:
             raise invalid("lora_config", lora, f"the config of model {model_id}: {adapter.lora!r}")
+        # All checks are behind us: a state is taken whole or not at all.
         saved.restore(adapter)
 
     def save_state(self, model_id: str, folder: str | Path) -> int:
         """Write weights and optimizer state; return the bytes written."""
-        return self.checkpoints.save_state(self.adapters.get(model_id), folder)
+        return self.folders.save_state(self.adapters.get(model_id), folder)
 
     def save_sampler(self, model_id: str, folder: str | Path) -> int:
         """Write the weights only; return the bytes written."""
         adapter = self.adapters.get(model_id)
-        return self.checkpoints.save_weights(adapter.master, adapter.slot, adapter.lora, folder)
+        return self.folders.save_weights(adapter.master, adapter.slot, adapter.lora, folder)
 
     def snapshot(self, model_id: str, sampler_id: str) -> None:
         """Freeze a model's present weights in memory, ready to sample from.
@@ -161,7 +162,7 @@ class Engine:
         try:
             if snapshot.slot is None or snapshot.lora is None:
                 raise invalid("sampler_id", sampler_id, "a sampler with an adapter")
-            return self.checkpoints.save_weights(snapshot.slot.flat, snapshot.slot, snapshot.lora, folder)
+            return self.folders.save_weights(snapshot.slot.flat, snapshot.slot, snapshot.lora, folder)
         finally:
             self.snapshots.done(snapshot)
 
@@ -174,7 +175,7 @@ class Engine:
         if folder is None:
             self.snapshots.add(sampler_id, None, None)
             return
-        saved = self.checkpoints.read(folder, optimizer=False)
+        saved = self.folders.read(folder, optimizer=False)
         slot = self.adapters.allocate(saved.lora)
         saved.fill(slot)
         self.snapshots.add(sampler_id, slot, saved.lora)
@@ -215,6 +216,7 @@ class Engine:
                 packed.append(self._check_row(index, row))
             except Exception as error:
                 results[index] = error
+        # Forward rows apart from the others: their pass keeps no activations.
         for backward in (False, True):
             some = [p for p in packed if p.row.backward == backward]
             if some:
@@ -240,6 +242,7 @@ class Engine:
             log.warning("merged pass of %d models failed (%s); running them one by one", len(models), error)
         else:
             return
+        # Nothing of the merged pass has reached an adapter, so that each model starts from where it was.
         for model_id in models:
             self._run_apart([r for r in rows if r.row.model_id == model_id], backward, results)
 
@@ -251,44 +254,7 @@ class Engine:
             for model_id in {r.row.model_id for r in rows}:
                 adapter = self.adapters.get(model_id)
                 flat = gradients.flats.get(adapter.slot)
+                # A row may touch no weight that this adapter acts on; its step counts all the same.
                 adapter.has_gradients = True
                 if flat is not None:
                     adapter.grad.add_(flat)
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn a setting into a device.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise invalid("device", device, "auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise invalid("device", device, f"one of the {torch.cuda.device_count()} CUDA devices of this machine, or cpu")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Turn a setting into the compute dtype: float32 on a CPU and bfloat16 on CUDA unless said otherwise.
-
-    Raises:
-        UserError: the name is unknown.
-    """
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise invalid("dtype", dtype, f"auto or one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def adapter_budget(device: torch.device, settings: Settings) -> int:
-    """Bytes that adapters and their training states may take; see `Settings.adapter_mb`."""
-    if settings.adapter_mb is not None:
-        return settings.adapter_mb * _MIB
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * 0.3)
-    return 4096 * _MIB

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith.types.datum import Datum
-from tinsmith.types.params import SamplingParams
+from tinsmith.types.sample_inputs import SampleInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +46,14 @@ class RowOutput:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SampleJob:
-    """One sampling request.
+@dataclass(frozen=True, kw_only=True)
+class SampleJob(SampleInputs):
+    """One sampling request, to be answered from one snapshot.
 
     Attributes:
         job_id: returned with the result.
         sampler_id: the snapshot to sample from.
-        prompt: token ids.
-        num_samples: completions wanted.
-        params: how to sample.
-        prompt_logprobs: whether the prompt's own logprobs are wanted.
-        topk_prompt_logprobs: alternatives per prompt position; 0 for none.
-        topk_sample_logprobs: alternatives per sampled position; 0 for none.
-        target_prompt_logprobs: ids whose logprobs are wanted at each prompt position, int64 (len(prompt) - 1, K).
-        prompt_logprobs_last_n: only the last n prompt positions are wanted; None for all.
-        prompt_alt_tokens_k: tokens drawn anew at each prompt position, with logprobs; 0 for none.
     """
 
     job_id: str
     sampler_id: str
-    prompt: list[int]
-    num_samples: int
-    params: SamplingParams
-    prompt_logprobs: bool = False
-    topk_prompt_logprobs: int = 0
-    topk_sample_logprobs: int = 0
-    target_prompt_logprobs: npt.NDArray[np.int64] | None = None
-    prompt_logprobs_last_n: int | None = None
-    prompt_alt_tokens_k: int = 0

@@ -10,8 +10,8 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.scheduler.exactly_once import Answers
@@ -19,12 +19,12 @@ from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.types.codec import encode_sample_response
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import UserError
 from tinsmith.types.http_names import PROTOBUF
 from tinsmith.types.operations import Operation
 from tinsmith.types.outputs import SampleResponse
-from tinsmith.types.requests import SampleRequest, WirePrompt
-from tinsmith.types.tensor import TensorData
+from tinsmith.types.requests import SampleRequest
+from tinsmith.types.sample_inputs import read_sample_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -241,44 +241,18 @@ def _is_fault_of_the_step(outcome: SampleResponse | Exception) -> bool:
 
 
 def sample_job(op: Operation) -> SampleJob:
-    """Read the request of a SAMPLE operation.
+    """Read the request of a SAMPLE operation."""
+    inputs = read_sample_inputs(SampleRequest.model_validate_json(op.read_body()))
+    params = inputs.params.model_copy(update={"seed": sample_seed(inputs.params.seed, op.op_id)})
+    return SampleJob(job_id=op.op_id, sampler_id=op.args["sampler_id"], **vars(replace(inputs, params=params)))
 
-    A request without a seed gets one from its id, so that it draws the same tokens when it is run again after a loss.
+
+def sample_seed(seed: int | None, op_id: str) -> int:
+    """Return the seed of a request; where it brings none, one made of its id.
+
+    The only place where a sample's seed is chosen. Ids are random and journalled, so that requests without a seed
+    differ from each other, and each draws the same tokens when it is run again after a loss.
     """
-    request = SampleRequest.model_validate_json(op.read_body())
-    params = request.sampling_params
-    if params.seed is None:
-        params = params.model_copy(update={"seed": _seed(op.op_id)})
-    return SampleJob(
-        job_id=op.op_id,
-        sampler_id=op.args["sampler_id"],
-        prompt=_prompt(request.prompt),
-        num_samples=request.num_samples,
-        params=params,
-        prompt_logprobs=bool(request.prompt_logprobs),
-        topk_prompt_logprobs=request.topk_prompt_logprobs,
-        topk_sample_logprobs=request.topk_sample_logprobs,
-        target_prompt_logprobs=_targets(request.target_prompt_logprobs),
-        prompt_logprobs_last_n=request.prompt_logprobs_last_n,
-        prompt_alt_tokens_k=request.prompt_alt_tokens_k,
-    )
-
-
-def _prompt(prompt: WirePrompt) -> list[int]:
-    for index, chunk in enumerate(prompt.chunks):
-        if chunk.type != "encoded_text" or chunk.tokens is None:
-            raise invalid(f"prompt.chunks[{index}].type", chunk.type, "encoded_text with tokens")
-    return [token for chunk in prompt.chunks for token in chunk.tokens or ()]
-
-
-def _targets(tensor: dict[str, Any] | None) -> Any:
-    if tensor is None:
-        return None
-    found = TensorData(**tensor)
-    if found.dtype != "int64":
-        raise invalid("target_prompt_logprobs.dtype", found.dtype, "int64")
-    return found.to_numpy(pad_value=-1)
-
-
-def _seed(op_id: str) -> int:
+    if seed is not None:
+        return seed
     return int.from_bytes(hashlib.sha256(op_id.encode()).digest()[:7], "big")

@@ -21,6 +21,7 @@ class BaseModelInfo(BaseModel):
         tied_embeddings: whether the output projection is the input embedding.
         eos_token_ids: ids that end a turn by default.
         parameters: number of parameters of the base.
+        has_tokenizer: whether one came with the model; without it nobody can look for strings in what it generates.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,3 +38,4 @@ class BaseModelInfo(BaseModel):
     tied_embeddings: bool = False
     eos_token_ids: list[int] = []
     parameters: int = 0
+    has_tokenizer: bool = True

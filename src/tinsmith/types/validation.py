@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.loss_table import LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
+from tinsmith.types.sample_inputs import SampleInputs
+from tinsmith.types.tensor import TensorData
 
 
 def check_training_data(
@@ -37,7 +40,7 @@ def check_training_data(
 
 def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
     spec = LOSSES[loss_fn]
-    length = check_tokens("model_input", datum.model_input.to_ints(), info)
+    length = _check_tokens("model_input", datum.model_input.to_ints(), info)
     for key in spec.required:
         if key not in datum.loss_fn_inputs:
             raise invalid(f"loss_fn_inputs[{key!r}]", None, f"an array of length {length} for loss_fn {loss_fn!r}")
@@ -63,7 +66,7 @@ def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
             _check_finite(name, tensor.values)
 
 
-def check_tokens(field: str, tokens: Sequence[int], info: BaseModelInfo) -> int:
+def _check_tokens(field: str, tokens: Sequence[int], info: BaseModelInfo) -> int:
     """Check that tokens are a sequence that the model can read; return its length.
 
     Raises:
@@ -111,23 +114,67 @@ def check_lora(config: LoraConfig, max_rank: int) -> None:
     """Check an adapter's shape.
 
     Raises:
-        UserError: the rank is out of range or nothing is to be trained.
+        UserError: the rank or the seed is out of range, or nothing is to be trained.
     """
     if not 1 <= config.rank <= max_rank:
         raise invalid("lora_config.rank", config.rank, f"1 to {max_rank}")
     if not (config.train_attn or config.train_mlp or config.train_unembed):
         raise invalid("lora_config", "nothing to train", "train_attn, train_mlp or train_unembed")
+    if config.seed is not None and not -(2**63) <= config.seed < 2**63:
+        raise invalid("lora_config.seed", config.seed, "a 64-bit whole number")
 
 
-def check_sampling(params: SamplingParams, prompt_length: int, info: BaseModelInfo, max_stops: int) -> None:
-    """Check sampling parameters against a model and a prompt's length.
+def check_sampling(asked: SampleInputs, info: BaseModelInfo, limits: Settings) -> None:
+    """Check one sampling request: what passes here, an engine computes.
+
+    The service's door asks it, and the engine asks it again for those who embed one. An engine knows one more reason
+    to refuse, which is no fault of the request: a KV cache that can't hold it.
 
     Raises:
-        UserError: a parameter is out of range or the prompt leaves no room.
+        UserError: naming the field, the value and what was expected.
     """
-    room = info.context_length - prompt_length
+    length = _check_tokens("prompt", asked.prompt, info)
+    room = info.context_length - length
     if room < 1:
-        raise invalid("prompt", f"{prompt_length} tokens", f"at most {info.context_length - 1}, to leave room for one")
+        raise invalid("prompt", f"{length} tokens", f"at most {info.context_length - 1}, to leave room for one")
+    _check_params(asked.params, info, limits.max_stop_sequences)
+    if not 1 <= asked.num_samples <= limits.max_samples:
+        raise invalid("num_samples", asked.num_samples, f"1 to {limits.max_samples}")
+    widest = min(limits.max_topk, info.vocab_size)
+    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
+        if not 0 <= getattr(asked, name) <= widest:
+            raise invalid(name, getattr(asked, name), f"0 to {widest}")
+    _check_last_n(asked, length)
+    if asked.target_prompt_logprobs is not None:
+        _check_targets(asked.target_prompt_logprobs, length, info, widest)
+
+
+def _check_last_n(asked: SampleInputs, length: int) -> None:
+    last_n = asked.prompt_logprobs_last_n
+    if last_n is None:
+        return
+    if not asked.prompt_logprobs:
+        raise invalid("prompt_logprobs_last_n", last_n, "to be absent where prompt_logprobs is false")
+    # The first token of a prompt has no logprob. A prompt of that token alone may ask for its last 1 all the same, so
+    # that scoring a completion behind an empty context is no special case; the answer holds no number.
+    most = max(1, length - 1)
+    if not 1 <= last_n <= most:
+        raise invalid("prompt_logprobs_last_n", last_n, f"1 to {most}, the prompt's length less one")
+
+
+def _check_targets(targets: TensorData, length: int, info: BaseModelInfo, widest: int) -> None:
+    field = "target_prompt_logprobs"
+    if targets.dtype != "int64":
+        raise invalid(f"{field}.dtype", targets.dtype, "int64")
+    if len(targets.shape) != 2 or targets.shape[0] != length - 1 or not 1 <= targets.shape[1] <= widest:
+        raise invalid(f"{field}.shape", targets.shape, f"[{length - 1}, K] with K from 1 to {widest}")
+    bad = targets.values[(targets.values < -1) | (targets.values >= info.vocab_size)]
+    if bad.size:
+        raise invalid(field, int(bad[0]), f"-1 or a token id from 0 to {info.vocab_size - 1}")
+
+
+def _check_params(params: SamplingParams, info: BaseModelInfo, max_stops: int) -> None:
+    # 63 bits wherever a number ends up in an int64 tensor.
     if params.max_tokens is not None and not 1 <= params.max_tokens < 2**63:
         raise invalid("sampling_params.max_tokens", params.max_tokens, "at least 1, and 63 bits")
     if not np.isfinite(params.temperature) or params.temperature < 0:
@@ -136,19 +183,24 @@ def check_sampling(params: SamplingParams, prompt_length: int, info: BaseModelIn
         raise invalid("sampling_params.top_p", params.top_p, "0 < top_p <= 1")
     if params.top_k != -1 and not 1 <= params.top_k < 2**63:
         raise invalid("sampling_params.top_k", params.top_k, "-1 (no limit) or at least 1, and 63 bits")
+    # Signed or unsigned: the protocol takes any 64 bits, and only those count (`randomness.stream_base`).
     if params.seed is not None and not -(2**63) <= params.seed < 2**64:
         raise invalid("sampling_params.seed", params.seed, "a 64-bit whole number")
     _check_stop(params.stop, info, max_stops)
 
 
 def _check_stop(stop: Any, info: BaseModelInfo, max_stops: int) -> None:
-    if stop is None or stop == []:
+    if stop is None:
         return
     stops: list[Any] = [stop] if isinstance(stop, str) else list(stop)
+    if not stops:
+        return
     if len(stops) > max_stops:
         raise invalid("sampling_params.stop", f"{len(stops)} stops", f"at most {max_stops}")
     if len({isinstance(s, str) for s in stops}) > 1:
         raise invalid("sampling_params.stop", stops, "strings or token ids, not both")
+    if isinstance(stops[0], str) and not info.has_tokenizer:
+        raise invalid("sampling_params.stop", stops, "token ids: this model has no tokenizer to find strings with")
     for item in stops:
         if isinstance(item, str) and not item:
             raise invalid("sampling_params.stop", item, "a string that is not empty")

@@ -1,1 +1,1 @@
-"""`SamplingClient`: requests, back-pressure, and the end of a sampler."""
+"""`SamplingClient`: requests, back-pressure, the end of a sampler, and copies in other processes."""

@@ -1,1 +1,1 @@
-"""`TrainingClient`: order, chunks, custom losses, saves."""
+"""`TrainingClient`: order, batches, custom losses, saves."""

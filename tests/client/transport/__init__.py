@@ -1,1 +1,1 @@
-"""How requests travel: retries and futures."""
+"""How requests travel: one question once, retries, futures."""

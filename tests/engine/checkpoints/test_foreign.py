@@ -63,7 +63,7 @@ def test_peft_and_the_engine_agree(family: str, options: dict[str, Any], rank: i
         folder = tmp_path / str(dtype)
         reference = make_foreign(base, folder, dtype, **options)
         engine = load_engine(base, dtype=str(dtype).removeprefix("torch."))
-        lora = engine.checkpoints.read(folder, optimizer=False).lora
+        lora = engine.folders.read(folder, optimizer=False).lora
         assert lora.rank == rank
         engine.load_state("a", folder, lora, optimizer=False)
         found, row = outputs(engine, "a")
@@ -100,7 +100,7 @@ def test_experts_that_have_each_their_own_adapter(projections: tuple[str, ...], 
     save_file(weights, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     engine = load_engine(base)
-    lora = engine.checkpoints.read(tmp_path, optimizer=False).lora
+    lora = engine.folders.read(tmp_path, optimizer=False).lora
     assert lora == LoraConfig(rank=6 * 2 if "up_proj" in projections else 6, train_attn=False, train_unembed=False)
     engine.load_state("a", tmp_path, lora, optimizer=False)
     found, row = outputs(engine, "a")
@@ -156,7 +156,7 @@ def test_half_precision_and_bare_names_are_taken(tmp_path: Path) -> None:
     weights = {k.removeprefix("base_model.model."): v.to(torch.bfloat16) for k, v in load_file(file).items()}
     save_file(weights, file)
     engine = load_engine(base)
-    saved = engine.checkpoints.read(tmp_path, optimizer=False)
+    saved = engine.folders.read(tmp_path, optimizer=False)
     assert {t.dtype for t in saved.tensors.values()} == {torch.float32}
     name = "model.layers.0.mlp.up_proj.lora_A.weight"
     assert torch.equal(saved.tensors[f"base_model.model.{name}"], weights[name].float())

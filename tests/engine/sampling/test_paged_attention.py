@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.engine.model.context import ForwardContext, Mode, Segments
+from tinsmith.engine.model.context import ForwardContext, Mode
 from tinsmith.engine.sampling import paged_attention
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.engine.sampling.paged_attention import PagedPass, split_by_length
@@ -35,7 +35,7 @@ def context_of(tables: list[list[int]], starts: list[int], lengths: list[int], m
         mode,
         torch.cat(positions),
         tuple(lengths),
-        Segments(),
+        (),
         slot_mapping=torch.cat(cells),
         block_tables=torch.tensor([t + [0] * (width - len(t)) for t in tables], dtype=torch.int32),
     )

@@ -13,7 +13,7 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.sampling import sampler
+from tinsmith.engine.sampling import next_tokens
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
@@ -201,7 +201,7 @@ def test_one_sample_ends_as_another_fails(monkeypatch: pytest.MonkeyPatch) -> No
     own.sampler.add(job)
     for _ in range(end):
         assert own.sampler.step() == []
-    monkeypatch.setattr(sampler, "_finite_rows", lambda logits: torch.arange(len(logits)) == 0)
+    monkeypatch.setattr(next_tokens, "finite_rows", lambda logits: torch.arange(len(logits)) == 0)
     ((job_id, error),) = own.sampler.step()
     assert job_id == job.job_id
     assert isinstance(error, UserError)

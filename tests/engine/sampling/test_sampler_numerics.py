@@ -209,7 +209,7 @@ def test_a_scored_suffix_is_served_from_the_cache() -> None:
 
 
 def test_alternative_tokens() -> None:
-    engine = make_engine("qwen2")
+    engine = make_engine("qwen2", max_topk=SHAPE.vocab_size)
     prompt = random_prompt(30, 2)
     job = make_job("b", prompt, prompt_alt_tokens_k=40, topk_prompt_logprobs=1, temperature=0.5, seed=4, max_tokens=1)
     response = sample(engine, job)

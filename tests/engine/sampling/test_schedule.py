@@ -32,7 +32,8 @@ class Play:
         self.max_sequences = max_sequences
 
     def add(self, prompt: list[int], samples: int, length: int, version: int, first_row: int | None) -> SampleGroup:
-        job = SampleJob(str(self.orders), "s", prompt, samples, SamplingParams(seed=0))
+        params = SamplingParams(seed=0)
+        job = SampleJob(job_id=str(self.orders), sampler_id="s", prompt=prompt, num_samples=samples, params=params)
         scores = None if first_row is None else cast(Any, SimpleNamespace(next_row=min(first_row, len(prompt) - 1)))
         group = SampleGroup(job, 0, self.orders, None, version, len(prompt) + length, scores, unfinished=samples)
         group.samples = [self.sample(group, 0)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
@@ -64,14 +63,11 @@ async def test_a_repeated_sample_is_the_same_request(running: Running) -> None:
         await client.result(other)
 
 
-async def test_a_seed_is_chosen_once_and_travels_with_the_request(running: Running) -> None:
+async def test_a_seed_repeats_a_sample_and_samples_without_one_differ(running: Running) -> None:
     client = await running.client()
     sampler = await client.sampler(base_model="tiny")
     samples = [await client.sample(sampler, seq) for seq in range(2)]
     assert samples[0].sequences[0].tokens != samples[1].sequences[0].tokens
-    bodies = [json.loads(op.body or b"{}") for op in running.link.submitted if op.kind is OpKind.SAMPLE]
-    seeds = [body["sampling_params"]["seed"] for body in bodies]
-    assert len(set(seeds)) == 2
     fixed = [await client.sample(sampler, seq, params={"seed": 7}) for seq in (5, 6)]
     assert fixed[0].sequences[0].tokens == fixed[1].sequences[0].tokens
 

@@ -30,7 +30,9 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     Raises:
         UserError: a gradient is not finite; the weights and moments stay.
     """
+    # In float64: squares of many float32 gradients would lose the small ones to rounding, or overflow.
     norm = float(torch.linalg.vector_norm(adapter.grad, dtype=torch.float64))
+    # Written so that NaN is caught too. The norm sees every element, so one check stands for all.
     if not norm < float("inf"):
         adapter.clear_gradients()
         raise UserError(
@@ -44,11 +46,13 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     grad = adapter.grad.mul_(coefficient) if coefficient < 1 else adapter.grad
     adapter.exp_avg.lerp_(grad, 1 - params.beta1)
     adapter.exp_avg_sq.mul_(params.beta2).addcmul_(grad, grad, value=1 - params.beta2)
+    # Moments start at 0 and are too small at first; both corrections tend to 1.
     correction1 = 1 - params.beta1**adapter.step
     correction2 = 1 - params.beta2**adapter.step
     # The floor changes nothing but 0 / 0 where eps is 0 and a weight never had a gradient.
     floor = torch.finfo(grad.dtype).tiny
     scale = adapter.exp_avg_sq.sqrt().div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
+    # Decay of the weights as they were before the step, as in torch.optim.AdamW.
     adapter.master.mul_(1 - params.learning_rate * params.weight_decay)
     adapter.master.addcdiv_(adapter.exp_avg, scale, value=-params.learning_rate / correction1)
     adapter.publish()

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from tinsmith.types.params import LoraConfig
 
+# Whatever the rank is, so that a learning rate found at one rank serves for others (Schulman et al. 2025, "LoRA without
+# regret").
 ALPHA = 32.0
+# Powers of two: zero padding less than doubles an adapter, and six pools at most hold all ranks of one set of switches.
 RANK_BUCKETS = (8, 16, 32, 64, 128, 256)
 # Views start at a multiple of this many elements, because grouped matrix kernels want aligned pointers.
 _ALIGNMENT = 16
@@ -75,7 +78,7 @@ def _view(flat: Tensor, offset: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def bucket_of(rank: int) -> int:
-    """Return the smallest rank bucket that holds `rank`."""
+    """Return the smallest rank bucket that holds `rank`, which is at most the largest."""
     return next(b for b in RANK_BUCKETS if b >= rank)
 
 
@@ -94,6 +97,7 @@ class Layout:
 
     def _take(self, shape: tuple[int, ...]) -> int:
         offset = self.size
+        # Rounded up; the gap belongs to no view and stays zero.
         self.size += -(-torch.Size(shape).numel() // _ALIGNMENT) * _ALIGNMENT
         return offset
 
@@ -168,8 +172,10 @@ class Pool:
             return
         old = self.capacity
         fresh = self.weights.new_zeros(slots, self.layout.size)
+        # Old and new storage exist for a moment side by side; slots know their row, so none has to be told.
         self.weights = torch.cat([self.weights, fresh])
         self._views.clear()
+        # Taken from the end: low rows first, so that adapters made one after the other are neighbours.
         self._free.extend(reversed(range(old, old + slots)))
 
     def take(self, rank: int) -> Slot:
@@ -211,6 +217,7 @@ class PassGradients:
             if flat is None:
                 weights = slot.pool.weights
                 flat = self.flats[slot] = torch.zeros(weights.shape[1], dtype=self.dtype, device=weights.device)
+            # Made once per pass and target: a dense layer of every micro-batch asks for the same two views.
             place = slot.pool.layout.places[name]
             found = self._views[slot, name] = (place.a(flat), place.b(flat))
         return found

@@ -51,6 +51,7 @@ class Snapshots:
         with self._lock:
             if sampler_id in self._by_id:
                 self._remove(self._by_id[sampler_id])
+            # Never used twice, not even for a name that comes back: the prefix cache is keyed by it.
             version = 0 if slot is None else next(self._versions)
             snapshot = self._by_id[sampler_id] = Snapshot(sampler_id, slot, lora, version)
         return snapshot
@@ -98,6 +99,7 @@ class Snapshots:
         self._free(snapshot)
 
     def _free(self, snapshot: Snapshot) -> None:
+        # The last of release and users frees it: until then a request may still read the slot.
         if snapshot.released and not snapshot.users and snapshot.slot is not None:
             self._adapters.free(snapshot.slot)
             snapshot.slot = None

@@ -62,16 +62,23 @@ def initialise(flat: Tensor, slot: Slot, seed: int) -> None:
     for name, place in slot.pool.layout.places.items():
         rank = place.target.rank(slot.rank)
         a = place.a(flat)[..., :rank, :]
+        # 63 bits of the digest, because manual_seed takes no larger number.
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        # Kaiming-uniform with a = sqrt(5), as nn.Linear and PEFT draw A. Always float32 on the CPU, then cast: the same
+        # adapter begins alike on every device and in every dtype.
         bound = place.target.inputs**-0.5
         a.copy_(torch.empty(a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator))
 
 
-def seed_of(model_id: str, lora: LoraConfig) -> int:
-    """The run's seed; where the request brings none, one made of its id, so that a replay makes the same adapter."""
-    if lora.seed is not None:
-        return lora.seed
+def adapter_seed(seed: int | None, model_id: str) -> int:
+    """Return the seed of an adapter; where the request brings none, one made of the model's id.
+
+    The only place where an adapter's seed is chosen. Ids hold the random id of their session, so that runs without a
+    seed differ from each other, and a replay makes the same adapter again.
+    """
+    if seed is not None:
+        return seed
     return int.from_bytes(hashlib.sha256(model_id.encode()).digest()[:8], "big")
 
 
@@ -82,7 +89,7 @@ class Adapters:
         targets: weights of the base that adapters can act on.
         dtype: compute dtype.
         wide_dtype: of masters, gradients and moments.
-        device: of everything.
+        device: where slots and training states are.
         budget: bytes that slots and training states may take.
     """
 
@@ -104,6 +111,7 @@ class Adapters:
     @property
     def used(self) -> int:
         """Bytes taken by pools (free slots included) and training states."""
+        # Copies, because a background thread may free a slot meanwhile.
         pools = sum(p.slot_bytes * p.capacity for p in list(self._pools.values()))
         return pools + sum(self._state_bytes(a.slot.pool) for a in list(self._training.values()))
 
@@ -142,8 +150,10 @@ class Adapters:
             name: torch.zeros(slot.pool.layout.size, dtype=self._wide, device=self._device)
             for name in ("master", "grad", "exp_avg", "exp_avg_sq")
         }
-        adapter = Adapter(model_id, lora, slot, **vectors)
-        initialise(adapter.master, slot, seed_of(model_id, lora))
+        # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
+        seed = adapter_seed(lora.seed, model_id)
+        adapter = Adapter(model_id, lora.model_copy(update={"seed": seed}), slot, **vectors)
+        initialise(adapter.master, slot, seed)
         adapter.publish()
         self._training[model_id] = adapter
         return adapter
@@ -172,6 +182,7 @@ class Adapters:
         """Give a slot back; a pool of which no slot is used gives its memory back."""
         with self._lock:
             slot.pool.give_back(slot)
+            # Only whole pools shrink: moving slots of the living would invalidate what a running pass holds.
             if slot.pool.is_idle:
                 self._pools = {k: p for k, p in self._pools.items() if p is not slot.pool}
 
@@ -187,9 +198,11 @@ class Adapters:
         """Take a slot, growing its pool by half where the budget allows and by one where it is tight."""
         with self._lock:
             pool = self._pool(lora)
+            # Reckoned before anything is granted: running out in the middle of a pass would hurt every tenant.
             state = self._state_bytes(pool) if trained else 0
             free = self.budget - self.used - state
             if not pool.has_room:
+                # By half: a doubling pool wastes more of the budget, one slot at a time copies the pool each time.
                 affordable = max(0, free // pool.slot_bytes)
                 pool.grow(min(max(1, pool.capacity // 2), affordable))
             if free >= 0 and pool.has_room:

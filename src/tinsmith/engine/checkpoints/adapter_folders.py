@@ -58,6 +58,7 @@ class SavedAdapter:
 
     def fill(self, slot: Slot) -> None:
         """Write the weights into a slot."""
+        # Put together on the CPU and in the wide dtype, then moved and rounded in one copy.
         flat = torch.zeros(slot.pool.layout.size, dtype=torch.promote_types(torch.float32, slot.flat.dtype))
         import_tensors(self.tensors, flat, slot.pool.layout, slot.rank)
         slot.flat.copy_(flat)
@@ -136,10 +137,12 @@ class AdapterFolders:
         where = f"checkpoint {folder.name}"
         if not folder.is_dir():
             raise UserError(f"{where}: got a folder that does not exist, expected a saved checkpoint", 404)
+        # Folders of ours are told by their manifest, and only they can hold an optimizer's state.
         manifest = read_manifest(folder)
         if manifest is None:
             return self._read_foreign(folder, optimizer)
         self._check_base(where, manifest["base_model"], manifest["base_fingerprint"])
+        # For its checksum alone: the manifest says all that the config does.
         read_file(folder, ADAPTER_CONFIG, manifest)
         tensors = _parse(where, ADAPTER_WEIGHTS, read_file(folder, ADAPTER_WEIGHTS, manifest))
         lora = LoraConfig.model_validate(manifest["lora"])
@@ -154,12 +157,14 @@ class AdapterFolders:
         config = parse_config(f"{where}: {ADAPTER_CONFIG}", read_file(folder, ADAPTER_CONFIG, None))
         data = read_file(folder, ADAPTER_WEIGHTS, None)
         tensors = _parse(where, ADAPTER_WEIGHTS, data)
+        # An adapter of ours that lost its manifest on the way through other tools still knows its base.
         if (found := read_metadata(data).get(METADATA_KEY)) is not None:
             self._check_base(where, config.base_model, found)
         lora, tensors = fit_foreign(where, config, tensors, self._base)
         return SavedAdapter(where, lora, tensors, None, 0)
 
     def _check_base(self, where: str, name: str, found: str) -> None:
+        # By weights and not by name: one base goes by many names, and one name may be given to another base.
         if found != self._fingerprint:
             raise UserError(
                 f"{where}: got a checkpoint of base model {name} (weights {found[:12]}), "

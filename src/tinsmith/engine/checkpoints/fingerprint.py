@@ -34,6 +34,7 @@ def fingerprint_of_folder(base: BaseFolder) -> str | None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False)
+    # On the meta device: shapes and names without memory for weights.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     decoder = model.get_decoder()
@@ -61,6 +62,7 @@ def _sample(pieces: Sequence[Tensor]) -> Tensor:
     Args:
         pieces: the weight; or, laid end to end, the same numbers in the same order.
     """
+    # At even distances over the whole, so that a base fine-tuned in a few layers is told apart as well.
     numel = sum(piece.numel() for piece in pieces)
     places = torch.arange(0, numel, max(1, numel // _SAMPLE))[:_SAMPLE]
     found: list[Tensor] = []

@@ -67,6 +67,7 @@ def _fit(part: Part, a: Tensor, b: Tensor, target: Target, rank: int) -> tuple[T
     """Return A and B of a weight with our rank and scaling, in the layout of PEFT."""
     own, stack = target.rank(rank), max(1, part.experts)
     dtype = torch.promote_types(torch.float32, a.dtype)
+    # [experts, own, in] and [out, own, experts], as PEFT stacks them; a linear layer is one expert.
     wide_a = torch.zeros(stack, own, part.inputs, dtype=dtype)
     wide_a[:, : part.rank] = a.reshape(stack, part.rank, part.inputs)
     wide_b = torch.zeros(part.outputs, own, stack, dtype=dtype)
@@ -83,6 +84,7 @@ def _assemble(part: Part, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
     b = torch.zeros(part.experts, part.outputs, part.rank, dtype=dtype)
     for piece in part.pieces:
         expert, projection = place_of(piece)
+        # Block-diagonal: the gate's ranks reach only the gate's rows, the up projection's only its own.
         ranks = slice(offsets[projection], offsets[projection] + piece.rank)
         rows = slice(projection * piece.outputs, (projection + 1) * piece.outputs)
         a[expert, ranks] = tensors[piece.a].to(dtype)

@@ -42,6 +42,7 @@ class Update:
         a, b = tensors[part.a], tensors[part.b][start:end]
         if part.experts:
             a = a.reshape(part.experts, part.rank, part.inputs)
+            # PEFT lets the expert's index run fastest in B: [out, rank * experts].
             b = b.reshape(end - start, part.rank, part.experts).permute(2, 0, 1)
             if self.expert is not None:
                 a, b = a[self.expert], b[self.expert]
@@ -94,6 +95,7 @@ def _changes(part: Part, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Sha
         projections = SPLITS[fused]
         height = part.outputs // len(projections)
         for i, projection in enumerate(projections):
+            # More experts on disk than the adapter has would be left unmerged without a word.
             further = f"{module}.{part.experts}.{projection}.weight"
             if further in shapes:
                 raise UserError(f"base: got tensor {further}, expected {part.experts} experts as {part.a} adapts")

@@ -92,10 +92,11 @@ def _write_whole(merger: _Merger, folder: Path, progress: Progress | None) -> No
     free = shutil.disk_usage(folder.parent).free
     if free < merger.size:
         raise invalid("folder", f"{folder.parent} with {free} bytes free", f"{merger.size} bytes for the merged model")
+    # Beside the target, because a rename is atomic only inside one file system.
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         merger.write(partial, progress)
-        partial.chmod(0o755)
+        partial.chmod(0o755)  # mkdtemp makes it private
         os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial)
@@ -127,6 +128,7 @@ class _Merger:
         config = read_adapter_config(adapter)
         tensors, trained_on = _load_adapter(adapter)
         parts = read_parts("adapter", config, {name: tuple(t.shape) for name, t in tensors.items()})
+        # An adapter acts on the output alone. Merged into a shared matrix it would change the input embeddings too.
         unties = "lm_head" in parts.parts and base.is_tied
         shapes = {name: entry.shape for name, entry in base.tensors.items()}
         if unties:
@@ -141,6 +143,7 @@ class _Merger:
                 f"on: {config.base_model} (weights {str(trained_on)[:12]})"
             )
         files = {file: {name: _out(e, dtype) for name, e in entries.items()} for file, entries in base.files.items()}
+        # The new head goes into the file of the embeddings, whose shape and dtype it has.
         if unties and HEAD not in base.tensors:
             file = next(file for file, entries in files.items() if EMBEDDINGS in entries)
             files[file][HEAD] = files[file][EMBEDDINGS]
@@ -161,6 +164,7 @@ class _Merger:
                     done += entry.size
                     if progress is not None:
                         progress(done, total)
+        # `transformers` looks for an index unless there is one file of the usual name.
         if list(self.files) != [SINGLE]:
             places = {name: file for file, entries in self.files.items() for name in entries}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
@@ -173,6 +177,7 @@ class _Merger:
         weight = self.base.read(EMBEDDINGS if name == HEAD and self.unties else name)
         update = self.updates.get(name)
         if update is not None:
+            # The sum of two bfloat16 numbers would lose most of a small update; it is rounded once, at the end.
             wide = torch.promote_types(torch.float32, weight.dtype)
             if self.dtype == torch.float64:
                 wide = torch.float64
@@ -184,6 +189,7 @@ class _Merger:
         if self.unties:
             config["tie_word_embeddings"] = False
         if self.dtype is not None:
+            # The key of the older configs, where the base has it.
             key = "torch_dtype" if "torch_dtype" in config else "dtype"
             config[key] = str(self.dtype).removeprefix("torch.")
         return config

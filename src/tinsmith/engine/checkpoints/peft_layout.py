@@ -22,6 +22,7 @@ def tensor_names(target: Target) -> tuple[str, str]:
     path = target.name
     if target.experts:
         module, _, weight = path.rpartition(".")
+        # `down_proj` is the parameter that PEFT wraps last, so it has the outer name.
         path = module if weight == "down_proj" else f"{module}.base_layer"
     return f"{PREFIX}{path}.lora_A.weight", f"{PREFIX}{path}.lora_B.weight"
 
@@ -39,6 +40,7 @@ def export_tensors(flat: Tensor, layout: Layout, rank: int) -> dict[str, Tensor]
             a = a.reshape(-1, place.target.inputs)
             b = b.permute(1, 2, 0).reshape(place.target.outputs, -1)
         for name, tensor in zip(tensor_names(place.target), (a, b), strict=True):
+            # A copy of its own: safetensors refuses tensors that share memory.
             tensors[name] = tensor.contiguous().clone()
     return tensors
 
@@ -52,6 +54,7 @@ def import_tensors(tensors: dict[str, Tensor], flat: Tensor, layout: Layout, ran
         layout: of `flat`.
         rank: the adapter's own.
     """
+    # Padding between the own rank and the bucket's has to be zero, whatever the slot's last owner left there.
     flat.zero_()
     for place in layout.places.values():
         name_a, name_b = tensor_names(place.target)

@@ -31,6 +31,7 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
     manifest = json.dumps({"format": _FORMAT, **facts, "files": sums}, indent=2).encode()
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Left by a process that died while it wrote; the name is this folder's own, so no other writer is disturbed.
     for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(abandoned, ignore_errors=True)
     fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
@@ -39,6 +40,8 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
     except OSError:  # a full disk, say: what was written must not keep it full
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    # A rename is atomic, but not onto a folder that holds something. A death between the two leaves neither; what is
+    # replaced is a save that is run again, which then writes it anew.
     if folder.exists():
         old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         folder.rename(old)

@@ -1,22 +1,21 @@
 """Which architectures the engine can compute exactly; anything else is refused by name.
 
-Three nets: what a config declares, which modules were built, and a probe that compares a packed pass of the loaded
-model with the model's own plain forward.
+Two nets: what a config declares, and which modules were built. A third, `probe`, compares what comes out.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.types.errors import UserError
 
-# Rotary embeddings whose angles do not depend on how long the sequence is.
+# Rotary embeddings whose angles do not depend on how long the sequence is. The others (dynamic, longrope) turn a token
+# in another way once the sequence has grown past a length, so that keys in the cache would go stale.
 _ROPE_TYPES = {"default", "linear", "llama3", "yarn", "proportional"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj"}
@@ -47,6 +46,7 @@ def _declared(config: PreTrainedConfig) -> list[str]:
     reasons: list[str] = []
     if getattr(config, "quantization_config", None) is not None:
         reasons.append("quantised weights (quantization_config)")
+    # Where layers are listed, the list counts: configs carry a sliding_window that none of their layers uses.
     layers: list[str] = getattr(config, "layer_types", None) or []
     kinds = set(layers) - {"full_attention"}
     if kinds:
@@ -64,6 +64,7 @@ def _declared(config: PreTrainedConfig) -> list[str]:
 
 def _rope_types(config: PreTrainedConfig) -> set[str]:
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    # Either one set of parameters, or one per type of layer.
     nested = [v for v in rope.values() if isinstance(v, dict)]
     return {str(r.get("rope_type", "default")) for r in (nested or [rope])}
 
@@ -84,6 +85,7 @@ def find_targets(name: str, model: Any, config: PreTrainedConfig) -> tuple[Targe
     per_token = int(getattr(config, "num_experts_per_tok", None) or 1)
     for path, module in model.named_modules():
         last = path.rpartition(".")[2]
+        # By the names that the Llama family shares; a model that calls them otherwise has no targets and is refused.
         if isinstance(module, nn.Linear):
             if last in _ATTENTION:
                 targets.append(Target(path, "attn", module.in_features, module.out_features))
@@ -107,28 +109,3 @@ def _check_targets(name: str, architecture: str, targets: list[Target], layers: 
         raise unsupported(name, f"architecture {architecture} without {', '.join(sorted(_ATTENTION))} in each layer")
     if not any(t.kind == "mlp" for t in targets) or not any(t.kind == "unembed" for t in targets):
         raise unsupported(name, f"architecture {architecture} without an MLP or output projection that is known")
-
-
-def check_probe(name: str, architecture: str, plain: list[Tensor], packed: list[Tensor], layers: set[int]) -> None:
-    """Compare the logits of a packed pass with those of the model's own forward, sequence by sequence.
-
-    Args:
-        name: of the base model.
-        architecture: its class.
-        plain: logits [tokens, V] of each probe sequence, alone, by the model's own forward and attention.
-        packed: the same by the engine, all sequences in one pass.
-        layers: decoder layers whose attention the engine computed; missing ones mix tokens elsewhere.
-
-    Raises:
-        UserError: the two differ by more than rounding.
-    """
-    if not layers:
-        raise unsupported(name, f"architecture {architecture}, whose layers do not use the attention interface")
-    for a, b in zip(plain, packed, strict=True):
-        # Half precision may flip an expert's choice; a foreign architecture is wrong by a factor.
-        tolerance = 0.2 if a.dtype in (torch.bfloat16, torch.float16) else 1e-3
-        if not bool((a.float() - b.float()).norm() <= tolerance * a.float().norm()):
-            raise unsupported(
-                name,
-                f"architecture {architecture}, which mixes tokens or scales logits in a way of its own",
-            )

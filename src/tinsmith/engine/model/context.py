@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tinsmith.engine.adapters.slots import PassGradients, Slot
-    from tinsmith.engine.model.attention import PaddedLayout
+from tinsmith.engine.adapters.slots import PassGradients, Slot
+from tinsmith.engine.model.padded import PaddedLayout
 
 
 class Mode(StrEnum):
@@ -41,36 +41,26 @@ class AdapterSpan:
     end: int
 
 
-@dataclass(slots=True)
-class Segments:
-    """Which adapter computes which tokens; tokens in no run go through the base alone.
+def adapter_spans(slots: Sequence[Slot | None], lengths: Sequence[int]) -> tuple[AdapterSpan, ...]:
+    """Return the spans of sequences that lie one after the other.
 
-    Runs are in stream order. Neighbouring tokens with the same adapter should be one run: the cost of LoRA grows
-    with the number of runs. On CUDA, runs of one pool must not be interrupted by those of another.
+    Neighbours with the same adapter share a span: every LoRA layer pays a few small matmuls per span.
+
+    Args:
+        slots: adapter of each sequence, None for the base alone.
+        lengths: tokens of each sequence.
     """
-
-    runs: tuple[AdapterSpan, ...] = ()
-    cache: dict[object, object] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, slots: Sequence[Slot | None], lengths: Sequence[int]) -> Segments:
-        """Make the segments of sequences that lie one after the other.
-
-        Args:
-            slots: adapter of each sequence, None for the base alone.
-            lengths: tokens of each sequence.
-        """
-        runs: list[AdapterSpan] = []
-        start = 0
-        for slot, length in zip(slots, lengths, strict=True):
-            end = start + length
-            if slot is not None and length:
-                if runs and runs[-1].slot is slot and runs[-1].end == start:
-                    runs[-1] = AdapterSpan(slot, runs[-1].start, end)
-                else:
-                    runs.append(AdapterSpan(slot, start, end))
-            start = end
-        return cls(tuple(runs))
+    spans: list[AdapterSpan] = []
+    start = 0
+    for slot, length in zip(slots, lengths, strict=True):
+        end = start + length
+        if slot is not None and length:
+            if spans and spans[-1].slot is slot and spans[-1].end == start:
+                spans[-1] = AdapterSpan(slot, spans[-1].start, end)
+            else:
+                spans.append(AdapterSpan(slot, start, end))
+        start = end
+    return tuple(spans)
 
 
 class PagedAttention(Protocol):
@@ -103,25 +93,55 @@ class ForwardContext:
         mode: what the pass is for.
         positions: position of each token in its own sequence, int64 [T].
         lengths: tokens of each sequence in this stream; they sum to T.
-        segments: adapters.
+        spans: which adapter computes which tokens, in stream order; tokens in no span go through the base alone.
         gradients: where the backward pass leaves adapter gradients; None where nothing is trained.
         paged: the paged cache's attention (PREFILL, DECODE); None in PACKED.
         slot_mapping: cell of the paged cache for each new key, int64 [T].
         block_tables: blocks of each sequence, int32 [S, blocks], padded with 0.
         context_lens: keys of each sequence, the new ones included, int32 [S].
-        layout: how the sequences are padded for attention; made on first use.
     """
 
     mode: Mode
     positions: Tensor
     lengths: tuple[int, ...]
-    segments: Segments
+    spans: tuple[AdapterSpan, ...] = ()
     gradients: PassGradients | None = None
     paged: PagedAttention | None = None
     slot_mapping: Tensor | None = None
     block_tables: Tensor | None = None
     context_lens: Tensor | None = None
-    layout: PaddedLayout | None = None
+    # Both are the same in every layer, so that the first one that asks pays for all.
+    _layout: PaddedLayout | None = field(default=None, init=False)
+    _stretches: tuple[list[Slot | None], Tensor] | None = field(default=None, init=False)
+
+    @property
+    def layout(self) -> PaddedLayout:
+        """How the sequences are padded for attention."""
+        if self._layout is None:
+            self._layout = PaddedLayout.of(self.lengths, self.positions.device)
+        return self._layout
+
+    @property
+    def stretches(self) -> tuple[list[Slot | None], Tensor]:
+        """The whole stream cut by adapter: the adapter of each stretch, and where each ends (int64).
+
+        Unlike spans, stretches leave no token out: those of the base alone have None for an adapter.
+        """
+        if self._stretches is None:
+            slots: list[Slot | None] = []
+            ends: list[int] = []
+            for span in self.spans:
+                if span.start > (ends[-1] if ends else 0):
+                    slots.append(None)
+                    ends.append(span.start)
+                slots.append(span.slot)
+                ends.append(span.end)
+            tokens = sum(self.lengths)
+            if not ends or ends[-1] < tokens:
+                slots.append(None)
+                ends.append(tokens)
+            self._stretches = (slots, torch.tensor(ends, device=self.positions.device))
+        return self._stretches
 
 
 class ContextCell:

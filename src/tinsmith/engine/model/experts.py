@@ -2,7 +2,7 @@
 
 Every expert e has y = W_e·x + (alpha / r)·B_e·A_e·x on its fused gate-and-up weight (one A for both halves) and on its
 down weight. Each token meets k experts; the (token, expert) pairs are sorted by expert once per layer, and because the
-sort is stable, the pairs of one expert lie in stream order, so every adapter's run stays a run.
+sort is stable, the pairs of one expert lie in stream order, so every adapter's span stays in one piece.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
-from tinsmith.engine.model.lora import LoraRun, lora_map
+from tinsmith.engine.model.lora import LoraSpan, lora_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,14 @@ class Routing:
             context: the pass, for its adapters.
         """
         tokens, per_token = chosen.shape
-        slots, ends = _stretches(context, tokens)
+        slots, ends = context.stretches
         flat = chosen.reshape(-1)
         order = torch.argsort(flat, stable=True)
+        # The inverse permutation, so that the way back is a gather too and no scatter-add is needed.
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
         stretch = torch.bucketize(torch.arange(tokens, device=order.device), ends, right=True)
+        # One count for all (expert, stretch) pairs: a single transfer to the CPU per layer.
         key = flat * len(slots) + stretch.repeat_interleave(per_token)
         counts = torch.bincount(key, minlength=experts * len(slots)).tolist()
         bounds, pieces, start = [0], [], 0
@@ -78,40 +80,22 @@ class Routing:
             bounds.append(start)
         return cls(order, place, per_token, tuple(bounds), tuple(pieces))
 
-    def runs_for(self, name: str) -> list[LoraRun]:
+    def spans_for(self, name: str) -> list[LoraSpan]:
         """Return the pieces whose adapters act on the expert weight `name`."""
-        found: list[LoraRun] = []
+        found: list[LoraSpan] = []
         for p in self.pieces:
             views = None if p.slot is None else p.slot.pool.views(name)
             if p.slot is not None and views is not None:
                 a, b = (v[p.slot.index, p.expert] for v in views)
-                part = partial(_of_expert, p.expert)
-                found.append(LoraRun(AdapterSpan(p.slot, p.start, p.end), a, b, p.slot.scale(name), part))
+                # Spans count in sorted pairs here, not in tokens of the stream.
+                span = AdapterSpan(p.slot, p.start, p.end)
+                found.append(LoraSpan(span, a, b, p.slot.scale(name), partial(_of_expert, p.expert)))
         return found
 
 
 def _of_expert(expert: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """One expert's A [rank, in] and B [out, rank] out of all experts'."""
     return a[expert], b[expert]
-
-
-def _stretches(context: ForwardContext, tokens: int) -> tuple[list[Slot | None], Tensor]:
-    """Cut the whole stream by adapter: the adapter of each stretch, and where each ends (int64)."""
-    found = context.segments.cache.get("stretches")
-    if found is None:
-        slots: list[Slot | None] = []
-        ends: list[int] = []
-        for run in context.segments.runs:
-            if run.start > (ends[-1] if ends else 0):
-                slots.append(None)
-                ends.append(run.start)
-            slots.append(run.slot)
-            ends.append(run.end)
-        if not ends or ends[-1] < tokens:
-            slots.append(None)
-            ends.append(tokens)
-        found = context.segments.cache["stretches"] = (slots, torch.tensor(ends, device=context.positions.device))
-    return found  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +125,11 @@ class Grouped:
         """Nothing is left to do."""
 
     def _multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        # The grouped kernel takes bfloat16; other dtypes, and CPUs, multiply expert by expert.
         if x.device.type == "cuda" and x.dtype == torch.bfloat16:
             ends = torch.tensor(self.bounds[1:], dtype=torch.int32, device=x.device)
             return torch.nn.functional.grouped_mm(x, weight, offs=ends)
-        y = x.new_empty(x.shape[0], weight.shape[2])
+        y = x.new_empty(x.shape[0], weight.shape[2])  # [pairs, out]; bounds cover all of it
         for expert in range(weight.shape[0]):
             start, end = self.bounds[expert], self.bounds[expert + 1]
             if end > start:
@@ -153,7 +138,7 @@ class Grouped:
 
 
 class _Spread(torch.autograd.Function):
-    """Tokens [T, H] to sorted pairs [T * k, H]."""
+    """Tokens [T, H] to sorted pairs [T * k, H]. Like `_Collect` of its own, so that no gradient is added atomically."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, routing: Routing) -> Tensor:
@@ -213,13 +198,15 @@ class LoraExperts(nn.Module):
         """
         context = self._cell.current
         routing = Routing.of(top_k_index, self.gate_up_proj.shape[0], context)
-        x: Tensor = _Spread.apply(hidden_states, routing)  # pyright: ignore[reportAssignmentType]
+        x: Tensor = _Spread.apply(hidden_states, routing)  # pyright: ignore[reportAssignmentType]  # [T * k, H]
         gate, up = self._map(x, "gate_up_proj", routing, context).chunk(2, dim=-1)
         y = self._map(self.act_fn(gate) * up, "down_proj", routing, context)
+        # The routers' weights multiply what an expert gives, adapter included; gradients flow through them to the
+        # layers before, though routers themselves never train.
         y = y * top_k_weights.reshape(-1, 1).index_select(0, routing.order)
         return _Collect.apply(y.to(hidden_states.dtype), routing)  # pyright: ignore[reportReturnType]
 
     def _map(self, x: Tensor, weight: str, routing: Routing, context: ForwardContext) -> Tensor:
         name = f"{self.name}.{weight}"
         base = Grouped(getattr(self, weight), routing.bounds)
-        return lora_map(x, base, routing.runs_for(name), name, context)
+        return lora_map(x, base, routing.spans_for(name), name, context)

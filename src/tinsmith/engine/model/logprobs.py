@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
-from tinsmith.engine.model.lora import LoraLinear, LoraRun, add_product, runs_for
+from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_product, spans_for
 
-# A chunk may always hold this many logits, so that small vocabularies are not cut into many small matrices.
+# A chunk may always hold this many logits (16 MiB in float32), so that small vocabularies are not cut into many small
+# matrices.
 _FREE_LOGITS = 1 << 22
 
 
@@ -26,30 +27,35 @@ def chunk_tokens(vocab_size: int, wanted: int) -> int:
     return max(wanted, _FREE_LOGITS // vocab_size)
 
 
-def project(head: LoraLinear, hidden: Tensor, runs: Sequence[LoraRun]) -> Tensor:
+def project(head: LoraLinear, hidden: Tensor, spans: Sequence[LoraSpan]) -> Tensor:
     """Logits of every row, with adapters.
 
     Args:
         head: the output projection.
         hidden: [n, H], compute dtype.
-        runs: adapters of the rows, see `head_runs`.
+        spans: adapters of the rows, see `head_spans`.
 
     Returns:
         [n, V], wide dtype.
     """
     logits = _base_logits(head, hidden)
-    for r in runs:
-        add_product(r.rows(logits), torch.mm(r.rows(hidden), r.a.t()).mul_(r.scale), r.b.t())
+    for s in spans:
+        # As in `lora.add_delta`, but into a sum whose dtype may be wider: h is [tokens, R], B is [V, R].
+        add_product(s.rows(logits), torch.mm(s.rows(hidden), s.a.t()).mul_(s.scale), s.b.t())
     return logits
 
 
-def head_runs(head: LoraLinear, context: ForwardContext) -> list[LoraRun]:
-    """Return the runs of a pass whose adapters act on the output projection."""
-    return runs_for(context, head.name)
+def head_spans(head: LoraLinear, context: ForwardContext) -> list[LoraSpan]:
+    """Return the spans of a pass whose adapters act on the output projection."""
+    return spans_for(context, head.name)
 
 
 def _base_logits(head: LoraLinear, hidden: Tensor) -> Tensor:
-    """W·x + b, accumulated and kept in the wide dtype."""
+    """W·x + b, accumulated and kept in the wide dtype.
+
+    Rounded to bfloat16, neighbouring logits of a large vocabulary would be equal, and a logprob would be off by up to
+    1/256 of its logit: enough to bias the ratios of policy-gradient losses.
+    """
     wide = torch.promote_types(torch.float32, hidden.dtype)
     if hidden.dtype != wide and hidden.device.type == "cuda":
         logits = torch.mm(hidden, head.weight.t(), out_dtype=wide)
@@ -57,13 +63,13 @@ def _base_logits(head: LoraLinear, hidden: Tensor) -> Tensor:
     return F.linear(hidden.to(wide), head.weight.to(wide), None if head.bias is None else head.bias.to(wide))
 
 
-def clip_runs(runs: Sequence[LoraRun], start: int, end: int) -> list[LoraRun]:
-    """Return the parts of runs inside rows [start, end), counted from `start`."""
-    clipped: list[LoraRun] = []
-    for r in runs:
-        low, high = max(r.run.start, start), min(r.run.end, end)
+def clip_spans(spans: Sequence[LoraSpan], start: int, end: int) -> list[LoraSpan]:
+    """Return the parts of spans inside rows [start, end), counted from `start`."""
+    clipped: list[LoraSpan] = []
+    for s in spans:
+        low, high = max(s.span.start, start), min(s.span.end, end)
         if low < high:
-            clipped.append(LoraRun(AdapterSpan(r.run.slot, low - start, high - start), r.a, r.b, r.scale))
+            clipped.append(LoraSpan(AdapterSpan(s.span.slot, low - start, high - start), s.a, s.b, s.scale))
     return clipped
 
 
@@ -83,7 +89,7 @@ class Pairs:
 def target_logprobs(
     head: LoraLinear,
     hidden: Tensor,
-    runs: Sequence[LoraRun],
+    spans: Sequence[LoraSpan],
     pairs: Pairs,
     chunk: int,
     gradients: PassGradients | None = None,
@@ -93,7 +99,7 @@ def target_logprobs(
     Args:
         head: the output projection.
         hidden: [n, H], compute dtype.
-        runs: adapters of the rows.
+        spans: adapters of the rows.
         pairs: what is wanted.
         chunk: rows to project at once.
         gradients: where the adapters' gradients go; None where nothing is trained.
@@ -102,12 +108,12 @@ def target_logprobs(
         [P], wide dtype; differentiable with respect to `hidden`, and to the adapters through `gradients`.
     """
     if gradients is None or not torch.is_grad_enabled():
-        return _forward(head, hidden, runs, pairs, chunk)[0]
-    return _TargetLogprobs.apply(hidden, gradients.anchor, head, runs, pairs, chunk, gradients)  # pyright: ignore
+        return _forward(head, hidden, spans, pairs, chunk)[0]
+    return _TargetLogprobs.apply(hidden, gradients.anchor, head, spans, pairs, chunk, gradients)  # pyright: ignore
 
 
 def _forward(
-    head: LoraLinear, hidden: Tensor, runs: Sequence[LoraRun], pairs: Pairs, chunk: int
+    head: LoraLinear, hidden: Tensor, spans: Sequence[LoraSpan], pairs: Pairs, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return logprobs [P], log-normalisers [n], and the logits where there is only one chunk."""
     wide = torch.promote_types(torch.float32, hidden.dtype)
@@ -116,13 +122,15 @@ def _forward(
     normalisers = torch.empty(n, dtype=wide, device=hidden.device)
     logits: Tensor | None = None
     starts = range(0, n, chunk)
-    cuts = _cuts(pairs.rows, starts, n)
+    cuts = _cuts(pairs.rows, starts, n)  # pairs rise with their rows, so those of a chunk are neighbours
     for i, start in enumerate(starts):
         end, (first, last) = min(start + chunk, n), (cuts[i], cuts[i + 1])
-        logits = project(head, hidden[start:end], clip_runs(runs, start, end))
+        logits = project(head, hidden[start:end], clip_spans(spans, start, end))  # [chunk, V]
+        # log softmax at the targets alone: the logit less log-sum-exp; the other V - 1 are never written.
         normalisers[start:end] = logits.logsumexp(-1)
         rows = pairs.rows[first:last]
         logprobs[first:last] = logits[rows - start, pairs.targets[first:last]] - normalisers[rows]
+    # A single chunk is small enough to keep, which spares the backward pass one projection.
     return logprobs, normalisers, logits if len(starts) == 1 else None
 
 
@@ -142,28 +150,30 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden: Tensor,
         anchor: Tensor,
         head: LoraLinear,
-        runs: Sequence[LoraRun],
+        spans: Sequence[LoraSpan],
         pairs: Pairs,
         chunk: int,
         gradients: PassGradients,
     ) -> Tensor:
-        logprobs, normalisers, logits = _forward(head, hidden, runs, pairs, chunk)
+        logprobs, normalisers, logits = _forward(head, hidden, spans, pairs, chunk)
         ctx.save_for_backward(hidden)
-        ctx.parts = (head, runs, pairs, chunk, gradients, normalisers, logits)
+        ctx.parts = (head, spans, pairs, chunk, gradients, normalisers, logits)
         return logprobs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (hidden,) = ctx.saved_tensors
-        head, runs, pairs, chunk, gradients, normalisers, logits = ctx.parts
-        ctx.parts = None
+        head, spans, pairs, chunk, gradients, normalisers, logits = ctx.parts
+        ctx.parts = None  # frees the logits as soon as this returns; they are also overwritten below
         (grad,) = grads
+        # Prompts have weight 0, so that often most rows have no gradient: those are neither projected nor multiplied.
         live = grad.nonzero().squeeze(1)
         rows, targets, grad = pairs.rows[live], pairs.targets[live], grad[live]
         active, row_of_pair = torch.unique_consecutive(rows, return_inverse=True)
+        # With several targets in a row the softmax counts once for each: sum of their gradients, [active rows].
         total = grad.new_zeros(active.shape[0]).index_add_(0, row_of_pair, grad)
         x = hidden if active.shape[0] == hidden.shape[0] else hidden[active]
-        kept = _runs_of_rows(runs, active)
+        kept = _spans_of_rows(spans, active)
         if logits is not None and active.shape[0] != hidden.shape[0]:
             logits = logits[active]
         grad_x = torch.empty_like(x)
@@ -171,41 +181,44 @@ class _TargetLogprobs(torch.autograd.Function):
         cuts = _cuts(row_of_pair, starts, x.shape[0])
         for i, start in enumerate(starts):
             end, pair = min(start + chunk, x.shape[0]), slice(cuts[i], cuts[i + 1])
-            some, chunk_runs = x[start:end], clip_runs(kept, start, end)
-            z = logits if logits is not None else project(head, some, chunk_runs)
+            some, chunk_spans = x[start:end], clip_spans(kept, start, end)
+            # In place, because this is the largest tensor of the pass: logits [rows, V] become their gradient
+            # grad·onehot(target) - total·softmax.
+            z = logits if logits is not None else project(head, some, chunk_spans)
             z.sub_(normalisers[active[start:end], None]).exp_().mul_(-total[start:end, None])
             z.index_put_((row_of_pair[pair] - start, targets[pair]), grad[pair], accumulate=True)
-            grad_x[start:end] = _backward_chunk(head, some, z, chunk_runs, gradients)
+            grad_x[start:end] = _backward_chunk(head, some, z, chunk_spans, gradients)
         if x is not hidden:
             grad_x = torch.zeros_like(hidden).index_copy_(0, active, grad_x)
         return grad_x, None, None, None, None, None, None
 
 
-def _runs_of_rows(runs: Sequence[LoraRun], rows: Tensor) -> list[LoraRun]:
-    """Runs over a selection of rows (rising), counted in the selection."""
-    if not runs:
+def _spans_of_rows(spans: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
+    """Spans over a selection of rows (rising), counted in the selection."""
+    if not spans:
         return []
-    bounds = torch.tensor([(r.run.start, r.run.end) for r in runs], device=rows.device)
+    bounds = torch.tensor([(s.span.start, s.span.end) for s in spans], device=rows.device)
     found = torch.searchsorted(rows, bounds).tolist()
     return [
-        LoraRun(AdapterSpan(r.run.slot, low, high), r.a, r.b, r.scale)
-        for r, (low, high) in zip(runs, found, strict=True)
+        LoraSpan(AdapterSpan(s.span.slot, low, high), s.a, s.b, s.scale)
+        for s, (low, high) in zip(spans, found, strict=True)
         if high > low
     ]
 
 
 def _backward_chunk(
-    head: LoraLinear, x: Tensor, grad_logits: Tensor, runs: Sequence[LoraRun], gradients: PassGradients
+    head: LoraLinear, x: Tensor, grad_logits: Tensor, spans: Sequence[LoraSpan], gradients: PassGradients
 ) -> Tensor:
     """Gradient of `project` at one chunk: [rows, V] in wide dtype to [rows, H] in compute dtype."""
+    # Rounded to compute dtype for the matmuls, as every other gradient between layers is; sums stay wide.
     grad = grad_logits.to(x.dtype)
     grad_x = torch.mm(grad, head.weight)
-    for r in runs:
-        g, some = r.rows(grad), r.rows(x)
-        h = torch.mm(some, r.a.t()).mul_(r.scale)
-        grad_h = torch.mm(g, r.b).mul_(r.scale)
-        r.rows(grad_x).addmm_(grad_h, r.a)
-        grad_a, grad_b = gradients.views(r.run.slot, head.name)
+    for s in spans:
+        g, some = s.rows(grad), s.rows(x)
+        h = torch.mm(some, s.a.t()).mul_(s.scale)
+        grad_h = torch.mm(g, s.b).mul_(s.scale)
+        s.rows(grad_x).addmm_(grad_h, s.a)
+        grad_a, grad_b = gradients.views(s.span.slot, head.name)
         add_product(grad_a, grad_h.t(), some)
         add_product(grad_b, g.t(), h)
     return grad_x

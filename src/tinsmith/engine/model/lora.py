@@ -1,6 +1,6 @@
 """Low-rank adapters on linear layers, many adapters in one pass (Hu et al. 2021, arXiv:2106.09685, section 4.1).
 
-y = W·x + b + (alpha / r)·B·A·x, where each run of the packed stream brings its own A and B. The base weight gets no
+y = W·x + b + (alpha / r)·B·A·x, where each span of the packed stream brings its own A and B. The base weight gets no
 gradient; the adapters' gradients are added into the pass's own buffers.
 """
 
@@ -20,60 +20,62 @@ from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardConte
 from tinsmith.engine.model.shards import ShardedDense
 
 # Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
-Part = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+TakePart = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class LoraRun:
-    """A run of tokens with the factors that one linear layer applies to it.
+class LoraSpan:
+    """A span of tokens with the factors that one linear layer applies to it.
 
     Attributes:
-        run: the tokens and the adapter.
-        a: [rank, in].
-        b: [out, rank].
+        span: the tokens and the adapter.
+        a: [R, in].
+        b: [out, R].
         scale: factor on B·A·x.
         part: how `a` and `b` were taken out of the adapter's, so that their gradients go there; None for all.
     """
 
-    run: AdapterSpan
+    span: AdapterSpan
     a: Tensor
     b: Tensor
     scale: float
-    part: Part | None = None
+    part: TakePart | None = None
 
     def rows(self, x: Tensor) -> Tensor:
-        """The run's tokens of `x` [T, ...]."""
-        return x[self.run.start : self.run.end]
+        """The span's tokens of `x` [T, ...], as a view."""
+        return x[self.span.start : self.span.end]
 
 
-def runs_for(context: ForwardContext, name: str, part: Part | None = None) -> list[LoraRun]:
-    """Return the runs whose adapters act on the layer `name`, with the part of them that it computes with."""
-    found: list[LoraRun] = []
-    for run in context.segments.runs:
-        views = run.slot.pool.views(name)
+def spans_for(context: ForwardContext, name: str, part: TakePart | None = None) -> list[LoraSpan]:
+    """Return the spans whose adapters act on the layer `name`, with the part of them that it computes with."""
+    found: list[LoraSpan] = []
+    for span in context.spans:
+        views = span.slot.pool.views(name)
         if views is not None:
-            a, b = (view[run.slot.index] for view in views)
+            a, b = (view[span.slot.index] for view in views)
             if part is not None:
                 a, b = part(a, b)
-            found.append(LoraRun(run, a, b, run.slot.scale(name), part))
+            found.append(LoraSpan(span, a, b, span.slot.scale(name), part))
     return found
 
 
-def add_delta(y: Tensor, x: Tensor, runs: Sequence[LoraRun]) -> list[Tensor]:
-    """Add each run's scaled B·A·x to `y` in place.
+def add_delta(y: Tensor, x: Tensor, spans: Sequence[LoraSpan]) -> list[Tensor]:
+    """Add each span's scaled B·A·x to `y` in place.
 
     Args:
         y: [T, out].
         x: [T, in].
-        runs: of this layer.
+        spans: of this layer.
 
     Returns:
-        scale·A·x of each run, [tokens, rank], which the gradient of B needs.
+        scale·A·x of each span, [tokens, R], which the gradient of B needs.
     """
     hidden: list[Tensor] = []
-    for r in runs:
-        h = torch.mm(r.rows(x), r.a.t()).mul_(r.scale)
-        r.rows(y).addmm_(h, r.b.t())
+    for s in spans:
+        # A first: [tokens, in] @ [in, R] @ [R, out] costs tokens * R * (in + out); B·A would cost in * R * out and be
+        # as large as the weight. The scale goes onto the smallest tensor of the three.
+        h = torch.mm(s.rows(x), s.a.t()).mul_(s.scale)
+        s.rows(y).addmm_(h, s.b.t())
         hidden.append(h)
     return hidden
 
@@ -83,30 +85,33 @@ def add_delta_gradients(
     grad_y: Tensor,
     x: Tensor,
     hidden: Sequence[Tensor],
-    runs: Sequence[LoraRun],
+    spans: Sequence[LoraSpan],
     name: str,
     gradients: PassGradients,
 ) -> None:
     """Differentiate `add_delta`: add to `grad_x` in place and to the adapters' gradients.
+
+    With g the gradient of y and h = scale·A·x: grad B = gᵀ·h, grad h = scale·g·B, grad A = grad hᵀ·x and
+    grad x = grad h·A.
 
     Args:
         grad_x: [T, in], or None where nothing before this layer is trained.
         grad_y: [T, out].
         x: [T, in].
         hidden: what `add_delta` returned.
-        runs: what `add_delta` was given.
+        spans: what `add_delta` was given.
         name: of the layer.
         gradients: of the pass.
     """
-    for r, h in zip(runs, hidden, strict=True):
-        g = r.rows(grad_y)
-        grad_h = torch.mm(g, r.b).mul_(r.scale)
+    for s, h in zip(spans, hidden, strict=True):
+        g = s.rows(grad_y)  # [tokens, out]
+        grad_h = torch.mm(g, s.b).mul_(s.scale)  # [tokens, R]
         if grad_x is not None:
-            r.rows(grad_x).addmm_(grad_h, r.a)
-        grad_a, grad_b = gradients.views(r.run.slot, name)
-        if r.part is not None:
-            grad_a, grad_b = r.part(grad_a, grad_b)
-        add_product(grad_a, grad_h.t(), r.rows(x))
+            s.rows(grad_x).addmm_(grad_h, s.a)
+        grad_a, grad_b = gradients.views(s.span.slot, name)
+        if s.part is not None:
+            grad_a, grad_b = s.part(grad_a, grad_b)
+        add_product(grad_a, grad_h.t(), s.rows(x))
         add_product(grad_b, g.t(), h)
 
 
@@ -115,6 +120,7 @@ def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     if out.dtype == left.dtype:
         out.addmm_(left, right)
     elif out.device.type == "cuda":
+        # The kernel accumulates in the wide dtype anyway; this only keeps it from rounding the sum on the way out.
         out.add_(torch.mm(left, right, out_dtype=out.dtype))
     else:
         out.addmm_(left.to(out.dtype), right.to(out.dtype))
@@ -163,15 +169,22 @@ class Dense:
 
 
 class _Lora(torch.autograd.Function):
+    """A frozen map with adapters; their gradients are side effects on `gradients`, not outputs of backward.
+
+    Handing A and B to autograd would have it make a gradient of the whole pool, [slots, R, in], for every layer.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, base: Frozen, runs: list[LoraRun], name: str, gradients: PassGradients
+        ctx: Any, x: Tensor, anchor: Tensor, base: Frozen, spans: list[LoraSpan], name: str, gradients: PassGradients
     ) -> Tensor:
+        # `anchor` is never read: it requires a gradient, which makes autograd call backward even where x has none.
         y = base.apply(x)
-        hidden = add_delta(y, x, runs)
+        hidden = add_delta(y, x, spans)
+        # After the adapters: where the layer is split over ranks, one sum completes base and adapters together.
         base.finish(y)
         ctx.save_for_backward(x, *hidden)
-        ctx.base, ctx.runs, ctx.name, ctx.gradients = base, runs, name, gradients
+        ctx.base, ctx.spans, ctx.name, ctx.gradients = base, spans, name, gradients
         return y
 
     @staticmethod
@@ -179,20 +192,20 @@ class _Lora(torch.autograd.Function):
         grad_y = grads[0].contiguous()
         x, *hidden = ctx.saved_tensors
         grad_x = ctx.base.input_gradient(grad_y) if ctx.needs_input_grad[0] else None
-        add_delta_gradients(grad_x, grad_y, x, hidden, ctx.runs, ctx.name, ctx.gradients)
+        add_delta_gradients(grad_x, grad_y, x, hidden, ctx.spans, ctx.name, ctx.gradients)
         if grad_x is not None:
             ctx.base.finish_gradient(grad_x)
         return grad_x, None, None, None, None, None
 
 
-def lora_map(x: Tensor, base: Frozen, runs: list[LoraRun], name: str, context: ForwardContext) -> Tensor:
+def lora_map(x: Tensor, base: Frozen, spans: list[LoraSpan], name: str, context: ForwardContext) -> Tensor:
     """Apply a frozen map and the adapters on it: [T, in] to [T, out]; differentiable where the pass trains."""
     if context.gradients is None or not torch.is_grad_enabled():
         y = base.apply(x)
-        add_delta(y, x, runs)
+        add_delta(y, x, spans)
         base.finish(y)
         return y
-    return _Lora.apply(x, context.gradients.anchor, base, runs, name, context.gradients)  # pyright: ignore
+    return _Lora.apply(x, context.gradients.anchor, base, spans, name, context.gradients)  # pyright: ignore
 
 
 class LoraLinear(nn.Module):
@@ -217,5 +230,5 @@ class LoraLinear(nn.Module):
         """[..., in] to [..., out]; the leading axes together are the T tokens of the stream."""
         context = self._cell.current
         flat = x.reshape(-1, self.in_features)
-        y = lora_map(flat, self._frozen, runs_for(context, self.name, self._part), self.name, context)
+        y = lora_map(flat, self._frozen, spans_for(context, self.name, self._part), self.name, context)
         return y.view(*x.shape[:-1], self.out_features)

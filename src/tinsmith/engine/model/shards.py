@@ -45,8 +45,10 @@ class ShardedDense:
         (placement,) = weight.placements
         if not isinstance(placement, Shard):
             raise NotImplementedError(f"a linear layer placed as {placement}")
+        # Axis 0 of [out, in], or -2; the modulus makes both 0.
         by_outputs = placement.dim % 2 == 0
         local, mesh = weight.to_local(), weight.device_mesh
+        # Uneven parts would be legal for DTensor, but then `start` could not be told from the rank.
         if local.shape[placement.dim] * mesh.size() != weight.shape[placement.dim]:
             raise NotImplementedError(f"a weight of shape {tuple(weight.shape)} over {mesh.size()} ranks")
         bias = linear.bias.to_local() if isinstance(linear.bias, DTensor) else linear.bias
@@ -55,6 +57,7 @@ class ShardedDense:
 
     def apply(self, x: Tensor) -> Tensor:
         """This rank's outputs, or its summand of all."""
+        # Split by inputs, every rank has a summand of all outputs; the bias would be added once per rank.
         return F.linear(x, self.weight, self.bias if self.by_outputs else None)
 
     def finish(self, y: Tensor) -> None:
@@ -98,6 +101,7 @@ def sum_gradients(gradients: PassGradients, replicated: Iterable[str], group: di
     """
     names = list(replicated)
     for slot, flat in gradients.flats.items():
+        # Whole gradients of a replicated target would be counted once per rank: all but the first give zeros.
         if dist.get_rank(group) != 0:
             for name in names:
                 if name in slot.pool.layout.places:

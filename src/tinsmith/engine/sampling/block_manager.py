@@ -29,6 +29,8 @@ def first_digest(namespace: int) -> bytes:
 
 def next_digest(previous: bytes, tokens: Sequence[int]) -> bytes:
     """Return the digest of a full block, given its tokens and the digest of the block before it."""
+    # A cryptographic digest of 128 bits, because tenants share the cache: whoever could make two prefixes collide would
+    # be answered from another's.
     return blake2b(previous + array("q", tokens).tobytes(), digest_size=16).digest()
 
 
@@ -71,7 +73,7 @@ class BlockManager:
             self.highest += 1
             block = self.highest
         elif self._cached:
-            block, _ = self._cached.popitem(last=False)
+            block, _ = self._cached.popitem(last=False)  # the longest unused
             del self._block_of[self._digest_of.pop(block)]
         else:
             raise OutOfBlocks(f"all {self.num_blocks} blocks are in use")
@@ -99,6 +101,7 @@ class BlockManager:
 
     def register(self, block: int, digest: bytes) -> None:
         """Make the content of a held, full block findable; a block with the same content may be known already."""
+        # Two sequences may have computed the same prefix side by side; the first keeps the name.
         if digest not in self._block_of and block not in self._digest_of:
             self._block_of[digest] = block
             self._digest_of[block] = digest

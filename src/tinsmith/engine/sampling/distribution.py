@@ -21,6 +21,7 @@ from tinsmith.engine.sampling.randomness import exponentials, substream
 
 # A race over all of V would hash V numbers per token; one over buckets and one inside the winner hash V / 256 + 256.
 _BUCKET = 256
+# Most nuclei are narrower than this at usual temperatures; for a wider one eight times as many are looked at.
 _FIRST_NUCLEUS = 64
 
 
@@ -61,6 +62,7 @@ def shaped_logprobs(logits: Tensor, shaping: Shaping) -> Tensor:
         # The largest is taken off first, so that a tiny temperature cannot overflow it.
         scale = x.new_tensor([t if t > 0 else 1.0 for t in shaping.temperature])
         x = (x - x.amax(-1, keepdim=True)) / scale[:, None]
+    # Shifted or not, the softmax is the same; at temperature 1 it does the shift itself.
     x = torch.log_softmax(x, -1)
     rows = shaping.truncated_rows()
     if rows:
@@ -72,6 +74,7 @@ def shaped_logprobs(logits: Tensor, shaping: Shaping) -> Tensor:
 def _truncate(logprobs: Tensor, top_k: list[int], top_p: list[float]) -> Tensor:
     """Keep the k likeliest and of those the nucleus of each row [S, V], and normalise again."""
     vocab = logprobs.shape[-1]
+    # Top-k first, and top-p of the mass that it leaves, the order of vLLM and of transformers.
     limit = torch.tensor([min(k, vocab) if k > 0 else vocab for k in top_k], device=logprobs.device)
     keep = limit if min(top_p) >= 1 else _nucleus_sizes(logprobs, limit, top_p)
     kept = logprobs.masked_fill(~_largest(logprobs, keep), -torch.inf)
@@ -91,8 +94,10 @@ def _nucleus_sizes(logprobs: Tensor, limit: Tensor, top_p: list[float]) -> Tenso
         width = max(width, int(limit[limited].max()))
     while True:
         probs = logprobs.topk(width, -1).values.exp()
+        # Ranks [width] beyond a row's top-k count nothing.
         beyond = torch.arange(width, device=probs.device) >= limit[:, None]
         cumulative = probs.masked_fill(beyond, 0.0).cumsum(-1)
+        # Without top-k the whole is 1 whatever was looked at; with it, `width` covers all of the k.
         total = torch.where(limited[:, None], cumulative[:, -1:], 1.0)
         short = cumulative < wanted * total
         if width == vocab or not bool((short[:, -1] & ~limited).any()):
@@ -103,12 +108,13 @@ def _nucleus_sizes(logprobs: Tensor, limit: Tensor, top_p: list[float]) -> Tenso
 
 def _largest(x: Tensor, counts: Tensor) -> Tensor:
     """Mark the `counts` [S] largest values of each row of x [S, V], of equal ones the first."""
+    # Marked by threshold instead of scattered by index: ties are settled by the lower id, which topk does not promise.
     if int(counts.max()) == x.shape[-1]:
         threshold = x.sort(-1, descending=True).values
     else:
         threshold = x.topk(int(counts.max()), -1).values
     threshold = threshold.gather(-1, counts[:, None] - 1)
-    above = x > threshold
+    above = x > threshold  # [S, V]
     equal = x == threshold
     room = counts[:, None] - above.sum(-1, keepdim=True)
     return above | (equal & (equal.cumsum(-1) <= room))
@@ -124,13 +130,16 @@ def draw(logprobs: Tensor, keys: Tensor) -> Tensor:
     Returns:
         int64 [S].
     """
+    # A bucket wins with its share of the mass, then a token inside it with its share of the bucket: together p_i.
     rows, vocab = logprobs.shape
     buckets = -(-vocab // _BUCKET)
     probs = logprobs.exp()
     if vocab % _BUCKET:
         probs = torch.nn.functional.pad(probs, (0, buckets * _BUCKET - vocab))
     probs = probs.view(rows, buckets, _BUCKET)
+    # Two substreams, because both races must be independent of each other.
     bucket = (probs.sum(-1) / exponentials(substream(keys, 1), buckets)).argmax(-1)
+    # Padding has probability 0 and never wins: 0 / E is below any p / E.
     inside = probs[torch.arange(rows, device=probs.device), bucket]
     return bucket * _BUCKET + (inside / exponentials(substream(keys, 2), _BUCKET)).argmax(-1)
 

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from tinsmith.settings import Settings
 
+# Where `kv_cache_mb` is silent. On a CPU storage grows with use, so the figure is a limit; on CUDA the rest of what is
+# free is left to activations, which peak in a training pass.
 _CPU_DEFAULT_MB = 1024
 _DEVICE_SHARE = 0.6
+# Storage of a CPU begins with so many blocks; from there it doubles, so that all copies together are no larger than it.
 _FIRST_BLOCKS = 64
 
 
@@ -88,6 +91,7 @@ class KVCache:
         """Copy whole blocks, (from, to) each; none is both."""
         if not pairs:
             return
+        # Blocks of copies come from the same manager as others, but without passing `prepare`.
         self._grow(max(target for _, target in pairs) + 1)
         source, target = torch.tensor(pairs, device=self._device).unbind(1)
         for stored in (*self._keys, *self._values):
@@ -116,10 +120,12 @@ class KVCache:
         """
         count = tables.numel()
         if self._gathered[0].shape[0] < count:
+            # A quarter more than asked for: decoding asks for a little more every few steps.
             self._gathered = (self._blocks(count + count // 4), self._blocks(count + count // 4))
         flat = tables.flatten()
         sequences, blocks = tables.shape
         found = []
+        # Whole blocks as rows, [blocks, block_size * kv_heads * head_dim]: one long copy each.
         for stored, room in zip((self._keys[layer], self._values[layer]), self._gathered, strict=True):
             out = room[:count].flatten(1)
             torch.index_select(stored.flatten(1), 0, flat, out=out)

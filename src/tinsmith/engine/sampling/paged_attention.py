@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinsmith.engine.model.attention import layout_of, packed_attention, pad_groups, unpad_groups
+from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode
+from tinsmith.engine.model.padded import pad_groups, unpad_groups
 from tinsmith.engine.sampling.kv_cache import KVCache
 
 # Sequences are read together while their padding stays below half of what they hold ...
@@ -40,14 +41,17 @@ class PagedPass:
         """Store the new keys and values, then attend; shapes as in `context.PagedAttention`."""
         if context.slot_mapping is None or context.block_tables is None:
             raise ValueError("a paged pass needs slot_mapping and block_tables in its context")
+        # First, so that the new tokens find each other's keys in the cache like all the others.
         self._cache.store(layer, context.slot_mapping, key, value)
         if not any(self._starts):
-            return packed_attention(query, key, value, layout_of(context), scaling)
+            return packed_attention(query, key, value, context.layout, scaling)
+        # Masks and tables are the same in every layer: made by the first, read by the others.
         if self._readers is None:
             self._readers = self._make_readers(context, context.block_tables)
         if context.mode is Mode.DECODE:
+            # One query each: [S, 1, heads, head dim], nothing to pad.
             return self._read(self._readers[0], layer, query[:, None], scaling).squeeze(1)
-        layout = layout_of(context)
+        layout = context.layout
         outs: list[Tensor] = []
         for group, readers, q in zip(layout.groups, self._readers, pad_groups(query, layout), strict=True):
             q = q.unflatten(0, (group.count, group.width))
@@ -59,7 +63,7 @@ class PagedPass:
         if context.mode is Mode.DECODE:
             groups = [(range(len(self._starts)), 1)]
         else:
-            groups = [(group.members, group.width) for group in layout_of(context).groups]
+            groups = [(group.members, group.width) for group in context.layout.groups]
         blocks = [-(-(s + n) // self._cache.block_size) for s, n in zip(self._starts, context.lengths, strict=True)]
         made: list[list[_Reader]] = []
         for members, width in groups:
@@ -111,7 +115,7 @@ class _Reader:
     """Attends with sequences that are read from the cache together.
 
     Args:
-        cache: the cache.
+        cache: whose blocks are read.
         rows: which rows of the padded queries these are, int64 [S].
         tables: block ids, [S, B].
         starts: position of each sequence's first query, int64 [S].
@@ -122,14 +126,16 @@ class _Reader:
         self.rows = rows
         self._cache = cache
         self._tables = tables
+        # A key at a later position than the query is hidden, and so is everything behind the sequence's end.
         keys = torch.arange(tables.shape[1] * cache.block_size, device=tables.device)
         queries = starts[:, None] + torch.arange(width, device=tables.device)
-        hidden = keys > queries[..., None]
+        hidden = keys > queries[..., None]  # [S, width, keys]
         self._mask = torch.zeros(hidden.shape, dtype=cache.shape.dtype, device=tables.device)
         self._mask.masked_fill_(hidden, -torch.inf)
 
     def attend(self, layer: int, query: Tensor, scaling: float) -> Tensor:
         """Attend with queries [S, width, heads, head dim]; returns the same shape."""
+        # [S, keys, kv_heads, head dim] to [S, kv_heads, keys, head dim]; every view is gone before the next gather.
         keys, values = (x.transpose(1, 2) for x in self._cache.gather(layer, self._tables))
         sequences, width, heads, _ = query.shape
         shared = heads // keys.shape[1]

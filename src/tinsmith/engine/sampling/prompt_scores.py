@@ -55,12 +55,14 @@ class PromptScores:
         self._prompt = torch.tensor(job.prompt)
         self._logprobs = np.full(length, np.nan, np.float32) if job.prompt_logprobs else None
         self._top = top_table(length, job.topk_prompt_logprobs) if job.topk_prompt_logprobs else None
-        self._targets = job.target_prompt_logprobs
+        targets = job.target_prompt_logprobs
+        # What a sparse tensor leaves out is -1 like a cell that asks for nothing.
+        self._targets = None if targets is None else targets.to_numpy(pad_value=-1)
         self._target_logprobs = None if self._targets is None else np.zeros(self._targets.shape, np.float32)
         self._alt_ids = np.zeros((length - 1, job.prompt_alt_tokens_k), np.int64)
         self._alt_logprobs = np.zeros((length - 1, job.prompt_alt_tokens_k), np.float32)
-        # Own logprobs and the likeliest are wanted from this row on.
-        self._first_own = length - 1 - (job.prompt_logprobs_last_n or length - 1)
+        # Own logprobs and the likeliest are wanted from this row on. A prompt of one token has no row at all.
+        self._first_own = max(0, length - 1 - (job.prompt_logprobs_last_n or length - 1))
         self._end = length - 1
         self.next_row = self._first_row()
 
@@ -91,12 +93,13 @@ class PromptScores:
             logits: finite, [n, V].
         """
         start, end = self.next_row, self.next_row + logits.shape[0]
-        logprobs = torch.log_softmax(logits.to(torch.float64), -1)
+        logprobs = torch.log_softmax(logits.to(torch.float64), -1)  # [n, V]
         if end > self._first_own:
             skip = max(0, self._first_own - start)
             self._take_own(start + skip, logprobs[skip:])
         if self._targets is not None and self._target_logprobs is not None:
             ids = torch.from_numpy(self._targets[start:end]).to(logits.device)
+            # -1 asks for nothing: looked up as id 0, then overwritten by 0, as the protocol wants such cells.
             found = logprobs.gather(-1, ids.clamp_min(0)).masked_fill_(ids < 0, 0.0)
             self._target_logprobs[start:end] = found.cpu().numpy()
         if self._job.prompt_alt_tokens_k:
@@ -107,6 +110,7 @@ class PromptScores:
         end = row + logprobs.shape[0]
         if self._logprobs is not None:
             ids = self._prompt[row + 1 : end + 1, None].to(logprobs.device)
+            # Row i predicts token i + 1, hence the shift by one.
             self._logprobs[row + 1 : end + 1] = logprobs.gather(-1, ids)[:, 0].cpu().numpy()
         if self._top is not None:
             k = min(self._job.topk_prompt_logprobs, logprobs.shape[-1])

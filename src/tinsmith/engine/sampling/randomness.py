@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# 2^64 / golden ratio, and the multipliers of Stafford's mixing function 13, as in the paper's figure 16.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
@@ -44,6 +45,7 @@ def substream(keys: Tensor, number: int) -> Tensor:
 
 def exponentials(keys: Tensor, count: int) -> Tensor:
     """Return `count` exponential variates of mean 1 from each stream: float64 [S, count], all above 0."""
+    # 53 bits, the precision of a float64, in the middle of their intervals: never 0, whose logarithm is -inf, nor 1.
     lanes = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(_GOLDEN)
     bits = _shift_right(_mix(keys[:, None] + lanes), 11)
     return bits.to(torch.float64).add_(0.5).mul_(2.0**-53).log_().neg_()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.context import ForwardContext, Mode, Segments
-from tinsmith.engine.model.logprobs import head_runs, project
+from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
+from tinsmith.engine.model.logprobs import head_spans, project
 from tinsmith.engine.sampling.kv_cache import KVCache
 from tinsmith.engine.sampling.paged_attention import PagedPass
 from tinsmith.engine.sampling.schedule import Slice
@@ -21,7 +21,7 @@ class SamplePass:
     """Computes slices of sequences and the logits behind any of their tokens.
 
     Args:
-        base: the model.
+        base: what computes.
         cache: where keys and values go; the slices' blocks are ready.
         slices: in an order in which equal adapters are neighbours.
         decode: whether each slice is one token of a sequence whose other tokens are in the cache.
@@ -39,21 +39,23 @@ class SamplePass:
 
     def _pack(self, cache: KVCache, slices: Sequence[Slice]) -> tuple[Tensor, ForwardContext]:
         device, size = self._base.device, cache.block_size
-        width = max(-(-s.end // size) for s in slices)
+        width = max(-(-s.end // size) for s in slices)  # blocks that the longest sequence needs
         tables = np.zeros((len(slices), width), np.int64)
         for row, s in enumerate(slices):
             blocks = s.sequence.blocks[:width]
             tables[row, : len(blocks)] = blocks
         starts = np.array([s.start for s in slices])
-        owners = np.repeat(np.arange(len(slices)), self._lengths)
+        owners = np.repeat(np.arange(len(slices)), self._lengths)  # sequence of each token, [T]
+        # Rising from a slice's start: the token at place i of the stream is number i - (stream start) + start.
         positions = np.arange(self._ends[-1]) - np.repeat(self._ends - self._lengths - starts, self._lengths)
+        # Cell of a position: its block, looked up in its sequence's table, and its offset there.
         cells = tables[owners, positions // size] * size + positions % size
         ids = [token for s in slices for token in s.sequence.tokens[s.start : s.end]]
         context = ForwardContext(
             mode=Mode.DECODE if self._decode else Mode.PREFILL,
             positions=torch.from_numpy(positions).to(device),
             lengths=self._lengths,
-            segments=Segments.of(self._slots, self._lengths),
+            spans=adapter_spans(self._slots, self._lengths),
             paged=PagedPass(cache, starts.tolist()),
             slot_mapping=torch.from_numpy(cells).to(device),
             block_tables=torch.from_numpy(tables.astype(np.int32)).to(device),
@@ -72,10 +74,11 @@ class SamplePass:
         return self._logits(range(first, first + count), [self._slots[index]], [count])
 
     def _logits(self, rows: Sequence[int], slots: Sequence[Slot | None], lengths: Sequence[int]) -> Tensor:
+        # Only rows whose logits are wanted are projected: [rows, V] is the most expensive thing in decoding.
         hidden = self._hidden
         if len(rows) < hidden.shape[0]:
             hidden = hidden[torch.tensor(rows, device=hidden.device)]
-        segments = Segments.of(slots, lengths)
-        runs = head_runs(self._base.head, ForwardContext(Mode.PACKED, hidden, tuple(lengths), segments))
+        # The picked rows are a stream of their own to the head, which asks nothing of a context but its spans.
+        context = ForwardContext(Mode.PACKED, hidden, tuple(lengths), adapter_spans(slots, lengths))
         with torch.no_grad():
-            return project(self._base.head, hidden, runs)
+            return project(self._base.head, hidden, head_spans(self._base.head, context))

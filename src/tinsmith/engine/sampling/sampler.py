@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,22 +12,23 @@ from tinsmith.engine.adapters.snapshots import Snapshot, Snapshots
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.sampling.block_manager import BlockManager
-from tinsmith.engine.sampling.distribution import Shaping, choose, shaped_logprobs, top_logprobs
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
-from tinsmith.engine.sampling.prompt_scores import PromptScores, fill_top, top_table
-from tinsmith.engine.sampling.randomness import stream_base, stream_keys
-from tinsmith.engine.sampling.sample_checks import check_job
+from tinsmith.engine.sampling.next_tokens import finite_rows, next_tokens
+from tinsmith.engine.sampling.prompt_scores import PromptScores
+from tinsmith.engine.sampling.randomness import stream_base
+from tinsmith.engine.sampling.responses import make_response
 from tinsmith.engine.sampling.sample_pass import SamplePass
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sampling.stops import stop_rule
 from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.outputs import SampledSequence, SampleResponse
+from tinsmith.types.outputs import SampleResponse
+from tinsmith.types.validation import check_sampling
 
 log = logging.getLogger(__name__)
 
-# Logits that are turned into float64 probabilities at once: 128 MiB each of a handful of temporaries.
+# Logits [rows, V] that are turned into float64 probabilities at once: 128 MiB each of a handful of temporaries.
 _CELLS_AT_ONCE = 2**24
 
 
@@ -36,7 +36,7 @@ class Sampler:
     """Samples from one base model with any mix of adapters (see `step`).
 
     Args:
-        base: the model.
+        base: what samples; its context and its end-of-turn tokens bound every sample.
         snapshots: the adapters.
         settings: sizes and limits.
     """
@@ -74,14 +74,12 @@ class Sampler:
             raise ValueError(
                 "sampling_params.seed: got None, expected a number: the service sets one where it is absent"
             )
-        check_job(job, self._base.info, self._settings)
+        # Again, although the service's door has asked the same function: an embedded engine has no door.
+        check_sampling(job, self._base.info, self._settings)
         self._check_room(job.prompt)
+        # Everything that can be refused is behind us: what is acquired here is given back in `_drop`.
         snapshot = self._snapshots.acquire(job.sampler_id)
-        try:
-            group = self._make_group(job, job.params.seed, snapshot)
-        except UserError:
-            self._snapshots.done(snapshot)
-            raise
+        group = self._make_group(job, job.params.seed, snapshot)
         self._arrivals += 1
         self._groups[job.job_id] = (group, snapshot)
         self.schedule.add(group.samples[0])
@@ -113,6 +111,7 @@ class Sampler:
             raise invalid("prompt and completion", f"{len(tokens)} tokens", held)
 
     def _make_group(self, job: SampleJob, seed: int, snapshot: Snapshot) -> SampleGroup:
+        # More than the context holds is cut, not refused: `max_tokens` says at most.
         room = self._base.info.context_length - len(job.prompt)
         wanted = room if job.params.max_tokens is None else min(job.params.max_tokens, room)
         group = SampleGroup(
@@ -135,9 +134,11 @@ class Sampler:
         return Sequence(group, sample, list(group.job.prompt), rule, stream_base(group.seed, sample))
 
     def _run(self, plan: Plan) -> None:
+        # Equal adapters side by side, so that each is one span of the stream.
         slices = sorted(plan.slices, key=lambda s: s.sequence.group.adapter_key)
         self.cache.prepare(self.schedule.take_fresh())
         done = SamplePass(self._base, self.cache, slices, plan.decode)
+        # Only now: had the pass failed, the blocks would hold nothing that others may find.
         for part in slices:
             self.schedule.computed(part)
         if not plan.decode:
@@ -145,6 +146,7 @@ class Sampler:
         ends = [i for i, part in enumerate(slices) if part.reaches_end and self._is_live(part.sequence.group)]
         for start in range(0, len(ends), self._rows_at_once):
             some = ends[start : start + self._rows_at_once]
+            # Chunked, because [sequences, V] in float64 with its temporaries would outgrow the model itself.
             self._draw([slices[i].sequence for i in some], done.last_logits(some))
 
     def _score_prompts(self, slices: list[Slice], done: SamplePass) -> None:
@@ -157,7 +159,7 @@ class Sampler:
             for first in range(rows.start, rows.stop, chunk):
                 count = min(chunk, rows.stop - first)
                 logits = done.inner_logits(index, first - part.start, count)
-                if not bool(_finite_rows(logits).all()):
+                if not bool(finite_rows(logits).all()):
                     self._fail(group, _not_finite(group))
                     break
                 group.scores.take(logits)
@@ -174,8 +176,10 @@ class Sampler:
         for start in range(0, len(drawing), self._rows_at_once):
             end = start + self._rows_at_once
             some, index = drawing[start:end], rows[start:end]
+            # Without leaders each row stands for one sequence, and no copy of the logits is needed.
             whole = len(index) == logits.shape[0] and not leaders
             self._append(some, logits if whole else logits[torch.tensor(index, device=logits.device)])
+        # Forked after drawing, so that a sample which ended with its first token takes no blocks.
         for leader in leaders:
             children = [s for s in leader.group.samples[1:] if s.stop_reason is None]
             if self._is_live(leader.group):
@@ -185,39 +189,20 @@ class Sampler:
 
     def _samples_of(self, leader: Sequence) -> list[Sequence]:
         group = leader.group
+        # Made only now: until the prompt is computed, one sequence stands for all of them in the schedule.
         group.samples += [self._make_sample(group, n) for n in range(1, group.job.num_samples)]
         return group.samples
 
     def _append(self, sequences: list[Sequence], logits: Tensor) -> None:
-        finite = _finite_rows(logits)
-        logits = logits.where(finite[:, None], 0.0)
-        params = [s.group.job.params for s in sequences]
-        shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
-        logprobs = shaped_logprobs(logits, shaping)
-        bases = torch.tensor([s.stream for s in sequences], device=logits.device)
-        positions = torch.tensor([len(s.tokens) for s in sequences], device=logits.device)
-        tokens = choose(logits, logprobs, shaping, stream_keys(bases, positions))
-        chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
-        # One transfer; ids are exact in float64.
-        ids, values, sound = torch.stack([tokens.to(chosen.dtype), chosen, finite.to(chosen.dtype)]).tolist()
-        self._append_top(sequences, logprobs)
-        for sequence, token, logprob, is_finite in zip(sequences, ids, values, sound, strict=True):
-            if not self._is_live(sequence.group):
+        for sequence, drawn in zip(sequences, next_tokens(sequences, logits), strict=True):
+            group = sequence.group
+            # A sample that failed has ended its whole request, of which others may stand in this batch.
+            if not self._is_live(group):
                 continue
-            if not is_finite:
-                self._fail(sequence.group, _not_finite(sequence.group))
+            if drawn.token is None:
+                self._fail(group, _not_finite(group))
                 continue
-            sequence.append(int(token), logprob)
-
-    def _append_top(self, sequences: list[Sequence], logprobs: Tensor) -> None:
-        asking = [i for i, s in enumerate(sequences) if s.group.job.topk_sample_logprobs]
-        if not asking:
-            return
-        k = min(max(sequences[i].group.job.topk_sample_logprobs for i in asking), logprobs.shape[-1])
-        ids, values = top_logprobs(logprobs[torch.tensor(asking, device=logprobs.device)], k)
-        for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
-            own = sequences[i].group.job.topk_sample_logprobs
-            sequences[i].top.append((row_ids[:own], row_values[:own]))
+            sequence.append(drawn.token, drawn.logprob, drawn.top)
 
     def _settle(self, sequence: Sequence) -> None:
         """After a token: finish the sequence, fail its request, or let it run on."""
@@ -230,6 +215,7 @@ class Sampler:
             if not group.unfinished:
                 self._finish(group)
             return
+        # `max_tokens` may be absent, so a sequence is not refused for what it could grow to, only for what it has.
         try:
             self._check_room(sequence.tokens)
         except UserError as error:
@@ -239,14 +225,8 @@ class Sampler:
         return group.job.job_id in self._groups
 
     def _finish(self, group: SampleGroup) -> None:
-        job = group.job
-        response = SampleResponse(
-            [_sampled(s) for s in group.samples], prompt_cache_hit_tokens=group.prompt_cached or 0
-        )
-        if group.scores is not None:
-            group.scores.fill(response)
         self._drop(group)
-        self._finished.append((job.job_id, response))
+        self._finished.append((group.job.job_id, make_response(group)))
 
     def _fail(self, group: SampleGroup, error: Exception) -> None:
         self._drop(group)
@@ -259,27 +239,11 @@ class Sampler:
 
     def _drop(self, group: SampleGroup) -> None:
         for sequence in group.samples:
+            # One that ended has left the schedule, unless this request failed before it was settled.
             if sequence.blocks or sequence.stop_reason is None:
                 self.schedule.remove(sequence)
         _, snapshot = self._groups.pop(group.job.job_id)
         self._snapshots.done(snapshot)
-
-
-def _sampled(sequence: Sequence) -> SampledSequence:
-    assert sequence.stop_reason is not None
-    table = None
-    k = sequence.group.job.topk_sample_logprobs
-    if k:
-        table = top_table(len(sequence.top), k)
-        for row, (ids, logprobs) in enumerate(sequence.top):
-            fill_top(table, row, np.array([ids]), np.array([logprobs]))
-    generated = sequence.tokens[sequence.group.prompt_length :]
-    return SampledSequence(sequence.stop_reason, generated, sequence.logprobs, table)
-
-
-def _finite_rows(logits: Tensor) -> Tensor:
-    # NaN and +inf reach the largest; -inf alone would be a token that cannot be drawn, which is sound.
-    return logits.amax(-1).isfinite()
 
 
 def _not_finite(group: SampleGroup) -> UserError:

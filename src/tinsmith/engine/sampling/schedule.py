@@ -77,6 +77,7 @@ class SampleSchedule:
 
     def next(self) -> Plan | None:
         """Return the next step; prefill and decode steps alternate while there is work for both."""
+        # Strict turns: prefill alone would stall whoever is generating, decode alone whoever has just come.
         slices = [] if self._decode_next and self.running else self._prefill()
         decode = not slices
         if decode:
@@ -117,6 +118,7 @@ class SampleSchedule:
             if self._crowd() >= self._max_sequences or (rest and not self.blocks.available):
                 self.add(child)
                 continue
+            # Nobody writes into a full block again, so it needs no copy; the last one both would write to.
             child.blocks = leader.blocks[:full]
             for block in child.blocks:
                 self.blocks.share(block)
@@ -150,6 +152,7 @@ class SampleSchedule:
     def _next_waiting(self) -> Sequence | None:
         if not self._waiting:
             return None
+        # By weights and not by request: a tenant must not gain by cutting a job into many.
         held = Counter(s.group.version for s in (*self.running, *self.prefilling))
         return min((queue[0] for queue in self._waiting.values()), key=lambda s: (held[s.group.version], s.key))
 
@@ -169,6 +172,7 @@ class SampleSchedule:
                 self.prefilling.append(newcomer)
                 candidates.append(newcomer)
             sequence = candidates.pop(0)
+            # A long prompt takes several steps, so that no step is longer than the budget.
             end = min(len(sequence.tokens), sequence.computed + budget)
             slices.append(Slice(sequence, sequence.computed, end))
             budget -= end - sequence.computed
@@ -180,6 +184,7 @@ class SampleSchedule:
             return False
         digests = sequence.digest_blocks(self.block_size, sequence.reusable_tokens() // self.block_size)
         known = self.blocks.find(digests)
+        # Waiting a step or two costs less than computing the same prefix twice.
         if known < len(digests) and self._is_coming(known, digests[known]):
             return False
         found = self.blocks.acquire(digests[:known])
@@ -204,6 +209,8 @@ class SampleSchedule:
         return False
 
     def _decode(self) -> list[Slice]:
+        # A sequence needs a block once every `block_size` tokens. The oldest are served first; one of them may preempt
+        # a younger one of this list, which `_extend` then finds gone.
         growing = [s for s in self.running if self._blocks_for(len(s.tokens)) > len(s.blocks)]
         for sequence in sorted(growing, key=lambda s: s.key):
             self._extend(sequence)
@@ -219,6 +226,8 @@ class SampleSchedule:
                 self._preempt(max(self.running + self.prefilling, key=lambda s: s.key))
 
     def _preempt(self, sequence: Sequence) -> None:
+        # Its blocks stay findable until others need them, so that it often finds most of its prefix again. What it
+        # drew stays: it goes on from its last token.
         self.remove(sequence)
         self.add(sequence)
         self.preemptions += 1

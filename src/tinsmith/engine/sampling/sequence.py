@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from tinsmith.engine.adapters.slots import Slot
+from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.sampling.block_manager import first_digest, next_digest
+from tinsmith.engine.sampling.prompt_scores import PromptScores
 from tinsmith.engine.sampling.stops import StopRule
 from tinsmith.types.outputs import StopReason
-
-if TYPE_CHECKING:
-    from tinsmith.engine.adapters.slots import Slot
-    from tinsmith.engine.jobs import SampleJob
-    from tinsmith.engine.sampling.prompt_scores import PromptScores
 
 
 @dataclass(eq=False, slots=True)
@@ -98,6 +95,7 @@ class Sequence:
 
     def reusable_tokens(self) -> int:
         """Leading tokens that may come from the cache; those whose logits are wanted are computed anew."""
+        # The last token is always computed: the cache keeps keys and values, not the logits that the next one needs.
         reusable = len(self.tokens) - 1
         if self.is_prompt_leader and self.group.scores is not None:
             reusable = min(reusable, self.group.scores.next_row)
@@ -106,15 +104,19 @@ class Sequence:
     def digest_blocks(self, block_size: int, blocks: int) -> list[bytes]:
         """Return the digests of the first `blocks` blocks, all of them full."""
         while len(self.digests) < blocks:
+            # Chained, so that a digest stands for everything before its block as well.
             start = len(self.digests) * block_size
             previous = self.digests[-1] if self.digests else first_digest(self.group.version)
             self.digests.append(next_digest(previous, self.tokens[start : start + block_size]))
         return self.digests[:blocks]
 
-    def append(self, token: int, logprob: float) -> None:
-        """Take a generated token; sets `stop_reason` where it is the last."""
+    def append(self, token: int, logprob: float, top: tuple[list[int], list[float]] | None = None) -> None:
+        """Take a generated token, with the likeliest where they are wanted; sets `stop_reason` where it is the last."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        if top is not None:
+            self.top.append(top)
+        # The stop first: a token that ends the text and fills the context has ended the text.
         if self.stop.push(token):
             self.stop_reason = "stop"
         elif len(self.tokens) >= self.group.max_length:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tinsmith.types.errors import invalid
-
 Decode = Callable[[list[int]], str]
 
 
@@ -50,6 +48,7 @@ class TextStop:
     def push(self, token: int) -> bool:
         """Return whether the text contains a stop string now."""
         self._window.append(token)
+        # Decoded anew each time: what a token reads as can depend on the tokens before it.
         text = self._decode(self._window)
         if any(stop in text for stop in self._stops):
             return True
@@ -74,19 +73,13 @@ def stop_rule(stop: str | Sequence[str | int] | None, eos: Sequence[int], decode
         eos: the model's end-of-turn tokens.
         decode: text of tokens, special tokens included; None where the model has no tokenizer.
 
-    Raises:
-        UserError: stops are mixed, empty strings, or strings without a tokenizer.
+    The stops have been checked: all of one kind, and strings only where there is a tokenizer.
     """
     if stop is None:
         return TokenStop(eos)
-    stops = [stop] if isinstance(stop, str) else list(stop)
-    if all(isinstance(item, int) for item in stops):
-        return TokenStop([item for item in stops if isinstance(item, int)])
+    stops = [stop] if isinstance(stop, str) else stop
     texts = [item for item in stops if isinstance(item, str)]
-    if len(texts) < len(stops):
-        raise invalid("sampling_params.stop", stops, "strings or token ids, not both")
-    if not all(texts):
-        raise invalid("sampling_params.stop", stops, "strings that are not empty")
-    if decode is None:
-        raise invalid("sampling_params.stop", stops, "token ids: this model has no tokenizer to find strings with")
+    if not texts:
+        return TokenStop([item for item in stops if isinstance(item, int)])
+    assert decode is not None
     return TextStop(texts, decode)

@@ -39,8 +39,12 @@ def cross_entropy(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tenso
 
 
 def importance_sampling(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
-    """-r * A; with clip thresholds -clamp(r, low, high) * A, which has no gradient outside the bounds."""
+    """-r * A; with clip thresholds -clamp(r, low, high) * A, which has no gradient outside the bounds.
+
+    The surrogate without clipping of Schulman et al. 2017 (arXiv:1707.06347, equation 6), per token.
+    """
     active, lp, q = _policy(logprobs, inputs)
+    # Without an upper bound an overflow to inf is the true answer, and the optimizer refuses it by name.
     low, high = config.get("clip_low_threshold"), config.get("clip_high_threshold")
     ratio = torch.exp(lp - q if high is None else _below_overflow(lp - q))
     if low is not None or high is not None:
@@ -77,6 +81,7 @@ def dro(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
 
 
 def _policy(logprobs: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor]:
+    # Replaced, not only masked afterwards: 0 * inf of a masked position would be NaN in value and gradient.
     active = (inputs.advantages != 0) & (inputs.weights != 0)
     return active, torch.where(active, logprobs, 0.0), torch.where(active, inputs.logprobs, 0.0)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.jobs import TrainRow
-from tinsmith.engine.model.context import ForwardContext, Mode, Segments
+from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.logprobs import Pairs
 from tinsmith.engine.training.losses import LossInputs
 from tinsmith.types.loss_table import resolve_config
@@ -91,6 +91,8 @@ class Packed:
 
 def micro_batches(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
     """Sort rows by adapter and cut them into batches of at most `budget` tokens; a longer row goes alone."""
+    # Equal adapters side by side share a span, and adapters of one pool lie in one block of the stream. Stable, so that
+    # rows of an adapter keep their order and its gradient is summed in that order.
     pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(r.slot.pool for r in rows))}
     batches: list[list[PackedRow]] = []
     used = 0
@@ -114,36 +116,48 @@ def pack(
         dtype: of the loss inputs (wide dtype).
         gradients: of the pass; None where nothing is trained.
     """
-    lengths = [r.tokens.size for r in rows]
-    per_token = [r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows]
-    sizes = [r.targets.size for r in rows]
-    token = np.arange(sum(lengths))
-    positions = token - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    row_of_pair = np.repeat(np.arange(len(rows)), sizes)
-    context = ForwardContext(
-        mode=Mode.PACKED,
-        positions=torch.from_numpy(positions).to(device),
-        lengths=tuple(lengths),
-        segments=Segments.of([r.slot for r in rows], lengths),
-        gradients=gradients,
-    )
-
-    def column(key: str, default: float) -> Tensor:
-        return torch.from_numpy(np.concatenate([r.floats(key, default) for r in rows])).to(device, dtype)
-
-    pairs = Pairs(
-        torch.from_numpy(np.repeat(token, np.repeat(per_token, lengths))).to(device),
-        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
-    )
+    # Worked out in numpy and moved as a handful of arrays: a tensor per row would be a transfer per row.
+    row_of_pair = np.repeat(np.arange(len(rows)), [r.targets.size for r in rows])
     return Packed(
         rows=tuple(rows),
         input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
-        context=context,
-        pairs=pairs,
+        context=_context(rows, device, gradients),
+        pairs=_pairs(rows, device),
         row_of_pair=torch.from_numpy(row_of_pair).to(device),
-        inputs=LossInputs(column("weights", 1.0), column("logprobs", 0.0), column("advantages", 0.0)),
+        inputs=_loss_inputs(rows, device, dtype),
         groups=_loss_groups(rows, row_of_pair, device),
     )
+
+
+def _context(rows: Sequence[PackedRow], device: torch.device, gradients: PassGradients | None) -> ForwardContext:
+    lengths = [r.tokens.size for r in rows]
+    # From 0 again in every row: a sequence is computed as if it were alone.
+    positions = np.arange(sum(lengths)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return ForwardContext(
+        mode=Mode.PACKED,
+        positions=torch.from_numpy(positions).to(device),
+        lengths=tuple(lengths),
+        spans=adapter_spans([r.slot for r in rows], lengths),
+        gradients=gradients,
+    )
+
+
+def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
+    """Return the pairs of all targets; a token of [N, K] targets stands in K of them."""
+    lengths = [r.tokens.size for r in rows]
+    per_token = np.repeat([r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows], lengths)  # [T]
+    return Pairs(
+        torch.from_numpy(np.repeat(np.arange(sum(lengths)), per_token)).to(device),
+        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
+    )
+
+
+def _loss_inputs(rows: Sequence[PackedRow], device: torch.device, dtype: torch.dtype) -> LossInputs:
+    def column(key: str, default: float) -> Tensor:
+        return torch.from_numpy(np.concatenate([r.floats(key, default) for r in rows])).to(device, dtype)
+
+    # What a loss does not take is filled in all the same, so that rows of different losses share a stream.
+    return LossInputs(column("weights", 1.0), column("logprobs", 0.0), column("advantages", 0.0))
 
 
 def _loss_groups(
@@ -153,6 +167,7 @@ def _loss_groups(
     kinds = list(dict.fromkeys(losses))
     if len(kinds) == 1:
         return (LossGroup(kinds[0][0], dict(kinds[0][1]), None),)
+    # The usual batch has one loss and needs no selection; mixed ones come from tenants that share a pass.
     kind_of_pair = np.asarray([kinds.index(loss) for loss in losses])[row_of_pair]
     return tuple(
         LossGroup(name, dict(config), torch.from_numpy(np.flatnonzero(kind_of_pair == i)).to(device))

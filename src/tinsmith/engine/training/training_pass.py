@@ -11,7 +11,7 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.logprobs import head_runs, target_logprobs
+from tinsmith.engine.model.logprobs import head_spans, target_logprobs
 from tinsmith.engine.model.shards import sum_gradients
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS, LossInputs
 from tinsmith.engine.training.packing import Packed, PackedRow, micro_batches, pack
@@ -32,20 +32,24 @@ def run_rows(
     Returns:
         outputs by the rows' `index`, and the gradients of all micro-batches together.
     """
+    # All micro-batches add into one buffer per adapter: the loss is a sum, so that how rows are cut changes nothing
+    # but rounding.
     gradients = PassGradients(base.wide_dtype)
     outputs: dict[int, RowOutput] = {}
     for batch in micro_batches(rows, budget):
         packed = pack(batch, base.device, base.wide_dtype, gradients if backward else None)
         with base.cell.use(packed.context), torch.set_grad_enabled(backward):
-            hidden = base.hidden(packed.input_ids, packed.context)
+            hidden = base.hidden(packed.input_ids, packed.context)  # [T, H]
             logprobs = target_logprobs(
-                base.head, hidden, head_runs(base.head, packed.context), packed.pairs, chunk, packed.context.gradients
+                base.head, hidden, head_spans(base.head, packed.context), packed.pairs, chunk, packed.context.gradients
             )
-            losses = per_position_losses(packed, logprobs)
+            losses = per_position_losses(packed, logprobs)  # [P]
             if backward:
+                # One scalar for every tenant's rows: no token sees another's sequence, so their gradients do not mix.
                 losses.sum().backward()
         for row, output in zip(batch, _outputs(packed, logprobs.detach(), losses.detach()), strict=True):
             outputs[row.index] = output
+    # Once for all micro-batches. The head is gathered on every rank, see `loading`.
     if base.group is not None:
         sum_gradients(gradients, [base.head.name], base.group)
     return outputs, gradients
@@ -67,6 +71,7 @@ def per_position_losses(packed: Packed, logprobs: Tensor) -> Tensor:
 
 def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput]:
     """Cut logprobs and losses into rows; one transfer each."""
+    # Summed on the device in the wide dtype; Python floats are float64 and lose nothing more.
     sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.row_of_pair, losses).tolist()
     sizes = [r.targets.size for r in packed.rows]
     parts = np.split(logprobs.cpu().numpy(), np.cumsum(sizes)[:-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -54,7 +53,6 @@ class CreationHandler:
             await self._catalog.find(request.base_model)
             lora = LoraConfig.model_validate(request.lora_config.model_dump())
             check_lora(lora, self._settings.max_lora_rank)
-            lora = lora.model_copy(update={"seed": _seed(lora.seed)})
             record.base_model = request.base_model
             record.args = {"op": {"lora": lora.model_dump()}}
             return lora
@@ -186,14 +184,6 @@ class CreationHandler:
 def _check_optimizer(name: str) -> None:
     if name != ADAM:
         raise invalid("optimizer_config.type", name, f"{ADAM!r}, the one optimizer of this service")
-
-
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return secrets.randbits(31)
-    if not -(2**63) <= seed < 2**63:
-        raise invalid("lora_config.seed", seed, "a 64-bit whole number")
-    return seed
 
 
 def _shape(lora: LoraConfig) -> str:

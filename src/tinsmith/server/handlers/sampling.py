@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 import orjson
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
@@ -24,8 +22,8 @@ from tinsmith.types.ids import sampling_session_id
 from tinsmith.types.operations import OpKind
 from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
-from tinsmith.types.tensor import TensorData
-from tinsmith.types.validation import check_sampling, check_tokens
+from tinsmith.types.sample_inputs import read_sample_inputs
+from tinsmith.types.validation import check_sampling
 
 
 class SamplingHandler:
@@ -137,7 +135,7 @@ class SamplingHandler:
             self._live.sampler(sampler.id, owner)  # its session may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
-        record.body = orjson.dumps(_seeded(request).wire())
+        record.body = orjson.dumps(request.wire())
         record.args |= {"op": {"sampler_id": sampler.id}}
         return await self._intake.accept(record)
 
@@ -154,49 +152,12 @@ class SamplingHandler:
             self._outcomes.fail(record, "the request was cancelled", RequestErrorCategory.USER)
 
 
-def _seeded(request: SampleRequest) -> SampleRequest:
-    """Choose a seed where the client left that to us, so that a replay draws the same tokens."""
-    params = request.sampling_params
-    if params.seed is not None:
-        return request
-    return request.model_copy(update={"sampling_params": params.model_copy(update={"seed": secrets.randbits(63)})})
-
-
 def check_request(request: SampleRequest, info: BaseModelInfo, settings: Settings) -> None:
     """Check a sampling request against a base model.
 
     Raises:
         UserError: naming the field, the value and what was expected.
     """
-    for index, chunk in enumerate(request.prompt.chunks):
-        if chunk.type != "encoded_text":
-            raise invalid(f"prompt.chunks[{index}].type", chunk.type, "encoded_text (the models served read text only)")
-        if chunk.tokens is None:
-            raise invalid(f"prompt.chunks[{index}].tokens", None, "a list of token ids")
-    prompt = [token for chunk in request.prompt.chunks for token in chunk.tokens or ()]
-    length = check_tokens("prompt", prompt, info)
-    check_sampling(request.sampling_params, length, info, settings.max_stop_sequences)
-    if not 1 <= request.num_samples <= settings.max_samples:
-        raise invalid("num_samples", request.num_samples, f"1 to {settings.max_samples}")
-    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
-        if not 0 <= getattr(request, name) <= min(settings.max_topk, info.vocab_size):
-            raise invalid(name, getattr(request, name), f"0 to {min(settings.max_topk, info.vocab_size)}")
+    check_sampling(read_sample_inputs(request), info, settings)
     if request.record_stability_info:
         raise invalid("record_stability_info", True, "false: the loss that needs it is not served")
-    last = request.prompt_logprobs_last_n
-    if last is not None and not (request.prompt_logprobs and 1 <= last <= max(1, length - 1)):
-        raise invalid("prompt_logprobs_last_n", last, f"1 to {max(1, length - 1)}, with prompt_logprobs")
-    if request.target_prompt_logprobs is not None:
-        _check_targets(TensorData.model_validate(request.target_prompt_logprobs), length, info, settings.max_topk)
-
-
-def _check_targets(targets: TensorData, length: int, info: BaseModelInfo, most: int) -> None:
-    field = "target_prompt_logprobs"
-    if targets.dtype != "int64":
-        raise invalid(f"{field}.dtype", targets.dtype, "int64")
-    if len(targets.shape) != 2 or targets.shape[0] != length - 1 or not 1 <= targets.shape[1] <= most:
-        raise invalid(f"{field}.shape", targets.shape, f"[{length - 1}, K] with K from 1 to {most}")
-    values = targets.values
-    if values.size and (int(values.min()) < -1 or int(values.max()) >= info.vocab_size):
-        worst = int(values.min()) if int(values.min()) < -1 else int(values.max())
-        raise invalid(field, worst, f"-1 or a token id from 0 to {info.vocab_size - 1}")

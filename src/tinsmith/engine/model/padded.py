@@ -1,0 +1,153 @@
+"""Sequences of a packed stream as a few right-padded batches, the form that attention kernels take.
+
+Padding to the longest of all would cost as much as the longest costs times their number; one batch per sequence would
+cost a kernel launch each. Sequences of similar length share a batch, so that both costs stay small.
+
+How wide a sequence's batch is follows from its own length alone, never from what else is in the pass. A kernel adds up
+its keys in an order that depends on the width, so a width that neighbours had a say in would let them change the last
+bits of a tenant's gradients.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Below this, widths are powers of two: short sequences cost less than the kernel launches of finer groups.
+_COARSE_UP_TO = 64
+_NARROWEST = 16
+# Above it, so many widths per octave: at most a fifth of what attention computes is padding, a twelfth on average.
+_WIDTHS_PER_OCTAVE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LengthGroup:
+    """Sequences of similar length that attention computes as one right-padded batch.
+
+    Attributes:
+        members: indices of its sequences in the stream, rising; empty ones belong to no group.
+        width: tokens that each is padded to, by `width_of`.
+        source: place of each token in the stream, int64 [tokens]; None where the group is the whole stream in order.
+        target: place of each token in the padded batch, int64 [tokens]; None where nothing is padded.
+    """
+
+    members: tuple[int, ...]
+    width: int
+    source: Tensor | None
+    target: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Number of sequences."""
+        return len(self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedLayout:
+    """How the sequences of a stream of `tokens` tokens are grouped for attention."""
+
+    groups: tuple[LengthGroup, ...]
+    tokens: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> PaddedLayout:
+        """Group the sequences by the width that each has by itself."""
+        by_width: dict[int, list[int]] = defaultdict(list)
+        for i, length in enumerate(lengths):
+            if length:
+                by_width[width_of(length)].append(i)
+        starts = torch.tensor((0, *lengths)).cumsum(0).tolist()
+        whole = len(by_width) == 1
+        groups = (_group(members, width, lengths, starts, whole, device) for width, members in by_width.items())
+        return cls(tuple(groups), sum(lengths))
+
+
+def width_of(length: int) -> int:
+    """Return how many tokens a sequence of `length` tokens (at least 1) is padded to."""
+    above = 1 << (length - 1).bit_length()  # the next power of two
+    if above <= _COARSE_UP_TO:
+        return max(above, _NARROWEST)
+    step = above // 2 // _WIDTHS_PER_OCTAVE
+    return -(-length // step) * step
+
+
+def _group(
+    members: list[int], width: int, lengths: Sequence[int], starts: Sequence[int], whole: bool, device: torch.device
+) -> LengthGroup:
+    # The places are worked out on the CPU and moved once: on an accelerator each small step would be a launch.
+    sizes = torch.tensor([lengths[i] for i in members])  # [S]
+    offsets = torch.arange(int(sizes.sum())) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)  # [tokens]
+    source = torch.repeat_interleave(torch.tensor([starts[i] for i in members]), sizes) + offsets
+    target = torch.repeat_interleave(torch.arange(len(members)) * width, sizes) + offsets
+    return LengthGroup(
+        tuple(members),
+        width,
+        None if whole else source.to(device),
+        None if bool((sizes == width).all()) else target.to(device),
+    )
+
+
+def pad_groups(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
+    """Split a stream [T, ...] into its groups, each [count * width, ...] with zeros for padding."""
+    padded: list[Tensor] = []
+    for group in layout.groups:
+        picked = x if group.source is None else x.index_select(0, group.source)
+        if group.target is not None:
+            # Zeros, not whatever memory holds: a NaN in a padded value would reach real tokens as 0 * NaN.
+            blank = picked.new_zeros(group.count * group.width, *x.shape[1:])
+            picked = blank.index_copy_(0, group.target, picked)
+        padded.append(picked)
+    return tuple(padded)
+
+
+def unpad_groups(padded: Sequence[Tensor], layout: PaddedLayout) -> Tensor:
+    """Inverse of `pad_groups`, padding dropped."""
+    out: Tensor | None = None
+    for group, x in zip(layout.groups, padded, strict=True):
+        picked = x if group.target is None else x.index_select(0, group.target)
+        if group.source is None:
+            return picked
+        # Every token belongs to exactly one group, so nothing of the empty tensor is left unwritten.
+        out = picked.new_empty(layout.tokens, *x.shape[1:]) if out is None else out
+        out.index_copy_(0, group.source, picked)
+    if out is None:
+        raise ValueError("a pass needs at least one token")
+    return out
+
+
+class Pad(torch.autograd.Function):
+    """`pad_groups`; its gradient is `unpad_groups`.
+
+    Autograd's own gradient of an index_select is an index_add, which adds atomically on CUDA and so in any order.
+    Here every token has exactly one place, so both ways are copies and a pass repeats bit by bit.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
+        ctx.layout = layout
+        # A view, because autograd wants no input among the outputs, which a group of the whole stream would be.
+        return tuple(p.view_as(p) for p in pad_groups(x, layout))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return unpad_groups(grads, ctx.layout), None
+
+
+class Unpad(torch.autograd.Function):
+    """`unpad_groups`; its gradient is `pad_groups`."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: PaddedLayout, *padded: Tensor) -> Tensor:
+        ctx.layout = layout
+        out = unpad_groups(padded, layout)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        return (None, *pad_groups(grad, ctx.layout))

@@ -1,0 +1,78 @@
+"""The last net for architectures: a packed pass of a loaded model must give what the model's own forward gives.
+
+A config can be silent and a module can have a familiar name; what a model computes can't lie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinsmith.engine.model.architecture import unsupported
+from tinsmith.engine.model.attention import packed_attention
+from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.model.context import ForwardContext, Mode
+
+# Two lengths, so that the packed pass pads one of the sequences and a token that looks across their border is seen.
+_LENGTHS = (7, 5)
+# Relative distance of the logits. Half precision may flip an expert's choice; a foreign architecture is wrong by a
+# factor.
+_TOLERANCE = 1e-3
+_HALF_TOLERANCE = 0.2
+
+
+def _probe_ids(vocab: int, device: torch.device) -> list[Tensor]:
+    """Return token ids [tokens] of each probe sequence, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(vocab, (n,), generator=generator).to(device) for n in _LENGTHS]
+
+
+@torch.no_grad()
+def plain_logits(model: Any, device: torch.device) -> list[Tensor]:
+    """Return logits [tokens, V] of each probe sequence, alone, by the model's own forward and attention.
+
+    To be called before any module of the model is replaced.
+    """
+    ids = _probe_ids(model.get_input_embeddings().weight.shape[0], device)
+    return [model(input_ids=i[None], use_cache=False).logits[0] for i in ids]
+
+
+class _LayerRecorder:
+    """A paged attention without pages that notes which layers called it."""
+
+    def __init__(self) -> None:
+        self.layers: set[int] = set()
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext
+    ) -> Tensor:
+        self.layers.add(layer)
+        return packed_attention(query, key, value, context.layout, scaling)
+
+
+@torch.no_grad()
+def check_packed(base: BaseModel, plain: list[Tensor]) -> None:
+    """Compare a packed pass of all probe sequences with `plain_logits`.
+
+    Raises:
+        UserError: the two differ by more than rounding, or a layer mixes tokens elsewhere than in our attention.
+    """
+    name, what = base.info.name, f"architecture {base.info.architecture}"
+    ids = _probe_ids(base.decoder.get_input_embeddings().weight.shape[0], base.device)  # pyright: ignore
+    recorder = _LayerRecorder()
+    positions = torch.cat([torch.arange(n) for n in _LENGTHS]).to(base.device)
+    context = ForwardContext(Mode.PACKED, positions, _LENGTHS, paged=recorder)
+    try:
+        with base.cell.use(context):
+            packed = base.head(base.hidden(torch.cat(ids), context)).split(_LENGTHS)
+    except NotImplementedError as error:
+        raise unsupported(name, f"{what} ({error})") from error
+    if len(recorder.layers) != base.info.num_layers:
+        raise unsupported(name, f"{what}, whose layers do not use the attention interface")
+    for a, b in zip(plain, packed, strict=True):
+        tolerance = _HALF_TOLERANCE if a.dtype in (torch.bfloat16, torch.float16) else _TOLERANCE
+        # Not `>`: NaN compares false either way, and a model that gives NaN is not one we compute.
+        if not bool((a.float() - b.float()).norm() <= tolerance * a.float().norm()):
+            raise unsupported(name, f"{what}, which mixes tokens or scales logits in a way of its own")

@@ -1,0 +1,78 @@
+"""From the logits behind a batch of sequences to the next token of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tinsmith.engine.sampling.distribution import Shaping, choose, shaped_logprobs, top_logprobs
+from tinsmith.engine.sampling.randomness import stream_keys
+from tinsmith.engine.sampling.sequence import Sequence
+
+# Ids and logprobs of the likeliest tokens, likeliest first.
+Top = tuple[list[int], list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """What a sequence goes on with.
+
+    Attributes:
+        token: the id; None where the logits were not finite.
+        logprob: under the distribution that it was drawn from.
+        top: the likeliest tokens; None where the request wants none.
+    """
+
+    token: int | None
+    logprob: float
+    top: Top | None
+
+
+def next_tokens(sequences: ListLike[Sequence], logits: Tensor) -> list[NextToken]:
+    """Draw the next token of each of S sequences, each as its request wants.
+
+    Args:
+        sequences: of any requests.
+        logits: [S, V], wide dtype.
+    """
+    finite = finite_rows(logits)
+    # NaN has no order, and without one the likeliest of the whole batch could not be picked. What is drawn from zeros
+    # instead is thrown away.
+    logits = logits.where(finite[:, None], 0.0)
+    params = [s.group.job.params for s in sequences]
+    shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
+    logprobs = shaped_logprobs(logits, shaping)  # float64 [S, V]
+    # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
+    bases = torch.tensor([s.stream for s in sequences], device=logits.device)
+    positions = torch.tensor([len(s.tokens) for s in sequences], device=logits.device)
+    tokens = choose(logits, logprobs, shaping, stream_keys(bases, positions))
+    chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
+    # One transfer for all three; ids are exact in float64.
+    drawn = torch.stack([tokens.to(chosen.dtype), chosen, finite.to(chosen.dtype)]).T.tolist()
+    tops = _tops(sequences, logprobs)
+    return [
+        NextToken(int(token) if is_finite else None, logprob, top)
+        for (token, logprob, is_finite), top in zip(drawn, tops, strict=True)
+    ]
+
+
+def _tops(sequences: ListLike[Sequence], logprobs: Tensor) -> list[Top | None]:
+    wanted = [s.group.job.topk_sample_logprobs for s in sequences]
+    tops: list[Top | None] = [None] * len(sequences)
+    asking = [i for i, k in enumerate(wanted) if k]
+    if asking:
+        # All with the largest k, each cut to its own: one selection instead of one per request.
+        k = min(max(wanted), logprobs.shape[-1])
+        ids, values = top_logprobs(logprobs[torch.tensor(asking, device=logprobs.device)], k)
+        for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
+            tops[i] = (row_ids[: wanted[i]], row_values[: wanted[i]])
+    return tops
+
+
+def finite_rows(logits: Tensor) -> Tensor:
+    """Return which rows of [S, V] come from weights that did not diverge, bool [S]."""
+    # NaN and +inf reach the largest; -inf alone would be a token that cannot be drawn, which is sound.
+    return logits.amax(-1).isfinite()
