@@ -71,8 +71,8 @@ class Dispatcher:
 
     def lost(self) -> None:
         """The host is gone, and with it all that it held."""
-        self.life += 1
         # A life of its own for the time without a host: work that began before sees at once that it is too late.
+        self.life += 1
         self.up = self.open = False
         # Nobody repeats what the service wanted for itself: recovery decides anew what is needed. Samples that were
         # held are pending, so recovery hands them over again.
