@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.cookbook.supervised.training import config_for
+from tinsmith.cookbook.batches.epoch_plan import EpochPlan
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import Listed, Rows
 from tinsmith.cookbook.supervised import Mixture, load_rows
-from tinsmith.cookbook.supervised.plan import EpochPlan
-from tinsmith.cookbook.supervised.rows import Listed, Row, Rows
 from tinsmith.cookbook.supervised.train import train
 from tinsmith.types.errors import UserError
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from tinsmith import SamplingClient
 from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.batches.examples import row_to_datums
+from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
 from tinsmith.cookbook.eval.accuracy import Grader, asked, exact_match, grade_of
 from tinsmith.cookbook.eval.eval_context import EvalContext
-from tinsmith.cookbook.supervised import compute_mean_nll, row_to_datums
 from tinsmith.types.errors import invalid
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tinsmith.cookbook.batches.batch import Batch, Batches
+from tinsmith.cookbook.batches.loss_metrics import loss_metrics
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
-from tinsmith.cookbook.supervised.batches import Batch, Batches
-from tinsmith.cookbook.supervised.loss_metrics import loss_metrics
-from tinsmith.cookbook.supervised.rows import Row
+from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.types.errors import invalid
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinsmith.cookbook.answers import sample_responses, spoken
 from tinsmith.cookbook.eval.eval_context import EvalContext
-from tinsmith.cookbook.supervised.rows import read_messages
+from tinsmith.cookbook.rows.row_kinds import read_messages
 
 
 class SampledAnswers:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import as_rows
+from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.cookbook.runs import Run
-from tinsmith.cookbook.supervised.rows import Row, as_rows
-from tinsmith.cookbook.supervised.stream import RowStream
 
 
 def hold_to_data(run: Run, rows: Sequence[Row] | RowStream) -> None:

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinsmith import APIFuture, ForwardBackwardOutput, OptimStepResponse
+from tinsmith.cookbook.batches.batch import Batch, Batches
+from tinsmith.cookbook.batches.held_out import split_held_out
+from tinsmith.cookbook.batches.loss_metrics import loss_metrics
 from tinsmith.cookbook.eval import EvalContext, EvaluationError, Evaluator, NLLEvaluator, SampledAnswers, run_evaluators
 from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_stream import RowStream
+from tinsmith.cookbook.rows.sources import load_rows
 from tinsmith.cookbook.runs import Run, due
 from tinsmith.cookbook.runs.jsonl import read_rows
 from tinsmith.cookbook.runs.transcript import Transcript
 from tinsmith.cookbook.schedules import check_warmup, rate_share
-from tinsmith.cookbook.supervised.batches import Batch, Batches, split_held_out
 from tinsmith.cookbook.supervised.config import SupervisedConfig
-from tinsmith.cookbook.supervised.loss_metrics import loss_metrics
 from tinsmith.cookbook.supervised.pages import show_examples
-from tinsmith.cookbook.supervised.rows import Row
 from tinsmith.cookbook.supervised.same_data import hold_to_data
-from tinsmith.cookbook.supervised.sources import load_rows
-from tinsmith.cookbook.supervised.stream import RowStream
 from tinsmith.cookbook.utils import recommended_lr
 from tinsmith.types.errors import UserError
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.text import Text
 
+from tinsmith.cookbook.batches.datums import cut
+from tinsmith.cookbook.batches.examples import row_to_examples
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
+from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.runs.transcript import Page
 from tinsmith.cookbook.runs.visible import visible
-from tinsmith.cookbook.supervised.common import cut
-from tinsmith.cookbook.supervised.data import row_to_examples
-from tinsmith.cookbook.supervised.rows import Row
 from tinsmith.cookbook.supervised.token_text import token_texts
 
 # Two shades each, which alternate, of tokens that are read, learned, and unlearned.

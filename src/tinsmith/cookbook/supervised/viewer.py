@@ -20,13 +20,14 @@ from rich.text import Text
 import tinsmith
 from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.renderers import TrainOnWhat, get_renderer
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import as_rows
+from tinsmith.cookbook.rows.row_stream import RowStream
+from tinsmith.cookbook.rows.sources import load_rows
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.fields import check_types
 from tinsmith.cookbook.runs.jsonl import replace_text
 from tinsmith.cookbook.runs.visible import visible
-from tinsmith.cookbook.supervised.rows import Row, as_rows
-from tinsmith.cookbook.supervised.sources import load_rows
-from tinsmith.cookbook.supervised.stream import RowStream
 from tinsmith.cookbook.supervised.view import View, to_page, to_text, totals, views
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinsmith.cookbook.renderers.base import Conversation, Tools
 from tinsmith.cookbook.renderers.encoding import Piece
-from tinsmith.cookbook.renderers.llama3 import BOS, Llama3Renderer, header
+from tinsmith.cookbook.renderers.families.llama3 import BOS, Llama3Renderer, header
 from tinsmith.cookbook.renderers.messages import CheckedMessage, Message
 from tinsmith.cookbook.renderers.pieces import Turn
 from tinsmith.cookbook.renderers.tools import (

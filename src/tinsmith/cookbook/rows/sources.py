@@ -9,12 +9,13 @@ from pathlib import Path
 from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
-from tinsmith.cookbook.supervised.files import JsonlRows
-from tinsmith.cookbook.supervised.hub_rows import NAMED, NotReachedError, open_hub
-from tinsmith.cookbook.supervised.mixture import Mixture
-from tinsmith.cookbook.supervised.rows import Row, RowCheck, row_check
-from tinsmith.cookbook.supervised.stream import RowStream
-from tinsmith.cookbook.supervised.tables import CsvRows, ParquetRows
+from tinsmith.cookbook.rows.csv_rows import CsvRows
+from tinsmith.cookbook.rows.hub_rows import NAMED, NotReachedError, open_hub
+from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.mixture import Mixture
+from tinsmith.cookbook.rows.parquet_rows import ParquetRows
+from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, row_check
+from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.types.errors import invalid
 
 _PIG_LATIN = "pig_latin"

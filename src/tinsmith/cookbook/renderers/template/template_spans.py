@@ -12,7 +12,7 @@ from typing import Any
 from tinsmith.cookbook.renderers.base import Tools
 from tinsmith.cookbook.renderers.encoding import PieceEncoder
 from tinsmith.cookbook.renderers.messages import THOUGHT_FIELDS
-from tinsmith.cookbook.renderers.template_text import Marks, TemplateText
+from tinsmith.cookbook.renderers.template.template_text import Marks, TemplateText
 from tinsmith.types.errors import UserError
 
 Span = tuple[int, int]

@@ -24,9 +24,9 @@ from tinsmith.cookbook.renderers.base import (
 )
 from tinsmith.cookbook.renderers.encoding import Piece, PieceEncoder
 from tinsmith.cookbook.renderers.messages import CheckedMessage
-from tinsmith.cookbook.renderers.template_reading import find_form
-from tinsmith.cookbook.renderers.template_spans import Span, Spans
-from tinsmith.cookbook.renderers.template_text import (
+from tinsmith.cookbook.renderers.template.template_reading import find_form
+from tinsmith.cookbook.renderers.template.template_spans import Span, Spans
+from tinsmith.cookbook.renderers.template.template_text import (
     ANSWER,
     ARGUMENTS,
     QUESTION,

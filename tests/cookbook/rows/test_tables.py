@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tinsmith.cookbook.rows.csv_rows import CsvRows
+from tinsmith.cookbook.rows.parquet_rows import ParquetRows
 from tinsmith.cookbook.supervised import check_row, load_rows
-from tinsmith.cookbook.supervised.tables import CsvRows, ParquetRows
 from tinsmith.types.errors import UserError
 
 QUESTION = {"role": "user", "content": "2+2?"}

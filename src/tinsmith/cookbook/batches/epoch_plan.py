@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from tinsmith.cookbook.supervised.rows import Indices, Row, Rows
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import Indices, Rows
 from tinsmith.types.errors import UserError, invalid
 
 

@@ -9,8 +9,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from tinsmith.cookbook.supervised.rows import Indices, Listed, Row, Rows, as_rows
-from tinsmith.cookbook.supervised.seeds import seeded
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import Indices, Listed, Rows, as_rows
+from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.types.errors import invalid
 
 

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tinsmith.cookbook.batches.datums import cut, shift
+from tinsmith.cookbook.batches.epoch_plan import EpochPlan
+from tinsmith.cookbook.batches.examples import row_to_examples
+from tinsmith.cookbook.batches.stream_plan import StreamPlan
+from tinsmith.cookbook.batches.token_bytes import token_bytes
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
-from tinsmith.cookbook.supervised.common import cut, shift
-from tinsmith.cookbook.supervised.data import row_to_examples
-from tinsmith.cookbook.supervised.plan import EpochPlan
-from tinsmith.cookbook.supervised.rows import Row, RowCheck, as_rows, row_check
-from tinsmith.cookbook.supervised.stream import RowStream, StreamPlan
-from tinsmith.cookbook.supervised.token_bytes import token_bytes
+from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, row_check
+from tinsmith.cookbook.rows.row_sequence import as_rows
+from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 
@@ -50,8 +52,7 @@ class Batches:
 
     Args:
         rows: of `load_rows`, or any sequence of rows; a list is checked whole, others row by row as they are rendered.
-        renderer: of the model.
-        tokenizer: of the model.
+        renderer, tokenizer: of the model that learns them.
         batch_size: rows per batch; with fewer rows than that, a batch is all of them.
         seed: of the order of the rows, which is another one in each epoch.
         max_length: tokens kept of a longer example; None keeps all.
@@ -188,31 +189,3 @@ def _check_all(rows: Sequence[Row], check: RowCheck) -> None:
             check(row)
         except UserError as error:
             raise UserError(f"row {index}: {error}") from None
-
-
-def split_held_out(
-    rows: Sequence[Row] | RowStream, held_out: int | float, seed: int = 0
-) -> tuple[Sequence[Row] | RowStream, Sequence[Row]]:
-    """Split rows into those to train on and those to evaluate with.
-
-    Args:
-        rows: of `load_rows`, or any sequence of rows.
-        held_out: how many rows to keep back; below 1.0, which share of them. Of a stream, the first ones.
-        seed: of the choice.
-
-    Returns:
-        The rows to train on, and the rows kept back, in the order of `rows`.
-
-    Raises:
-        UserError: no row is left to train on, or a share of a stream is asked for.
-    """
-    if not held_out >= 0 or (isinstance(held_out, float) and held_out >= 1):
-        raise invalid("held_out", held_out, "a number of rows, or a share of them below 1.0")
-    if isinstance(rows, RowStream):
-        if isinstance(held_out, float):
-            raise invalid("held_out", held_out, "a number of rows: the rows are a stream, which has no length")
-        return rows.split(held_out)
-    count = round(held_out * len(rows)) if isinstance(held_out, float) else held_out
-    if count >= len(rows):
-        raise invalid("held_out", held_out, f"fewer than the {len(rows)} rows")
-    return as_rows(rows).split(count, seed)

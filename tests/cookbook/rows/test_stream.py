@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cookbook.renderers.formats import byte_tokenizer
+from tinsmith.cookbook.batches.stream_plan import StreamPlan
 from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.supervised import Batches, RowStream, split_held_out
-from tinsmith.cookbook.supervised.rows import Row
-from tinsmith.cookbook.supervised.stream import StreamPlan
 from tinsmith.types.errors import UserError
 
 TOKENIZER = byte_tokenizer("llama", "llama3")

@@ -14,8 +14,8 @@ from huggingface_hub import constants
 
 import tinsmith.hub
 from tinsmith.cookbook import notices
+from tinsmith.cookbook.rows.mixture import Mixture
 from tinsmith.cookbook.supervised import RowStream, load_rows
-from tinsmith.cookbook.supervised.mixture import Mixture
 from tinsmith.types.errors import UserError
 
 QUESTION = {"role": "user", "content": "2+2?"}
@@ -46,7 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return found.to_iterable_dataset() if streaming else found
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("tinsmith.cookbook.supervised.hub_rows.unreachable", lambda: None)
+    monkeypatch.setattr("tinsmith.cookbook.rows.hub_rows.unreachable", lambda: None)
     return stored
 
 

@@ -15,12 +15,13 @@ from tokenizers import Tokenizer, decoders, models
 
 from tests.cookbook.renderers.formats import byte_tokenizer, merging_tokenizer
 from tinsmith.cookbook import notices
+from tinsmith.cookbook.batches.epoch_plan import EpochPlan
+from tinsmith.cookbook.batches.token_bytes import token_bytes
 from tinsmith.cookbook.renderers import SupervisedExample, get_renderer
+from tinsmith.cookbook.rows.mixture import Mixture
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.supervised import Batches, JsonlRows, RowStream, row_to_datums, split_held_out
-from tinsmith.cookbook.supervised.mixture import Mixture
-from tinsmith.cookbook.supervised.plan import EpochPlan
-from tinsmith.cookbook.supervised.rows import Row, as_rows
-from tinsmith.cookbook.supervised.token_bytes import token_bytes
 from tinsmith.types.errors import UserError
 
 TOKENIZER = byte_tokenizer("llama", "llama3")

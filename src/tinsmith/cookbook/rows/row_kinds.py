@@ -1,25 +1,19 @@
-"""Rows of training data: what a row may be, and sequences of rows that are read where they lie."""
+"""What a row of training data may be, and which of its messages are learned."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, overload
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
 from tinsmith.cookbook.renderers.messages import CheckedMessage, check_messages
 from tinsmith.cookbook.renderers.tools import check_tools
 from tinsmith.cookbook.renderers.train_on_what import parse_train_on_what, trained_messages
-from tinsmith.cookbook.supervised.digest import digest_of_rows
-from tinsmith.cookbook.supervised.seeds import seeded
 from tinsmith.types.errors import invalid
 
 Row = dict[str, Any]
 RowCheck = Callable[[Any], Row]
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 KINDS: tuple[tuple[str, ...], ...] = (("messages",), ("text",), ("prompt", "completion"))
 EXPECTED = 'either "messages", "text", or "prompt" and "completion"'
 # Columns of other formats, and what is to be done with them.
@@ -50,93 +44,6 @@ class Said(NamedTuple):
     messages: list[Mapping[str, Any]]
     learned_from: int
     tools: Any
-
-
-class Rows(Sequence[Row], ABC):
-    """Rows that are read when they are asked for; subclasses say how many there are, how one is read, where it lies."""
-
-    @abstractmethod
-    def read(self, index: int) -> Row:
-        """Return row `index`, 0 <= index < len(self)."""
-
-    @abstractmethod
-    def place(self, index: int) -> str:
-        """Return where a row lies, for messages about it: `data.jsonl, line 12`."""
-
-    def digest(self) -> str:
-        """Return a hash of the rows; other rows, or the same in another order, have another one."""
-        return digest_of_rows(self)
-
-    @property
-    def epoch_size(self) -> int:
-        """Rows that an epoch goes through."""
-        return len(self)
-
-    def order(self, seed: int, epoch: int) -> Indices:
-        """Return the indices of the rows of an epoch, each at most once, in the order in which they are taken."""
-        return seeded(seed, epoch).permutation(len(self))
-
-    def split(self, held_out: int, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows without `held_out` of them, chosen by the seed, and these, both in their order."""
-        order = seeded(seed, "held out").permutation(len(self))
-        return Subset(self, np.sort(order[held_out:])), Subset(self, np.sort(order[:held_out]))
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self.read(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self.read(index % len(self))
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self.read(index) for index in range(len(self)))
-
-
-class Listed(Rows):
-    """Rows of a list, or of any other sequence."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, index: int) -> Row:
-        return self._rows[index]
-
-    def place(self, index: int) -> str:
-        return f"row {index}"
-
-
-class Subset(Rows):
-    """Some rows of others.
-
-    Args:
-        rows: the others.
-        indices: which of them, in order.
-    """
-
-    def __init__(self, rows: Rows, indices: Indices) -> None:
-        self._rows = rows
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def read(self, index: int) -> Row:
-        return self._rows.read(int(self._indices[index]))
-
-    def place(self, index: int) -> str:
-        return self._rows.place(int(self._indices[index]))
-
-
-def as_rows(rows: Sequence[Row]) -> Rows:
-    """Return a sequence of rows as `Rows`."""
-    return rows if isinstance(rows, Rows) else Listed(rows)
 
 
 def row_check(renderer: Renderer | None = None, train_on_what: TrainOnWhat | str | None = None) -> RowCheck:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from tinsmith.cookbook.renderers.base import Conversation, Tools
-from tinsmith.cookbook.renderers.chatml import ChatMLRenderer
 from tinsmith.cookbook.renderers.encoding import Piece
+from tinsmith.cookbook.renderers.families.chatml import ChatMLRenderer
+from tinsmith.cookbook.renderers.families.qwen3 import EMPTY_THOUGHT, Qwen3Renderer, is_question, last_question
 from tinsmith.cookbook.renderers.messages import CheckedMessage, Message
 from tinsmith.cookbook.renderers.pieces import Turn
-from tinsmith.cookbook.renderers.qwen3 import EMPTY_THOUGHT, Qwen3Renderer, is_question, last_question
 from tinsmith.cookbook.renderers.tools import ToolSpec, make_call, to_json
 from tinsmith.cookbook.renderers.train_on_what import TrainOnWhat
 from tinsmith.types.errors import invalid

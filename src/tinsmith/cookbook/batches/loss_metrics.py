@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from tinsmith.cookbook.supervised.common import compute_mean_nll
+import numpy as np
+
 from tinsmith.types.datum import Datum
 from tinsmith.types.tensor import TensorData
 
@@ -36,3 +38,27 @@ def loss_metrics(
     if trained_bytes:
         found[f"{name}/bits_per_byte"] = nll * learned / (math.log(2) * trained_bytes)
     return found
+
+
+def compute_mean_nll(logprobs: Iterable[TensorData | Any], weights: Iterable[TensorData | Any]) -> float:
+    """Return the weighted mean negative log-likelihood per token, -Σ w·lp / Σ w, in nats.
+
+    Args:
+        logprobs: per datum, the logprob of each target token.
+        weights: per datum, the weight of each target token, same shapes.
+
+    Returns:
+        The mean over all tokens of all datums; NaN when every weight is 0.
+    """
+    loss = weight = 0.0
+    for datum_logprobs, datum_weights in zip(logprobs, weights, strict=True):
+        values, factors = _array(datum_logprobs), _array(datum_weights)
+        learned = factors != 0
+        loss -= float(values[learned] @ factors[learned])
+        weight += float(factors.sum())
+    return loss / weight if weight else float("nan")
+
+
+def _array(values: TensorData | Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = values.to_numpy() if isinstance(values, TensorData) else np.asarray(values)
+    return array.astype(np.float64).ravel()

@@ -10,9 +10,9 @@ from itertools import takewhile
 from typing import Any
 
 from tinsmith.cookbook.renderers.encoding import PieceEncoder
+from tinsmith.cookbook.renderers.families.qwen3_5 import PYTHON_VALUES, read_tagged_call
 from tinsmith.cookbook.renderers.messages import Message
-from tinsmith.cookbook.renderers.qwen3_5 import PYTHON_VALUES, read_tagged_call
-from tinsmith.cookbook.renderers.template_text import (
+from tinsmith.cookbook.renderers.template.template_text import (
     ANSWER,
     ARGUMENTS,
     NAME,

@@ -9,11 +9,11 @@ from typing import Any
 
 from tinsmith.cookbook.renderers.base import Conversation, Tools
 from tinsmith.cookbook.renderers.encoding import Piece
+from tinsmith.cookbook.renderers.families.typescript import show_tools
 from tinsmith.cookbook.renderers.messages import CheckedMessage, Message
 from tinsmith.cookbook.renderers.pieces import PieceRenderer, Turn
 from tinsmith.cookbook.renderers.tools import ToolSpec, UnparsedToolCall, read_arguments, to_json
 from tinsmith.cookbook.renderers.train_on_what import TrainOnWhat
-from tinsmith.cookbook.renderers.typescript import show_tools
 from tinsmith.types.errors import invalid
 
 _IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tinsmith.cookbook.renderers.chatml import ChatMLRenderer
 from tinsmith.cookbook.renderers.encoding import Piece
+from tinsmith.cookbook.renderers.families.chatml import ChatMLRenderer
 from tinsmith.cookbook.renderers.marks import split_thinking
 from tinsmith.cookbook.renderers.messages import CheckedMessage, Message
 

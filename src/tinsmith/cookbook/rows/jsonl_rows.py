@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from tinsmith.cookbook.supervised.digest import digest_of_file
-from tinsmith.cookbook.supervised.rows import KINDS, Row, RowCheck, Rows, check_row
+from tinsmith.cookbook.rows.row_digest import digest_of_file
+from tinsmith.cookbook.rows.row_kinds import KINDS, Row, RowCheck, check_row
+from tinsmith.cookbook.rows.row_sequence import Rows
 from tinsmith.types.errors import UserError, invalid
 
 

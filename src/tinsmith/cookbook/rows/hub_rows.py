@@ -8,10 +8,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tinsmith.cookbook.notices import warn_once
-from tinsmith.cookbook.supervised.digest import RowDigest
-from tinsmith.cookbook.supervised.rows import Row, RowCheck, Rows, check_row
-from tinsmith.cookbook.supervised.stream import RowStream
-from tinsmith.cookbook.supervised.tables import from_table
+from tinsmith.cookbook.rows.row_digest import RowDigest
+from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
+from tinsmith.cookbook.rows.row_sequence import Rows
+from tinsmith.cookbook.rows.row_stream import RowStream
+from tinsmith.cookbook.rows.table_columns import from_table
 from tinsmith.hub import unreachable
 from tinsmith.types.errors import UserError, invalid
 
