@@ -15,13 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import tinsmith
-from tinsmith.cookbook.answers import accuracy, sample_answers
+from tinsmith.cookbook.answers import accuracy
+from tinsmith.cookbook.batches.batch import Batches
+from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.datasets import pig_latin
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
+from tinsmith.cookbook.model_info import renderer_of
 from tinsmith.cookbook.plots import save_curve, terminal_curve
-from tinsmith.cookbook.renderers import Renderer, get_renderer
+from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.schedules import rate_share
-from tinsmith.cookbook.supervised import Batches, compute_mean_nll
 from tinsmith.types.errors import invalid
 from tinsmith.types.lineup import EMBEDDED_MODEL
 
@@ -99,7 +101,7 @@ def run_demo(
     console.print(f"[bold]{EMBEDDED_MODEL} learns pig latin[/]: hello → ellohay, apple → ppleaay")
     service = tinsmith.ServiceClient(base_url=base_url)
     training = service.create_lora_training_client(EMBEDDED_MODEL, rank=RANK, seed=seed)
-    renderer = get_renderer(get_recommended_renderer_name(EMBEDDED_MODEL), training.get_tokenizer())
+    renderer = renderer_of(EMBEDDED_MODEL, training.get_tokenizer())
 
     base = service.create_sampling_client(base_model=EMBEDDED_MODEL)
     before = _translate(base, renderer, test)

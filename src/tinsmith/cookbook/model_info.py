@@ -10,7 +10,7 @@ from typing import Any
 
 from tinsmith import get_tokenizer, hub, models
 from tinsmith.cookbook.notices import warn_once
-from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.cookbook.renderers import Renderer, get_renderer
 from tinsmith.types.errors import TinsmithError, UserError, invalid
 from tinsmith.types.lineup import Kind, lookup
 
@@ -58,6 +58,20 @@ def get_recommended_renderer_name(model_name: str, tokenizer: Any = None) -> str
         "Name a renderer to choose another",
     )
     return name
+
+
+def renderer_of(model_name: str, tokenizer: Any, renderer_name: str | None = None) -> Renderer:
+    """Make the renderer of a model.
+
+    Args:
+        model_name: a name of the lineup, a folder, or any other name.
+        tokenizer: the model's.
+        renderer_name: the chat format; None takes the recommended one.
+
+    Raises:
+        UserError: there is no such renderer, or it does not fit the tokenizer.
+    """
+    return get_renderer(renderer_name or get_recommended_renderer_name(model_name, tokenizer), tokenizer)
 
 
 def get_model_attributes(model_name: str) -> ModelAttributes:

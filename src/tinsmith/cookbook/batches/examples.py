@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tinsmith.cookbook.batches.datums import datum_from_tokens_weights
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
-from tinsmith.cookbook.renderers.base import Conversation
+from tinsmith.cookbook.renderers.base import Conversation, Tools
 from tinsmith.cookbook.renderers.encoding import Piece, PieceEncoder, fast_tokenizer
 from tinsmith.cookbook.renderers.train_on_what import parse_train_on_what
 from tinsmith.cookbook.rows.row_kinds import chosen_messages, read_messages
@@ -22,6 +22,8 @@ def conversation_to_datum(
     renderer: Renderer,
     max_length: int | None = None,
     train_on_what: TrainOnWhat | str = TrainOnWhat.ALL_ASSISTANT_MESSAGES,
+    *,
+    tools: Tools = None,
 ) -> Datum:
     """Render a conversation and shift it.
 
@@ -30,11 +32,12 @@ def conversation_to_datum(
         renderer: of the model.
         max_length: tokens kept of a longer conversation; None keeps all.
         train_on_what: which messages are learned.
+        tools: that the assistant may call.
 
     Raises:
         UserError: the conversation is not well formed.
     """
-    tokens, weights = renderer.build_supervised_example(messages, train_on_what)
+    tokens, weights = renderer.build_supervised_example(messages, train_on_what, tools=tools)
     return datum_from_tokens_weights(tokens, weights, max_length)
 
 

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinsmith import SamplingClient, ServiceClient, TrainingClient
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.types.errors import TinsmithError, invalid
 
 if TYPE_CHECKING:
-    from tinsmith.cookbook.runs.transcript import Transcript
+    from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 
 logger = logging.getLogger("tinsmith.cookbook")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinsmith import SamplingClient
-from tinsmith.cookbook.answers import sample_answers
 from tinsmith.cookbook.batches.examples import row_to_datums
 from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.eval.accuracy import Grader, asked, exact_match, grade_of
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.types.errors import invalid

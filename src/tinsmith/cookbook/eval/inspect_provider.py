@@ -29,8 +29,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 import tinsmith
 from tinsmith.cookbook.eval.inspect_messages import from_inspect, to_inspect, tool_specs
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
-from tinsmith.cookbook.renderers import ParsedResponse, Renderer, get_renderer
+from tinsmith.cookbook.model_info import renderer_of
+from tinsmith.cookbook.renderers import ParsedResponse, Renderer
 from tinsmith.types.errors import invalid
 from tinsmith.types.outputs import SampledSequence
 from tinsmith.types.paths import CheckpointPath
@@ -150,8 +150,7 @@ class TinsmithAPI(ModelAPI):
                 client = client or _open_client(self.model_name, self.base_url)
                 tokenizer = client.get_tokenizer()
                 if renderer is None:
-                    name = self._renderer_name or get_recommended_renderer_name(client.get_base_model(), tokenizer)
-                    renderer = get_renderer(name, tokenizer)
+                    renderer = renderer_of(client.get_base_model(), tokenizer, self._renderer_name)
                 self._opened = _Opened(client, renderer, tokenizer)
             return self._opened
 

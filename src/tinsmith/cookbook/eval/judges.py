@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinsmith import SamplingClient
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.eval.accuracy import Grader, asked, exact_match
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.types.errors import invalid

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinsmith.cookbook.answers import sample_responses, spoken
+from tinsmith.cookbook.answers import spoken
+from tinsmith.cookbook.completers import sample_responses
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.rows.row_kinds import read_messages
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.eval.accuracy import asked
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.eval.judges import Judge, Match

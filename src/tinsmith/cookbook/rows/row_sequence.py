@@ -30,6 +30,10 @@ class Rows(Sequence[Row], ABC):
         """Return a hash of the rows; other rows, or the same in another order, have another one."""
         return digest_of_rows(self)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a run that learns from the rows is held to: `run.hold("data", rows.facts())`."""
+        return {"rows": len(self), "sha256": self.digest()}
+
     @property
     def epoch_size(self) -> int:
         """Rows that an epoch goes through."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.notices import warn_once
@@ -14,7 +15,8 @@ from tinsmith.cookbook.rows.hub_rows import NAMED, NotReachedError, open_hub
 from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.mixture import Mixture
 from tinsmith.cookbook.rows.parquet_rows import ParquetRows
-from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, row_check
+from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row, row_check
+from tinsmith.cookbook.rows.row_sequence import Rows, as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.types.errors import invalid
 
@@ -47,13 +49,36 @@ def load_rows(
     Raises:
         UserError: there are no such data, or they are not well formed; names file and line.
     """
-    check = row_check(renderer, train_on_what)
+    return _load(data, seed, row_check(renderer, train_on_what))
+
+
+def load_conversations(data: str | None, seed: int, renderer: Renderer, train_on_what: TrainOnWhat | str) -> Rows:
+    """Return the rows that a `data=` setting names, where every row is a conversation: it has `messages`.
+
+    Args:
+        data, seed, renderer, train_on_what: as for `load_rows`.
+
+    Raises:
+        UserError: as `load_rows`; or a row is of another kind, or the rows are a stream, which cannot be counted.
+    """
+
+    def check(row: Any) -> Row:
+        if isinstance(row, dict) and "messages" not in row:
+            raise invalid("row", sorted(map(str, row)), 'a conversation, "messages"; sl_basic takes other rows, too')
+        return check_row(row, renderer, train_on_what)
+
+    rows = _load(data, seed, check)
+    if isinstance(rows, RowStream):
+        raise invalid("data", data, "rows that can be counted; sl_basic takes streams, too")
+    return as_rows(rows)
+
+
+def _load(data: str | None, seed: int, check: RowCheck) -> Sequence[Row] | RowStream:
     if data is None:
         return _open(_PIG_LATIN, seed, check)
     if "," not in data or Path(data).exists():
         return _open(data, seed, check)
-    parts = [_open_part(part.strip(), seed, check) for part in data.split(",")]
-    return Mixture(parts)
+    return Mixture([_open_part(part.strip(), seed, check) for part in data.split(",")])
 
 
 def _open_part(part: str, seed: int, check: RowCheck) -> tuple[Sequence[Row], float]:

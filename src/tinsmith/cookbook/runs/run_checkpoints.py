@@ -40,7 +40,7 @@ class SavedFinal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Submitted:
+class _PendingSave:
     step: int
     kind: Kind
     name: str
@@ -52,7 +52,7 @@ class RunCheckpoints:
     """Saves and records the checkpoints of a run.
 
     Args:
-        journal: of the run's folder.
+        writer: of the files in the run's folder.
         rows: of its `checkpoints.jsonl`.
         first_step: steps that are done when the run is taken up.
         rest_client: makes the client that deletes rolling states.
@@ -64,16 +64,16 @@ class RunCheckpoints:
 
     def __init__(
         self,
-        journal: JsonlWriter,
+        writer: JsonlWriter,
         rows: Sequence[Row],
         first_step: int,
         rest_client: Callable[[], RestClient],
         ttl_seconds: int | None,
     ) -> None:
-        self._journal = journal
+        self._writer = writer
         self._rest_client = rest_client
         self._ttl = ttl_seconds
-        self._submitted: deque[_Submitted] = deque()
+        self._pending: deque[_PendingSave] = deque()
         self.recorded = first_step
         self._rolling = [row["state_path"] for row in saved_rows(rows) if row["kind"] == "rolling"]
 
@@ -83,7 +83,7 @@ class RunCheckpoints:
         ttl = None if kind == "final" else self._ttl
         state = training_client.save_state(name, ttl_seconds=ttl, overwrite=True)
         sampler = None if kind == "rolling" else training_client.save_weights_for_sampler(name, ttl_seconds=ttl)
-        self._submitted.append(_Submitted(step, kind, name, state, sampler))
+        self._pending.append(_PendingSave(step, kind, name, state, sampler))
 
     def settle(self, done: int) -> None:
         """Wait for the checkpoints of up to `done` steps and record them.
@@ -93,8 +93,8 @@ class RunCheckpoints:
         Raises:
             RequestFailedError: the service refuses what was asked for, a lifetime for example, as it would every time.
         """
-        while self._submitted and self._submitted[0].step <= done:
-            saved = self._submitted.popleft()
+        while self._pending and self._pending[0].step <= done:
+            saved = self._pending.popleft()
             try:
                 self._record(saved)
             except TinsmithError as error:
@@ -110,17 +110,17 @@ class RunCheckpoints:
         """
         self.settle(step)
         self.submit(step, "final", training_client)
-        row = self._record(self._submitted.popleft())
+        row = self._record(self._pending.popleft())
         return SavedFinal(row["state_path"], row["sampler_path"])
 
-    def _record(self, saved: _Submitted) -> Row:
+    def _record(self, saved: _PendingSave) -> Row:
         row: Row = {"step": saved.step, "name": saved.name, "kind": saved.kind, "state_path": saved.state.result().path}
         if saved.sampler is not None:
             row["sampler_path"] = saved.sampler.result().path
-        self._journal.append(FILE, row)
+        self._writer.append(FILE, row)
         self.recorded = saved.step
         # The older state goes only when the newer one is on record: a crash in between must find one of them.
-        if self._journal.flush():
+        if self._writer.flush():
             self._delete_rolling()
         if saved.kind == "rolling":
             self._rolling.append(row["state_path"])
@@ -136,7 +136,7 @@ class RunCheckpoints:
             except TinsmithError as error:
                 logger.warning(f"{path}: an older rolling state, could not be deleted ({error})")
                 continue
-            self._journal.append(FILE, {"deleted": path})
+            self._writer.append(FILE, {"deleted": path})
 
 
 def saved_rows(rows: Sequence[Row]) -> list[Row]:

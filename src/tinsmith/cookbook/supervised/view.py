@@ -13,8 +13,8 @@ from tinsmith.cookbook.batches.datums import cut
 from tinsmith.cookbook.batches.examples import row_to_examples
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
 from tinsmith.cookbook.rows.row_kinds import Row
-from tinsmith.cookbook.runs.transcript import Page
-from tinsmith.cookbook.runs.visible import visible
+from tinsmith.cookbook.runs.transcripts.transcript import Page
+from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.cookbook.supervised.token_text import token_texts
 
 # Two shades each, which alternate, of tokens that are read, learned, and unlearned.

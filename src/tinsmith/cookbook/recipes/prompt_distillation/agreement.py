@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tinsmith.cookbook.answers import sample_responses, spoken
+from tinsmith.cookbook.answers import spoken
+from tinsmith.cookbook.completers import sample_responses
 from tinsmith.cookbook.eval import EvalContext
 from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset import Distilled
 

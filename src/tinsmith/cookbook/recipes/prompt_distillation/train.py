@@ -23,10 +23,13 @@ from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset i
 )
 from tinsmith.cookbook.recipes.prompt_distillation.teacher import ask, with_prompt
 from tinsmith.cookbook.renderers import Renderer
+from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.jsonl import read_rows
-from tinsmith.cookbook.supervised.train import FREE, Trainer, TrainResult
+from tinsmith.cookbook.supervised.config import FREE
+from tinsmith.cookbook.supervised.train import train_on_rows
+from tinsmith.cookbook.training import TrainResult, set_up_model
 
 RECIPE = "prompt_distillation"
 
@@ -41,7 +44,8 @@ def main(config: Config) -> TrainResult:
     prompt = load_prompt(config.teacher_prompt)
     train, held_out = load_queries(config.queries, config.held_out, config.seed)
     with Run(config, RECIPE, free=FREE) as run:
-        answers = ask(config, run.service_client(), run.path, prompt, [*train, *held_out])
+        model = set_up_model(run, config)
+        answers = ask(config, run, prompt, [*train, *held_out])
         distilled = distil(
             list(zip(train, answers, strict=False)),
             list(zip(held_out, answers[len(train) :], strict=True)),
@@ -55,11 +59,9 @@ def main(config: Config) -> TrainResult:
             NLLEvaluator(tests, max_length=config.max_length, train_on_what=config.train_on_what),
             AgreementEvaluator(distilled, config.max_tokens, config.samples),
         ]
-        trainer = Trainer(config.of_training(), run, distilled.rows, evaluators)
-        result = trainer.train()
-    _show(result, trainer.renderer, distilled, prompt)
-    where = f" --base-url {config.base_url}" if config.base_url else ""
-    print(f"saved {result.sampler_path}\nchat with it: tinsmith chat {result.sampler_path}{where}")
+        run.hold("data", as_rows(distilled.rows).facts())
+        result = train_on_rows(config, run, model, distilled.rows, evaluators=evaluators)
+        _show(result, model.renderer, distilled, prompt)
     return result
 
 

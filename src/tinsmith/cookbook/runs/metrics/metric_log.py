@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinsmith.cookbook.runs.console import RunConsole
 from tinsmith.cookbook.runs.jsonl import JsonlWriter, keep_rows, read_rows
-from tinsmith.cookbook.runs.sinks import Sinks
-from tinsmith.cookbook.runs.watches import Watches
+from tinsmith.cookbook.runs.metrics.console import RunConsole
+from tinsmith.cookbook.runs.metrics.sinks import Sinks
+from tinsmith.cookbook.runs.metrics.watches import Watches
 from tinsmith.types.errors import invalid
 
 logger = logging.getLogger("tinsmith.cookbook")
@@ -21,7 +21,7 @@ class MetricLog:
     """Takes the rows of a run in order.
 
     Args:
-        journal: of the run's folder.
+        writer: of the files in the run's folder.
         path: of `metrics.jsonl`, which holds what an earlier part of the run has logged.
         first_step: the step that comes next.
 
@@ -29,8 +29,8 @@ class MetricLog:
         next_step: the first step that has no row yet.
     """
 
-    def __init__(self, journal: JsonlWriter, path: Path, first_step: int) -> None:
-        self._journal = journal
+    def __init__(self, writer: JsonlWriter, path: Path, first_step: int) -> None:
+        self._writer = writer
         self._path = path
         self.next_step = first_step
         self.console = RunConsole()
@@ -57,14 +57,14 @@ class MetricLog:
         row: dict[str, Any] = {"step": step}
         # JSON has no NaN and no infinity.
         row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._journal.append(self._path.name, row)
+        self._writer.append(self._path.name, row)
         self.sinks.log(step, numbers)
         self.watches.look(step, numbers)
 
     def close(self, *, failed: bool) -> None:
         """Write what waits, and finish."""
         self.sinks.close(failed=failed)
-        self._journal.flush()
+        self._writer.flush()
 
     def _cut(self, step: int) -> None:
         try:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinsmith.cookbook.runs.jsonl import replace_text
-from tinsmith.cookbook.runs.visible import visible
+from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.types.errors import invalid
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("tinsmith.cookbook.runs"),
+        loader=PackageLoader("tinsmith.cookbook.runs.transcripts"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
