@@ -16,6 +16,7 @@ from tinsmith.cookbook.supervised import (
     compute_mean_nll,
     conversation_to_datum,
     datum_from_tokens_weights,
+    row_to_datums,
     text_to_datum,
 )
 from tinsmith.types.errors import UserError
@@ -39,6 +40,16 @@ def test_a_conversation_becomes_a_shifted_datum() -> None:
     assert datum.loss_fn_inputs["target_tokens"].tolist() == tokens[1:]
     assert datum.loss_fn_inputs["weights"].tolist() == weights[1:]
     assert sum(weights) == 2  # "4" and the end marker
+
+
+def test_a_conversation_keeps_its_tools() -> None:
+    tokenizer = byte_tokenizer("qwen3", "qwen3")
+    renderer = get_renderer("qwen3_instruct", tokenizer)
+    row = {"messages": [QUESTION, ANSWER], "tools": [{"type": "function", "function": {"name": "add"}}]}
+    (expected,) = row_to_datums(row, renderer, tokenizer)
+    datum = conversation_to_datum(row["messages"], renderer, tools=row["tools"])
+    assert datum.model_input.to_ints() == expected.model_input.to_ints()
+    assert datum.model_input.length > conversation_to_datum(row["messages"], renderer).model_input.length
 
 
 @pytest.mark.row(118)

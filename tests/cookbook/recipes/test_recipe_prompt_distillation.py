@@ -122,10 +122,28 @@ def test_a_teacher_that_was_stopped_is_asked_only_for_the_rest(tmp_path: Path, m
     main(small(tmp_path, *task, log_path="stopped"))
     assert asked == []  # finished: nothing is done again
     (tmp_path / "prompt.txt").write_text("Put every answer in quotes.")
-    with pytest.raises(
-        UserError, match=r"teacher\.prompt_sha256: got '\w+', expected '\w+', as the run in .*stopped"
-    ):
+    with pytest.raises(UserError, match=r"teacher\.prompt_sha256: got '\w+', expected '\w+', as the run in .*stopped"):
         main(small(tmp_path, *task, log_path="stopped"))
+
+
+@pytest.mark.row(68, 110)
+def test_answers_that_an_older_run_has_kept_are_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their file began with one hash over teacher, prompt and queries; there was no `teacher.json`."""
+    task = [*write_task(tmp_path, 48), "max_steps=1"]
+    main(small(tmp_path, *task, log_path="new"))
+    answers = (tmp_path / "new/teacher.jsonl").read_text()
+    header = '{"teacher": "70f328a8a33355b0d76059de22a701c03b70b5a40fdc5de89a49323739751098"}\n'
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/teacher.jsonl").write_text(header + answers)
+    monkeypatch.setattr(teacher, "sample_responses", lambda *_, **__: pytest.fail("asked again"))
+    main(small(tmp_path, *task, log_path="old"))
+    assert (tmp_path / "old/teacher.jsonl").read_text() == header + answers
+    assert numbers_of(tmp_path / "old") == numbers_of(tmp_path / "new")
+
+    (tmp_path / "old/teacher.json").unlink()
+    (tmp_path / "prompt.txt").write_text("Put every answer in quotes.")
+    with pytest.raises(UserError, match=r"log_path: got .*old', expected a run of the same teacher, prompt and quer"):
+        main(small(tmp_path, *task, log_path="old"))
 
 
 def test_a_full_disk_is_named_and_what_was_sampled_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,12 @@ import pytest
 from huggingface_hub import constants
 
 import tinsmith.hub
+from tests.cookbook.renderers.formats import byte_tokenizer
 from tinsmith.cookbook import notices
+from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.rows.mixture import Mixture
+from tinsmith.cookbook.rows.row_sequence import Rows
+from tinsmith.cookbook.rows.sources import load_conversations
 from tinsmith.cookbook.supervised import RowStream, load_rows
 from tinsmith.types.errors import UserError
 
@@ -48,6 +52,30 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr("tinsmith.cookbook.rows.hub_rows.unreachable", lambda: None)
     return stored
+
+
+@pytest.mark.row(58)
+def test_where_only_conversations_will_do_other_rows_are_named_and_streams_are_refused(
+    tmp_path: Path, hub: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    renderer = get_renderer("role_colon", byte_tokenizer("llama", "llama3"))
+
+    def conversations(data: str | None) -> Rows:
+        return load_conversations(data, 0, renderer, "all_assistant_messages")
+
+    messages = {"messages": [QUESTION, ANSWER]}
+    file = write(tmp_path / "a.jsonl", messages, {"prompt": "2+2?", "completion": "4"})
+    with pytest.raises(
+        UserError, match=r"a.jsonl, line 2: row: got \['completion', 'prompt'\], expected a conversation"
+    ):
+        conversations(file)
+    # Nobody can mend a set of the hub: what does not fit is left out.
+    hub["a/b"] = [{**messages, "text": None}, {"messages": None, "text": "once"}]
+    assert list(conversations("a/b")) == [messages]
+    assert "1 of 2 rows of a/b are left out; row 1: row: got ['text'], expected a conversation" in caplog.text
+    with pytest.raises(UserError, match="data: got 'stream:a/b', expected rows that can be counted"):
+        conversations("stream:a/b")
+    assert conversations(None).facts() == {"rows": 12_800, "sha256": conversations("pig_latin").digest()}
 
 
 @pytest.mark.row(58)
