@@ -58,9 +58,7 @@ def main(config: Config) -> None:
         adam_params = tinsmith.AdamParams(learning_rate=learning_rate, beta1=0.9, beta2=0.95, eps=1e-8)
         if run.is_finished(n_train_batches):
             return
-        run.announce(
-            n_train_batches, learning_rate, {"batches per epoch": n_batches_per_epoch, "renderer": renderer_name}
-        )
+        run.announce(n_train_batches, learning_rate, {"rows": len(rows), "renderer": renderer_name})
 
         # Step 3: The training client: a new adapter, or the one of where the run stopped.
         training_client = run.training_client()
@@ -72,7 +70,7 @@ def main(config: Config) -> None:
         for batch_idx in run.steps(n_train_batches):
             started = time.perf_counter()
             epoch, position = divmod(batch_idx, n_batches_per_epoch)
-            order = rows.order(config.seed, epoch)  # from seed and epoch alone, so that a resumed run has the same one
+            order = rows.order(config.seed, epoch)  # of seed and epoch alone, so that a resumed run has the same one
             batch_rows = [rows[int(i)] for i in order[position * batch_size : (position + 1) * batch_size]]
             batch = [
                 conversation_to_datum(
