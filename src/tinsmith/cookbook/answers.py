@@ -10,6 +10,8 @@ from typing import Any
 def spoken(message: Mapping[str, Any]) -> str:
     """Return what is compared of an answer: its text and its tool calls, not its thinking, as one text."""
     parts = [_text(message.get("content")).strip()]
+    # Calls are compared as values: one format writes arguments as a JSON text, another as an object, in any order of
+    # keys, and the id of a call is made up.
     for call in message.get("tool_calls") or []:
         function = call["function"]
         arguments = function["arguments"]
@@ -27,4 +29,5 @@ def _text(content: object) -> str:
 
 def accuracy(answers: Sequence[str], expected: Sequence[str]) -> float:
     """Return the share of answers that equal what is expected."""
+    # Exact match: no credit for what is nearly right.
     return sum(given == right for given, right in zip(answers, expected, strict=True)) / len(expected)

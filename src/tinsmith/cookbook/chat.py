@@ -67,5 +67,7 @@ class Chat:
         prompt = self.renderer.build_generation_prompt(self.messages)
         sampled = self.sampler.sample(prompt, num_samples=1, sampling_params=self.params).result().sequences[0]
         message = self.renderer.parse_response(sampled.tokens).message
+        # The parsed message has its sampled ids, which go back into the next prompt as they are: encoding the text anew
+        # could give others.
         self.messages.append(message)
         return str(message["content"])

@@ -64,6 +64,7 @@ class Completer:
             model_path: saved weights, `tinker://...`.
             renderer_name: chat format; None takes the model's own.
         """
+        # The base's name comes from the service: of saved weights only it knows what they were trained on.
         sampler = service.create_sampling_client(model_path=model_path, base_model=base_model)
         return cls(sampler, renderer_of(sampler.get_base_model(), sampler.get_tokenizer(), renderer_name))
 
@@ -85,6 +86,7 @@ class Completer:
             temperature: 0 is greedy.
             seed: of the first prompt; prompt i takes `seed + i`.
         """
+        # All in flight before the first result is asked for: the service batches what it has at the same time.
         futures = self._submit(prompts, num_samples, max_tokens, temperature, seed)
         return [self._read(future.result()) for future in futures]
 
@@ -109,13 +111,19 @@ class Completer:
         temperature: float,
         seed: int,
     ) -> list[APIFuture[SampleResponse]]:
+        # The marker that ends a turn is sampled, too, and kept: a trainer teaches the model to end.
         stop = self.renderer.get_stop_sequences()
         return [
             self.sampler.sample(
                 prompt,
                 num_samples=num_samples,
                 sampling_params=SamplingParams(
-                    max_tokens=max_tokens, temperature=temperature, seed=seed + i, stop=stop
+                    # The samples of a group share the seed: the service draws each from (seed, place in the group,
+                    # position).
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    seed=seed + i,
+                    stop=stop,
                 ),
             )
             for i, prompt in enumerate(prompts)
@@ -156,6 +164,7 @@ def sample_responses(
         for conversation, own in zip(conversations, offered, strict=True)
     ]
     groups = Completer(sampler, renderer).complete(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    # One sample each, so a group is its only turn.
     return [turn for (turn,) in groups]
 
 

@@ -28,7 +28,7 @@ class Batch:
 
     Attributes:
         epoch: which pass over the rows it belongs to, from 0.
-        rows: the rows it was made of.
+        rows: what it was made of, in the order of its epoch.
         datums: of the rows, in their order; a row may have several, or none where nothing is left to learn.
         truncated: examples that were longer than `max_length` and cut.
         unlearnable: examples without a weight, or too short to predict a token; the latter have no datum.
@@ -90,9 +90,11 @@ class Batches:
             raise invalid("max_length", max_length, "at least 2 tokens")
         if examples is not None and train_on_what != TrainOnWhat.ALL_ASSISTANT_MESSAGES:
             raise invalid("train_on_what", train_on_what, "the default: `examples` says itself what is learned")
+        # Other sequences check their rows when they are opened; checking them here would read a whole file once more.
         if examples is None and isinstance(rows, list | tuple):
             _check_all(rows, row_check(renderer, train_on_what))
         if isinstance(rows, RowStream):
+            # No seed: a stream brings the one of its own shuffle.
             self._plan = StreamPlan(rows, batch_size, drop_last)
         else:
             self._plan = EpochPlan(as_rows(rows), batch_size, seed, drop_last)
@@ -127,6 +129,7 @@ class Batches:
         batch = Batch(epoch)
         for place, row in chosen:
             self._add(batch, place, row)
+        # There is nothing to send, and a step without a datum would count as one that has taught something.
         if not batch.datums:
             expected = "a row with a token to read and one to predict"
             raise invalid(f"{chosen[0][0]}, and all rows of batch {step}", "too few tokens", expected)
@@ -143,13 +146,16 @@ class Batches:
             tokens, weights = example
             self.seen += 1
             batch.truncated += was_cut
+            # The first token is never predicted, so its weight counts for nothing.
             batch.unlearnable += not any(weights[1:])
+            # One token: nothing predicts it, and it predicts nothing.
             if len(tokens) < 2:
                 continue
             datum = shift(example)
             batch.datums.append(datum)
             batch.tokens += len(tokens) - 1
             batch.trained_tokens += sum(weights[1:])
+            # [T] ids of the targets that carry weight.
             learned = datum.loss_fn_inputs["target_tokens"].to_numpy()[datum.loss_fn_inputs["weights"].to_numpy() != 0]
             # Ids that a model has beyond its tokenizer's spell nothing.
             batch.trained_bytes += int(self._token_bytes[learned[learned < len(self._token_bytes)]].sum())
@@ -157,6 +163,7 @@ class Batches:
     @property
     def _longest(self) -> int | None:
         """Tokens of the longest example; its last one is only predicted, not read."""
+        # So an example may have one token more than the model reads.
         context = None if self.context_length is None else self.context_length + 1
         return min((n for n in (self._max_length, context) if n is not None), default=None)
 
@@ -169,6 +176,7 @@ class Batches:
     def _warn(self, batch: Batch) -> None:
         self.truncated += batch.truncated
         self.unlearnable += batch.unlearnable
+        # The bound is part of the cause: once the model's context is known, its own bound is worth a word of its own.
         if batch.truncated:
             warn_once(
                 f"truncated at {self._longest}",

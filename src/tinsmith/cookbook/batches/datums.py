@@ -36,6 +36,7 @@ def datum_from_tokens_weights(tokens: Sequence[int], weights: Sequence[float], m
         )
     if len(example.tokens) < 2:
         raise invalid("tokens", example.tokens, "at least two tokens, one to read and one to predict")
+    # Said, not refused: in a batch, one such example costs nothing.
     if not any(example.weights[1:]):
         warn_once(
             "all-zero weights",
@@ -58,6 +59,7 @@ def cut(example: SupervisedExample, max_length: int | None) -> tuple[SupervisedE
         raise invalid("max_length", max_length, "at least 2 tokens")
     if len(example.tokens) <= max_length:
         return example, False
+    # The end goes, not the beginning: what is left is a prefix, which the model can see when it is sampled.
     return SupervisedExample(example.tokens[:max_length], example.weights[:max_length]), True
 
 
@@ -67,6 +69,7 @@ def shift(example: SupervisedExample) -> Datum:
     return Datum(
         model_input=ModelInput.from_ints(tokens[:-1]),
         loss_fn_inputs={
+            # [T - 1]: position i holds token i + 1, and how much that one is learned.
             "target_tokens": np.asarray(tokens[1:], dtype=np.int64),
             "weights": np.asarray(weights[1:], dtype=np.float32),
         },

@@ -15,7 +15,7 @@ class EpochPlan:
     Each epoch goes through the rows once, in an order of its own; what an epoch of a mixture is, `Mixture` says.
 
     Args:
-        rows: the rows.
+        rows: know their epoch and its order.
         batch_size: rows per batch; with fewer rows than that, a batch is all of them.
         seed: of the orders.
         drop_last: whether the rest of an epoch that fills no batch is left out, or becomes a smaller one.
@@ -27,6 +27,7 @@ class EpochPlan:
         epoch_size = rows.epoch_size
         if not epoch_size:
             raise invalid("rows", "none", "at least one row")
+        # Otherwise few rows would make no batch at all, and a run of no steps would look finished.
         self.batch_size = min(batch_size, epoch_size)
         full, rest = divmod(epoch_size, self.batch_size)
         self.per_epoch = full if drop_last or not rest else full + 1
@@ -41,6 +42,7 @@ class EpochPlan:
             UserError: a row can no longer be read, as of a file that was moved since it was opened.
         """
         epoch, position = divmod(step, self.per_epoch)
+        # A slice of one permutation, and no state between calls: batch 17 is the same whoever asks for it, and when.
         start = position * self.batch_size
         chosen = self._order(epoch)[start : start + self.batch_size].tolist()
         return epoch, [(self._rows.place(index), self._read(index)) for index in chosen]

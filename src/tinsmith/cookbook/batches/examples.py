@@ -28,8 +28,8 @@ def conversation_to_datum(
     """Render a conversation and shift it.
 
     Args:
-        messages: the conversation.
-        renderer: of the model.
+        messages: from the first to the last that is learned.
+        renderer: of the model that will learn it.
         max_length: tokens kept of a longer conversation; None keeps all.
         train_on_what: which messages are learned.
         tools: that the assistant may call.
@@ -45,8 +45,8 @@ def text_to_datum(text: str, tokenizer: Any, max_length: int | None = None) -> D
     """Make a datum of raw text: every token is learned.
 
     Args:
-        text: the text.
-        tokenizer: of the model.
+        text: may be cut, never split.
+        tokenizer: of the model that will learn it.
         max_length: tokens kept of a longer text; None keeps all.
     """
     tokens, weights = text_to_example(text, tokenizer)
@@ -81,10 +81,12 @@ def row_to_examples(
     if "text" in row:
         return [text_to_example(row["text"], tokenizer)]
     said = read_messages(row)
+    # A conversation from its first message on: the renderer itself knows which answers `train_on_what` chooses.
     if not said.learned_from:
         return renderer.build_supervised_examples(said.messages, train_on_what, tools=said.tools)
     what = parse_train_on_what(train_on_what)
     chosen = chosen_messages(renderer.check(said.messages, said.tools), said.learned_from, what)
+    # Of a prompt that has answers in it, none may be learned: flags say so message by message.
     flagged = [{**message, "trainable": index in chosen} for index, message in enumerate(said.messages)]
     return renderer.build_supervised_examples(flagged, TrainOnWhat.CUSTOMIZED, tools=said.tools)
 
@@ -96,10 +98,12 @@ def text_to_example(text: str, tokenizer: Any) -> SupervisedExample:
     text; no end-of-text token is added.
     """
     encoder = _encoder(fast_tokenizer(tokenizer))
+    # BOS as the tokenizer would put it, the text as plain data: `<|eot_id|>` in somebody's essay must not end a turn.
     tokens = encoder.backend.encode("", add_special_tokens=True).ids + encoder.encode([Piece(text, data=True)])
     return SupervisedExample(tokens, [1.0] * len(tokens))
 
 
+# An encoder reads the whole vocabulary; a run needs one, a process with a teacher or a judge two or three.
 @functools.lru_cache(maxsize=4)
 def _encoder(tokenizer: Tokenizer) -> PieceEncoder:
     return PieceEncoder(tokenizer)

@@ -29,9 +29,11 @@ def split_held_out(
     if not held_out >= 0 or (isinstance(held_out, float) and held_out >= 1):
         raise invalid("held_out", held_out, "a number of rows, or a share of them below 1.0")
     if isinstance(rows, RowStream):
+        # A share of something without a length is no number.
         if isinstance(held_out, float):
             raise invalid("held_out", held_out, "a number of rows: the rows are a stream, which has no length")
         return rows.split(held_out)
+    # The type decides, not the size: 1 is one row, 0.5 half of them.
     count = round(held_out * len(rows)) if isinstance(held_out, float) else held_out
     if count >= len(rows):
         raise invalid("held_out", held_out, f"fewer than the {len(rows)} rows")

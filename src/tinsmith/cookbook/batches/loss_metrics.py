@@ -30,12 +30,14 @@ def loss_metrics(
         Both numbers; without the first where every weight is 0, without the second where no byte is learned.
     """
     weights = [datum.loss_fn_inputs["weights"] for datum in datums]
+    # float64: a batch may have a million weights, and a float32 sum of so many loses digits.
     learned = sum(float(weight.to_numpy().sum(dtype="float64")) for weight in weights)
     if not learned:
         return {}
     nll = compute_mean_nll([output["logprobs"] for output in outputs], weights)
     found = {f"{name}/nll": nll}
     if trained_bytes:
+        # Σ w·lp again, from the mean: nats to bits by ln 2, and bytes in the place of tokens.
         found[f"{name}/bits_per_byte"] = nll * learned / (math.log(2) * trained_bytes)
     return found
 
@@ -53,6 +55,7 @@ def compute_mean_nll(logprobs: Iterable[TensorData | Any], weights: Iterable[Ten
     loss = weight = 0.0
     for datum_logprobs, datum_weights in zip(logprobs, weights, strict=True):
         values, factors = _array(datum_logprobs), _array(datum_weights)
+        # Where the weight is 0 the logprob may be -inf, and 0 · inf is NaN.
         learned = factors != 0
         loss -= float(values[learned] @ factors[learned])
         weight += float(factors.sum())

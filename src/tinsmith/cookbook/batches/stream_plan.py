@@ -32,6 +32,7 @@ class StreamPlan:
 
     def get(self, step: int) -> tuple[int, list[tuple[str, Row]]]:
         """Return the pass over the stream of batch `step`, and the (place, row) pairs of the batch."""
+        # A generator does not go back: it is begun anew and read up to the place.
         if step < self._next:
             self._batches, self._next = self._all(), 0
         found: Any = None
@@ -50,6 +51,7 @@ class StreamPlan:
                     break
                 given += 1
                 yield number, batch
+            # Without this, a stream shorter than a batch would be read again for ever.
             if not given:
                 expected = f"a stream of at least {self.batch_size if self._drop_last else 1} rows, one batch"
                 raise invalid("data", self._stream.name, expected)

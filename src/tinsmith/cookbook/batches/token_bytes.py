@@ -27,6 +27,7 @@ def token_bytes(tokenizer: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     return _table(fast_tokenizer(tokenizer))
 
 
+# A pass over the whole vocabulary; held-out and training rows share its result.
 @functools.lru_cache(maxsize=4)
 def _table(backend: Tokenizer) -> np.ndarray[Any, np.dtype[np.int64]]:
     vocab = backend.get_vocab(with_added_tokens=True)
@@ -38,6 +39,7 @@ def _table(backend: Tokenizer) -> np.ndarray[Any, np.dtype[np.int64]]:
             table[index] = len(token)
         else:
             table[index] = 1 if _BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
+    # Last, because added tokens are in the vocabulary too, spelled as they are and not byte by byte.
     for index, added in backend.get_added_tokens_decoder().items():
         table[index] = 0 if added.special else len(added.content.encode())
     return table

@@ -55,6 +55,7 @@ _REFUSED = (
     "modalities",
 )
 PROVIDER = "tinsmith"
+# Enough to fill a batch of the service; more would only wait there.
 _CONNECTIONS = 64
 
 
@@ -118,6 +119,7 @@ class TinsmithAPI(ModelAPI):
         started = time.perf_counter()
         _refuse(config, tool_choice, tools)
         specs = tool_specs(tools) if tools and tool_choice != "none" else None
+        # Opening waits for the service, and this is Inspect's event loop: not in the way of its other tasks.
         opened = await asyncio.to_thread(self._open)
         messages = [from_inspect(message, opened.renderer) for message in input]
         prompt = opened.renderer.build_generation_prompt(messages, tools=specs)
@@ -164,6 +166,7 @@ class TinsmithAPI(ModelAPI):
             "top_k": config.top_k,
         }
         if config.seed is not None:
+            # Otherwise all epochs of a sample would draw the same answer.
             given["seed"] = config.seed + self._asked[prompt]
             self._asked[prompt] += 1
         return tinsmith.SamplingParams(stop=stop, **{key: value for key, value in given.items() if value is not None})
@@ -209,4 +212,5 @@ def _stop_reason(sequence: SampledSequence, parsed: ParsedResponse, config: Gene
         return "tool_calls"
     if sequence.stop_reason == "stop":
         return "stop"
+    # The service says only that the length was reached; whose limit it was, the number of tokens tells.
     return "max_tokens" if len(sequence.tokens) == config.max_tokens else "model_length"

@@ -57,6 +57,7 @@ def main(config: Config) -> dict[str, float]:
         raise invalid("task", None, "a file with tasks of Inspect AI: task=mmlu.py")
     if config.model_path is None and config.model_name is None:
         raise invalid("model_name", None, "a model's name, or model_path=tinker://...")
+    # Before the service is asked for anything: a missing package or file is known at once.
     evaluator = InspectEvaluator(
         config.task,
         task_args=_json(config.task_args),
@@ -68,6 +69,7 @@ def main(config: Config) -> dict[str, float]:
     )
     opened = Completer.open(
         tinsmith.ServiceClient(base_url=config.base_url),
+        # Saved weights say themselves what their base is; a name beside them is only compared.
         base_model=config.model_name if config.model_path is None else None,
         model_path=config.model_path,
         renderer_name=config.renderer_name,

@@ -27,6 +27,7 @@ class SampledAnswers:
     def __init__(
         self, rows: Sequence[Mapping[str, Any]], count: int = 4, *, max_tokens: int = 256, temperature: float = 0.0
     ) -> None:
+        # A text has no question in it.
         read = [read_messages(row) for row in rows[:count] if "text" not in row]
         self._asked = [(said.messages[:-1], said.messages[-1]) for said in read if len(said.messages) > 1]
         self._tools = [said.tools for said in read if len(said.messages) > 1]
@@ -35,6 +36,7 @@ class SampledAnswers:
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
         """Sample where there is a transcript to write into."""
+        # Nobody would read it, so nothing is sampled.
         if context.transcript is None or not self._asked:
             return {}
         questions = [question for question, _ in self._asked]

@@ -35,6 +35,7 @@ class CsvRows(Rows):
         self.path = Path(path)
         self._check = check
         # Per row: byte offset and line number of its beginning.
+        # A record may span lines, so where the next one begins is known only by reading this one.
         self._offsets, self._lines = array("Q"), array("Q")
         try:
             with self.path.open("rb") as file:
@@ -82,9 +83,11 @@ class CsvRows(Rows):
                 read_lines += 1
                 yield text
 
+        # Of the whole process, as the module has it, and so set for every pass: others may set it, too.
         csv.field_size_limit(_LONGEST_FIELD)
         records = csv.reader(texts(), strict=True)
         while True:
+            # Before the record is read: the reader may take several lines for it.
             begin = read_bytes, read_lines
             try:
                 fields = next(records, None)
@@ -100,7 +103,7 @@ class CsvRows(Rows):
             if len(fields) != len(self._columns):
                 expected = f"{len(self._columns)}: {', '.join(self._columns)}"
                 raise invalid("row", f"{len(fields)} fields", expected)
-            # An empty field is how CSV says that there is none.
+            # An empty field is how CSV says that there is none, and `from_table` leaves out what is None.
             return self._check(from_table({n: v or None for n, v in zip(self._columns, fields, strict=True)}))
         except UserError as error:
             raise UserError(f"{self.path}, line {line}: {error}") from None

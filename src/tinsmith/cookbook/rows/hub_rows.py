@@ -90,6 +90,7 @@ def open_hub(name: str, check: RowCheck, *, stream: bool, seed: int) -> Rows | R
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+    # A short probe of our own, instead of the library's many tries.
     reason = unreachable()
     try:
         with nullcontext() if reason is None else _from_cache_alone():
@@ -102,6 +103,7 @@ def open_hub(name: str, check: RowCheck, *, stream: bool, seed: int) -> Rows | R
         raise invalid("data", name, f"a data set of the hub with a split 'train' ({_first_line(error)})") from error
     if not stream:
         return HubRows(name, found, check)
+    # Rows that fail are left out as they are met, since nobody has seen the whole stream.
     return RowStream(lambda: map(from_table, found), name=name, seed=seed, check=check, leave_out=True)
 
 

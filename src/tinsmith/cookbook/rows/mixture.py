@@ -72,6 +72,8 @@ class Mixture(Rows):
     def order(self, seed: int, epoch: int) -> Indices:
         chosen: list[Indices] = []
         for number, ((rows, _), share) in enumerate(zip(self.parts, self.shares, strict=True)):
+            # One permutation per source for the whole run; epochs take one stretch of it after the other, around its
+            # end.
             own = seeded("mixture", seed, number).permutation(len(rows))
             places = (epoch * share + np.arange(share)) % len(rows)
             chosen.append(own[places] + self._starts[number])
@@ -79,6 +81,7 @@ class Mixture(Rows):
 
     def split(self, held_out: int, seed: int) -> tuple[Rows, Rows]:
         """As `Rows.split`, in each source: in proportion to the weights, so that both sides are of the same kind."""
+        # Rounded at the ends of cumulative shares, so that the parts add up to exactly `held_out`.
         ends = np.round(
             np.cumsum([0, *(weight for _, weight in self.parts)]) / sum(w for _, w in self.parts) * held_out
         )

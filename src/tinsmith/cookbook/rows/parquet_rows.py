@@ -26,8 +26,8 @@ class ParquetRows(Rows):
     copy has no name and goes away with the object, or its process; `TMPDIR` says where it lies.
 
     Args:
-        path: of the file.
-        check: what every row has to pass.
+        path: where the file lies.
+        check: what every row has to pass; returns it.
 
     Raises:
         UserError: no such file, no column to learn from, or a row that is none; names file, row (from 0) and columns.
@@ -40,6 +40,7 @@ class ParquetRows(Rows):
         self.path = Path(path)
         self._check = check
         try:
+            # The columns first: a file of another kind is refused before it is unpacked.
             with pyarrow.parquet.ParquetFile(path) as file:
                 check_columns(self.path, file.schema_arrow.names)
                 self._starts = array("Q", [0])
@@ -78,6 +79,7 @@ class ParquetRows(Rows):
         return f"{self.path}, row {index}"
 
     def read(self, index: int) -> Row:
+        # `starts` is sorted: row i lies in the last chunk that begins at i or before.
         chunk = bisect_right(self._starts, index) - 1
         (row,) = self._chunks.get_batch(chunk).slice(index - self._starts[chunk], 1).to_pylist()
         return self._parse(row, index)

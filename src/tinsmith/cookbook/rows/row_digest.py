@@ -12,6 +12,7 @@ from typing import Any
 _LEARNED = ("messages", "prompt", "completion", "text", "tools")
 
 
+# Not of the file: hub data sets and lists have none.
 class RowDigest:
     """SHA-256 of what rows are learned from, in their order."""
 

@@ -65,6 +65,7 @@ def check_row(row: Any, renderer: Renderer | None = None, train_on_what: TrainOn
     """
     if not isinstance(row, dict):
         raise invalid("row", row, f"an object with {EXPECTED}")
+    # Exactly one: a row with messages and a text would leave open which of them is learned.
     if sum(all(key in row for key in kind) for kind in KINDS) != 1:
         raise invalid("row", sorted(map(str, row)), expected_of(row))
     if "text" in row:
@@ -83,6 +84,7 @@ def check_row(row: Any, renderer: Renderer | None = None, train_on_what: TrainOn
             raise invalid(f"messages[{index}].content", message.text, "content that is not empty")
     if train_on_what is not None:
         chosen_messages(messages, said.learned_from, parse_train_on_what(train_on_what))
+    # Without a choice yet, some answer has to be there for any choice to find.
     elif all(message.role != "assistant" for message in messages[said.learned_from :]):
         roles = [message.role for message in messages]
         raise invalid("messages", f"roles {', '.join(roles)}", "at least one message of the assistant to learn from")
@@ -122,6 +124,7 @@ def chosen_messages(messages: Sequence[CheckedMessage], learned_from: int, what:
     if learned_from and what not in _OF_COMPLETIONS:
         expected = f"one of {', '.join(_OF_COMPLETIONS)}: of a prompt and its completion only the latter is learned"
         raise invalid("train_on_what", what.value, expected)
+    # What belongs to the prompt is never learned, whatever `what` chooses.
     chosen = {index for index in trained_messages(messages, what) if index >= learned_from}
     if learned_from and not chosen:
         raise invalid("completion", "no message of the assistant", "one to learn from")

@@ -45,6 +45,8 @@ class Rows(Sequence[Row], ABC):
 
     def split(self, held_out: int, seed: int) -> tuple[Rows, Rows]:
         """Return the rows without `held_out` of them, chosen by the seed, and these, both in their order."""
+        # Another stream of numbers than the epochs', and then sorted: the order of what is left does not depend on the
+        # split.
         order = seeded(seed, "held out").permutation(len(self))
         return Subset(self, np.sort(order[held_out:])), Subset(self, np.sort(order[:held_out]))
 
@@ -59,6 +61,7 @@ class Rows(Sequence[Row], ABC):
             raise IndexError(f"row {index} of {len(self)}")
         return self.read(index % len(self))
 
+    # A generator, so that going through a file holds one row at a time.
     def __iter__(self) -> Iterator[Row]:
         return (self.read(index) for index in range(len(self)))
 

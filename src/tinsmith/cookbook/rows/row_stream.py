@@ -51,6 +51,7 @@ class RowStream:
         Raises:
             UserError: there are not more rows than that.
         """
+        # One more than asked for, to know that something is left to train on. Unshuffled: the first rows as they come.
         first = [row for _, row in islice(self._checked(), count + 1)]
         if len(first) <= count:
             raise invalid("held_out", count, f"fewer than the {len(first)} rows of {self.name}")
@@ -77,9 +78,11 @@ class RowStream:
             if len(buffer) < self._shuffle_buffer:
                 buffer.append(found)
                 continue
+            # One row leaves the buffer for each that comes, as `datasets` shuffles its streams.
             index = rng.randint(len(buffer))
             drawn, buffer[index] = buffer[index], found
             yield drawn
+        # The end of the stream: what is still in the buffer, in an order of its own.
         for index in rng.permutation(len(buffer)):
             yield buffer[index]
 
@@ -94,6 +97,7 @@ class RowStream:
                     raise UserError(f"{place}: {error}") from None
                 warn_once(f"rows of {self.name}", f"data: {place}, and others like it, are left out; {error}")
                 continue
+            # Only rows that pass count, so that a held-out split is the same whatever is left out before it.
             if passed >= self._skip:
                 yield place, checked
             passed += 1

@@ -21,6 +21,7 @@ from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.types.errors import invalid
 
 _PIG_LATIN = "pig_latin"
+# A hundred batches of 128: enough steps for a first run.
 _OFFLINE_WORDS = 12_800
 _STREAM = "stream:"
 _FILES = {".csv": CsvRows, ".json": JsonlRows, ".jsonl": JsonlRows, ".parquet": ParquetRows}
@@ -76,12 +77,14 @@ def load_conversations(data: str | None, seed: int, renderer: Renderer, train_on
 def _load(data: str | None, seed: int, check: RowCheck) -> Sequence[Row] | RowStream:
     if data is None:
         return _open(_PIG_LATIN, seed, check)
+    # A file may have a comma in its name.
     if "," not in data or Path(data).exists():
         return _open(data, seed, check)
     return Mixture([_open_part(part.strip(), seed, check) for part in data.split(",")])
 
 
 def _open_part(part: str, seed: int, check: RowCheck) -> tuple[Sequence[Row], float]:
+    # From the right: the name itself may have a colon.
     name, colon, number = part.rpartition(":")
     try:
         weight = float(number)
@@ -121,6 +124,7 @@ def _open(source: str, seed: int, check: RowCheck) -> Sequence[Row] | RowStream:
 
 def _names_a_file(source: str) -> bool:
     path = Path(source)
+    # Also where no such file is: a misspelt path has to end as one, not as a question to the hub.
     return path.suffix.lower() in _FILES or path.is_file() or ("/" in source and path.parent.is_dir())
 
 

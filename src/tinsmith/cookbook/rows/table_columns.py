@@ -21,6 +21,7 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
     Raises:
         UserError: it has not; names the ones it has.
     """
+    # Twice, one of them would silently win.
     for name in (*chain.from_iterable(KINDS), "tools"):
         if columns.count(name) > 1:
             raise invalid(f"{path}: columns", ", ".join(columns), f"{name} once")
@@ -36,6 +37,7 @@ def from_table(row: Row) -> Row:
     """
     found: Row = {}
     for name, value in row.items():
+        # A table has all columns in all rows: what a row has no value for, it does not have.
         if value is None:
             continue
         if name not in _JSON_FIELDS or not isinstance(value, str):

@@ -41,6 +41,7 @@ def unusable(log_path: object, error: OSError) -> UserError:
 
 def describe(config: Any, recipe: str) -> dict[str, Any]:
     """Return a run's settings as JSON values, with the name of its recipe."""
+    # Through JSON and back: compared later with what was written, and a tuple would not equal its list.
     return json.loads(json.dumps({"recipe": recipe, **chz.asdict(config)}, default=_plain))
 
 
@@ -70,6 +71,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _new_folder(recipe: str) -> Path:
+    # `mkdir` decides who has a name: two runs that start in the same second get a folder each.
     for path in _names(Path("runs") / time.strftime(f"{recipe}-%Y%m%d-%H%M%S")):
         try:
             path.mkdir(parents=True)

@@ -40,12 +40,12 @@ class Run:
     carries on from it drops the rows from `done` on: they come again, with the same values.
 
     Args:
-        config: the settings.
+        config: model, service and folder, and how often to save.
         recipe: its name, which the run and its folder are called after.
         free: names of further settings that may change when a run is taken up again.
 
     Attributes:
-        path: the run's folder.
+        path: the folder that holds everything of the run.
         first_step: steps that are done already.
         last_state: what it carries on from; None for a run from the start.
         final: the final checkpoint, once it is saved, or `is_finished` has found it.

@@ -52,8 +52,8 @@ class RunCheckpoints:
     """Saves and records the checkpoints of a run.
 
     Args:
-        writer: of the files in the run's folder.
-        rows: of its `checkpoints.jsonl`.
+        writer: shared with the metrics, on whose rows a checkpoint stands.
+        rows: what `checkpoints.jsonl` holds of earlier starts.
         first_step: steps that are done when the run is taken up.
         rest_client: makes the client that deletes rolling states.
         ttl_seconds: lifetime of all but the final one.
@@ -79,8 +79,10 @@ class RunCheckpoints:
 
     def submit(self, step: int, kind: Kind, training_client: TrainingClient) -> None:
         """Ask for a checkpoint after `step` steps; a rolling one is a state only."""
+        # Six digits, so that names sort as steps do.
         name = "final" if kind == "final" else f"{step:06d}"
         ttl = None if kind == "final" else self._ttl
+        # Overwritten where it is there already: a run that was killed after saving and before recording saves it anew.
         state = training_client.save_state(name, ttl_seconds=ttl, overwrite=True)
         sampler = None if kind == "rolling" else training_client.save_weights_for_sampler(name, ttl_seconds=ttl)
         self._pending.append(_PendingSave(step, kind, name, state, sampler))
@@ -98,6 +100,8 @@ class RunCheckpoints:
             try:
                 self._record(saved)
             except TinsmithError as error:
+                # What the user asked for would be refused every time; better at the first save than after days without
+                # one.
                 if isinstance(error, RequestFailedError) and error.category == RequestErrorCategory.USER:
                     raise
                 logger.warning(f"checkpoint {saved.name}: not saved ({error}); the run goes on")
@@ -122,6 +126,7 @@ class RunCheckpoints:
         # The older state goes only when the newer one is on record: a crash in between must find one of them.
         if self._writer.flush():
             self._delete_rolling()
+        # After the older ones are gone: this one is the newest now.
         if saved.kind == "rolling":
             self._rolling.append(row["state_path"])
         return row
@@ -147,6 +152,7 @@ def saved_rows(rows: Sequence[Row]) -> list[Row]:
 
 def newest_existing(rows: Sequence[Row], rest_client: Callable[[], RestClient]) -> Row | None:
     """Return the row of the newest checkpoint whose state the service still has; None where it has none of them."""
+    # The service is asked, since states expire, and people delete them.
     for row in reversed(saved_rows(rows)):
         try:
             rest_client().get_weights_info_by_tinker_path(row["state_path"]).result()

@@ -28,7 +28,7 @@ def train(
     Evaluations are done before the first batch, then every `eval_every` batches, and after the last.
 
     Args:
-        config: the settings.
+        config: data, model, how it is learned, and where the run lies.
         recipe: its name, which the run and its folder are called after.
         rows: what to learn from; None takes what `config.data` names.
         evaluators: measured beside the loss on held-out rows.
@@ -45,6 +45,7 @@ def train(
         model = set_up_model(run, config)
         if rows is None:
             rows = load_rows(config.data, config.seed, model.renderer, config.train_on_what)
+        # Split before anything is rendered: what is held out is never seen by the trainer.
         learned, held_out = split_rows(config, run, rows)
         return train_on_rows(config, run, model, learned, held_out=held_out, evaluators=evaluators)
 
@@ -75,10 +76,10 @@ def train_on_rows(
     """Train in a run that is open already: for recipes that need its folder or its model before they have all rows.
 
     Args:
-        config: the settings.
-        run: the run, entered.
-        model: of the run.
-        rows: what to learn from.
+        config: how the rows are learned.
+        run: entered, and held to its rows (`split_rows`).
+        model: renders them.
+        rows: what to learn from, without what is held out.
         held_out: rows that are not learned; with some, their loss is measured and answers to them are shown.
         evaluators: measured beside them.
 
@@ -100,6 +101,7 @@ def _facts(trainer: SupervisedTrainer, held_out: int, renderer: str) -> dict[str
     batches = trainer.batches
     facts: dict[str, object] = {"rows": "a stream"}
     if batches.per_epoch is not None and batches.left_out is not None:
+        # What fills no batch was never put into one, but it is part of the data.
         facts["rows"] = batches.per_epoch * batches.batch_size + batches.left_out
         facts["left out of each epoch"] = batches.left_out
     return facts | {"held out": held_out, "batch size": batches.batch_size, "renderer": renderer}

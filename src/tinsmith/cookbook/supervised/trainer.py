@@ -39,6 +39,7 @@ class SubmittedBatch(SubmittedStep):
 
     def metrics(self) -> dict[str, float]:
         """Wait for both operations and return loss, counts, rate and what the optimizer tells."""
+        # The order of the names is the order in which the console and the file show them: the loss first.
         batch = self.batch
         outputs = self.forward_backward.result().loss_fn_outputs
         optimizer = self.optim_step.result().metrics or {}
@@ -65,7 +66,7 @@ class SupervisedTrainer:
     """Learns rows by cross-entropy, batch after batch.
 
     Args:
-        config: the settings.
+        config: batch size, epochs, what is learned of a row, and the optimizer.
         model: renders the rows.
         rows: what to learn from, without what is held out.
 
@@ -100,6 +101,7 @@ class SupervisedTrainer:
         started = time.perf_counter()
         batch = self.batches.get(step)
         data_seconds = time.perf_counter() - started
+        # Forward-backward and optimizer step at once: the service runs them in order, and waits for nobody in between.
         return SubmittedBatch(
             batch,
             self.rates.at(step),

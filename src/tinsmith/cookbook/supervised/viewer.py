@@ -53,9 +53,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Show the examples that a config names."""
+    # No service: looking at data needs a tokenizer and nothing that runs a model.
     tokenizer = tinsmith.get_tokenizer(config.model_name)
     renderer = renderer_of(config.model_name, tokenizer, config.renderer_name)
     rows = load_rows(config.data, renderer=renderer, train_on_what=config.train_on_what)
+    # Of a stream, so many rows are read and no more.
     chosen = list(islice(_placed(rows), config.first, config.first + config.count))
     if not chosen:
         raise invalid("first", config.first, "fewer rows than the data have")

@@ -57,11 +57,14 @@ class Evaluation:
             step=step,
             seed=self._config.seed,
             training_client=client,
+            # One page for all evaluators of a step; the batch after it adds its examples.
             transcript=page,
         )
         try:
             found = run_evaluators(self._evaluators, context)
         except (EvaluationError, UserError):
+            # The weights are whole, and an hour of training with them: the same command goes on here once the evaluator
+            # is mended.
             self._run.save_now(step, client)
             raise
         return {**found, "time/evaluation": time.perf_counter() - started}

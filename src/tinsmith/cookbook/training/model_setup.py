@@ -15,8 +15,7 @@ class ModelSetup(NamedTuple):
 
     Attributes:
         service: the run's client; it makes samplers, also of other models: teachers, judges, references.
-        tokenizer: of the model that is trained.
-        renderer: its chat format.
+        tokenizer, renderer: of the model that is trained.
     """
 
     service: ServiceClient
@@ -34,5 +33,6 @@ def set_up_model(run: Run, config: RunConfig) -> ModelSetup:
         TinsmithError: the service cannot be reached, or nobody has the tokenizer.
     """
     service = run.service_client()
+    # Through the run's service, which may know the model by a name that nobody else knows.
     tokenizer = service.get_tokenizer(config.model_name)
     return ModelSetup(service, tokenizer, renderer_of(config.model_name, tokenizer, config.renderer_name))

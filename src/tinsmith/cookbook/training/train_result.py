@@ -12,7 +12,7 @@ class TrainResult(NamedTuple):
     """What a run came to.
 
     Attributes:
-        path: the run's folder.
+        path: the run's folder, with metrics, checkpoints and transcripts.
         steps: steps of the whole run.
         metrics: of the final evaluation; empty where somebody has removed the record of a run that was finished before.
         state_path: the final training state.
@@ -28,5 +28,6 @@ class TrainResult(NamedTuple):
 
 def result_of(run: Run, steps: int, metrics: dict[str, float]) -> TrainResult:
     """Return the result of a run that has its final checkpoint."""
+    # `save_final` or `is_finished` came before, and each leaves it.
     assert run.final is not None
     return TrainResult(run.path, steps, metrics, *run.final)

@@ -13,7 +13,9 @@ from tinsmith.types.lineup import EMBEDDED_MODEL
 
 PIG_LATIN = "pig_latin"
 _FOR_REAL_MODELS = "no_robots"
+# Enough that one word more or less is half a per cent.
 _TEST_WORDS = 200
+# Ten of each of its thirteen skills.
 _GENERAL_ROWS = 130
 
 

@@ -70,6 +70,7 @@ def main(config: Config) -> TrainResult:
         UserError: a setting or a row cannot be used.
         TinsmithError: the service failed.
     """
+    # In the config, and so in `config.json`: a run that is taken up again must not choose anew.
     config = chz.replace(config, data=data_name(config.data, config.model_name))
     with Run(config, RECIPE, free=FREE) as run:
         evaluators = _evaluators(config)
@@ -83,6 +84,7 @@ def main(config: Config) -> TrainResult:
 
 def _evaluators(config: Config) -> list[Evaluator]:
     found: list[Evaluator] = []
+    # Only here is it known what is right, so answers can be graded.
     if config.data == PIG_LATIN:
         words = held_out_words(config.seed)
         found.append(AccuracyEvaluator(words, name="pig_latin", max_tokens=_WORD_TOKENS))

@@ -14,6 +14,7 @@ from tinsmith.types.errors import invalid
 from tinsmith.types.paths import CheckpointPath
 
 
+# A prompt without its queries, or the reverse, would mix somebody's task with the shipped one.
 def _queries(config: Any, field: str) -> None:
     value = getattr(config, field)
     if (value is None) != (config.teacher_prompt is None):
@@ -29,6 +30,7 @@ def _tested(config: Any, field: str) -> None:
 def _pattern(config: Any, field: str) -> None:
     value = getattr(config, field)
     try:
+        # Tried at the door, not after the teacher has answered a thousand queries.
         groups = 1 if value is None else re.compile(value).groups
     except re.error as error:
         raise invalid(field.removeprefix("X_"), value, f"a regular expression ({error})") from None

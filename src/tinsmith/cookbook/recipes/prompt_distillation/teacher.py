@@ -77,6 +77,8 @@ def _ask_rest(
             [with_prompt(query.messages, prompt) for query in queries[start : start + _CHUNK]],
             max_tokens=config.max_tokens,
             temperature=config.teacher_temperature,
+            # Answer i is drawn from seed + i, wherever a chunk begins: a run that was stopped gets the rest that it
+            # would have got.
             seed=config.seed + start,
         )
         sampled = [_row(start + offset, response) for offset, response in enumerate(responses)]
@@ -153,6 +155,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
             file.flush()
+            # What the run has told as sampled is on disk: nobody pays a large teacher twice.
             os.fsync(file.fileno())
     except OSError as error:
         raise unusable(path.parent, error) from error

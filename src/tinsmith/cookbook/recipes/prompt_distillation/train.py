@@ -42,11 +42,13 @@ def main(config: Config) -> TrainResult:
         TinsmithError: the service failed.
     """
     prompt = load_prompt(config.teacher_prompt)
+    # Before the run has a folder: a prompt that cannot be read leaves nothing behind.
     train, held_out = load_queries(config.queries, config.held_out, config.seed)
     with Run(config, RECIPE, free=FREE) as run:
         model = set_up_model(run, config)
         answers = ask(config, run, prompt, [*train, *held_out])
         distilled = distil(
+            # Answers are to both kinds of queries in one list, the held-out ones last.
             list(zip(train, answers, strict=False)),
             list(zip(held_out, answers[len(train) :], strict=True)),
             keep_thinking=config.keep_thinking,

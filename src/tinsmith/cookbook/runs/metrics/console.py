@@ -46,6 +46,7 @@ class RunConsole:
         self._begun: dict[str, float] = {}
         self._now: dict[str, float] = {}
 
+    # So that the tables of a run that is taken up again begin at its first row, not at the first of today.
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in the metrics of an earlier part of the run."""
         for row in rows:
@@ -66,6 +67,7 @@ class RunConsole:
         self._first, self._total = first, total
         self._last_line = time.monotonic()
         self._paced = (first, self._last_line)
+        # In a file or a log of a cluster, a bar would be a line for each of its updates.
         if self._console.is_terminal:
             columns = (
                 TextColumn("step"),
@@ -82,6 +84,7 @@ class RunConsole:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step."""
+        # As it was at the evaluation before this one.
         before = dict(self._now)
         self._take(metrics)
         done = min(step + 1, self._total)
@@ -114,6 +117,7 @@ class RunConsole:
             self._now[name] = value
 
     def _is_line_due(self, done: int) -> bool:
+        # Some twenty lines whatever the length, and one a minute for steps that take long.
         every = max(1, self._total // _LINES)
         waited = time.monotonic() - self._last_line > _SILENCE_S
         return waited or done % every == 0 or done in (self._first + 1, self._total)
@@ -139,5 +143,6 @@ class RunConsole:
 
 
 def _headline(metrics: Mapping[str, float]) -> str:
+    # Trainers put their loss first among what they log.
     trained = [name for name in metrics if name.startswith("train/")] or list(metrics)
     return "  ".join(f"{name.removeprefix('train/')} {metrics[name]:.4g}" for name in trained[:_SHOWN])

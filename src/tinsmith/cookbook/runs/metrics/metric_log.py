@@ -21,7 +21,7 @@ class MetricLog:
     """Takes the rows of a run in order.
 
     Args:
-        writer: of the files in the run's folder.
+        writer: shared with the checkpoints, whose rows stand on these.
         path: of `metrics.jsonl`, which holds what an earlier part of the run has logged.
         first_step: the step that comes next.
 
@@ -48,6 +48,7 @@ class MetricLog:
         Raises:
             UserError: the step, or one after it, has a row already.
         """
+        # Two rows of a step, and nobody knows which of them the weights stand for.
         if step < self.next_step:
             raise invalid("step", step, f"at least {self.next_step}: one row for a step, in order")
         if self._is_to_cut:
@@ -57,6 +58,7 @@ class MetricLog:
         row: dict[str, Any] = {"step": step}
         # JSON has no NaN and no infinity.
         row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        # The file first: it is the record, and a sink that fails must find it written.
         self._writer.append(self._path.name, row)
         self.sinks.log(step, numbers)
         self.watches.look(step, numbers)
@@ -84,5 +86,6 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         except (TypeError, ValueError, OverflowError):
             logger.warning(f"{name}: got {value!r}, expected a number; it is left out")
             continue
+        # Counts stay whole numbers in the file.
         found[name] = value if type(value) is int else number
     return found

@@ -30,7 +30,7 @@ def open_sinks(config: RunConfig, sinks: Sinks, folder: Path, first_step: int, d
     Args:
         config: says which.
         sinks: where they are added.
-        folder: of the run.
+        folder: takes the files of both.
         first_step: where a run that is taken up again goes on.
         described: all settings as JSON values, for the page of the run at W&B.
     """

@@ -43,6 +43,7 @@ class Sinks:
         self._sinks = []
 
     def _each(self, work: Callable[[Sink], None]) -> None:
+        # A copy, since one that fails is taken out on the way.
         for sink in list(self._sinks):
             try:
                 work(sink)

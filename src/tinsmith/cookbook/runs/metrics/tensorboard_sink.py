@@ -45,6 +45,7 @@ class TensorBoardSink:
         # Messages that protobuf makes when it is imported, which type checkers do not see.
         self._events: Any = event_pb2
         self._summaries: Any = summary_pb2
+        # TensorBoard drops from its curves what an earlier part logged from this step on: those steps come again.
         self._write(first_step, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

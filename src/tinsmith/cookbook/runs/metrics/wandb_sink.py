@@ -26,7 +26,7 @@ class WandbSink:
         project: its project.
         name: of the run there; None takes that of the folder.
         folder: of the run; the id of the run there is kept in it.
-        config: the run's settings.
+        config: all settings, for the run's page there.
 
     Raises:
         UserError: the service cannot be reached.
@@ -50,6 +50,7 @@ class WandbSink:
             )
         except wandb.Error as error:
             raise _unreachable(project, error) from error
+        # W&B's own step only rises, and would drop the rows that a resumed run does anew.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -75,6 +76,7 @@ def check_wandb(project: str) -> None:
     if os.environ.get("WANDB_MODE") in _WITHOUT_KEY:
         return
     try:
+        # Never a prompt: a run on a cluster would wait for an answer for ever.
         has_key = wandb.login(prompt=False)
     except wandb.Error as error:
         raise _unreachable(project, error) from error
@@ -96,6 +98,7 @@ def _unreachable(project: str, error: Exception) -> UserError:
 
 def _run_id(folder: Path) -> str:
     file = folder / _ID_FILE
+    # Drawn once and kept with the run: `resume="allow"` goes by it.
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
     return file.read_text(encoding="utf-8").strip()

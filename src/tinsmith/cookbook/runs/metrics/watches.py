@@ -17,6 +17,7 @@ from tinsmith.types.lineup import lookup
 
 logger = logging.getLogger("tinsmith.cookbook")
 
+# The course asks for 100 to 500 steps.
 FEWEST_STEPS = 100
 # A learning rate this many times above or below the formula's is unusual.
 FAR_RATE = 10.0
@@ -100,6 +101,7 @@ class Watches:
                 "steps",
                 f"steps: {steps} are fewer than {FEWEST_STEPS}; use a smaller batch_size, more epochs or more data",
             )
+        # Tenfold either way: a rate that somebody found by trying is not to be doubted, one with a zero too many is.
         usual = _usual_rate(model_name)
         if usual is not None and not usual / FAR_RATE <= learning_rate <= usual * FAR_RATE:
             self._say(
@@ -118,10 +120,12 @@ class Watches:
     def look(self, step: int, metrics: Mapping[str, float]) -> None:
         """Look at the metrics of a step."""
         for name, value in metrics.items():
+            # Once a loss is NaN, all that follows is: the first is told, and no bound is compared with it.
             if not math.isfinite(value):
                 self._say((name, "finite"), f"{name}: {value} at step {step}; lower learning_rate, look at the data")
                 continue
             for watch in WATCHES:
+                # `train/kl_sampler_learner` or `rl/kl_sampler_learner`: whose it is does not matter.
                 if name.rpartition("/")[2] == watch.metric and watch.trips(value):
                     told = f"{name}: {value:g} at step {step} is {watch.bound}; {watch.advice}"
                     self._say((name, watch.bound), told, watch.level)

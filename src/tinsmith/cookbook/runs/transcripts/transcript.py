@@ -77,6 +77,7 @@ class Page:
         for name, numbers in (("weights", weights), ("logprobs", logprobs), ("ids", ids)):
             if numbers is not None and len(numbers) != len(texts):
                 raise invalid(name, f"{len(numbers)} numbers", f"{len(texts)}, one for each token")
+        # Relative to the page: advantages have no natural scale. 1.0 where nothing carries weight.
         largest = max((abs(weight) for weight in weights or ()), default=0.0) or 1.0
         told = []
         for place, text in enumerate(texts):
@@ -87,6 +88,7 @@ class Page:
                     "text": visible(text, spaces=True),
                     "tint": round(abs(weight or 0.0) / largest, 3),
                     "negative": (weight or 0.0) < 0,
+                    # 1 - p, so that what was certain is not underlined at all; rounding may lift a logprob above 0.
                     "unlikely": 0.0 if logprob is None else round(1 - math.exp(min(0.0, logprob)), 3),
                     "told": _numbers_of(place, None if ids is None else ids[place], weight, logprob),
                 }
@@ -131,6 +133,7 @@ class Transcript(Page):
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # The page before the index that lists it.
             replace_text(self.path, page)
             pages = [(int(file.stem.removeprefix("step-")), file.name) for file in folder.glob("step-*.html")]
             index = _render("index.html", title=visible(self._run_title), pages=sorted(pages, reverse=True))
@@ -149,7 +152,9 @@ def _environment() -> Environment:
 
     return Environment(
         loader=PackageLoader("tinsmith.cookbook.runs.transcripts"),
+        # Text of a model may be HTML, and scripts in it: it is shown, never run.
         autoescape=True,
+        # A misspelt name in a template is an error, not a gap in a page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
