@@ -1,5 +1,6 @@
 """The cookbook: everything between a person's data and the four verbs of the SDK.
 
-`renderers/` and `supervised` turn conversations into datums, `datasets/` holds what ships, `recipes/` the training
-loops; `model_info`, `utils` (learning rate) and `tokenizer_utils` know models; `demo` is the command of that name.
+From the top: `recipes/` and `demo`, `supervised/`, `training/` (the skeleton of every trainer), `eval/`, `batches/`,
+`rows/` (data) and `runs/` (the log path), `completers` (sampled turns), `model_info`, `renderers/`, `datasets/`.
+`utils`, `hyperparam_utils` and `tokenizer_utils` have names of the hosted service's cookbook, for scripts of others.
 """

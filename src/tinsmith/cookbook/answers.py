@@ -1,4 +1,4 @@
-"""Answers to conversations, sampled side by side."""
+"""What is compared of two answers, and how often they are the same."""
 
 from __future__ import annotations
 
@@ -6,64 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinsmith import SamplingClient, SamplingParams
-from tinsmith.cookbook.renderers import ParsedResponse, Renderer
-
-
-def sample_answers(
-    sampler: SamplingClient,
-    renderer: Renderer,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
-    *,
-    max_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
-) -> list[str]:
-    """Return one answer's text per conversation, in order; arguments as for `sample_responses`."""
-    responses = sample_responses(
-        sampler, renderer, conversations, max_tokens=max_tokens, temperature=temperature, seed=seed, tools=tools
-    )
-    return [str(response.message["content"]) for response in responses]
-
-
-def sample_responses(
-    sampler: SamplingClient,
-    renderer: Renderer,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
-    *,
-    max_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
-) -> list[ParsedResponse]:
-    """Return one answer per conversation, in order; all are submitted before the first is waited for.
-
-    Args:
-        sampler: whose answers.
-        renderer: of the sampler's model.
-        conversations: each ends with what is to be answered.
-        max_tokens: longest answer.
-        temperature: 0 is greedy.
-        seed: of the sampling; conversation i takes `seed + i`, so that equal questions get answers of their own.
-        tools: of each conversation, as its row has them; None where none has any.
-    """
-    stop = renderer.get_stop_sequences()
-    given = [None] * len(conversations) if tools is None else tools
-    futures = [
-        sampler.sample(
-            renderer.build_generation_prompt(conversation, tools=offered),
-            num_samples=1,
-            sampling_params=SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed + i, stop=stop),
-        )
-        for i, (conversation, offered) in enumerate(zip(conversations, given, strict=True))
-    ]
-    return [renderer.parse_response(future.result().sequences[0].tokens) for future in futures]
-
 
 def spoken(message: Mapping[str, Any]) -> str:
     """Return what is compared of an answer: its text and its tool calls, not its thinking, as one text."""
     parts = [_text(message.get("content")).strip()]
+    # Calls are compared as values: one format writes arguments as a JSON text, another as an object, in any order of
+    # keys, and the id of a call is made up.
     for call in message.get("tool_calls") or []:
         function = call["function"]
         arguments = function["arguments"]
@@ -81,4 +29,5 @@ def _text(content: object) -> str:
 
 def accuracy(answers: Sequence[str], expected: Sequence[str]) -> float:
     """Return the share of answers that equal what is expected."""
+    # Exact match: no credit for what is nearly right.
     return sum(given == right for given, right in zip(answers, expected, strict=True)) / len(expected)

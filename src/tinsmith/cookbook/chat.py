@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import tinsmith
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
-from tinsmith.cookbook.renderers import Message, Renderer, get_renderer
+from tinsmith.cookbook.completers import Completer
+from tinsmith.cookbook.renderers import Message, Renderer
 
 
 @dataclass
@@ -53,15 +53,13 @@ class Chat:
             TinsmithError: there is no such model or checkpoint.
         """
         service = tinsmith.ServiceClient(base_url=base_url)
-        sampler = service.create_sampling_client(model_path=model_path, base_model=base_model)
-        name = sampler.get_base_model()
-        tokenizer = sampler.get_tokenizer()
-        renderer = get_renderer(renderer_name or get_recommended_renderer_name(name, tokenizer), tokenizer)
+        opened = Completer.open(service, base_model=base_model, model_path=model_path, renderer_name=renderer_name)
+        # No seed: somebody who asks twice wants to hear something else.
         params = tinsmith.SamplingParams(
-            temperature=temperature, max_tokens=max_tokens, stop=renderer.get_stop_sequences()
+            temperature=temperature, max_tokens=max_tokens, stop=opened.renderer.get_stop_sequences()
         )
         messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        return cls(sampler, renderer, params, messages)
+        return cls(opened.sampler, opened.renderer, params, messages)
 
     def say(self, text: str) -> str:
         """Add a message of the user's, and return the answer, which becomes part of the conversation."""
@@ -69,5 +67,7 @@ class Chat:
         prompt = self.renderer.build_generation_prompt(self.messages)
         sampled = self.sampler.sample(prompt, num_samples=1, sampling_params=self.params).result().sequences[0]
         message = self.renderer.parse_response(sampled.tokens).message
+        # The parsed message has its sampled ids, which go back into the next prompt as they are: encoding the text anew
+        # could give others.
         self.messages.append(message)
         return str(message["content"])

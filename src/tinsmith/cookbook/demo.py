@@ -15,16 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import tinsmith
-from tinsmith.cookbook.answers import accuracy, sample_answers
+from tinsmith.cookbook.answers import accuracy
+from tinsmith.cookbook.batches.batch import Batches
+from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.datasets import pig_latin
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
+from tinsmith.cookbook.model_info import renderer_of
 from tinsmith.cookbook.plots import save_curve, terminal_curve
-from tinsmith.cookbook.renderers import Renderer, get_renderer
+from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.schedules import rate_share
-from tinsmith.cookbook.supervised import Batches, compute_mean_nll
 from tinsmith.types.errors import invalid
 from tinsmith.types.lineup import EMBEDDED_MODEL
 
+# With these the demo trains for half a minute on two CPU cores, and gets nearly all held-out words right.
 RANK = 32
 BATCH_SIZE = 32
 STEPS = 150
@@ -92,6 +95,7 @@ def run_demo(
     if steps < 1:
         raise invalid("steps", steps, "at least 1")
     test = pig_latin.read_words(eval_file) if eval_file else pig_latin.draw_words("held_out", TEST_WORDS, seed)
+    # Somebody's own words may be in the training split: then they are left out of it.
     train = pig_latin.draw_words("train", TRAIN_WORDS, seed, exclude=test)
     folder = folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,7 @@ def run_demo(
     console.print(f"[bold]{EMBEDDED_MODEL} learns pig latin[/]: hello → ellohay, apple → ppleaay")
     service = tinsmith.ServiceClient(base_url=base_url)
     training = service.create_lora_training_client(EMBEDDED_MODEL, rank=RANK, seed=seed)
-    renderer = get_renderer(get_recommended_renderer_name(EMBEDDED_MODEL), training.get_tokenizer())
+    renderer = renderer_of(EMBEDDED_MODEL, training.get_tokenizer())
 
     base = service.create_sampling_client(base_model=EMBEDDED_MODEL)
     before = _translate(base, renderer, test)
@@ -126,6 +130,7 @@ def run_demo(
         words=len(test),
         steps=steps,
         before=accuracy(before, expected),
+        # The yardstick that costs nothing: who does only this has learned no pig latin.
         trivial=accuracy([f"{word}ay" for word in test], expected),
         after=accuracy(after, expected),
         losses=losses,
@@ -141,6 +146,7 @@ def run_demo(
 
 def _translate(sampler: tinsmith.SamplingClient, renderer: Renderer, words: Sequence[str]) -> list[str]:
     questions = [pig_latin.row(word)["messages"][:1] for word in words]
+    # A token is a letter here. Twice the word leaves room for a wrong answer to show what is wrong with it.
     return sample_answers(sampler, renderer, questions, max_tokens=2 * max(map(len, words)) + 4)
 
 
@@ -159,6 +165,7 @@ def _train(training: tinsmith.TrainingClient, batches: Batches, steps: int, cons
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=steps, loss=float("nan"))
+        # The last turns submit nothing and wait for what is still in flight.
         for step in range(steps + _IN_FLIGHT - 1):
             if step < steps:
                 batch = batches.get(step).datums

@@ -15,6 +15,7 @@ def check() -> None:
     Raises:
         ModuleNotFoundError: naming the first that is not; `python -m` of a recipe ends with the sentence alone.
     """
+    # Looked for, not imported: that would cost every command the time of the slowest of them.
     missing = next((name for name in PACKAGES if find_spec(name) is None), None)
     if missing is None:
         return

@@ -37,6 +37,7 @@ def get_lr(model_name: str, is_lora: bool = True) -> float:
     """
     attributes = get_model_attributes(model_name)
     kind = attributes.model_type.lower()
+    # Said and not refused: an exponent of 0.08 hardly moves the rate, so it is a fair first try for any family.
     if "llama" not in kind and "qwen" not in kind:
         warn_once(
             f"get_lr of {kind}",
@@ -54,6 +55,7 @@ def recommended_lr(model_name: str) -> float:
     Raises:
         UserError: the model's hidden size cannot be found.
     """
+    # The formula would give less than a sixth of it.
     return _EMBEDDED_RATE if model_name == EMBEDDED_MODEL else get_lr(model_name)
 
 
@@ -127,6 +129,7 @@ def get_lora_param_count(
         count += lora_rank * layers * _attention(config, hidden)
     if train_mlp:
         dense = _dense_layers(config, layers)
+        # gate and up go from hidden to inner, down goes back: three matrices with the same sum of sizes.
         count += lora_rank * dense * 3 * (hidden + config["intermediate_size"])
         count += (layers - dense) * _experts(config, hidden, lora_rank)
     if train_unembed:
@@ -137,6 +140,7 @@ def get_lora_param_count(
 def _attention(config: dict[str, Any], hidden: int) -> int:
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or hidden // heads
+    # q, k and v read the hidden state; o writes it back. With grouped queries, k and v are narrower.
     outputs = [heads * width, *[(config.get("num_key_value_heads") or heads) * width] * 2]
     return sum(hidden + o for o in outputs) + heads * width + hidden
 
@@ -152,6 +156,7 @@ def _experts(config: dict[str, Any], hidden: int, lora_rank: int) -> int:
     experts = count_experts(config)
     if not experts:
         return 0
+    # Never below 1: an expert without rank would not be trained at all.
     rank = max(1, lora_rank // config["num_experts_per_tok"])
     inner = config["moe_intermediate_size"]
     return rank * experts * ((hidden + 2 * inner) + (inner + hidden))

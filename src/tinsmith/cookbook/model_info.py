@@ -10,7 +10,7 @@ from typing import Any
 
 from tinsmith import get_tokenizer, hub, models
 from tinsmith.cookbook.notices import warn_once
-from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.cookbook.renderers import Renderer, get_renderer
 from tinsmith.types.errors import TinsmithError, UserError, invalid
 from tinsmith.types.lineup import Kind, lookup
 
@@ -48,6 +48,7 @@ def get_recommended_renderer_name(model_name: str, tokenizer: Any = None) -> str
         model_name: a name of the lineup, a folder, or any other name.
         tokenizer: the model's tokenizer; None asks `tinsmith.get_tokenizer` where the lineup has no such model.
     """
+    # The lineup first: its formats are held against the published templates by tests, a fallback is not.
     facts = lookup(model_name)
     if facts is not None:
         return facts.renderer
@@ -58,6 +59,20 @@ def get_recommended_renderer_name(model_name: str, tokenizer: Any = None) -> str
         "Name a renderer to choose another",
     )
     return name
+
+
+def renderer_of(model_name: str, tokenizer: Any, renderer_name: str | None = None) -> Renderer:
+    """Make the renderer of a model.
+
+    Args:
+        model_name: a name of the lineup, a folder, or any other name.
+        tokenizer: the model's.
+        renderer_name: the chat format; None takes the recommended one.
+
+    Raises:
+        UserError: there is no such renderer, or it does not fit the tokenizer.
+    """
+    return get_renderer(renderer_name or get_recommended_renderer_name(model_name, tokenizer), tokenizer)
 
 
 def get_model_attributes(model_name: str) -> ModelAttributes:
@@ -103,12 +118,14 @@ def read_config(model_name: str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise invalid("model_name", model_name, f"a checkpoint whose config.json is JSON ({error})") from error
+    # Models that see pictures have the language model's part in a place of its own.
     return config.get("text_config") or config
 
 
 def _config_file(model_name: str) -> Path:
     if model_name in models.NAMES:
         return models.path(model_name) / "config.json"
+    # A folder before the hub: a name with a slash may be both, and who has the folder means it.
     folder = Path(model_name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -124,6 +141,7 @@ def _config_file(model_name: str) -> Path:
 
 
 def _fallback(model_name: str, tokenizer: Any) -> tuple[str, str]:
+    # Trying is the only way to know: a template may be missing, or need what no renderer can give it.
     try:
         get_renderer("chat_template", tokenizer if tokenizer is not None else get_tokenizer(model_name))
     except (UserError, TinsmithError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 logger = logging.getLogger("tinsmith.cookbook")
+# Of the process and not of a run: a data set that is opened by two runs is still one data set.
 _said: set[str] = set()
 
 

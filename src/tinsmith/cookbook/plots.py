@@ -26,6 +26,7 @@ def terminal_curve(values: Sequence[float], title: str, *, width: int = 64, heig
     cells = [[0] * width for _ in range(height)]
     before: int | None = None
     for x in range(columns):
+        # Interpolated: there are seldom as many steps as columns.
         place = x * (len(values) - 1) / (columns - 1)
         left = min(int(place), len(values) - 2) if len(values) > 1 else 0
         value = values[left] + (place - left) * (values[min(left + 1, len(values) - 1)] - values[left])
@@ -50,6 +51,7 @@ def terminal_curve(values: Sequence[float], title: str, *, width: int = 64, heig
 def save_curve(values: Sequence[float], path: Path, *, title: str, ylabel: str) -> None:
     """Write a curve over steps 1, 2, ... as a picture; the suffix of `path` says which kind."""
     figure = Figure(figsize=(7, 4), layout="constrained")
+    # A canvas of its own, not pyplot: no display is looked for, and no state of a notebook is changed.
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(range(1, len(values) + 1), values)

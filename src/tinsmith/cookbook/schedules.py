@@ -20,6 +20,7 @@ def constant(step: int, total: int) -> float:
 
 def linear(step: int, total: int) -> float:
     """Return 1 - step / total: 1 at the first step, 1 / total at the last."""
+    # At the last step the rate is 1 / total and not 0: every batch teaches something.
     return 1.0 - step / total
 
 
@@ -54,6 +55,7 @@ def rate_share(schedule: Schedule, step: int, total: int, warmup_steps: int = 0)
     if not 0 <= step < total:
         raise invalid("step", step, f"0 to {total - 1}, the steps of the run")
     check_warmup(warmup_steps, total)
+    # W + 1 below the line, so that the first step already moves the weights and step W has the whole rate.
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     return _SHAPES[schedule](step - warmup_steps, total - warmup_steps)

@@ -17,6 +17,7 @@ def at_least(least: int) -> Callable[[Any, str], None]:
 
     def check(config: Any, field: str) -> None:
         value = getattr(config, field)
+        # NaN fails every comparison, and so this one; infinity is no setting either.
         if isinstance(value, int | float) and not least <= value < math.inf:
             raise invalid(field.removeprefix("X_"), value, f"at least {least}" if value < least else "a finite number")
 

@@ -19,6 +19,7 @@ def _each(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+# Syllables of English, roughly: made-up words have to look like words, or a model could tell them apart.
 _STARTS = _each(
     "b c d f g h j k l m n p q r s t v w x y z bl br ch cl cr dr fl fr gl gr pl pr sh sk sl sm sn sp st str"
 )
@@ -28,6 +29,7 @@ _ENDS = _each("b ck d f g k l ll m n n nd ng nt p r r rd s ss st t th x z")
 
 def split_of(text: str, held_out: float = 0.1) -> Split:
     """The split that `text` belongs to, by a hash of its lower-case form; `held_out` is the share of that split."""
+    # A hash and not a list: the split of a word that nobody has thought of yet is known, too. `person` keeps it ours.
     digest = hashlib.blake2b(text.lower().encode(), digest_size=8, person=b"tinsmith").digest()
     return "held_out" if int.from_bytes(digest, "big") < held_out * 2**64 else "train"
 
@@ -52,6 +54,7 @@ def pseudo_word(rng: Random, length: int | None = None) -> str:
         length = rng.randint(MIN_LENGTH, MAX_LENGTH)
     if not MIN_LENGTH <= length <= MAX_LENGTH:
         raise ValueError(f"length: got {length}, expected {MIN_LENGTH} <= length <= {MAX_LENGTH}")
+    # One in five begins with a vowel, which pig latin moves like any other letter.
     word = "" if rng.random() < 0.8 else rng.choice(_VOWELS)
     while len(word) < length:
         word += rng.choice(_STARTS) + rng.choice(_VOWELS)

@@ -12,7 +12,7 @@ from tests.cookbook.eval.tuned import context_of, service_in, tune
 from tinsmith.cookbook.datasets import general
 from tinsmith.cookbook.eval import EvalContext, NLLEvaluator
 from tinsmith.cookbook.eval.forgetting import ForgettingEvaluator
-from tinsmith.cookbook.runs.transcript import Transcript
+from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 from tinsmith.cookbook.words import split_of, words
 from tinsmith.types.errors import UserError
 

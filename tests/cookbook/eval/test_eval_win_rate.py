@@ -16,7 +16,7 @@ from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.eval.judges import GradedJudge, Match, ModelJudge, read_verdict
 from tinsmith.cookbook.eval.win_rate import WinRateEvaluator, scores_of, tally, wilson_interval
 from tinsmith.cookbook.renderers import get_renderer
-from tinsmith.cookbook.runs.transcript import Transcript
+from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import SampledSequence, SampleResponse
 

@@ -95,7 +95,7 @@ def test_a_teacher_that_was_stopped_is_asked_only_for_the_rest(tmp_path: Path, m
     def stop_in_the_second(path: Path, rows: Any) -> None:
         append(path, rows)
         appended.append(len(rows))
-        if len(appended) == 3:  # the header, a chunk, and half of the next
+        if len(appended) == 2:  # a chunk, and half of the next
             whole = path.read_bytes()
             path.write_bytes(whole[: -len(whole.splitlines()[-1]) // 2])
             raise KeyboardInterrupt
@@ -122,8 +122,28 @@ def test_a_teacher_that_was_stopped_is_asked_only_for_the_rest(tmp_path: Path, m
     main(small(tmp_path, *task, log_path="stopped"))
     assert asked == []  # finished: nothing is done again
     (tmp_path / "prompt.txt").write_text("Put every answer in quotes.")
-    with pytest.raises(UserError, match=r"log_path: got .*stopped', expected a run of the same teacher"):
+    with pytest.raises(UserError, match=r"teacher\.prompt_sha256: got '\w+', expected '\w+', as the run in .*stopped"):
         main(small(tmp_path, *task, log_path="stopped"))
+
+
+@pytest.mark.row(68, 110)
+def test_answers_that_an_older_run_has_kept_are_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their file began with one hash over teacher, prompt and queries; there was no `teacher.json`."""
+    task = [*write_task(tmp_path, 48), "max_steps=1"]
+    main(small(tmp_path, *task, log_path="new"))
+    answers = (tmp_path / "new/teacher.jsonl").read_text()
+    header = '{"teacher": "70f328a8a33355b0d76059de22a701c03b70b5a40fdc5de89a49323739751098"}\n'
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/teacher.jsonl").write_text(header + answers)
+    monkeypatch.setattr(teacher, "sample_responses", lambda *_, **__: pytest.fail("asked again"))
+    main(small(tmp_path, *task, log_path="old"))
+    assert (tmp_path / "old/teacher.jsonl").read_text() == header + answers
+    assert numbers_of(tmp_path / "old") == numbers_of(tmp_path / "new")
+
+    (tmp_path / "old/teacher.json").unlink()
+    (tmp_path / "prompt.txt").write_text("Put every answer in quotes.")
+    with pytest.raises(UserError, match=r"log_path: got .*old', expected a run of the same teacher, prompt and quer"):
+        main(small(tmp_path, *task, log_path="old"))
 
 
 def test_a_full_disk_is_named_and_what_was_sampled_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +152,7 @@ def test_a_full_disk_is_named_and_what_was_sampled_stays(tmp_path: Path, monkeyp
 
     def full(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) == 3:
+        if len(synced) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     task = [*write_task(tmp_path, 48), "max_steps=1"]
@@ -141,11 +161,11 @@ def test_a_full_disk_is_named_and_what_was_sampled_stays(tmp_path: Path, monkeyp
         with pytest.raises(UserError, match=r"log_path: got .*run', expected .*No space left on device"):
             main(small(tmp_path, *task))
     before = rows_of(tmp_path / "run/teacher.jsonl")
-    assert len(before) >= 17  # the header and a chunk
+    assert len(before) >= 16  # a chunk
     main(small(tmp_path, *task))
     after = rows_of(tmp_path / "run/teacher.jsonl")
     assert after[: len(before)] == before
-    assert len(after) == 49
+    assert len(after) == 48
 
 
 @pytest.mark.row(68)
@@ -159,7 +179,7 @@ def test_the_teacher_may_be_another_model_or_a_checkpoint(tmp_path: Path) -> Non
         .path
     )
     main(small(tmp_path, *task, f"teacher_path={path}", log_path="checkpoint"))
-    answers = rows_of(tmp_path / "checkpoint/teacher.jsonl")[1:]
+    answers = rows_of(tmp_path / "checkpoint/teacher.jsonl")
     assert sum(answer["message"]["content"].isupper() for answer in answers) >= 28
 
     other = str(checkpoint("llama"))
@@ -168,7 +188,7 @@ def test_the_teacher_may_be_another_model_or_a_checkpoint(tmp_path: Path) -> Non
     # Random weights never end a turn: every answer of theirs is cut off, and there is nothing to learn.
     with pytest.raises(UserError, match=r"teacher: got .*'cut off': 3\d.*, expected answers"):
         main(small(tmp_path, *task, f"teacher_model={other}", log_path="random"))
-    answers = rows_of(tmp_path / "random/teacher.jsonl")[1:]
+    answers = rows_of(tmp_path / "random/teacher.jsonl")
     assert len(answers) == 32
 
 
@@ -252,7 +272,7 @@ def test_a_line_that_is_no_query_is_named(line: str, message: str, tmp_path: Pat
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for arguments, message in (
         (["teacher_prompt=x.txt"], "queries: got None, expected a JSONL file exactly where teacher_prompt is given"),
-        (["data=x.jsonl"], "data: got 'x.jsonl', expected none: the rows come from the teacher"),
+        (["data=x.jsonl"], "command line: got 'data', expected the name of a setting"),
         (["held_out=0"], "held_out: got 0, expected a number of queries"),
         (["answer_pattern=x"], "answer_pattern: got 'x', expected a regular expression with one"),
         (["answer_pattern=("], r"answer_pattern: got '\(', expected a regular expression \("),

@@ -14,8 +14,8 @@ from tests.cookbook.renderers.foreign import foreign_tokenizer
 from tests.cookbook.renderers.formats import merging_tokenizer
 from tests.cookbook.renderers.newer_families import DEEPSEEK
 from tinsmith.cookbook.renderers import TrainOnWhat, TurnEnd, get_renderer, get_text_content
-from tinsmith.cookbook.renderers.template_text import TemplateText
-from tinsmith.cookbook.renderers.typescript import show_type
+from tinsmith.cookbook.renderers.families.typescript import show_type
+from tinsmith.cookbook.renderers.template.template_text import TemplateText
 from tinsmith.types.errors import UserError
 
 SYSTEM = {"role": "system", "content": "S"}

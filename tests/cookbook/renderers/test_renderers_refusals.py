@@ -10,7 +10,7 @@ from tests.cookbook.renderers.families import LLAMA3, LLAMA31, QWEN3, QWEN3_INST
 from tests.cookbook.renderers.formats import byte_tokenizer
 from tests.support.checkpoints import make_tokenizer
 from tinsmith.cookbook.renderers import Renderer, get_renderer, register_renderer, registry
-from tinsmith.cookbook.renderers.chatml import ChatMLRenderer
+from tinsmith.cookbook.renderers.families.chatml import ChatMLRenderer
 from tinsmith.types.errors import UserError
 
 QUESTION = {"role": "user", "content": "Q"}

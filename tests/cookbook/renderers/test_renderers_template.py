@@ -18,7 +18,7 @@ from tests.cookbook.renderers.newer_families import with_arguments
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.renderers import get_renderer
-from tinsmith.cookbook.renderers.template import TemplateRenderer
+from tinsmith.cookbook.renderers.template.template_renderer import TemplateRenderer
 from tinsmith.types.errors import UserError
 
 quick = settings(max_examples=8, deadline=None)

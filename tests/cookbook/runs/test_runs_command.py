@@ -126,6 +126,17 @@ def test_help_lists_every_setting_with_type_default_and_meaning(capsys: pytest.C
     assert lines["learning_rate"].startswith("learning_rate=None ")
 
 
+def test_help_lists_what_a_recipe_adds_before_what_it_inherits(capsys: pytest.CaptureFixture[str]) -> None:
+    @chz.chz
+    class Special(Config):
+        judge: str = chz.field(default="", doc="who judges")
+        epochs: int = chz.field(default=2, doc="its own default is no setting of its own")
+
+    run_recipe(lambda config: None, Special, "trial", ["--help"])
+    told = capsys.readouterr().out
+    assert told.index("judge=") < told.index("epochs=2") < told.index("lr_schedule=") < told.index("model_name=")
+
+
 @pytest.mark.parametrize("error", [UserError("data: no rows"), RequestFailedError("out of memory")])
 def test_errors_of_the_user_and_of_the_service_are_no_tracebacks(
     error: Exception, capsys: pytest.CaptureFixture[str]

@@ -27,9 +27,9 @@ def test_a_file_that_is_cut_anywhere_holds_the_rows_before_the_cut(
     tmp_path_factory: pytest.TempPathFactory, kept: int
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    journal = JsonlWriter(folder)
+    writer = JsonlWriter(folder)
     for row in ROWS:
-        journal.append("rows.jsonl", row)
+        writer.append("rows.jsonl", row)
     path = folder / "rows.jsonl"
     assert read_rows(path) == ROWS
     whole = path.read_bytes()
@@ -51,23 +51,23 @@ def test_a_row_in_the_middle_that_is_damaged_is_named(tmp_path: Path) -> None:
 def test_rows_wait_for_the_disk_in_the_order_in_which_they_came(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = JsonlWriter(tmp_path)
-    journal.append("a.jsonl", {"row": 0})
+    writer = JsonlWriter(tmp_path)
+    writer.append("a.jsonl", {"row": 0})
     (tmp_path / "b.jsonl").mkdir()  # which cannot be written to
-    journal.append("b.jsonl", {"row": 1})
+    writer.append("b.jsonl", {"row": 1})
     for row in (2, 3):
-        journal.append("a.jsonl", {"row": row})
+        writer.append("a.jsonl", {"row": row})
     assert read_rows(tmp_path / "a.jsonl") == [{"row": 0}]  # the row before them is not there yet
-    assert journal.unwritten() == {"b.jsonl": ['{"row": 1}'], "a.jsonl": ['{"row": 2}', '{"row": 3}']}
+    assert writer.unwritten() == {"b.jsonl": ['{"row": 1}'], "a.jsonl": ['{"row": 2}', '{"row": 3}']}
     assert [record.message for record in caplog.records] == [
         f"{tmp_path / 'b.jsonl'}: cannot be written (Is a directory); the run goes on, rows are kept in "
         "memory and written when there is room"
     ]
     (tmp_path / "b.jsonl").rmdir()
-    assert journal.flush()
+    assert writer.flush()
     assert read_rows(tmp_path / "b.jsonl") == [{"row": 1}]
     assert read_rows(tmp_path / "a.jsonl") == [{"row": 0}, {"row": 2}, {"row": 3}]
-    assert journal.unwritten() == {}
+    assert writer.unwritten() == {}
     assert caplog.records[-1].message == f"{tmp_path}: can be written again; no row is missing"
 
 

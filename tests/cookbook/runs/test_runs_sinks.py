@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tinsmith.cookbook.runs import Run, RunConfig, tensorboard_sink
-from tinsmith.cookbook.runs.console import RunConsole
-from tinsmith.cookbook.runs.sinks import Sinks
-from tinsmith.cookbook.runs.tensorboard_sink import TensorBoardSink
-from tinsmith.cookbook.runs.wandb_sink import WandbSink
+from tinsmith.cookbook.runs import Run, RunConfig
+from tinsmith.cookbook.runs.metrics import tensorboard_sink
+from tinsmith.cookbook.runs.metrics.console import RunConsole
+from tinsmith.cookbook.runs.metrics.sinks import Sinks
+from tinsmith.cookbook.runs.metrics.tensorboard_sink import TensorBoardSink
+from tinsmith.cookbook.runs.metrics.wandb_sink import WandbSink
 from tinsmith.types.errors import UserError
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinsmith.cookbook.runs import Run, RunConfig, Transcript
-from tinsmith.cookbook.runs.visible import visible
+from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.types.errors import UserError
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -10,7 +10,7 @@ import pytest
 
 from tinsmith import hub
 from tinsmith.cookbook.runs import Run, RunConfig
-from tinsmith.cookbook.runs.watches import Watches
+from tinsmith.cookbook.runs.metrics.watches import Watches
 
 
 @pytest.fixture

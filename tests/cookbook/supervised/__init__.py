@@ -1,1 +1,1 @@
-"""Supervised learning: rows and batches (`test_data_*`), the trainer, its settings, its resume."""
+"""Supervised learning: the trainer, its settings, its resume, and the viewer of what is learned."""

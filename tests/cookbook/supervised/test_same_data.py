@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.cookbook.supervised.training import config_for
+from tinsmith.cookbook.batches.epoch_plan import EpochPlan
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import Listed, Rows
 from tinsmith.cookbook.supervised import Mixture, load_rows
-from tinsmith.cookbook.supervised.plan import EpochPlan
-from tinsmith.cookbook.supervised.rows import Listed, Row, Rows
 from tinsmith.cookbook.supervised.train import train
 from tinsmith.types.errors import UserError
 
@@ -100,8 +101,7 @@ def test_other_data_are_refused_once_a_state_is_saved(tmp_path: Path, monkeypatc
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError) as told:
         start(OTHER[:9], 2)
-    assert str(told.value).startswith("data: got '9 rows (sha256 ")
-    assert "the 10 rows (sha256 " in str(told.value)
+    assert str(told.value).startswith("data.rows: got 9, expected 10; data.sha256: got '")
     assert "take another log_path" in str(told.value)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
     start(PAIRS, 2)

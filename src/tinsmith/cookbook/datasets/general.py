@@ -14,6 +14,7 @@ from tinsmith.cookbook.words import pseudo_word, split_of, words
 
 _Turns = list[dict[str, Any]]
 
+# The skills that `scripts/tiny` trains the embedded model on, and words that it was not trained on.
 # Asked as `QUESTION: word` or in a sentence, and answered with a word.
 _LETTERS: dict[str, tuple[tuple[str, ...], Callable[[str], str]]] = {
     "copy": (("copy: {}", "Repeat the word {}."), str),
@@ -49,6 +50,7 @@ def rows(count: int = 200, seed: int = 0) -> list[dict[str, Any]]:
     skills = [*_LETTERS, *_DRAWERS]
     found = []
     for index in range(count):
+        # In turn and not at random, so that a small set has all of them.
         skill = skills[index % len(skills)]
         messages = _letter_task(rng, skill) if skill in _LETTERS else _DRAWERS[skill](rng)
         found.append({"messages": messages, "skill": skill})
@@ -60,6 +62,7 @@ def _turns(question: str, answer: str, **more: Any) -> _Turns:
 
 
 def _word(rng: Random) -> str:
+    # Half real, half made up: a list learned by heart must not look like a skill.
     if rng.random() < 0.5:
         return rng.choice([word for word in words("held_out") if len(word) > 2])
     while split_of(word := pseudo_word(rng, rng.randint(3, 9))) != "held_out":
@@ -99,6 +102,7 @@ def _thought_sum(rng: Random) -> _Turns:
     ones = a % 10 + b % 10
     carry = ones // 10
     tens = a // 10 + b // 10 + carry
+    # The ones first, then the tens and what is carried: the way in which the model was taught to add.
     thought = f"{a % 10}+{b % 10}={ones}. {a // 10}+{b // 10}{'+1' if carry else ''}={tens}."
     return [
         {"role": "system", "content": "Think first."},

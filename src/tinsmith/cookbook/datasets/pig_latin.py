@@ -56,9 +56,11 @@ def draw_words(split: Split, count: int, seed: int = 0, exclude: Collection[str]
     rng = Random(f"{split}-{seed}")
     unwanted = {word.lower() for word in exclude}
     real = [word for word in (*words(split), *string.ascii_lowercase) if word not in unwanted]
+    # Single letters are words here, and some are on the list as well: each once.
     real = [word for word in dict.fromkeys(real) if split_of(word) == split]
     rng.shuffle(real)
     chosen = dict.fromkeys(real[: round(count * (1 - _MADE_UP))])
+    # What the list does not have is made up, however many that are.
     while len(chosen) < count:
         word = pseudo_word(rng, rng.randint(2, MAX_LENGTH))
         if split_of(word) == split and word not in unwanted:

@@ -25,7 +25,7 @@ class AccuracyEvaluator:
         questions: rows with `messages`; an answer of the assistant at the end is what is right, and not shown to the
             model. Other keys are for the grader.
         grader: from (row, answer) to 0 ... 1.
-        name: of the metric.
+        name: what the metric is called behind `eval/`.
         max_tokens: longest answer.
         temperature: 0 is greedy; above, the sampling is seeded.
         shown: questions, answers and grades that the transcript shows, the worst first.
@@ -64,6 +64,7 @@ class AccuracyEvaluator:
         mean = sum(grades) / len(grades)
         if context.transcript is not None:
             context.transcript.heading(f"{self.name}: {mean:.1%} of {len(grades)}")
+            # The wrong ones teach most, so they come first on the page.
             for i in sorted(range(len(grades)), key=grades.__getitem__)[: self._shown]:
                 context.transcript.conversation(
                     [*self._asked[i], {"role": "assistant", "content": answers[i]}],
@@ -83,11 +84,13 @@ def grade_of(grader: Grader, row: Mapping[str, Any], answer: str) -> float:
     Raises:
         UserError: it is no number from 0 to 1.
     """
+    # Graders are people's own functions: a bool, a numpy scalar or a string may come back.
     given: Any = grader(row, answer)
     try:
         grade = float(given)
     except (TypeError, ValueError):
         grade = float("nan")
+    # NaN fails this, too.
     if not 0.0 <= grade <= 1.0:
         raise invalid("grader", given, "a number from 0 (wrong) to 1 (right)")
     return grade
@@ -104,6 +107,7 @@ def asked(row: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
         raise invalid(field, row, 'a row with "messages"')
     if not all(isinstance(message, Mapping) for message in messages):
         raise invalid(f"{field}.messages", messages, 'objects {"role": ..., "content": ...}')
+    # The model must not read the answer that it is asked for.
     question = list(messages[:-1] if messages[-1].get("role") == "assistant" else messages)
     if not question:
         raise invalid(f"{field}.messages", messages, "a question before the answer")

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinsmith import SamplingClient, ServiceClient, TrainingClient
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.types.errors import TinsmithError, invalid
 
 if TYPE_CHECKING:
-    from tinsmith.cookbook.runs.transcript import Transcript
+    from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 
 logger = logging.getLogger("tinsmith.cookbook")
 
@@ -30,12 +30,11 @@ class EvalContext:
     Everything drawn at random comes from `seed`, so that an evaluation that is done again gives the same numbers.
 
     Attributes:
-        service_client: the service.
+        service_client: makes further clients, of a judge for example.
         model_name: of the base model.
-        renderer: its chat format.
-        tokenizer: its tokenizer.
+        renderer, tokenizer: of that model.
         step: optimizer steps done.
-        seed: of the run.
+        seed: of the run; what is drawn at an evaluation follows from it.
         training_client: whose weights; None evaluates saved weights or the base model.
         model_path: saved weights, where there is no training client; None is the base model.
         transcript: page for what should be read; None where none is written.
@@ -52,6 +51,7 @@ class EvalContext:
     transcript: Transcript | None = None
 
     @cached_property
+    # Cached: the weights are the same for all evaluators of one evaluation, and a snapshot costs a save.
     def sampling_client(self) -> SamplingClient:
         """A client of the weights as they are now: one snapshot for all evaluators."""
         if self.training_client is not None:
@@ -70,6 +70,8 @@ class EvalContext:
         """Tokens that the model reads; None where the service does not say."""
         if self.training_client is not None:
             return self.training_client.get_info().model_data.context_length
+        # Without training there is nobody to ask `get_info`; a service may list a model without its length, or not at
+        # all.
         return {model.model_name: model.max_context_length for model in self.service_client.list_models()}.get(
             self.model_name
         )
@@ -122,6 +124,7 @@ def run_evaluators(evaluators: Sequence[Evaluator], context: EvalContext) -> dic
         name = evaluator_name(evaluator)
         try:
             metrics = evaluator(context)
+        # Whatever it is: a judge that does not answer must not cost the steps that were trained before.
         except Exception as error:
             logger.error("evaluator %s raised", name, exc_info=error)
             reason = f"{type(error).__name__}: {error}"
@@ -142,6 +145,7 @@ def _checked(evaluator: str, metrics: Any, before: Mapping[str, float]) -> dict[
         raise invalid(field, metrics, 'names and numbers, as in {"eval/mine": 0.5}')
     found: dict[str, float] = {}
     for key, value in metrics.items():
+        # The evaluation shares a row with the batch after it: a name of the loop's own would be overwritten in silence.
         if not isinstance(key, str) or key in _RESERVED or key.startswith(_PREFIXES):
             own = ", ".join([*_RESERVED, *(f"{prefix}..." for prefix in _PREFIXES)])
             raise invalid(f"{field}: name", key, f"a text that is none of the training loop's own: {own}")

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinsmith import SamplingClient
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.batches.examples import row_to_datums
+from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.eval.accuracy import Grader, asked, exact_match, grade_of
 from tinsmith.cookbook.eval.eval_context import EvalContext
-from tinsmith.cookbook.supervised import compute_mean_nll, row_to_datums
 from tinsmith.types.errors import invalid
 
 
@@ -29,7 +30,7 @@ class ForgettingEvaluator:
     Args:
         rows: conversations that end with a good answer (texts too, without a grader); `datasets.general.rows()` for the
             embedded model.
-        name: of the metrics.
+        name: stands in the middle of the metrics' names.
         grader: from (row, answer) to 0 ... 1; None measures the NLL alone, for sets without one right answer.
         max_tokens: longest answer.
         max_length: tokens kept of a longer row for the NLL; None keeps what the model reads.
@@ -63,6 +64,7 @@ class ForgettingEvaluator:
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
         """Measure both models, a base only the first time."""
+        # An evaluator may be given to several runs; a base asked with another seed may answer otherwise.
         key = (context.model_name, context.seed)
         if key not in self._base:
             self._base[key] = self._measure(context.base_client, context)
@@ -98,13 +100,18 @@ class ForgettingEvaluator:
         # A prompt leaves room for one token.
         limits = [self._max_length, None if context.context_length is None else context.context_length - 1]
         kept = min((limit for limit in limits if limit is not None), default=None)
+        # The answers' own tokens as the tuned model would be trained on them: the same for both models, so that only
+        # the weights differ.
         rendered = (row_to_datums(row, context.renderer, context.tokenizer, kept) for row in self._rows)
         datums = [datum for some in rendered for datum in some]
         targets = [datum.loss_fn_inputs["target_tokens"].to_numpy() for datum in datums]
         futures = [
+            # A datum has its T - 1 inputs and T - 1 targets; the whole text of T tokens is the inputs and the last
+            # target.
             sampler.compute_logprobs([*datum.model_input.to_ints(), int(target[-1])])
             for datum, target in zip(datums, targets, strict=True)
         ]
+        # The first token has no logprob, since nothing comes before it.
         logprobs = [[float(value or 0.0) for value in future.result()[1:]] for future in futures]
         return compute_mean_nll(logprobs, [datum.loss_fn_inputs["weights"] for datum in datums])
 

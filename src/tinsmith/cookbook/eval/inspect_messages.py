@@ -49,6 +49,7 @@ def from_inspect(message: ChatMessage, renderer: Renderer) -> Message:
     text, thinking = _content(message.content)
     found: Message = {"role": message.role, "content": text}
     if isinstance(message, ChatMessageTool):
+        # The model has to see that a tool failed, and why.
         found["content"] = message.error.message if message.error else text
         if message.function:
             found["name"] = message.function  # pyright: ignore[reportGeneralTypeIssues]
@@ -60,6 +61,7 @@ def from_inspect(message: ChatMessage, renderer: Renderer) -> Message:
         if message.tool_calls:
             found["tool_calls"] = [_call(call) for call in message.tool_calls]
         tokens = (message.metadata or {}).get(_TOKENS)
+        # A task may edit an answer before it goes on; then its text counts, and its ids say something else.
         if tokens is not None and _is_unchanged(message, text, renderer.parse_response(tokens)):
             found["tokens"] = tokens
     return found
@@ -77,6 +79,7 @@ def to_inspect(
     """Return a sampled answer as Inspect reads it; the text ends before the first of `stop_seqs` in it."""
     message = parsed.message
     text = str(message["content"])
+    # The service ends a sequence after the token that completes a stop text: the text has it, and perhaps more.
     cut = min((position for stop in stop_seqs if (position := text.find(stop)) >= 0), default=len(text))
     content: list[Content] = []
     if thinking := message.get("reasoning_content"):
@@ -94,6 +97,8 @@ def to_inspect(
 
 def _calls(parsed: ParsedResponse) -> list[ToolCall]:
     calls = [_inspect_call(call, index) for index, call in enumerate(parsed.message.get("tool_calls") or [])]
+    # Inspect shows a call with a parse error to the model, which then tries again; dropping it would end the turn
+    # instead.
     return calls + [
         ToolCall(id=f"bad_{index}", function="unreadable", arguments={}, parse_error=str(call.get("reason")))
         for index, call in enumerate(parsed.message.get("unparsed_tool_calls") or [])

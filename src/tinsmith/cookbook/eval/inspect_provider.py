@@ -29,8 +29,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 import tinsmith
 from tinsmith.cookbook.eval.inspect_messages import from_inspect, to_inspect, tool_specs
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
-from tinsmith.cookbook.renderers import ParsedResponse, Renderer, get_renderer
+from tinsmith.cookbook.model_info import renderer_of
+from tinsmith.cookbook.renderers import ParsedResponse, Renderer
 from tinsmith.types.errors import invalid
 from tinsmith.types.outputs import SampledSequence
 from tinsmith.types.paths import CheckpointPath
@@ -55,6 +55,7 @@ _REFUSED = (
     "modalities",
 )
 PROVIDER = "tinsmith"
+# Enough to fill a batch of the service; more would only wait there.
 _CONNECTIONS = 64
 
 
@@ -118,6 +119,7 @@ class TinsmithAPI(ModelAPI):
         started = time.perf_counter()
         _refuse(config, tool_choice, tools)
         specs = tool_specs(tools) if tools and tool_choice != "none" else None
+        # Opening waits for the service, and this is Inspect's event loop: not in the way of its other tasks.
         opened = await asyncio.to_thread(self._open)
         messages = [from_inspect(message, opened.renderer) for message in input]
         prompt = opened.renderer.build_generation_prompt(messages, tools=specs)
@@ -150,8 +152,7 @@ class TinsmithAPI(ModelAPI):
                 client = client or _open_client(self.model_name, self.base_url)
                 tokenizer = client.get_tokenizer()
                 if renderer is None:
-                    name = self._renderer_name or get_recommended_renderer_name(client.get_base_model(), tokenizer)
-                    renderer = get_renderer(name, tokenizer)
+                    renderer = renderer_of(client.get_base_model(), tokenizer, self._renderer_name)
                 self._opened = _Opened(client, renderer, tokenizer)
             return self._opened
 
@@ -165,6 +166,7 @@ class TinsmithAPI(ModelAPI):
             "top_k": config.top_k,
         }
         if config.seed is not None:
+            # Otherwise all epochs of a sample would draw the same answer.
             given["seed"] = config.seed + self._asked[prompt]
             self._asked[prompt] += 1
         return tinsmith.SamplingParams(stop=stop, **{key: value for key, value in given.items() if value is not None})
@@ -210,4 +212,5 @@ def _stop_reason(sequence: SampledSequence, parsed: ParsedResponse, config: Gene
         return "tool_calls"
     if sequence.stop_reason == "stop":
         return "stop"
+    # The service says only that the length was reached; whose limit it was, the number of tokens tells.
     return "max_tokens" if len(sequence.tokens) == config.max_tokens else "model_length"

@@ -78,11 +78,12 @@ class InspectEvaluator:
             sampler: whose answers.
             renderer: of its model.
             model: name that stands in Inspect's logs.
-            seed: of the sampling.
+            seed: of the first request of each prompt; the n-th after it takes `seed + n`.
 
         Raises:
             TinsmithError: a task did not come to its end; the message has Inspect's.
         """
+        # Here and not above: importing Inspect takes seconds, and most runs have no task of it.
         from inspect_ai import eval as run_tasks
         from inspect_ai.model import GenerateConfig, get_model
 
@@ -90,6 +91,7 @@ class InspectEvaluator:
 
         api = f"{inspect_provider.PROVIDER}/{model}"
         config = GenerateConfig(seed=seed, **self._settings)
+        # Not memoized: Inspect keeps models by name, and would ask the weights of the first evaluation again.
         opened = get_model(api, config=config, memoize=False, sampling_client=sampler, renderer=renderer)
         with tempfile.TemporaryDirectory() as scratch, _logging_as_it_is():
             logs = run_tasks(
@@ -138,6 +140,7 @@ def require_inspect() -> None:
 @contextmanager
 def _logging_as_it_is() -> Iterator[None]:
     """Take away, in the end, what Inspect adds to the program's logging: it stays on where the program goes on."""
+    # Inspect sets the root logger up for a program of its own.
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinsmith import SamplingClient
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.eval.accuracy import Grader, asked, exact_match
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.types.errors import invalid
@@ -44,6 +44,7 @@ asked for, not length, and not the order in which you read the answers.
 {second}
 
 Give your reasons if you like. Then end with one line: "Verdict: A", "Verdict: B" or "Verdict: tie"."""
+# Models like to write **A** or (A): whatever is no letter may stand before it.
 _VERDICT = re.compile(r"verdict:\s*\W*(a|b|tie)\b", re.IGNORECASE)
 _VALUES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
@@ -131,5 +132,6 @@ class ModelJudge:
 
 def read_verdict(answer: str) -> float | None:
     """Return the last verdict of a judge's answer: 1 for A, 0 for B, 0.5 for a tie, None for none."""
+    # The last one: while it gives its reasons, a judge may weigh a verdict that it then drops.
     found = _VERDICT.findall(answer)
     return _VALUES[found[-1].lower()] if found else None

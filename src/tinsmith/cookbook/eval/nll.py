@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tinsmith.cookbook.batches.batch import Batch, Batches
+from tinsmith.cookbook.batches.loss_metrics import loss_metrics
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
-from tinsmith.cookbook.supervised.batches import Batch, Batches
-from tinsmith.cookbook.supervised.loss_metrics import loss_metrics
-from tinsmith.cookbook.supervised.rows import Row
+from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.types.errors import invalid
 
 
@@ -18,8 +18,8 @@ class NLLEvaluator:
     Nothing is learned from them: they go through `forward`. They are rendered once, at the first evaluation.
 
     Args:
-        rows: as for training.
-        name: of the metrics.
+        rows: of any kind that can be trained on.
+        name: what the metrics begin with.
         max_length: tokens kept of a longer example; None keeps all.
         train_on_what: the messages whose tokens count.
 
@@ -52,6 +52,7 @@ class NLLEvaluator:
         if context.training_client is None:
             raise invalid("training_client", None, "a training client, whose `forward` gives the logprobs")
         batch = self._batch(context)
+        # All rows in one call: the SDK cuts it into requests that fit, and nothing is learned from them.
         outputs = context.training_client.forward(batch.datums, "cross_entropy").result().loss_fn_outputs
         found = loss_metrics(self.name, outputs, batch.datums, batch.trained_bytes)
         if not found:
@@ -59,11 +60,13 @@ class NLLEvaluator:
         return found
 
     def _batch(self, context: EvalContext) -> Batch:
+        # Rendering a few thousand rows takes seconds and gives the same datums at every evaluation of a run.
         if self._rendered is None or self._rendered[0] is not context.renderer:
             batches = Batches(
                 self._rows,
                 context.renderer,
                 context.tokenizer,
+                # One batch of all of them: its order is another one than theirs, which a mean does not mind.
                 batch_size=len(self._rows),
                 max_length=self._max_length,
                 train_on_what=self._train_on_what,

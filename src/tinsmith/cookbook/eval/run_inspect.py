@@ -12,9 +12,8 @@ from typing import Any
 import chz
 
 import tinsmith
+from tinsmith.cookbook.completers import Completer
 from tinsmith.cookbook.eval.inspect_tasks import InspectEvaluator
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
-from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
@@ -58,6 +57,7 @@ def main(config: Config) -> dict[str, float]:
         raise invalid("task", None, "a file with tasks of Inspect AI: task=mmlu.py")
     if config.model_path is None and config.model_name is None:
         raise invalid("model_name", None, "a model's name, or model_path=tinker://...")
+    # Before the service is asked for anything: a missing package or file is known at once.
     evaluator = InspectEvaluator(
         config.task,
         task_args=_json(config.task_args),
@@ -67,16 +67,17 @@ def main(config: Config) -> dict[str, float]:
         temperature=config.temperature,
         log_dir=config.log_dir,
     )
-    service = tinsmith.ServiceClient(base_url=config.base_url)
-    if config.model_path is None:
-        sampler = service.create_sampling_client(base_model=config.model_name)
-    else:
-        sampler = service.create_sampling_client(model_path=config.model_path)
-    name, tokenizer = sampler.get_base_model(), sampler.get_tokenizer()
+    opened = Completer.open(
+        tinsmith.ServiceClient(base_url=config.base_url),
+        # Saved weights say themselves what their base is; a name beside them is only compared.
+        base_model=config.model_name if config.model_path is None else None,
+        model_path=config.model_path,
+        renderer_name=config.renderer_name,
+    )
+    name = opened.sampler.get_base_model()
     if config.model_name is not None and config.model_name != name:
         raise invalid("model_name", config.model_name, f"{name}, the base of {config.model_path}, or none")
-    renderer = get_renderer(config.renderer_name or get_recommended_renderer_name(name, tokenizer), tokenizer)
-    metrics = evaluator.run(sampler, renderer, config.model_path or name, config.seed)
+    metrics = evaluator.run(opened.sampler, opened.renderer, config.model_path or name, config.seed)
     for key, value in metrics.items():
         print(f"{key} {value:.4f}")
     return metrics

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinsmith.cookbook.answers import sample_responses, spoken
+from tinsmith.cookbook.answers import spoken
+from tinsmith.cookbook.completers import sample_responses
 from tinsmith.cookbook.eval.eval_context import EvalContext
-from tinsmith.cookbook.supervised.rows import read_messages
+from tinsmith.cookbook.rows.row_kinds import read_messages
 
 
 class SampledAnswers:
@@ -26,6 +27,7 @@ class SampledAnswers:
     def __init__(
         self, rows: Sequence[Mapping[str, Any]], count: int = 4, *, max_tokens: int = 256, temperature: float = 0.0
     ) -> None:
+        # A text has no question in it.
         read = [read_messages(row) for row in rows[:count] if "text" not in row]
         self._asked = [(said.messages[:-1], said.messages[-1]) for said in read if len(said.messages) > 1]
         self._tools = [said.tools for said in read if len(said.messages) > 1]
@@ -34,6 +36,7 @@ class SampledAnswers:
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
         """Sample where there is a transcript to write into."""
+        # Nobody would read it, so nothing is sampled.
         if context.transcript is None or not self._asked:
             return {}
         questions = [question for question, _ in self._asked]

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinsmith.cookbook.answers import sample_answers
+from tinsmith.cookbook.completers import sample_answers
 from tinsmith.cookbook.eval.accuracy import asked
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.eval.judges import Judge, Match
 from tinsmith.types.errors import invalid
 
+# Between win and loss: a judge that says nothing must favour nobody.
 _NO_VERDICT = 0.5
 
 
@@ -26,7 +27,7 @@ class WinRateEvaluator:
     Args:
         rows: conversations; an answer of the assistant at the end is shown to the judge only, with the rest of the row.
         judge: from matches to verdicts, e.g. `judges.GradedJudge` or `judges.ModelJudge`.
-        name: of the metrics.
+        name: what the metrics are called behind `eval/`.
         max_tokens: longest answer.
         temperature: of both models' answers; 0 is greedy.
         shown: pairs that the transcript shows.
@@ -79,6 +80,7 @@ class WinRateEvaluator:
         )
         base = self._base[key]
         pairs = list(zip(self._rows, tuned, base, strict=True))
+        # First all pairs one way, then all the other way: `tally` finds the two of a pair by their places.
         matches = [Match(row, ours, theirs) for row, ours, theirs in pairs]
         matches += [Match(row, theirs, ours) for row, ours, theirs in pairs]
         verdicts = _checked(self._judge(matches), len(matches))
@@ -126,6 +128,7 @@ def scores_of(verdicts: Sequence[float | None]) -> list[float]:
 def _both_ways(verdicts: Sequence[float | None]) -> list[tuple[float, float]]:
     """Return what each pair's two verdicts say of the tuned model."""
     count = len(verdicts) // 2
+    # [2n]: n verdicts with the tuned answer first, n with the base's first, whose meaning is turned round.
     values = [_NO_VERDICT if verdict is None else float(verdict) for verdict in verdicts]
     return [(there, 1.0 - back) for there, back in zip(values[:count], values[count:], strict=True)]
 

@@ -4,7 +4,7 @@
     python sl_basic.py model_name=Qwen/Qwen3-8B data=conversations.jsonl held_out=200 log_path=runs/mine
 
 Without arguments the embedded model learns pig latin, and words it never trained on say how well. The loop itself is
-`supervised/train.py`; `sl_loop.py` is the same without any of it, to be read first.
+`training/loop.py`, a step of it `supervised/trainer.py`; `sl_loop.py` is the same without any of it, to be read first.
 """
 
 from tinsmith.cookbook.datasets import pig_latin
@@ -21,6 +21,7 @@ _ANSWER_TOKENS = MAX_LENGTH + 4
 
 def evaluators_of(config: SupervisedConfig) -> list[Evaluator]:
     """Return what is measured beside the loss on held-out rows, which the trainer adds where `held_out` asks for it."""
+    # Of data of one's own nobody here knows what is right.
     if config.data is not None:
         return []
     words = pig_latin.draw_words("held_out", TEST_WORDS, config.seed)
@@ -34,9 +35,7 @@ def main(config: SupervisedConfig) -> None:
         UserError: a setting or a row cannot be used.
         TinsmithError: the service failed.
     """
-    result = train(config, "sl_basic", evaluators=evaluators_of(config))
-    where = f" --base-url {config.base_url}" if config.base_url else ""
-    print(f"saved {result.sampler_path}\nchat with it: tinsmith chat {result.sampler_path}{where}")
+    train(config, "sl_basic", evaluators=evaluators_of(config))
 
 
 if __name__ == "__main__":

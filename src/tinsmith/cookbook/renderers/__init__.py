@@ -1,7 +1,8 @@
 """Renderers: conversations to tokens and weights, sampled tokens to messages.
 
 `base` is the interface, `pieces` and `encoding` the way from messages to ids, `marks` the way back, `messages` and
-`tools` the checks, `train_on_what` the choice of what is learned, `registry` the names; one file per format.
+`tools` the checks, `train_on_what` the choice of what is learned, `registry` the names. Formats are in `families/`, one
+file each; `template/` renders any other model by its own chat template.
 """
 
 from tinsmith.cookbook.renderers.base import ParsedResponse, Renderer, SupervisedExample, TurnEnd

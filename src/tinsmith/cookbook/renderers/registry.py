@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers.base import Renderer
-from tinsmith.cookbook.renderers.chatml import ChatMLRenderer, Qwen25Renderer
-from tinsmith.cookbook.renderers.deepseek_v3 import DeepSeekV3Renderer, DeepSeekV31Renderer
-from tinsmith.cookbook.renderers.gpt_oss import GptOssRenderer
-from tinsmith.cookbook.renderers.kimi_k2 import KimiK2Renderer
-from tinsmith.cookbook.renderers.llama3 import Llama3Renderer
-from tinsmith.cookbook.renderers.llama3_1 import Llama31Renderer, Llama32Renderer
-from tinsmith.cookbook.renderers.qwen3 import Qwen3Renderer
-from tinsmith.cookbook.renderers.qwen3_5 import Qwen35Renderer
-from tinsmith.cookbook.renderers.role_colon import RoleColonRenderer
-from tinsmith.cookbook.renderers.template import TemplateRenderer
-from tinsmith.cookbook.renderers.tiny import TinyRenderer
+from tinsmith.cookbook.renderers.families.chatml import ChatMLRenderer, Qwen25Renderer
+from tinsmith.cookbook.renderers.families.deepseek_v3 import DeepSeekV3Renderer, DeepSeekV31Renderer
+from tinsmith.cookbook.renderers.families.gpt_oss import GptOssRenderer
+from tinsmith.cookbook.renderers.families.kimi_k2 import KimiK2Renderer
+from tinsmith.cookbook.renderers.families.llama3 import Llama3Renderer
+from tinsmith.cookbook.renderers.families.llama3_1 import Llama31Renderer, Llama32Renderer
+from tinsmith.cookbook.renderers.families.qwen3 import Qwen3Renderer
+from tinsmith.cookbook.renderers.families.qwen3_5 import Qwen35Renderer
+from tinsmith.cookbook.renderers.families.role_colon import RoleColonRenderer
+from tinsmith.cookbook.renderers.families.tiny import TinyRenderer
+from tinsmith.cookbook.renderers.template.template_renderer import TemplateRenderer
 from tinsmith.types.errors import invalid
 
 RendererBuilder = Callable[..., Renderer]

@@ -1,7 +1,7 @@
 """The skeleton of a run, which every recipe stands on: `run.Run` owns a log path from the first to the last step.
 
-What a recipe takes: `config`, `fields`, `command`, `help`. What lies on disk: `folder`, `lock`, `journal`,
-`checkpoints`, `code_version`. What is told: `metrics`, its `sinks`, `console`, `watches`, `transcript`.
+What a recipe takes: `run_config`, `fields`, `command`, `help`. What lies on disk: `folder`, `run_lock`, `held_facts`,
+`jsonl`, `run_checkpoints`, `code_version`. What is told: `metrics/`, `transcripts/`. `run_clients` reach the service.
 """
 
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed
@@ -10,6 +10,6 @@ from tinsmith.cookbook.runs.run import Run
 from tinsmith.cookbook.runs.run_checkpoints import SavedFinal, SavedState
 from tinsmith.cookbook.runs.run_config import RunConfig
 from tinsmith.cookbook.runs.schedule import due
-from tinsmith.cookbook.runs.transcript import Transcript
+from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 
 __all__ = ["Run", "RunConfig", "SavedFinal", "SavedState", "Transcript", "due", "run_recipe"]

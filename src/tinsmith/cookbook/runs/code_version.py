@@ -13,6 +13,7 @@ from typing import Any
 import tinsmith
 
 FILE = "starts.jsonl"
+# A repository on a network disk may take long; a run must not wait for it.
 _GIT_S = 10.0
 
 
@@ -20,7 +21,7 @@ def code_version(folder: Path, first_step: int) -> dict[str, Any]:
     """Describe this start of a run; writes `uncommitted-DATE-TIME.diff` where the script's repository has changes.
 
     Args:
-        folder: of the run.
+        folder: takes the diff.
         first_step: the step that it starts at.
 
     Raises:
@@ -33,10 +34,12 @@ def code_version(folder: Path, first_step: int) -> dict[str, Any]:
         "tinsmith": tinsmith.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        # As it was typed: `sys.argv` does not say whether it was a file or a module.
         "command": sys.orig_argv,
         "folder": os.getcwd(),
         "pid": os.getpid(),
     }
+    # The script's repository, not the folder one stands in: the code is what made the run.
     script = getattr(sys.modules["__main__"], "__file__", None)
     commit = _git(script, "rev-parse", "HEAD")
     if commit is not None:

@@ -52,6 +52,7 @@ def run_recipe(
     Raises:
         SystemExit: 2 after an error that is the user's or the service's to mend, 130 after Ctrl-C.
     """
+    # First, so that a warning of reading the settings is told, too.
     _tell_warnings()
     argv = sys.argv[1:] if argv is None else argv
     if {"--help", "-h", "help"} & set(argv):
@@ -74,6 +75,8 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
     given = _pairs(config_class, argv)
     try:
         return _make(config_class, given)
+    # chz's own message names types of Python. One setting after the other, to find the one at fault and say it in
+    # words.
     except InvalidBlueprintArg:
         for name, text in given.items():
             _check_value(config_class, name, text)
@@ -111,6 +114,7 @@ def _field(config_class: type[object], key: str) -> str:
 def _value_after(config_class: type[object], name: str, rest: list[str]) -> str:
     if rest and not rest[0].startswith("--"):
         return rest.pop(0)
+    # `--tensorboard` alone is a flag; every other setting needs a value.
     if chz.chz_fields(config_class)[name].final_type is bool:
         return "true"
     raise invalid(name, "", words(chz.chz_fields(config_class)[name].final_type))

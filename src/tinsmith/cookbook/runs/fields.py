@@ -56,6 +56,7 @@ def choices(annotation: Any) -> list[str]:
 
 def near(name: str, names: Iterable[str]) -> str:
     """Return a question after the name that was meant, if one is near: ` (did you mean ...?)`."""
+    # 0.6 is difflib's own bound: below it, suggestions puzzle more than they help.
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" (did you mean {found[0]}?)" if found else ""
 
@@ -66,6 +67,7 @@ def typed(value: object) -> str:
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
+    # `int | None` and `Optional[int]` are two types at run time.
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if union else (annotation,)
 

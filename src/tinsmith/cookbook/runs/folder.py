@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import count
 from pathlib import Path
@@ -41,10 +41,11 @@ def unusable(log_path: object, error: OSError) -> UserError:
 
 def describe(config: Any, recipe: str) -> dict[str, Any]:
     """Return a run's settings as JSON values, with the name of its recipe."""
+    # Through JSON and back: compared later with what was written, and a tuple would not equal its list.
     return json.loads(json.dumps({"recipe": recipe, **chz.asdict(config)}, default=_plain))
 
 
-def check_config(path: Path, config: Mapping[str, Any], free: Collection[str]) -> None:
+def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) -> None:
     """Compare settings with those that a run was begun with.
 
     Raises:
@@ -56,37 +57,12 @@ def check_config(path: Path, config: Mapping[str, Any], free: Collection[str]) -
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: got what is not JSON ({error}), expected the settings of the run") from error
-    other = [key for key in (before | dict(config)) if key not in free and before.get(key) != config.get(key)]
+    # A setting that is no more: where the run had it off, it is the same run without it.
+    gone = {key for key, value in before.items() if key not in config and not value}
+    other = [key for key in (before | dict(config)) if key not in free | gone and before.get(key) != config.get(key)]
     if other:
         told = "; ".join(f"{key}: got {config.get(key)!r}, expected {before.get(key)!r}" for key in other)
         raise UserError(f"{told}, as the run in {path.parent} has it, or another log_path")
-
-
-def check_data(path: Path, rows: int, digest: str) -> None:
-    """Compare a run's data with those that it was begun with, which `write_data` has noted.
-
-    Raises:
-        UserError: they are others.
-    """
-    if not path.exists():
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        noted, hashed = before["rows"], before["sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: got what cannot be read ({error!r}), expected the data's rows and sha256") from error
-    if (noted, hashed) != (rows, digest):
-        raise invalid(
-            "data",
-            f"{rows} rows (sha256 {digest[:12]}…)",
-            f"the {noted} rows (sha256 {str(hashed)[:12]}…) that the run in {path.parent} was begun with; to go on "
-            "with other data, take another log_path, and its last state as load_checkpoint_path",
-        )
-
-
-def write_data(path: Path, rows: int, digest: str) -> None:
-    """Note how many rows a run learns from, and their hash."""
-    replace_text(path, json.dumps({"rows": rows, "sha256": digest}) + "\n")
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -95,6 +71,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _new_folder(recipe: str) -> Path:
+    # `mkdir` decides who has a name: two runs that start in the same second get a folder each.
     for path in _names(Path("runs") / time.strftime(f"{recipe}-%Y%m%d-%H%M%S")):
         try:
             path.mkdir(parents=True)

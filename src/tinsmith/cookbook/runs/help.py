@@ -29,11 +29,18 @@ def show_help(
     console.print(f"{recipe}: {inspect.getdoc(inspect.getmodule(main)) or ''}\n", markup=False)
     console.print(f"usage: {_program()} [name=value ...]", markup=False)
     shared = [name for name in chz.chz_fields(RunConfig) if name in chz.chz_fields(config_class)]
-    own = [name for name in chz.chz_fields(config_class) if name not in shared]
+    own = [name for name in _special_first(config_class) if name not in shared]
     for title, names in (("settings of this recipe", own), ("settings of every recipe", shared)):
         if names:
             console.print(f"\n[bold]{title}[/]")
             console.print(_table(config_class, names, aliases))
+
+
+def _special_first(config_class: type[object]) -> list[str]:
+    """Return the fields of a config, those first that the class itself adds, then those of its bases in turn."""
+    bases = [base for base in config_class.__mro__ if chz.is_chz(base)]
+    added_by = {name: place for place, base in enumerate(bases) for name in chz.chz_fields(base)}
+    return sorted(chz.chz_fields(config_class), key=added_by.__getitem__)
 
 
 def _table(config_class: type[object], names: list[str], aliases: Mapping[str, str]) -> Table:

@@ -40,6 +40,7 @@ class JsonlWriter:
     def flush(self) -> bool:
         """Write what waits; return whether everything is on disk now."""
         try:
+            # In order over all files: the checkpoint behind a row of metrics that does not fit waits with it.
             while self._waiting:
                 file, line = self._waiting[0]
                 self._write(file, line)
@@ -67,6 +68,7 @@ class JsonlWriter:
     def _write(self, file: str, line: bytes) -> None:
         descriptor = os.open(self._folder / file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            # By position, not by appending: a line that was written in half before has to be overwritten.
             size = os.fstat(descriptor).st_size
             whole = min(self._whole.get(file, size), size)
             if size > whole:  # the end of a line that did not fit and could not be cut off then
@@ -74,6 +76,7 @@ class JsonlWriter:
             self._whole[file] = whole
             try:
                 _write_all(descriptor, line, whole)
+            # The half line goes at once: whoever reads the file meanwhile sees whole rows.
             except OSError:
                 os.ftruncate(descriptor, whole)
                 raise
@@ -110,12 +113,14 @@ def keep_rows(path: Path, keep: Callable[[Row], bool]) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file in one move, so that a crash leaves the old one or the new one."""
+    # In the same folder: a rename is one move only within a disk.
     new = path.with_name(path.name + ".new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 
 
 def _parse(line: bytes) -> Row | None:
+    # A line without its end is one that a crash cut off, even if what is there is JSON.
     if not line.endswith(b"\n"):
         return None
     try:

@@ -7,33 +7,26 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinsmith.cookbook.runs.code_version import FILE as STARTS
 from tinsmith.cookbook.runs.code_version import code_version
-from tinsmith.cookbook.runs.folder import (
-    check_config,
-    check_data,
-    describe,
-    open_folder,
-    unusable,
-    write_config,
-    write_data,
-)
+from tinsmith.cookbook.runs.folder import check_config, describe, open_folder, unusable, write_config
+from tinsmith.cookbook.runs.held_facts import check_facts, note_path, write_facts
 from tinsmith.cookbook.runs.jsonl import JsonlWriter, keep_rows, read_rows
-from tinsmith.cookbook.runs.metrics import MetricLog
+from tinsmith.cookbook.runs.metrics.metric_log import MetricLog
+from tinsmith.cookbook.runs.metrics.optional_sinks import check_sinks, open_sinks
 from tinsmith.cookbook.runs.run_checkpoints import FILE as CHECKPOINTS
 from tinsmith.cookbook.runs.run_checkpoints import RunCheckpoints, SavedFinal, SavedState, newest_existing, saved_rows
+from tinsmith.cookbook.runs.run_clients import RunClients
 from tinsmith.cookbook.runs.run_config import FREE, RunConfig
 from tinsmith.cookbook.runs.run_lock import RunLock
 from tinsmith.cookbook.runs.schedule import due
-from tinsmith.cookbook.runs.tensorboard_sink import TensorBoardSink, check_tensorboard
-from tinsmith.cookbook.runs.transcript import Transcript
-from tinsmith.cookbook.runs.wandb_sink import WandbSink, check_wandb
+from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 from tinsmith.types.errors import invalid
 
 if TYPE_CHECKING:
-    from tinsmith import RestClient, ServiceClient, TrainingClient
+    from tinsmith import ServiceClient, TrainingClient
 
 logger = logging.getLogger("tinsmith.cookbook")
 METRICS = "metrics.jsonl"
@@ -47,14 +40,15 @@ class Run:
     carries on from it drops the rows from `done` on: they come again, with the same values.
 
     Args:
-        config: the settings.
-        recipe: name of the recipe.
+        config: model, service and folder, and how often to save.
+        recipe: its name, which the run and its folder are called after.
         free: names of further settings that may change when a run is taken up again.
 
     Attributes:
-        path: the run's folder.
+        path: the folder that holds everything of the run.
         first_step: steps that are done already.
         last_state: what it carries on from; None for a run from the start.
+        final: the final checkpoint, once it is saved, or `is_finished` has found it.
 
     Raises:
         UserError: the folder cannot be written, another run has it, it holds a run with other settings that has saved
@@ -64,15 +58,14 @@ class Run:
     def __init__(self, config: RunConfig, recipe: str, *, free: Collection[str] = ()) -> None:
         self._config = config
         self._recipe = recipe
-        self._service: ServiceClient | None = None
         self._total: int | None = None
-        if config.wandb_project is not None:
-            check_wandb(config.wandb_project)
-        if config.tensorboard:
-            check_tensorboard()
+        self.final: SavedFinal | None = None
+        check_sinks(config)
         self.path: Path = open_folder(config.log_path, recipe)
         self._exits = ExitStack()
+        self._clients = RunClients(config, recipe, self.path.name, self._exits)
         try:
+            # The lock comes before the first look at a file, and goes last.
             self._exits.callback(RunLock(self.path).release)
             self._begin(FREE | frozenset(free))
         except BaseException as error:
@@ -82,11 +75,31 @@ class Run:
             raise
 
     def _begin(self, free: frozenset[str]) -> None:
-        config = describe(self._config, self._recipe)
+        described = describe(self._config, self._recipe)
         recorded = read_rows(self.path / CHECKPOINTS)
         if saved_rows(recorded):  # without a state nothing is carried on: whoever mistyped a setting may correct it
-            check_config(self.path / "config.json", config, free)
-        last = newest_existing(recorded, self._rest_client)
+            check_config(self.path / "config.json", described, free)
+        self._take_up(recorded)
+        # Everything above only looks: what is refused there leaves the folder as it was.
+        write_config(self.path / "config.json", described)
+        # The final evaluation belongs to a finished run; should it be made longer, the first new row takes its place.
+        rows_to_keep = self.first_step + (self._recorded_final is not None)
+        keep_rows(self.path / METRICS, lambda row: row["step"] < rows_to_keep)
+        keep_rows(self.path / CHECKPOINTS, lambda row: True)
+        keep_rows(self.path / STARTS, lambda row: True)
+        # One writer for all files: a checkpoint's row must not reach the disk before the metrics it stands on.
+        self._writer = JsonlWriter(self.path)
+        self._checkpoints = RunCheckpoints(
+            self._writer, recorded, self.first_step, self._clients.rest, self._config.ttl_seconds
+        )
+        self._log = MetricLog(self._writer, self.path / METRICS, self.first_step)
+        self._exits.push(self._close_log)
+        open_sinks(self._config, self._log.sinks, self.path, self.first_step, described)
+        self._writer.append(STARTS, code_version(self.path, self.first_step))
+
+    def _take_up(self, recorded: list[dict[str, Any]]) -> None:
+        """Find out where the run carries on: at the newest state on record that the service still has."""
+        last = newest_existing(recorded, self._clients.rest)
         if last is None and saved_rows(recorded):
             raise invalid(
                 "log_path",
@@ -95,40 +108,27 @@ class Run:
             )
         self.last_state = SavedState(last["step"], last["state_path"]) if last else None
         self.first_step = last["step"] if last else 0
-        self._is_final = last is not None and last["kind"] == "final"
-        write_config(self.path / "config.json", config)
-        # The final evaluation belongs to a finished run; should it be made longer, the first new row takes its place.
-        keep_rows(self.path / METRICS, lambda row: row["step"] < self.first_step + self._is_final)
-        keep_rows(self.path / CHECKPOINTS, lambda row: True)
-        keep_rows(self.path / STARTS, lambda row: True)
-        self._journal = JsonlWriter(self.path)
-        self._checkpoints = RunCheckpoints(
-            self._journal, recorded, self.first_step, self._rest_client, self._config.ttl_seconds
-        )
-        self._log = MetricLog(self._journal, self.path / METRICS, self.first_step)
-        self._exits.push(self._close_log)
-        if self._config.wandb_project is not None:
-            wandb = WandbSink(self._config.wandb_project, self._config.wandb_name, self.path, config)
-            self._log.sinks.add(wandb)
-        if self._config.tensorboard:
-            self._log.sinks.add(TensorBoardSink(self.path, self.first_step))
-        self._journal.append(STARTS, code_version(self.path, self.first_step))
+        ended = last is not None and last["kind"] == "final"
+        self._recorded_final = SavedFinal(last["state_path"], last["sampler_path"]) if last and ended else None
 
-    def hold_to_data(self, rows: int, digest: str) -> None:
-        """Note what the run learns from, or, where it carries on from a state, compare it with what was noted.
+    def hold(self, name: str, facts: Mapping[str, Any], *, at_once: bool = False) -> None:
+        """Note what the run stands on beside its settings, and refuse other facts when it is taken up again.
 
         Args:
-            rows: number of all rows.
-            digest: a hash of them.
+            name: of the facts; they are kept in the run's folder, in `NAME.json`.
+            facts: JSON values by name: the hash of the data, the path of a reference model.
+            at_once: whether other facts are refused from the first moment, because files that stand on them lie in the
+                folder already; otherwise from the first saved state, before which nothing is carried on.
 
         Raises:
-            UserError: the run was begun with other data, or the note cannot be written.
+            UserError: a fact differs from the one that is held, which the message names with both values, or the note
+                cannot be written.
         """
-        note = self.path / "data.json"
-        if self.last_state is not None:
-            check_data(note, rows, digest)
+        note = note_path(self.path, name)
+        if at_once or self.last_state is not None:
+            check_facts(note, facts)
         try:
-            write_data(note, rows, digest)
+            write_facts(note, facts)
         except OSError as error:
             raise unusable(self.path, error) from error
 
@@ -136,17 +136,7 @@ class Run:
 
     def service_client(self) -> ServiceClient:
         """Return the run's client of the service; its session ends with the run."""
-        import tinsmith
-
-        if self._service is None:
-            self._service = self._exits.enter_context(
-                tinsmith.ServiceClient(
-                    base_url=self._config.base_url,
-                    user_metadata={"recipe": self._recipe},
-                    display_name=self._config.wandb_name or self.path.name,
-                )
-            )
-        return self._service
+        return self._clients.service()
 
     def training_client(self) -> TrainingClient:
         """Return a client of the adapter: where the run stopped, else of `load_checkpoint_path`, else a new one.
@@ -154,32 +144,12 @@ class Run:
         Raises:
             UserError: `load_checkpoint_path` is of another model or rank.
         """
-        service = self.service_client()
-        if self.last_state is not None:
-            return service.create_training_client_from_state_with_optimizer(self.last_state.path)
-        if self._config.load_checkpoint_path is not None:
-            self._check_start(self._config.load_checkpoint_path)
-            return service.create_training_client_from_state(self._config.load_checkpoint_path)
-        return service.create_lora_training_client(
-            self._config.model_name, rank=self._config.lora_rank, seed=self._config.seed
-        )
-
-    def _check_start(self, path: str) -> None:
-        info = self._rest_client().get_weights_info_by_tinker_path(path).result()
-        for field, value, found, what in (
-            ("model_name", self._config.model_name, info.base_model, "the base"),
-            ("lora_rank", self._config.lora_rank, info.lora_rank, "the rank"),
-        ):
-            if found is not None and value != found:
-                raise invalid(field, value, f"{found}, {what} of load_checkpoint_path")
-
-    def _rest_client(self) -> RestClient:
-        return self.service_client().create_rest_client()
+        return self._clients.training(self.last_state)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def is_finished(self, total_steps: int) -> bool:
-        """Return whether the run has done its steps and saved the final checkpoint.
+        """Return whether the run has done its steps and saved the final checkpoint, and say so if it has.
 
         Raises:
             UserError: it has done more than that.
@@ -188,7 +158,11 @@ class Run:
             raise invalid(
                 "max_steps", total_steps, f"at least {self.first_step}, which the run in {self.path} has done"
             )
-        return self._is_final and self.first_step == total_steps
+        if self._recorded_final is None or self.first_step != total_steps:
+            return False
+        self.final = self._recorded_final
+        print(f"the run in {self.path} is finished; set epochs or max_steps higher, or choose another log_path")
+        return True
 
     def announce(self, total: int, learning_rate: float, facts: Mapping[str, object]) -> None:
         """Say what the run is about to do, and warn where that is unusual.
@@ -221,6 +195,11 @@ class Run:
             UserError: the step, or one after it, has a row already.
         """
         self._log.add(step, metrics)
+
+    def logged(self, step: int) -> dict[str, float]:
+        """Return the metrics on record of a step; empty where it has no row, or somebody has removed the file."""
+        rows = [row for row in read_rows(self.path / METRICS) if row["step"] == step]
+        return {name: value for row in rows for name, value in row.items() if name != "step"}
 
     def transcript(self, step: int) -> Transcript:
         """Return a page to fill, as a context manager: `transcripts/step-000010.html`, listed in `index.html` there."""
@@ -268,7 +247,8 @@ class Run:
         Raises:
             TinsmithError: the service could not save them.
         """
-        return self._checkpoints.save_final(total, training_client)
+        self.final = self._checkpoints.save_final(total, training_client)
+        return self.final
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
@@ -283,12 +263,17 @@ class Run:
                 self.settle(self._log.next_step)
         finally:
             self._exits.__exit__(kind, error, trace)
+        # The last lines of a run are what to do with it.
+        if error is None and self.final is not None:
+            path = self.final.sampler_path
+            where = f" --base-url {self._config.base_url}" if self._config.base_url else ""
+            print(f"saved {path}\nchat with it: tinsmith chat {path}{where}")
 
     def _close_log(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._log.close(failed=error is not None)
-        for file, rows in self._journal.unwritten().items():
+        for file, rows in self._writer.unwritten().items():
             logger.error(f"{self.path / file}: {len(rows)} rows could not be written and are lost")
             if file == CHECKPOINTS:
                 logger.error(f"checkpoints that are saved but not on record: {' '.join(rows)}")

@@ -40,7 +40,7 @@ class SavedFinal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Submitted:
+class _PendingSave:
     step: int
     kind: Kind
     name: str
@@ -52,8 +52,8 @@ class RunCheckpoints:
     """Saves and records the checkpoints of a run.
 
     Args:
-        journal: of the run's folder.
-        rows: of its `checkpoints.jsonl`.
+        writer: shared with the metrics, on whose rows a checkpoint stands.
+        rows: what `checkpoints.jsonl` holds of earlier starts.
         first_step: steps that are done when the run is taken up.
         rest_client: makes the client that deletes rolling states.
         ttl_seconds: lifetime of all but the final one.
@@ -64,26 +64,28 @@ class RunCheckpoints:
 
     def __init__(
         self,
-        journal: JsonlWriter,
+        writer: JsonlWriter,
         rows: Sequence[Row],
         first_step: int,
         rest_client: Callable[[], RestClient],
         ttl_seconds: int | None,
     ) -> None:
-        self._journal = journal
+        self._writer = writer
         self._rest_client = rest_client
         self._ttl = ttl_seconds
-        self._submitted: deque[_Submitted] = deque()
+        self._pending: deque[_PendingSave] = deque()
         self.recorded = first_step
         self._rolling = [row["state_path"] for row in saved_rows(rows) if row["kind"] == "rolling"]
 
     def submit(self, step: int, kind: Kind, training_client: TrainingClient) -> None:
         """Ask for a checkpoint after `step` steps; a rolling one is a state only."""
+        # Six digits, so that names sort as steps do.
         name = "final" if kind == "final" else f"{step:06d}"
         ttl = None if kind == "final" else self._ttl
+        # Overwritten where it is there already: a run that was killed after saving and before recording saves it anew.
         state = training_client.save_state(name, ttl_seconds=ttl, overwrite=True)
         sampler = None if kind == "rolling" else training_client.save_weights_for_sampler(name, ttl_seconds=ttl)
-        self._submitted.append(_Submitted(step, kind, name, state, sampler))
+        self._pending.append(_PendingSave(step, kind, name, state, sampler))
 
     def settle(self, done: int) -> None:
         """Wait for the checkpoints of up to `done` steps and record them.
@@ -93,11 +95,13 @@ class RunCheckpoints:
         Raises:
             RequestFailedError: the service refuses what was asked for, a lifetime for example, as it would every time.
         """
-        while self._submitted and self._submitted[0].step <= done:
-            saved = self._submitted.popleft()
+        while self._pending and self._pending[0].step <= done:
+            saved = self._pending.popleft()
             try:
                 self._record(saved)
             except TinsmithError as error:
+                # What the user asked for would be refused every time; better at the first save than after days without
+                # one.
                 if isinstance(error, RequestFailedError) and error.category == RequestErrorCategory.USER:
                     raise
                 logger.warning(f"checkpoint {saved.name}: not saved ({error}); the run goes on")
@@ -110,18 +114,19 @@ class RunCheckpoints:
         """
         self.settle(step)
         self.submit(step, "final", training_client)
-        row = self._record(self._submitted.popleft())
+        row = self._record(self._pending.popleft())
         return SavedFinal(row["state_path"], row["sampler_path"])
 
-    def _record(self, saved: _Submitted) -> Row:
+    def _record(self, saved: _PendingSave) -> Row:
         row: Row = {"step": saved.step, "name": saved.name, "kind": saved.kind, "state_path": saved.state.result().path}
         if saved.sampler is not None:
             row["sampler_path"] = saved.sampler.result().path
-        self._journal.append(FILE, row)
+        self._writer.append(FILE, row)
         self.recorded = saved.step
         # The older state goes only when the newer one is on record: a crash in between must find one of them.
-        if self._journal.flush():
+        if self._writer.flush():
             self._delete_rolling()
+        # After the older ones are gone: this one is the newest now.
         if saved.kind == "rolling":
             self._rolling.append(row["state_path"])
         return row
@@ -136,7 +141,7 @@ class RunCheckpoints:
             except TinsmithError as error:
                 logger.warning(f"{path}: an older rolling state, could not be deleted ({error})")
                 continue
-            self._journal.append(FILE, {"deleted": path})
+            self._writer.append(FILE, {"deleted": path})
 
 
 def saved_rows(rows: Sequence[Row]) -> list[Row]:
@@ -147,6 +152,7 @@ def saved_rows(rows: Sequence[Row]) -> list[Row]:
 
 def newest_existing(rows: Sequence[Row], rest_client: Callable[[], RestClient]) -> Row | None:
     """Return the row of the newest checkpoint whose state the service still has; None where it has none of them."""
+    # The service is asked, since states expire, and people delete them.
     for row in reversed(saved_rows(rows)):
         try:
             rest_client().get_weights_info_by_tinker_path(row["state_path"]).result()

@@ -37,6 +37,7 @@ def _checkpoint(config: Any, field: str) -> None:
 
 def _rank(config: Any, field: str) -> None:
     value = getattr(config, field)
+    # What the service has slots for. What is no number is for the check of types, which says so better.
     if isinstance(value, int) and not 1 <= value <= 256:
         raise invalid(field.removeprefix("X_"), value, "1 to 256")
 
@@ -57,6 +58,7 @@ class RunConfig:
     learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="peak rate of Adam; None: the course's formula for the model"
     )
+    # The course's: large enough for a steady gradient, small enough for some hundred steps.
     batch_size: int = chz.field(default=128, validator=at_least(1), doc="examples per step")
     lora_rank: int = chz.field(default=32, validator=_rank, doc="rank of the adapter, 1 to 256")
     max_steps: int | None = chz.field(default=None, validator=at_least(1), doc="steps to do; None: all there are")
@@ -75,6 +77,7 @@ class RunConfig:
     wandb_name: str | None = chz.field(default=None, doc="name of the run there; None: that of its folder")
     tensorboard: bool = chz.field(default=False, doc="write event files for TensorBoard, too")
 
+    # chz checks the types of a command line; what is made in Python would go through as it is.
     @chz.validate
     def _types(self) -> None:
         check_types(self)

@@ -18,6 +18,8 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        # Of the operating system: it ends with its process, however that ends, so a killed run blocks nobody. Not bound
+        # to a thread: whoever ends a run may be another one than who began it.
         self._lock = FileLock(str(folder / ".lock"), timeout=0, thread_local=False)
         note = folder / ".holder"
         try:
@@ -27,6 +29,7 @@ class RunLock:
                 f"log_path: got {str(folder)!r}, expected a folder that no other run is using: {_holder(note)} has it; "
                 "wait for it, stop it, or take another log_path"
             ) from None
+        # Beside the lock, which cannot be read while it is held.
         note.write_text(f"{os.getpid()}\n", encoding="utf-8")
 
     def release(self) -> None:

@@ -8,4 +8,5 @@ def due(step: int, every: int) -> bool:
 
     An evaluation before batch `step` is due at 0, too; a save after `step` steps is asked about from 1 on.
     """
+    # 0 is checked first: nothing is divided by it.
     return every > 0 and step % every == 0

@@ -1,18 +1,20 @@
-"""Supervised learning. Rows: `sources` (`files`, `tables`, `hub`, `stream`, `mixture`), and `rows` says what one is.
+"""Supervised learning: `train` with its `config`, `pages` for its transcripts, `viewer` to look at data beforehand.
 
-Batches: `plan` chooses rows, `data` makes examples, `common` shifts and cuts them, `batches` is both, by number.
-To look at: `viewer`. To train: `train` with `config`; `metrics` and `pages` say what it came to.
+Rows and batches lie below, in `cookbook/rows` and `cookbook/batches`; what scripts need of them is imported from here.
+`common` and `data` are modules of the hosted service's cookbook, for scripts that import from them.
 """
 
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed
-from tinsmith.cookbook.supervised.batches import Batch, Batches, split_held_out
-from tinsmith.cookbook.supervised.common import compute_mean_nll, datum_from_tokens_weights
-from tinsmith.cookbook.supervised.data import conversation_to_datum, row_to_datums, text_to_datum
-from tinsmith.cookbook.supervised.files import JsonlRows
-from tinsmith.cookbook.supervised.mixture import Mixture
-from tinsmith.cookbook.supervised.rows import Row, check_row
-from tinsmith.cookbook.supervised.sources import load_rows
-from tinsmith.cookbook.supervised.stream import RowStream
+from tinsmith.cookbook.batches.batch import Batch, Batches
+from tinsmith.cookbook.batches.datums import datum_from_tokens_weights
+from tinsmith.cookbook.batches.examples import conversation_to_datum, row_to_datums, text_to_datum
+from tinsmith.cookbook.batches.held_out import split_held_out
+from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
+from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.mixture import Mixture
+from tinsmith.cookbook.rows.row_kinds import Row, check_row
+from tinsmith.cookbook.rows.row_stream import RowStream
+from tinsmith.cookbook.rows.sources import load_rows
 
 __all__ = [
     "Batch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinsmith.cookbook.runs.transcript import Transcript
+from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 from tinsmith.cookbook.supervised.token_text import token_texts
 from tinsmith.types.datum import Datum
 from tinsmith.types.tensor import TensorData
@@ -21,14 +21,15 @@ def show_examples(
     """Show the tokens of the first examples of a batch, with weights and logprobs.
 
     Args:
-        page: to show them on.
-        tokenizer: of the model.
+        page: takes a heading and the examples.
+        tokenizer: spells the tokens.
         datums: of the batch.
         outputs: of `forward_backward`, one per datum.
         count: examples to show.
     """
     page.heading(f"Training examples: {min(count, len(datums))} of {len(datums)}")
     for datum, output in list(zip(datums, outputs, strict=True))[:count]:
+        # [T]: the first input, and the T - 1 targets.
         tokens = [datum.model_input.to_ints()[0], *datum.loss_fn_inputs["target_tokens"].tolist()]
         # Nothing predicts the first token.
         page.tokens(

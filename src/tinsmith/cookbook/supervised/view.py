@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.text import Text
 
+from tinsmith.cookbook.batches.datums import cut
+from tinsmith.cookbook.batches.examples import row_to_examples
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
-from tinsmith.cookbook.runs.transcript import Page
-from tinsmith.cookbook.runs.visible import visible
-from tinsmith.cookbook.supervised.common import cut
-from tinsmith.cookbook.supervised.data import row_to_examples
-from tinsmith.cookbook.supervised.rows import Row
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.runs.transcripts.transcript import Page
+from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.cookbook.supervised.token_text import token_texts
 
 # Two shades each, which alternate, of tokens that are read, learned, and unlearned.
@@ -42,6 +42,7 @@ class View:
     @property
     def trained(self) -> int:
         """Tokens that are learned: with a weight, and with a token before them."""
+        # As a datum has it: the first token is only read.
         return sum(weight != 0 for weight in self.example.weights[1:])
 
     def summary(self) -> str:
@@ -64,8 +65,7 @@ def views(
 
     Args:
         rows: (place, row) pairs.
-        renderer: of the model.
-        tokenizer: of the model.
+        renderer, tokenizer: of the model that would be trained.
         max_length: tokens kept of a longer example; None keeps all.
         train_on_what: which messages are learned.
 
@@ -84,6 +84,7 @@ def to_text(view: View, *, colours: bool = True) -> Text:
     """Return the tokens of an example for a terminal; whatever they spell, they change nothing but the text."""
     said = Text()
     shown = [visible(text, spaces=True) for text in view.texts]
+    # Two shades in turn, so that one sees where a token ends.
     if colours:
         for place, (text, weight) in enumerate(zip(shown, view.example.weights, strict=True)):
             shades = _LEARNED if weight > 0 else _UNLEARNED if weight < 0 else _READ

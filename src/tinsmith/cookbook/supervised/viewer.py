@@ -18,15 +18,16 @@ from rich.console import Console
 from rich.text import Text
 
 import tinsmith
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
-from tinsmith.cookbook.renderers import TrainOnWhat, get_renderer
+from tinsmith.cookbook.model_info import renderer_of
+from tinsmith.cookbook.renderers import TrainOnWhat
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import as_rows
+from tinsmith.cookbook.rows.row_stream import RowStream
+from tinsmith.cookbook.rows.sources import load_rows
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.fields import check_types
 from tinsmith.cookbook.runs.jsonl import replace_text
-from tinsmith.cookbook.runs.visible import visible
-from tinsmith.cookbook.supervised.rows import Row, as_rows
-from tinsmith.cookbook.supervised.sources import load_rows
-from tinsmith.cookbook.supervised.stream import RowStream
+from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.cookbook.supervised.view import View, to_page, to_text, totals, views
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
@@ -52,10 +53,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Show the examples that a config names."""
+    # No service: looking at data needs a tokenizer and nothing that runs a model.
     tokenizer = tinsmith.get_tokenizer(config.model_name)
-    name = config.renderer_name or get_recommended_renderer_name(config.model_name, tokenizer)
-    renderer = get_renderer(name, tokenizer)
+    renderer = renderer_of(config.model_name, tokenizer, config.renderer_name)
     rows = load_rows(config.data, renderer=renderer, train_on_what=config.train_on_what)
+    # Of a stream, so many rows are read and no more.
     chosen = list(islice(_placed(rows), config.first, config.first + config.count))
     if not chosen:
         raise invalid("first", config.first, "fewer rows than the data have")

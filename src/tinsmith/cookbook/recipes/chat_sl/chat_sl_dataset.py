@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinsmith.cookbook.datasets import general, pig_latin
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.cookbook.supervised import load_rows
-from tinsmith.cookbook.supervised.rows import Row
-from tinsmith.cookbook.supervised.stream import RowStream
 from tinsmith.types.errors import invalid
 from tinsmith.types.lineup import EMBEDDED_MODEL
 
 PIG_LATIN = "pig_latin"
 _FOR_REAL_MODELS = "no_robots"
+# Enough that one word more or less is half a per cent.
 _TEST_WORDS = 200
+# Ten of each of its thirteen skills.
 _GENERAL_ROWS = 130
 
 

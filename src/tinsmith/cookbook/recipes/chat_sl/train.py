@@ -9,8 +9,12 @@ Without arguments the embedded model learns pig latin, and what that cost it els
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import chz
 
+from tinsmith import ServiceClient
+from tinsmith.cookbook.completers import Completer
 from tinsmith.cookbook.eval import (
     AccuracyEvaluator,
     Evaluator,
@@ -19,13 +23,14 @@ from tinsmith.cookbook.eval import (
     ModelJudge,
     WinRateEvaluator,
 )
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
 from tinsmith.cookbook.recipes.chat_sl.chat_sl_dataset import PIG_LATIN, data_name, general_rows, held_out_words
-from tinsmith.cookbook.renderers import get_renderer
+from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.sources import load_rows
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.supervised.config import SupervisedConfig
-from tinsmith.cookbook.supervised.train import FREE, Trainer, TrainResult
+from tinsmith.cookbook.supervised.config import FREE, SupervisedConfig
+from tinsmith.cookbook.supervised.train import split_rows, train_on_rows
+from tinsmith.cookbook.training import TrainResult, set_up_model
 from tinsmith.cookbook.utils import at_least
 from tinsmith.cookbook.words import MAX_LENGTH
 from tinsmith.types.errors import invalid
@@ -65,19 +70,21 @@ def main(config: Config) -> TrainResult:
         UserError: a setting or a row cannot be used.
         TinsmithError: the service failed.
     """
+    # In the config, and so in `config.json`: a run that is taken up again must not choose anew.
     config = chz.replace(config, data=data_name(config.data, config.model_name))
     with Run(config, RECIPE, free=FREE) as run:
-        trainer = Trainer(config, run, None, _evaluators(config))
+        evaluators = _evaluators(config)
+        model = set_up_model(run, config)
+        rows = load_rows(config.data, config.seed, model.renderer, config.train_on_what)
+        learned, held_out = split_rows(config, run, rows)
         if config.judge_model is not None:
-            trainer.evaluators.append(_judged(config, trainer))
-        result = trainer.train()
-    where = f" --base-url {config.base_url}" if config.base_url else ""
-    print(f"saved {result.sampler_path}\nchat with it: tinsmith chat {result.sampler_path}{where}")
-    return result
+            evaluators.append(_judged(config, model.service, held_out))
+        return train_on_rows(config, run, model, learned, held_out=held_out, evaluators=evaluators)
 
 
 def _evaluators(config: Config) -> list[Evaluator]:
     found: list[Evaluator] = []
+    # Only here is it known what is right, so answers can be graded.
     if config.data == PIG_LATIN:
         words = held_out_words(config.seed)
         found.append(AccuracyEvaluator(words, name="pig_latin", max_tokens=_WORD_TOKENS))
@@ -90,13 +97,11 @@ def _evaluators(config: Config) -> list[Evaluator]:
     return found
 
 
-def _judged(config: Config, trainer: Trainer) -> WinRateEvaluator:
-    if not trainer.held_out:
+def _judged(config: Config, service: ServiceClient, held_out: Sequence[Row]) -> WinRateEvaluator:
+    if not held_out:
         raise invalid("held_out", config.held_out, "rows whose answers can be compared, as judge_model is given")
-    sampler = trainer.service.create_sampling_client(base_model=config.judge_model)
-    tokenizer = sampler.get_tokenizer()
-    renderer = get_renderer(get_recommended_renderer_name(sampler.get_base_model(), tokenizer), tokenizer)
-    return WinRateEvaluator(trainer.held_out, ModelJudge(sampler, renderer), max_tokens=config.max_tokens)
+    judge = Completer.open(service, base_model=config.judge_model)
+    return WinRateEvaluator(held_out, ModelJudge(judge.sampler, judge.renderer), max_tokens=config.max_tokens)
 
 
 if __name__ == "__main__":

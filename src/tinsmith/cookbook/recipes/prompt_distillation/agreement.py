@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tinsmith.cookbook.answers import sample_responses, spoken
+from tinsmith.cookbook.answers import spoken
+from tinsmith.cookbook.completers import sample_responses
 from tinsmith.cookbook.eval import EvalContext
 from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset import Distilled
 
@@ -35,6 +36,7 @@ class AgreementEvaluator:
         self._shown = shown
         self._queries = [query for query, _ in distilled.tests]
         self._teacher = [spoken(message) for _, message in distilled.tests]
+        # Of the training rows, as a student would know it who has learned nothing but the most common answer.
         frequent = Counter(spoken(row["messages"][-1]) for row in distilled.rows).most_common(1)[0][0]
         self._yardsticks = {"teacher/majority": share_equal([frequent] * len(self._teacher), self._teacher)}
         self._labels = {
@@ -59,6 +61,7 @@ class AgreementEvaluator:
         if context.transcript is not None:
             context.transcript.heading(f"agreement: {found['eval/agreement']:.1%} of {len(student)}")
             pairs = zip(self._queries, self._teacher, student, strict=True)
+            # False sorts before True: what differs comes first.
             shown = sorted(pairs, key=lambda pair: pair[1] == pair[2])[: self._shown]
             context.transcript.table(
                 [{"query": q.messages[-1]["content"], "teacher": t, "student": s} for q, t, s in shown]

@@ -8,22 +8,17 @@ from typing import Any
 import chz
 
 from tinsmith.cookbook.renderers import TrainOnWhat
-from tinsmith.cookbook.supervised.config import SupervisedConfig
+from tinsmith.cookbook.supervised.config import RowTrainingConfig
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
 from tinsmith.types.paths import CheckpointPath
 
 
+# A prompt without its queries, or the reverse, would mix somebody's task with the shipped one.
 def _queries(config: Any, field: str) -> None:
     value = getattr(config, field)
     if (value is None) != (config.teacher_prompt is None):
         raise invalid(field.removeprefix("X_"), value, "a JSONL file exactly where teacher_prompt is given")
-
-
-def _no_data(config: Any, field: str) -> None:
-    value = getattr(config, field)
-    if value is not None:
-        raise invalid(field.removeprefix("X_"), value, "none: the rows come from the teacher; name `queries`")
 
 
 def _tested(config: Any, field: str) -> None:
@@ -35,6 +30,7 @@ def _tested(config: Any, field: str) -> None:
 def _pattern(config: Any, field: str) -> None:
     value = getattr(config, field)
     try:
+        # Tried at the door, not after the teacher has answered a thousand queries.
         groups = 1 if value is None else re.compile(value).groups
     except re.error as error:
         raise invalid(field.removeprefix("X_"), value, f"a regular expression ({error})") from None
@@ -55,8 +51,8 @@ def _checkpoint(config: Any, field: str) -> None:
 
 
 @chz.chz
-class Config(SupervisedConfig):
-    """What is asked of whom; the rest is that of supervised training."""
+class Config(RowTrainingConfig):
+    """What is asked of whom; the rest is that of training on rows, which here are the teacher's answers."""
 
     teacher_prompt: str | None = chz.field(
         default=None, doc="text file: the teacher's system message; None: five tools, as ships with the recipe"
@@ -83,15 +79,9 @@ class Config(SupervisedConfig):
         default=TrainOnWhat.LAST_ASSISTANT_MESSAGE,
         doc="which messages are learned; the last is the teacher's, earlier ones belong to the query",
     )
-    data: str | None = chz.field(default=None, validator=_no_data, doc="not used: the rows come from the teacher")
     held_out: int | float = chz.field(
         default=200, validator=_tested, doc="queries, or the share of them below 1.0, that are not trained on"
     )
     batch_size: int = chz.field(default=16, validator=at_least(1), doc="queries per step")
     epochs: int = chz.field(default=2, validator=at_least(1), doc="how often the answers are gone through")
     eval_every: int = chz.field(default=25, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
-
-    def of_training(self) -> SupervisedConfig:
-        """Return the settings of the training alone; its rows are all to be learned, what is held out is so already."""
-        fields = {name: getattr(self, name) for name in chz.chz_fields(SupervisedConfig)}
-        return SupervisedConfig(**{**fields, "held_out": 0})

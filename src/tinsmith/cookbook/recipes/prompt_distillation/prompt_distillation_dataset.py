@@ -18,6 +18,7 @@ from tinsmith.cookbook.renderers.messages import check_messages
 from tinsmith.cookbook.words import Split
 from tinsmith.types.errors import UserError, invalid
 
+# Few enough for a minute of sampling, enough for a student to learn five tools.
 _SHIPPED = {"train": 800, "held_out": 200}
 # Per tool of the shipped prompt: its argument, and how people ask for it.
 _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -182,9 +183,11 @@ def distil(
 def _kept(given: Mapping[str, Any], keep_thinking: bool, pattern: str | None, dropped: Counter[str]) -> Message | None:
     message = cast(Message, dict(given["message"]))
     thinking = message.pop("reasoning_content", None)
+    # Half an answer would teach the student to stop in the middle.
     if given["end"] == TurnEnd.CUT_OFF:
         dropped["cut off"] += 1
         return None
+    # Nor is it to learn calls that nobody can read.
     if message.get("unparsed_tool_calls"):
         dropped["malformed tool call"] += 1
         return None
@@ -194,9 +197,11 @@ def _kept(given: Mapping[str, Any], keep_thinking: bool, pattern: str | None, dr
             dropped["without the pattern"] += 1
             return None
         message["content"] = match[1]
+    # After the pattern, which may leave nothing.
     if not str(message["content"]).strip() and not message.get("tool_calls"):
         dropped["empty"] += 1
         return None
+    # The field comes back at the end of the message; without it the student learns to answer at once.
     if keep_thinking and thinking:
         message["reasoning_content"] = thinking
     return message

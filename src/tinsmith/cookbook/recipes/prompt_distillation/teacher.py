@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinsmith import SamplingClient, ServiceClient
-from tinsmith.cookbook.answers import sample_responses
-from tinsmith.cookbook.model_info import get_recommended_renderer_name
+from tinsmith import ServiceClient
+from tinsmith.cookbook.completers import Completer, SampledTurn, sample_responses
 from tinsmith.cookbook.recipes.prompt_distillation.config import Config
 from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset import Query
-from tinsmith.cookbook.renderers import ParsedResponse, Renderer, get_renderer
+from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.folder import unusable
 from tinsmith.cookbook.runs.jsonl import keep_rows, read_rows
 from tinsmith.types.errors import invalid
@@ -31,20 +30,17 @@ def with_prompt(messages: Sequence[Mapping[str, Any]], prompt: str) -> list[dict
     return [{"role": "system", "content": prompt}, *({**message} for message in messages)]
 
 
-def ask(
-    config: Config, service: ServiceClient, folder: Path, prompt: str, queries: Sequence[Query]
-) -> list[dict[str, Any]]:
+def ask(config: Config, run: Run, prompt: str, queries: Sequence[Query]) -> list[dict[str, Any]]:
     """Return the teacher's answer to each query, from the run's folder as far as they are there, else sampled.
 
     Answers are written as they come, every one seeded by its place, so that a run that was stopped, or killed, asks
     only for the rest and gets what it would have got.
 
     Args:
-        config: of the run.
-        service: its client.
-        folder: of the run.
+        config: names the teacher, and how it is sampled.
+        run: keeps the answers.
         prompt: the teacher's system message.
-        queries: in order.
+        queries: in order; answer i is to query i.
 
     Returns:
         Per query `{"index": ..., "message": ..., "end": ...}`; `end` is the reason why the turn ended.
@@ -52,17 +48,15 @@ def ask(
     Raises:
         UserError: the folder holds answers to other queries, or of another teacher, or cannot be written.
     """
-    path = folder / FILE
-    header = {"teacher": _fingerprint(config, prompt, queries)}
+    path = run.path / FILE
     keep_rows(path, lambda row: True)  # cuts off the end of a line that a crash left
     rows = read_rows(path)
-    if rows and rows[0] != header:
-        raise invalid("log_path", str(folder), "a run of the same teacher, prompt and queries, or another log_path")
-    if not rows:
-        _append(path, [header])
-    answers = rows[1:]
+    _check_old_header(rows, run.path, config, prompt, queries)
+    # At once: answers are kept from the first one on, long before there is a state of the student.
+    run.hold("teacher", _facts(config, prompt, queries), at_once=True)
+    answers = [row for row in rows if "index" in row]
     if len(answers) < len(queries):
-        _ask_rest(config, service, path, prompt, queries, answers)
+        _ask_rest(config, run.service_client(), path, prompt, queries, answers)
     return answers
 
 
@@ -75,14 +69,16 @@ def _ask_rest(
     answers: list[dict[str, Any]],
 ) -> None:
     """Sample the answers that are missing at the end; append them to the file and to `answers`."""
-    sampler, renderer = _open(config, service)
+    teacher = _open(config, service)
     for start in range(len(answers), len(queries), _CHUNK):
         responses = sample_responses(
-            sampler,
-            renderer,
+            teacher.sampler,
+            teacher.renderer,
             [with_prompt(query.messages, prompt) for query in queries[start : start + _CHUNK]],
             max_tokens=config.max_tokens,
             temperature=config.teacher_temperature,
+            # Answer i is drawn from seed + i, wherever a chunk begins: a run that was stopped gets the rest that it
+            # would have got.
             seed=config.seed + start,
         )
         sampled = [_row(start + offset, response) for offset, response in enumerate(responses)]
@@ -91,25 +87,50 @@ def _ask_rest(
         print(f"teacher: {len(answers)} of {len(queries)} answers", flush=True)
 
 
-def _open(config: Config, service: ServiceClient) -> tuple[SamplingClient, Renderer]:
-    if config.teacher_path is None:
-        sampler = service.create_sampling_client(base_model=config.teacher_model or config.model_name)
-    else:
-        sampler = service.create_sampling_client(model_path=config.teacher_path)
-    name, tokenizer = sampler.get_base_model(), sampler.get_tokenizer()
+def _open(config: Config, service: ServiceClient) -> Completer:
+    teacher = Completer.open(
+        service,
+        base_model=(config.teacher_model or config.model_name) if config.teacher_path is None else None,
+        model_path=config.teacher_path,
+        renderer_name=config.teacher_renderer_name,
+    )
+    name = teacher.sampler.get_base_model()
     if config.teacher_model is not None and config.teacher_model != name:
         raise invalid("teacher_model", config.teacher_model, f"{name}, the base of {config.teacher_path}, or none")
-    renderer_name = config.teacher_renderer_name or get_recommended_renderer_name(name, tokenizer)
-    return sampler, get_renderer(renderer_name, tokenizer)
+    return teacher
 
 
-def _row(index: int, response: ParsedResponse) -> dict[str, Any]:
+def _row(index: int, response: SampledTurn) -> dict[str, Any]:
     # The ids are the teacher's; the student says the same in its own format.
     message = {key: value for key, value in response.message.items() if key != "tokens"}
     return {"index": index, "message": message, "end": response.end.value}
 
 
-def _fingerprint(config: Config, prompt: str, queries: Sequence[Query]) -> str:
+def _facts(config: Config, prompt: str, queries: Sequence[Query]) -> dict[str, Any]:
+    """Return all that the answers depend on; of what is long, its hash."""
+    return {
+        "model": config.teacher_model or config.model_name,
+        "path": config.teacher_path,
+        "renderer": config.teacher_renderer_name,
+        "temperature": config.teacher_temperature,
+        "max_tokens": config.max_tokens,
+        "seed": config.seed,
+        "prompt_sha256": _sha256(prompt),
+        "queries": len(queries),
+        "queries_sha256": _sha256([query.messages for query in queries]),
+    }
+
+
+def _check_old_header(
+    rows: Sequence[Mapping[str, Any]], folder: Path, config: Config, prompt: str, queries: Sequence[Query]
+) -> None:
+    """Check the facts of a run whose answers begin with a row of one hash over all of them, as they once did.
+
+    Raises:
+        UserError: it is the hash of others.
+    """
+    if not rows or "teacher" not in rows[0]:
+        return
     asked = [
         config.model_name,
         config.teacher_model,
@@ -121,7 +142,12 @@ def _fingerprint(config: Config, prompt: str, queries: Sequence[Query]) -> str:
         prompt,
         [query.messages for query in queries],
     ]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    if rows[0]["teacher"] != _sha256(asked):
+        raise invalid("log_path", str(folder), "a run of the same teacher, prompt and queries, or another log_path")
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -129,6 +155,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
             file.flush()
+            # What the run has told as sampled is on disk: nobody pays a large teacher twice.
             os.fsync(file.fileno())
     except OSError as error:
         raise unusable(path.parent, error) from error

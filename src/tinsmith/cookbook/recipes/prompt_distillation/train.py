@@ -23,10 +23,13 @@ from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset i
 )
 from tinsmith.cookbook.recipes.prompt_distillation.teacher import ask, with_prompt
 from tinsmith.cookbook.renderers import Renderer
+from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.jsonl import read_rows
-from tinsmith.cookbook.supervised.train import FREE, Trainer, TrainResult
+from tinsmith.cookbook.supervised.config import FREE
+from tinsmith.cookbook.supervised.train import train_on_rows
+from tinsmith.cookbook.training import TrainResult, set_up_model
 
 RECIPE = "prompt_distillation"
 
@@ -39,10 +42,13 @@ def main(config: Config) -> TrainResult:
         TinsmithError: the service failed.
     """
     prompt = load_prompt(config.teacher_prompt)
+    # Before the run has a folder: a prompt that cannot be read leaves nothing behind.
     train, held_out = load_queries(config.queries, config.held_out, config.seed)
     with Run(config, RECIPE, free=FREE) as run:
-        answers = ask(config, run.service_client(), run.path, prompt, [*train, *held_out])
+        model = set_up_model(run, config)
+        answers = ask(config, run, prompt, [*train, *held_out])
         distilled = distil(
+            # Answers are to both kinds of queries in one list, the held-out ones last.
             list(zip(train, answers, strict=False)),
             list(zip(held_out, answers[len(train) :], strict=True)),
             keep_thinking=config.keep_thinking,
@@ -55,11 +61,9 @@ def main(config: Config) -> TrainResult:
             NLLEvaluator(tests, max_length=config.max_length, train_on_what=config.train_on_what),
             AgreementEvaluator(distilled, config.max_tokens, config.samples),
         ]
-        trainer = Trainer(config.of_training(), run, distilled.rows, evaluators)
-        result = trainer.train()
-    _show(result, trainer.renderer, distilled, prompt)
-    where = f" --base-url {config.base_url}" if config.base_url else ""
-    print(f"saved {result.sampler_path}\nchat with it: tinsmith chat {result.sampler_path}{where}")
+        run.hold("data", as_rows(distilled.rows).facts())
+        result = train_on_rows(config, run, model, distilled.rows, evaluators=evaluators)
+        _show(result, model.renderer, distilled, prompt)
     return result
 
 

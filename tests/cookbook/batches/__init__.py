@@ -1,0 +1,1 @@
+"""Rows to datums, and datums to batches by number."""

@@ -1,0 +1,1 @@
+"""Rows of training data: every source of them, checked where it lies."""

@@ -1,0 +1,1 @@
+"""The skeleton of every trainer: its loop, its rates, its evaluations."""
