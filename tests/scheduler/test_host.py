@@ -12,7 +12,7 @@ from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.failures import EngineBroken
 from tinsmith.types.host_events import Flushed, Ready
-from tinsmith.types.operations import Snapshot
+from tinsmith.types.operations import TakeSnapshot
 
 
 def test_threads_hand_over_work_while_it_runs() -> None:
@@ -39,7 +39,7 @@ def test_threads_hand_over_work_while_it_runs() -> None:
 
 def test_stopping_writes_the_snapshots_that_wait(tmp_path: Path) -> None:
     driven = Driven(FakeEngine())
-    ops = [operation(Snapshot(f"s{n}", str(tmp_path / f"s{n}")), "m", n) for n in range(1, 9)]
+    ops = [operation(TakeSnapshot(f"s{n}", str(tmp_path / f"s{n}")), "m", n) for n in range(1, 9)]
     thread = threading.Thread(target=driven.host.run)
     thread.start()
     driven.submit(create("m"), *ops)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from tests.support.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.model_queue import ModelQueue
-from tinsmith.types.operations import ForwardBackward, OptimStep, ReleaseModel, SaveRecoveryPoint, Skip, Snapshot
+from tinsmith.types.operations import ForwardBackward, OptimStep, ReleaseModel, SaveRecoveryPoint, Skip, TakeSnapshot
 from tinsmith.types.params import AdamParams
 
-works = st.sampled_from([ForwardBackward(), ForwardBackward(), OptimStep(AdamParams()), Snapshot("s", "/s"), Skip()])
+works = st.sampled_from(
+    [ForwardBackward(), ForwardBackward(), OptimStep(AdamParams()), TakeSnapshot("s", "/s"), Skip()]
+)
 arrivals = st.one_of(
     st.builds(
         lambda work, seq, replay: operation(work, "m", seq, replay=replay), works, st.integers(1, 9), st.booleans()

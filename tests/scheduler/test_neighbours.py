@@ -16,7 +16,7 @@ from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.host_events import Failure
-from tinsmith.types.operations import ForwardBackward, Operation, OpKind, Snapshot
+from tinsmith.types.operations import ForwardBackward, Operation, OpKind, TakeSnapshot
 
 STEPS = 4
 
@@ -85,7 +85,7 @@ def test_final_weights_are_those_of_training_alone(family: str, tmp_path: Path) 
 
     engine, driven = start(family, "m", "good", "bad", "wild")
     wild = run_of("wild", seed=2, learning_rate=1e30)
-    snapshot = operation(Snapshot("s", str(tmp_path / "s")), "good", 3 * STEPS + 1)
+    snapshot = operation(TakeSnapshot("s", str(tmp_path / "s")), "good", 3 * STEPS + 1)
     draws = [sample("base-itself", [1, 2, 3], max_tokens=8, seed=n) for n in range(10)]
     bad = bad_run("bad")
     crowd = [*run_of("good", seed=1), snapshot, *bad, *wild, load_sampler("base-itself"), *draws]

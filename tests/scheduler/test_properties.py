@@ -13,7 +13,7 @@ from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeClock, Fa
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.types.host_events import Failure, Result
-from tinsmith.types.operations import Operation, SaveState, Skip, Snapshot
+from tinsmith.types.operations import Operation, SaveState, Skip, TakeSnapshot
 
 BUDGET = 12
 CODES = {"good": 0, "bad": BAD_ROW, "crash": CRASH_PASS, "hungry": HUNGRY}
@@ -90,7 +90,7 @@ class Expected:
             return
         # The folder exists, so that nothing is written: the diary is what counts here.
         self.diary.append(("snapshot", name, self._weights))
-        self.ops.append((operation(Snapshot(name, "/"), model_id, seq_id), True))
+        self.ops.append((operation(TakeSnapshot(name, "/"), model_id, seq_id), True))
         self.draws.append((sample(name, seed=seq_id), fake_token(self._weights, seq_id, 0)))
 
 

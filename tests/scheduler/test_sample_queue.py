@@ -8,7 +8,7 @@ from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeEngine, f
 from tests.support.operations import Driven, create, load_sampler, operation, sample
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.host_events import Result
-from tinsmith.types.operations import ReleaseSampler, Sample, Snapshot
+from tinsmith.types.operations import ReleaseSampler, Sample, TakeSnapshot
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ class TestUnknownSamplers:
 
     def test_a_snapshot_whose_model_fails(self, driven: Driven) -> None:
         op = sample("s")
-        snapshot = operation(Snapshot("s", "/nowhere/s"), "m", 1)
+        snapshot = operation(TakeSnapshot("s", "/nowhere/s"), "m", 1)
         driven.run(op, snapshot, create("m", rank=512))
         assert "sampler s could not be made" in driven.failure(op).message
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fake_engine import FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
-from tinsmith.types.operations import Operation, ReleaseSampler, Snapshot
+from tinsmith.types.operations import Operation, ReleaseSampler, TakeSnapshot
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def driven(engine: FakeEngine) -> Driven:
 
 
 def snapshot(seq_id: int, sampler_id: str, folder: Path, **fields: bool) -> Operation:
-    return operation(Snapshot(sampler_id, str(folder / sampler_id)), "m", seq_id, **fields)
+    return operation(TakeSnapshot(sampler_id, str(folder / sampler_id)), "m", seq_id, **fields)
 
 
 def wait_until_flushed(driven: Driven, op: Operation) -> None:

@@ -42,7 +42,7 @@ from tinsmith.types.operations import (
     SaveSampler,
     SaveState,
     Skip,
-    Snapshot,
+    TakeSnapshot,
 )
 from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
 from tinsmith.types.requests import SampleRequest
@@ -110,7 +110,7 @@ class FakeLink:
         self.samplers: dict[str, float] = {}
         self._queue: list[Operation] = []
         self._seen: set[str] = set()
-        self._unflushed: list[tuple[str, Snapshot]] = []
+        self._unflushed: list[tuple[str, TakeSnapshot]] = []
         self._emit: Callable[[Event], None] | None = None
 
     # -- the link -----------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class FakeLink:
             self.ran.append((op.kind, op.seq_id if op.seq_id is not None else getattr(op.work, "sampler_id", None)))
             media = PROTOBUF if op.kind in (OpKind.FORWARD_BACKWARD, OpKind.SAMPLE) else "application/json"
             self.send(Result(op.request_id, payload, media))
-            if isinstance(op.work, Snapshot):
+            if isinstance(op.work, TakeSnapshot):
                 self._unflushed.append((op.request_id, op.work))
                 if self.flushing:
                     self.flush()
@@ -264,7 +264,7 @@ class FakeLink:
                 return self._step(model, adam.learning_rate)
             case SaveState(folder) | SaveSampler(folder):
                 return orjson.dumps({"size_bytes": self._save(model, folder)})
-            case Snapshot(sampler_id):
+            case TakeSnapshot(sampler_id):
                 self.samplers[sampler_id] = model.weight
             case LoadState() as load:
                 loaded = self._load(load)

@@ -14,8 +14,8 @@ from tinsmith.engine.adapters.trained_adapters import Adapters
 from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
 from tinsmith.engine.devices import adapter_budget, resolve_device, resolve_dtype
 from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.engine.model.base_loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.logprobs import chunk_tokens
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import use_threads

@@ -17,7 +17,7 @@ from tinsmith.types.operations import (
     SaveSampler,
     SaveState,
     Skip,
-    Snapshot,
+    TakeSnapshot,
 )
 from tinsmith.types.params import AdamParams, LoraConfig
 
@@ -59,7 +59,7 @@ def run_barrier(engine: AdapterEngine, queue: ModelQueue, op: Operation) -> dict
             return {"size_bytes": engine.save_sampler(queue.model_id, folder)}
         case SaveRecoveryPoint(folder):
             return {"size_bytes": engine.save_state(queue.model_id, folder), "seq_id": queue.next_seq - 1}
-        case Snapshot(sampler_id):
+        case TakeSnapshot(sampler_id):
             engine.snapshot(queue.model_id, sampler_id)
         case Skip() as skip:
             _skip(engine, queue, skip, op.seq_id)

@@ -22,7 +22,7 @@ from tinsmith.settings import Settings
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError
 from tinsmith.types.http_names import PROTOBUF
-from tinsmith.types.operations import LoadSampler, Operation, OpKind, ReleaseModel, ReleaseSampler, Sample, Snapshot
+from tinsmith.types.operations import LoadSampler, Operation, OpKind, ReleaseModel, ReleaseSampler, Sample, TakeSnapshot
 
 # How long work waits for a model or sampler that nobody has announced. Requests may overtake each other, but by a round
 # trip, not by minutes, so an id that is still unknown then is most likely wrong and its client should hear of it.
@@ -97,7 +97,7 @@ class EngineScheduler:
         refusal = queue.offer(op, now)
         if refusal is not None:
             self._exactly_once.refuse(op, refusal)
-        elif isinstance(op.work, Snapshot):
+        elif isinstance(op.work, TakeSnapshot):
             # From now on samples may wait for it, however long the steps before it take.
             self.known_samplers.expect(op.work.sampler_id)
 
@@ -160,7 +160,7 @@ class EngineScheduler:
             return
         try:
             # A replay may meet a snapshot that was loaded from disk meanwhile; an id stands for the same weights.
-            known = isinstance(op.work, Snapshot) and self.known_samplers.is_usable(op.work.sampler_id)
+            known = isinstance(op.work, TakeSnapshot) and self.known_samplers.is_usable(op.work.sampler_id)
             result = {} if known else run_barrier(self._engine, queue, op)
         except Exception as error:
             raise_if_fatal(error)
@@ -171,10 +171,10 @@ class EngineScheduler:
             return
         self._exactly_once.result(op, encode(result))
         queue.done(op, self._clock())
-        if isinstance(op.work, Snapshot):
+        if isinstance(op.work, TakeSnapshot):
             self._snapshot_made(op.request_id, op.work)
 
-    def _snapshot_made(self, request_id: str, snapshot: Snapshot) -> None:
+    def _snapshot_made(self, request_id: str, snapshot: TakeSnapshot) -> None:
         sampler_id, folder = snapshot.sampler_id, snapshot.folder
         self.known_samplers.made(sampler_id)
         if self._sampler_operations.will_release(sampler_id):
@@ -188,7 +188,7 @@ class EngineScheduler:
         if op.kind is OpKind.FORWARD_BACKWARD and leaves_gradients:
             # Before its place is settled: what is missing behind it is a later reason, and the first one counts.
             queue.step_fails(f"forward_backward with seq_id {op.seq_id} failed: {error}")
-        elif isinstance(op.work, Snapshot):
+        elif isinstance(op.work, TakeSnapshot):
             self.known_samplers.broke(op.work.sampler_id, f"sampler {op.work.sampler_id} could not be made: {error}")
         queue.done(op, self._clock())
         self._exactly_once.failure(op, error)

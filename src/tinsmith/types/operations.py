@@ -124,7 +124,7 @@ class SaveSampler(StrictFields):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot(StrictFields):
+class TakeSnapshot(StrictFields):
     """Make a sampler of the weights as they are now. It is written to `folder` later, which `Flushed` tells."""
 
     kind: ClassVar[OpKind] = OpKind.SNAPSHOT
@@ -192,7 +192,7 @@ Work = (
     | SaveState
     | SaveRecoveryPoint
     | SaveSampler
-    | Snapshot
+    | TakeSnapshot
     | LoadSampler
     | ReleaseSampler
     | ReleaseModel

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.client.data import batch
 from tests.support.fake_service import FakeService, logprobs_of, loss_of
 from tinsmith import AdamParams, ServiceClient, UserError
-from tinsmith.client.training import batches
+from tinsmith.client.training import batch_requests
 from tinsmith.client.transport import embedding, retry
 
 ADAM = AdamParams(learning_rate=1e-3)
@@ -55,7 +55,7 @@ def test_order_and_exactly_once(seed: int, calls: list[str], parallel: bool, com
     patch.setattr(embedding, "_start", start)
     patch.setattr(retry, "_FIRST_DELAY_S", 0.001)
     if compress:
-        patch.setattr(batches, "_LARGE_BYTES", 0)
+        patch.setattr(batch_requests, "_LARGE_BYTES", 0)
     client = ServiceClient()
     try:
         training = client.create_lora_training_client("tinsmith-tiny")

@@ -11,7 +11,7 @@ from tests.server.client import Failed
 from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.types.host_events import Flushed
-from tinsmith.types.operations import OpKind, Snapshot
+from tinsmith.types.operations import OpKind, TakeSnapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +81,7 @@ async def test_files_that_were_being_written_meanwhile_are_removed(running: Runn
     await client.close_sampler(sampler)
     await soon(lambda: sampler not in running.service.core.live.samplers)
     written = next(op for op in running.link.submitted if op.kind is OpKind.SNAPSHOT)
-    assert isinstance(written.work, Snapshot)
+    assert isinstance(written.work, TakeSnapshot)
     Path(written.work.folder).mkdir()
     running.link.send(Flushed(written.request_id))
     await soon(lambda: folders(running) == [])

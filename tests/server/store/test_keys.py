@@ -14,7 +14,7 @@ from tests.support.fake_link import FakeLink
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
-from tinsmith.server.store.db.models import ApiKey
+from tinsmith.server.store.db.tables import ApiKey
 from tinsmith.server.store.keys import check_token
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request

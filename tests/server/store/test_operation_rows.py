@@ -33,7 +33,7 @@ from tinsmith.types.operations import (
     SaveSampler,
     SaveState,
     Skip,
-    Snapshot,
+    TakeSnapshot,
     Work,
 )
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -65,7 +65,7 @@ EXPECTED: list[tuple[OpKind, Work | None, Note | None]] = [
     (OpKind.OPTIM_STEP, STEP, None),
     (OpKind.SAVE_STATE, SaveState(checkpoint(MODEL, "weights", "s")), SaveNote("s", None, None)),
     (OpKind.SAVE_SAMPLER, SaveSampler(checkpoint(MODEL, "sampler_weights", "w")), SaveNote("w", None, None)),
-    (OpKind.SNAPSHOT, Snapshot(f"{SESSION}:sample:0", f"samplers/{SESSION}:sample:0"), None),
+    (OpKind.SNAPSHOT, TakeSnapshot(f"{SESSION}:sample:0", f"samplers/{SESSION}:sample:0"), None),
     (OpKind.LOAD_STATE, LoadState(pinned(MODEL, "b41b3c15"), True, LORA, next_seq=8), LoadNote(PATH)),
     (OpKind.FORWARD_BACKWARD, ForwardBackward(), PassNote(forward_only=False)),
     (OpKind.OPTIM_STEP, None, None),
@@ -93,7 +93,7 @@ EXPECTED: list[tuple[OpKind, Work | None, Note | None]] = [
         SaveSampler(checkpoint(MODEL, "sampler_weights", "later")),
         SaveNote("later", None, None),
     ),
-    (OpKind.SNAPSHOT, Snapshot(f"{SESSION}:sample:2", f"samplers/{SESSION}:sample:2"), None),
+    (OpKind.SNAPSHOT, TakeSnapshot(f"{SESSION}:sample:2", f"samplers/{SESSION}:sample:2"), None),
     (OpKind.SAMPLE, Sample(SAMPLER), SampleNote(3)),
     (OpKind.LOAD_STATE, LoadState(pinned(f"{SESSION}:train:3", "48f5f4df"), True, LORA), LoadNote(PATH)),
     (OpKind.CREATE_MODEL, CreateModel(LoraConfig(rank=8, seed=994442807, train_mlp=False)), None),

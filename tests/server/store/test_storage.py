@@ -24,7 +24,7 @@ from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
-from tinsmith.server.store.db.models import Base
+from tinsmith.server.store.db.tables import Base
 from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
@@ -42,6 +42,17 @@ def test_migrations_from_nothing_give_the_schema_of_the_models() -> None:
         assert compare_metadata(context, Base.metadata) == []
         assert ScriptDirectory.from_config(config(connection)).get_current_head() == SCHEMA_VERSION
         assert context.get_current_revision() == SCHEMA_VERSION
+
+
+async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Older services then refuse it by its revision: they would misread rows of the journal that carry a version."""
+    db = Database(default_url(tmp_path))
+    db.migrate(tmp_path / "lock")
+    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '0001'")))
+    db.migrate(tmp_path / "lock")
+    found = db.read(lambda c: c.execute(text("SELECT version_num FROM alembic_version")).scalar())
+    db.close()
+    assert found == SCHEMA_VERSION > "0001"
 
 
 def test_migrating_twice_and_at_once_is_no_error(tmp_path: Path) -> None:

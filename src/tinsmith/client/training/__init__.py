@@ -1,5 +1,6 @@
 """`training_client.TrainingClient`: one adapter being trained, each call submitted at once and kept in order.
 
-`ordered_calls` keeps the order, `batches` sends batches in it, `training_ops` all else; `custom_loss` is computed here.
+`ordered_calls` keeps the order, `batch_requests` sends batches in it, `training_ops` all else;
+`custom_loss` is computed here.
 May import every other room of the client.
 """

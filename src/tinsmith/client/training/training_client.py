@@ -15,7 +15,7 @@ from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingCli
 from tinsmith.client.sampling.text_sampling import sample_texts
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
-from tinsmith.client.training.batches import Batches, LossConfig, Pass, check_batch, merge_loss_config
+from tinsmith.client.training.batch_requests import BatchRequests, LossConfig, Pass, check_batch, merge_loss_config
 from tinsmith.client.training.custom_loss import CustomLoss, check_torch
 from tinsmith.client.training.model_creation import create_model, creation_body, lora_of
 from tinsmith.client.training.ordered_calls import OrderedCalls
@@ -93,7 +93,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
         self._model_seq_id = next(session.model_seq_ids)
         self._created = session.submit_lasting(create_model(session, self._model_seq_id, path, body))
         ordered = OrderedCalls(session, self._created)
-        self._batches = Batches(ordered)
+        self._batches = BatchRequests(ordered)
         self._ops = TrainingOps(ordered)
         self._ready: Future[TrainingClient] | None = None
         # Forgetting the last snapshot and submitting what outdates it are one act: a `sample` of another thread comes

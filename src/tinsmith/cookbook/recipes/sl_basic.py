@@ -4,7 +4,8 @@
     python sl_basic.py model_name=Qwen/Qwen3-8B data=conversations.jsonl held_out=200 log_path=runs/mine
 
 Without arguments the embedded model learns pig latin, and words it never trained on say how well. The loop itself is
-`training/loop.py`, a step of it `supervised/trainer.py`; `sl_loop.py` is the same without any of it, to be read first.
+`training/training_loop.py`, a step of it `supervised/trainer.py`; `sl_loop.py` is the same without any of it, to be
+read first.
 """
 
 from tinsmith.cookbook.datasets import pig_latin

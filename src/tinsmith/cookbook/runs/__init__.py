@@ -6,10 +6,10 @@ What a recipe takes: `run_config`, `fields`, `command`, `help`. What lies on dis
 
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed
 from tinsmith.cookbook.runs.command import run_recipe
+from tinsmith.cookbook.runs.intervals import due
 from tinsmith.cookbook.runs.run import Run
 from tinsmith.cookbook.runs.run_checkpoints import SavedFinal, SavedState
 from tinsmith.cookbook.runs.run_config import RunConfig
-from tinsmith.cookbook.runs.schedule import due
 from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 
 __all__ = ["Run", "RunConfig", "SavedFinal", "SavedState", "Transcript", "due", "run_recipe"]

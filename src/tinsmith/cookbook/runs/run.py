@@ -13,6 +13,7 @@ from tinsmith.cookbook.runs.code_version import FILE as STARTS
 from tinsmith.cookbook.runs.code_version import code_version
 from tinsmith.cookbook.runs.folder import check_config, describe, open_folder, unusable, write_config
 from tinsmith.cookbook.runs.held_facts import check_facts, note_path, write_facts
+from tinsmith.cookbook.runs.intervals import due
 from tinsmith.cookbook.runs.jsonl import JsonlWriter, keep_rows, read_rows
 from tinsmith.cookbook.runs.metrics.metric_log import MetricLog
 from tinsmith.cookbook.runs.metrics.optional_sinks import check_sinks, open_sinks
@@ -21,7 +22,6 @@ from tinsmith.cookbook.runs.run_checkpoints import RunCheckpoints, SavedFinal, S
 from tinsmith.cookbook.runs.run_clients import RunClients
 from tinsmith.cookbook.runs.run_config import FREE, RunConfig
 from tinsmith.cookbook.runs.run_lock import RunLock
-from tinsmith.cookbook.runs.schedule import due
 from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 from tinsmith.types.errors import invalid
 

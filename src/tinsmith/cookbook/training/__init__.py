@@ -1,4 +1,4 @@
-"""The skeleton of every trainer: `loop` asks it for one step after the other and does all the rest.
+"""The skeleton of every trainer: `training_loop` asks it for one step after the other and does all the rest.
 
 `training_config` has the settings that trainers share, `learning_rates` the rate of each step, `model_setup` service,
 tokenizer and renderer, `evaluation` what is measured in between, `train_result` what a run came to.
@@ -17,10 +17,10 @@ ahead of the weights that it samples from.
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed
 from tinsmith.cookbook.training.evaluation import Evaluation
 from tinsmith.cookbook.training.learning_rates import LearningRates
-from tinsmith.cookbook.training.loop import SubmittedStep, Trainer, run_trainer
 from tinsmith.cookbook.training.model_setup import ModelSetup, set_up_model
 from tinsmith.cookbook.training.train_result import TrainResult
 from tinsmith.cookbook.training.training_config import TrainingConfig
+from tinsmith.cookbook.training.training_loop import SubmittedStep, Trainer, run_trainer
 
 __all__ = [
     "Evaluation",

@@ -12,11 +12,11 @@ from tinsmith.engine.adapters.snapshots import Snapshot, Snapshots
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.sampling.block_manager import BlockManager
+from tinsmith.engine.sampling.finished_group import make_response
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.engine.sampling.next_tokens import finite_rows, next_tokens
 from tinsmith.engine.sampling.prompt_scores import PromptScores
 from tinsmith.engine.sampling.randomness import stream_base
-from tinsmith.engine.sampling.responses import make_response
 from tinsmith.engine.sampling.sample_pass import SamplePass
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence

@@ -49,7 +49,7 @@ def run_rows(
                 losses.sum().backward()
         for row, output in zip(batch, _outputs(packed, logprobs.detach(), losses.detach()), strict=True):
             outputs[row.index] = output
-    # Once for all micro-batches. The head is gathered on every rank, see `loading`.
+    # Once for all micro-batches. The head is gathered on every rank, see `base_loading`.
     if base.group is not None:
         sum_gradients(gradients, [base.head.name], base.group)
     return outputs, gradients

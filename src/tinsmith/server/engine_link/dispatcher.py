@@ -23,7 +23,7 @@ from tinsmith.types.operations import (
     SaveSampler,
     SaveState,
     Skip,
-    Snapshot,
+    TakeSnapshot,
 )
 
 
@@ -147,7 +147,7 @@ class Dispatcher:
         work = record.work
         if work is None:
             raise ValueError(f"operation {record.request_id} ({record.kind}) was refused, so nothing is known to run")
-        if isinstance(work, LoadState | SaveState | SaveSampler | Snapshot):
+        if isinstance(work, LoadState | SaveState | SaveSampler | TakeSnapshot):
             work = replace(work, folder=str(self._data_folder.absolute(work.folder)))
         return Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path, replay)
 

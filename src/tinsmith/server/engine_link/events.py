@@ -14,10 +14,10 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints
 from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import SamplerRow
+from tinsmith.server.store.db.tables import SamplerRow
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
-from tinsmith.types.operations import OpKind, Snapshot
+from tinsmith.types.operations import OpKind, TakeSnapshot
 
 log = logging.getLogger("tinsmith.server")
 
@@ -107,7 +107,7 @@ class Events:
 
     async def _on_flushed(self, request_id: str) -> None:
         record = self._futures.find(request_id)
-        if record is None or not isinstance(record.work, Snapshot):
+        if record is None or not isinstance(record.work, TakeSnapshot):
             return
         sampler = self._live.samplers.get(record.sampler_id or "")
         if sampler is None:  # let go of while it was being written

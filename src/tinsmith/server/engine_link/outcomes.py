@@ -18,12 +18,12 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.checkpoint_store import Saved
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import RunRow, SamplerRow
+from tinsmith.server.store.db.tables import RunRow, SamplerRow
 from tinsmith.server.store.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.host_events import Failure, Result
 from tinsmith.types.http_names import JSON
-from tinsmith.types.operations import CreateModel, LoadState, OpKind, SaveSampler, SaveState, Snapshot
+from tinsmith.types.operations import CreateModel, LoadState, OpKind, SaveSampler, SaveState, TakeSnapshot
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
 
 log = logging.getLogger("tinsmith.server")
@@ -119,7 +119,7 @@ class Outcomes:
                 return self._model_answer(record)
             case SaveState(folder) | SaveSampler(folder), SaveNote() as note:
                 return self._save_answer(record, folder, note, orjson.loads(event.payload))
-            case Snapshot(), _:
+            case TakeSnapshot(), _:
                 return self._snapshot_answer(record)
             case _:
                 return None, [], []

@@ -53,13 +53,13 @@ class Resend:
 
 
 @dataclass(frozen=True, slots=True)
-class Skip:
+class PassOver:
     """Take an operation's place in the order; it took no effect."""
 
     record: Record
 
 
-Step = Load | Replay | Resend | Skip
+Step = Load | Replay | Resend | PassOver
 
 
 def plan(run: TrainingRun, live: LiveState) -> list[Step]:
@@ -83,10 +83,10 @@ def _step(record: Record, live: LiveState) -> Step:
         return Resend(record)
     # A forward pass leaves nothing in the engine, and a save has left its files.
     if record.state is State.FAILED or record.forward_only or record.kind in (OpKind.SAVE_STATE, OpKind.SAVE_SAMPLER):
-        return Skip(record)
+        return PassOver(record)
     if record.kind is OpKind.SNAPSHOT:
         sampler = live.samplers.get(record.sampler_id or "")
-        return Replay(record) if sampler is not None and not sampler.on_disk else Skip(record)
+        return Replay(record) if sampler is not None and not sampler.on_disk else PassOver(record)
     return Replay(record)
 
 
@@ -211,7 +211,7 @@ class Recovery:
                 await _patiently(lambda: self._dispatcher.replay(record))
             case Resend(record):
                 await _patiently(lambda: self._dispatcher.resend(record))
-            case Skip(record):
+            case PassOver(record):
                 self._dispatcher.skip(record)
 
     def _load(self, run: TrainingRun, point: RecoveryPoint) -> None:

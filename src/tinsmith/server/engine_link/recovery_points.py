@@ -12,7 +12,7 @@ from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.state.live import LiveState, RecoveryPoint, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import RecoveryPointRow
+from tinsmith.server.store.db.tables import RecoveryPointRow
 from tinsmith.server.store.journal import Effect
 from tinsmith.types.host_events import Failure, Result
 from tinsmith.types.operations import Operation, SaveRecoveryPoint

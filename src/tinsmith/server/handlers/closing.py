@@ -8,7 +8,7 @@ from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
 from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import SamplerRow
+from tinsmith.server.store.db.tables import SamplerRow
 
 
 class ClosingHandler:

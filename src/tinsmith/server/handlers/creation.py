@@ -16,7 +16,7 @@ from tinsmith.server.state.notes import LoadNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import Saved
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import RunRow
+from tinsmith.server.store.db.tables import RunRow
 from tinsmith.server.store.journal import Effect, digest
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError, invalid

@@ -13,7 +13,7 @@ from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal import digest
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.ids import sampling_session_id
-from tinsmith.types.operations import OpKind, SaveSampler, SaveState, Snapshot
+from tinsmith.types.operations import OpKind, SaveSampler, SaveState, TakeSnapshot
 from tinsmith.types.paths import CheckpointPath, check_name
 from tinsmith.types.requests import SaveWeightsForSamplerRequest, SaveWeightsRequest
 
@@ -112,7 +112,7 @@ class SavingHandler:
             model_seq=record.seq_id,
         )
         record.sampler_id = sampler_id
-        record.work = Snapshot(sampler_id, folder)
+        record.work = TakeSnapshot(sampler_id, folder)
         # There at once, not when the snapshot is made: samples may come before, and wait for it.
         return Prepared(reserve=lambda: self._live.add_sampler(sampler), undo=lambda: self._live.drop_sampler(sampler))
 

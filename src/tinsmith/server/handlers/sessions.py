@@ -15,7 +15,7 @@ from tinsmith.server.state.live import LiveSession, RunStatus
 from tinsmith.server.state.records import Record
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SessionRow
+from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SessionRow
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.operations import OpKind
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest

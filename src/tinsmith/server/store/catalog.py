@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.db.models import BaseModelRow
+from tinsmith.server.store.db.tables import BaseModelRow
 from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, UserError, invalid
 from tinsmith.types.lineup import lookup

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.db.models import CheckpointRow
-from tinsmith.server.store.page import Page
+from tinsmith.server.store.db.tables import CheckpointRow
+from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.paths import CheckpointKind, CheckpointPath
@@ -137,7 +137,7 @@ class CheckpointStore:
         )
         return await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
 
-    async def of_owner(self, owner: str, page: Page) -> tuple[list[Saved], int]:
+    async def of_owner(self, owner: str, page: Paging) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
         where = (CheckpointRow.owner == owner, _alive())
         query = page.of(select(*_COLUMNS).where(*where))

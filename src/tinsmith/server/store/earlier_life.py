@@ -9,9 +9,9 @@ from sqlalchemy import Connection, select, update
 from tinsmith.server.state.live import LiveSession, LiveState, RecoveryPoint, RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.db.models import RecoveryPointRow, RunRow, SamplerRow, SessionRow
+from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.folder_lock import Claim
-from tinsmith.types.operations import Snapshot
+from tinsmith.types.operations import TakeSnapshot
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")
@@ -49,12 +49,12 @@ def _place(record: Record, live: LiveState) -> bool:
         run.ops[record.seq_id] = record
     # A sampler's row is written with the snapshot's outcome; one that is still to come has none.
     unknown = record.state is State.PENDING and record.sampler_id not in live.samplers
-    if run is not None and isinstance(record.work, Snapshot) and unknown:
+    if run is not None and isinstance(record.work, TakeSnapshot) and unknown:
         live.add_sampler(_coming(record, record.work, run))
     return record.session_id in live.sessions
 
 
-def _coming(record: Record, snapshot: Snapshot, run: TrainingRun) -> SamplingSession:
+def _coming(record: Record, snapshot: TakeSnapshot, run: TrainingRun) -> SamplingSession:
     return SamplingSession(
         record.sampler_id or "",
         run.session_id,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.db.models import OperationRow
+from tinsmith.server.store.db.tables import OperationRow
 from tinsmith.server.store.operation_rows import from_row, to_row
 
 Effect = Callable[[Connection], Any]

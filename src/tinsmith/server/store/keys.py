@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, insert, select, update
 
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.db.models import ApiKey
+from tinsmith.server.store.db.tables import ApiKey
 from tinsmith.types.errors import StartupError, UserError
 
 PREFIX = "tml-"

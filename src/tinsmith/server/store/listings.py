@@ -8,8 +8,8 @@ from sqlalchemy import Connection, func, or_, select
 
 from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved, utc
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.db.models import CheckpointRow, RunRow, SamplerRow, SessionRow
-from tinsmith.server.store.page import Page
+from tinsmith.server.store.db.tables import CheckpointRow, RunRow, SamplerRow, SessionRow
+from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import (
@@ -27,7 +27,7 @@ class Listings:
         self._db = db
         self._checkpoints = checkpoints
 
-    async def runs(self, owner: str, page: Page, accessible: bool, project_id: str | None) -> TrainingRunsResponse:
+    async def runs(self, owner: str, page: Paging, accessible: bool, project_id: str | None) -> TrainingRunsResponse:
         """Return a page of training runs, the one used last first."""
         where: Any = _visible(owner, accessible)
         if project_id is not None:
@@ -72,7 +72,7 @@ class Listings:
             user_metadata=row.user_metadata,
         )
 
-    async def sessions(self, owner: str, page: Page) -> list[str]:
+    async def sessions(self, owner: str, page: Paging) -> list[str]:
         """Return a page of session ids, newest first."""
         query = page.of(select(SessionRow.id).where(SessionRow.owner == owner))
         query = query.order_by(SessionRow.created_at.desc(), SessionRow.id)

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
-from tinsmith.server.store.page import Page
+from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import invalid
 from tinsmith.types.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.paths import CheckpointPath
@@ -37,7 +37,7 @@ Address = Annotated[CheckpointPath, Depends(get_path)]
 async def list_checkpoints(
     service: ServiceDep,
     owner: Owner,
-    page: Annotated[Page, Depends(page_of(100))],
+    page: Annotated[Paging, Depends(page_of(100))],
 ) -> Response:
     saved, total = await service.core.checkpoints.of_owner(owner, page)
     return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=page.cursor(total)))
@@ -48,7 +48,7 @@ async def list_run_checkpoints(run_id: str, service: ServiceDep, owner: Owner) -
     saved = await service.core.checkpoints.of_run(run_id, owner)
     if not saved:
         await service.listings.run(run_id, owner, accessible=False)
-    cursor = Page(len(saved), 0).cursor(len(saved))
+    cursor = Paging(len(saved), 0).cursor(len(saved))
     return reply(CheckpointsResponse(checkpoints=[one.wire() for one in saved], cursor=cursor))
 
 

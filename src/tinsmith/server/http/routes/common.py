@@ -13,7 +13,7 @@ from tinsmith.server.handlers.bodies import read_body
 from tinsmith.server.service import Service
 from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.page import Page
+from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import UserError
 from tinsmith.types.http_names import API_KEY_HEADER, JSON
 
@@ -66,11 +66,11 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
 
 
-def page_of(usual: int) -> Callable[[int, int], Awaitable[Page]]:
+def page_of(usual: int) -> Callable[[int, int], Awaitable[Paging]]:
     """Return the dependency that reads `limit` and `offset`; `usual` is the limit of a client that names none."""
 
-    async def page(limit: Limit = usual, offset: Offset = 0) -> Page:
-        return Page(limit, offset)
+    async def page(limit: Limit = usual, offset: Offset = 0) -> Paging:
+        return Paging(limit, offset)
 
     return page
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
-from tinsmith.server.store.page import Page
+from tinsmith.server.store.paging import Paging
 from tinsmith.types.http_names import API_PREFIX
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
@@ -35,7 +35,7 @@ async def finish_session(session_id: str, service: ServiceDep, owner: Owner, bod
 
 
 @router.get("/sessions")
-async def list_sessions(service: ServiceDep, owner: Owner, page: Annotated[Page, Depends(page_of(20))]) -> Response:
+async def list_sessions(service: ServiceDep, owner: Owner, page: Annotated[Paging, Depends(page_of(20))]) -> Response:
     return reply(SessionsResponse(sessions=await service.listings.sessions(owner, page)))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Response
 
 from tinsmith.server.http.routes.common import Owner, ServiceDep, page_of, reply
-from tinsmith.server.store.page import Page
+from tinsmith.server.store.paging import Paging
 from tinsmith.types.http_names import API_PREFIX
 
 router = APIRouter(prefix=API_PREFIX)
@@ -19,7 +19,7 @@ Scope = Literal["owned", "accessible"]
 async def list_runs(
     service: ServiceDep,
     owner: Owner,
-    page: Annotated[Page, Depends(page_of(20))],
+    page: Annotated[Paging, Depends(page_of(20))],
     access_scope: Scope = "owned",
     project_id: str | None = None,
 ) -> Response:

@@ -1,4 +1,4 @@
-"""What is stored: `models` (tables), `database` (connections, migrations), `writer` (one thread, group commit).
+"""What is stored: `tables`, `database` (connections, migrations), `writer` (one thread, group commit).
 
 Times are seconds since the epoch (float), ids are text, and small JSON lives in JSON columns.
 """

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from tinsmith.server.store.db.models import Base
+from tinsmith.server.store.db.tables import Base
 
 connection = context.config.attributes["connection"]
 # Batches: SQLite changes a column by copying its table.

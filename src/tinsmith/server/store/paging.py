@@ -13,7 +13,7 @@ Query = TypeVar("Query", bound=Select[Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Paging:
     """At most `limit` rows, after the first `offset` ones."""
 
     limit: int

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.data import datum
-from tinsmith.client.training.batches import check_batch, chunk_sizes, merge, split
+from tinsmith.client.training.batch_requests import check_batch, chunk_sizes, merge, split
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import ForwardBackwardOutput
 from tinsmith.types.tensor import TensorData

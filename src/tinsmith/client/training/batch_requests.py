@@ -48,7 +48,7 @@ class Pass:
     forward_only: bool
 
 
-class Batches:
+class BatchRequests:
     """Sends the batches of one model.
 
     Args:
