@@ -28,8 +28,12 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 _BOX_HEIGHT, _ROW, _GAP, _MARGIN, _TITLE = 26, 54, 24, 16, 34
 _CHARACTER, _PADDING = 7.2, 18
 
-# Small modules without rooms of their own; arrows to them would hide the others.
-_FOOT = {"devices", "faults", "hub", "jobs", "logs", "models", "settings", "threads", "version"}
+# Small modules that every room above may use; arrows to them would hide the others.
+_FOOT = {
+    *("devices", "faults", "hub", "jobs", "logs", "models", "settings", "threads", "version"),
+    *("answers", "datasets", "extra", "hyperparam_utils", "notices", "plots", "schedules", "tokenizer_utils", "utils"),
+    *("words",),
+}
 
 
 @dataclass(frozen=True)
