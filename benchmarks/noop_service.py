@@ -24,7 +24,7 @@ from tinsmith.types.codec import (
     encode_sample_response,
 )
 from tinsmith.types.compression import zstd_decompress
-from tinsmith.types.http_names import PROTOBUF
+from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
 from tinsmith.types.tensor import TensorData
 

@@ -20,9 +20,9 @@ from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.settings import Settings, get_settings
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, TinsmithError
-from tinsmith.types.lineup import EMBEDDED_MODEL
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
 # Imported for its place in the order of endings alone, and used here so that nobody tidies the import away.
 assert session

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinsmith.types.errors import StartupError, UserError, invalid
-from tinsmith.types.paths import SCHEME
+from tinsmith.types.names.paths import SCHEME
 
 
 def export_merged(

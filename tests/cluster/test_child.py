@@ -21,10 +21,10 @@ from tests.support.operations import create, forward_backward, load_sampler, opt
 from tinsmith.cluster.child import ChildLink
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
-from tinsmith.types import operation_codec
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
+from tinsmith.types.engine_messages import operation_codec
+from tinsmith.types.engine_messages.host_events import Failure, Lost, Ready, Result
 from tinsmith.types.errors import StartupError
-from tinsmith.types.host_events import Failure, Lost, Ready, Result
 
 FAKE = "tests.support.fake_engine_main"
 

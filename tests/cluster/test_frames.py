@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
+from tinsmith.types.engine_messages.host_events import Failure, Result
+from tinsmith.types.engine_messages.operation_codec import (
+    event_from_frame,
+    event_to_frame,
+    operation_from_frame,
+    operation_to_frame,
+)
+from tinsmith.types.engine_messages.operations import Operation, Sample
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Failure, Result
-from tinsmith.types.operation_codec import event_from_frame, event_to_frame, operation_from_frame, operation_to_frame
-from tinsmith.types.operations import Operation, Sample
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),

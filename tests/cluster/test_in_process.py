@@ -17,8 +17,8 @@ from tinsmith.cluster.in_process import InProcessLink
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
+from tinsmith.types.engine_messages.host_events import Failure, Lost, Ready, Result
 from tinsmith.types.errors import StartupError, UserError
-from tinsmith.types.host_events import Failure, Lost, Ready, Result
 
 SPEC = ModelSpec("base", "fake")
 

@@ -32,8 +32,8 @@ from tinsmith.engine.adapters.slots import Layout, bucket_of, targets_for
 from tinsmith.engine.checkpoints.peft_layout import export_tensors
 from tinsmith.engine.model.base_loading import load_base_model
 from tinsmith.types.errors import UserError
-from tinsmith.types.learning_rate import learning_rate
-from tinsmith.types.lineup import EMBEDDED_MODEL, LINEUP
+from tinsmith.types.facts.learning_rate import learning_rate
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL, LINEUP
 from tinsmith.types.params import LoraConfig
 
 

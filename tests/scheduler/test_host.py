@@ -11,8 +11,8 @@ import pytest
 from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.failures import EngineBroken
-from tinsmith.types.host_events import Flushed, Ready
-from tinsmith.types.operations import TakeSnapshot
+from tinsmith.types.engine_messages.host_events import Flushed, Ready
+from tinsmith.types.engine_messages.operations import TakeSnapshot
 
 
 def test_threads_hand_over_work_while_it_runs() -> None:

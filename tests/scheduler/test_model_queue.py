@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from tests.support.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.model_queue import ModelQueue
-from tinsmith.types.operations import ForwardBackward, OptimStep, ReleaseModel, SaveRecoveryPoint, Skip, TakeSnapshot
+from tinsmith.types.engine_messages.operations import (
+    ForwardBackward,
+    OptimStep,
+    ReleaseModel,
+    SaveRecoveryPoint,
+    Skip,
+    TakeSnapshot,
+)
 from tinsmith.types.params import AdamParams
 
 works = st.sampled_from(

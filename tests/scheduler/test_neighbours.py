@@ -14,9 +14,9 @@ from tests.support.operations import Driven, create, load_sampler, operation, op
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.types.datum import Datum
+from tinsmith.types.engine_messages.host_events import Failure
+from tinsmith.types.engine_messages.operations import ForwardBackward, Operation, OpKind, TakeSnapshot
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Failure
-from tinsmith.types.operations import ForwardBackward, Operation, OpKind, TakeSnapshot
 
 STEPS = 4
 

@@ -8,8 +8,15 @@ import pytest
 
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, operation, optim
+from tinsmith.types.engine_messages.operations import (
+    ForwardBackward,
+    LoadState,
+    ReleaseModel,
+    SaveSampler,
+    SaveState,
+    Skip,
+)
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import ForwardBackward, LoadState, ReleaseModel, SaveSampler, SaveState, Skip
 from tinsmith.types.params import LoraConfig
 
 USER = RequestErrorCategory.USER

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeClock, FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.engine.jobs import RowOutput, TrainRow
-from tinsmith.types.host_events import Failure, Result
-from tinsmith.types.operations import Operation, SaveState, Skip, TakeSnapshot
+from tinsmith.types.engine_messages.host_events import Failure, Result
+from tinsmith.types.engine_messages.operations import Operation, SaveState, Skip, TakeSnapshot
 
 BUDGET = 12
 CODES = {"good": 0, "bad": BAD_ROW, "crash": CRASH_PASS, "hungry": HUNGRY}

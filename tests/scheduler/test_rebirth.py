@@ -14,8 +14,8 @@ from tests.scheduler.test_properties import BUDGET, Expected, Step, WatchedEngin
 from tests.support.fake_engine import FakeModel, Weights
 from tests.support.operations import Driven, create, operation
 from tinsmith.types.codec import parse_forward_backward_request
-from tinsmith.types.host_events import Failure, Result
-from tinsmith.types.operations import LoadState, Operation, OpKind, SaveRecoveryPoint, Skip
+from tinsmith.types.engine_messages.host_events import Failure, Result
+from tinsmith.types.engine_messages.operations import LoadState, Operation, OpKind, SaveRecoveryPoint, Skip
 from tinsmith.types.params import LoraConfig
 
 LORA = LoraConfig(rank=8, seed=0)

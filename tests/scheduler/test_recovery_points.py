@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, operation, optim
-from tinsmith.types.operations import Operation, ReleaseModel, SaveRecoveryPoint, Skip
+from tinsmith.types.engine_messages.operations import Operation, ReleaseModel, SaveRecoveryPoint, Skip
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 
 from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeEngine, fake_token
 from tests.support.operations import Driven, create, load_sampler, operation, sample
+from tinsmith.types.engine_messages.host_events import Result
+from tinsmith.types.engine_messages.operations import ReleaseSampler, Sample, TakeSnapshot
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Result
-from tinsmith.types.operations import ReleaseSampler, Sample, TakeSnapshot
 
 
 @pytest.fixture

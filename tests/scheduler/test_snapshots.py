@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fake_engine import FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
-from tinsmith.types.operations import Operation, ReleaseSampler, TakeSnapshot
+from tinsmith.types.engine_messages.operations import Operation, ReleaseSampler, TakeSnapshot
 
 
 @pytest.fixture

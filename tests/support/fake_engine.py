@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from tinsmith.engine.jobs import RowOutput, SampleJob, TrainRow
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.outputs import SampledSequence, SampleResponse
 from tinsmith.types.params import AdamParams, LoraConfig
 

@@ -1,4 +1,4 @@
-"""An engine host in memory, small enough to be read at once, that keeps the contract of `types/operations.py`.
+"""An engine host in memory, small enough to be read at once, that keeps the contract of `types/engine_messages/`.
 
 A model is one number: a forward_backward adds what it reads to a gradient that also depends on the weight, a step moves
 the weight. So a lost, doubled or misordered operation shows in the number.
@@ -19,15 +19,13 @@ import numpy as np
 import orjson
 
 from tinsmith.scheduler.sample_queue import sample_seed
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.codec import (
     decode_forward_backward_request,
     encode_forward_backward_output,
     encode_sample_response,
 )
-from tinsmith.types.errors import RequestErrorCategory, StartupError, UserError
-from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result
-from tinsmith.types.operations import (
+from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, Lost, Ready, Result
+from tinsmith.types.engine_messages.operations import (
     CreateModel,
     ForwardBackward,
     LoadSampler,
@@ -44,6 +42,8 @@ from tinsmith.types.operations import (
     Skip,
     TakeSnapshot,
 )
+from tinsmith.types.errors import RequestErrorCategory, StartupError, UserError
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.outputs import ForwardBackwardOutput, SampledSequence, SampleResponse
 from tinsmith.types.requests import SampleRequest
 from tinsmith.types.tensor import TensorData

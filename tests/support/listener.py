@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from tinsmith.types.host_events import Event, Failure, Result
-from tinsmith.types.operations import Operation
+from tinsmith.types.engine_messages.host_events import Event, Failure, Result
+from tinsmith.types.engine_messages.operations import Operation
 
 E = TypeVar("E")
 

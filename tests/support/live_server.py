@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.spawn import ServerProcess, free_port, tinsmith_command
 from tinsmith.models import path as shipped_path
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.paths import CheckpointPath
 
 if TYPE_CHECKING:
     import tinker

@@ -12,8 +12,16 @@ from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response, encode_forward_backward_request
 from tinsmith.types.datum import Datum
-from tinsmith.types.host_events import Event, Failure, Flushed, Result, Stats
-from tinsmith.types.operations import CreateModel, ForwardBackward, LoadSampler, Operation, OptimStep, Sample, Work
+from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, Result, Stats
+from tinsmith.types.engine_messages.operations import (
+    CreateModel,
+    ForwardBackward,
+    LoadSampler,
+    Operation,
+    OptimStep,
+    Sample,
+    Work,
+)
 from tinsmith.types.outputs import ForwardBackwardOutput, SampleResponse
 from tinsmith.types.params import AdamParams, LoraConfig
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import tinsmith
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.paths import CheckpointPath
 
 PROMPTS = ["translate: hello", "translate: oak", "once upon"]
 _TIMEOUT_S = 400.0

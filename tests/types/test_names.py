@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tinsmith
-from tinsmith.types import checkpoint_files, http_names, ids
+from tinsmith.types.names import checkpoint_files, http_names, ids
 
 PACKAGE = Path(tinsmith.__file__).parent
 NAMES = {

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.types.operation_codec import decode_work, operation_from_frame, operation_to_frame
-from tinsmith.types.operations import Operation, OpKind, OptimStep, Sample, Work
+from tinsmith.types.engine_messages.operation_codec import decode_work, operation_from_frame, operation_to_frame
+from tinsmith.types.engine_messages.operations import Operation, OpKind, OptimStep, Sample, Work
+from tinsmith.types.engine_messages.strict_fields import to_fields
 from tinsmith.types.params import AdamParams, LoraConfig
-from tinsmith.types.strict_fields import to_fields
 
 # Seeds are 64-bit, as requests are checked to have them; msgpack has no larger whole numbers.
 st.register_type_strategy(

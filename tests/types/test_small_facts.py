@@ -9,8 +9,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.compression import zstd_compress, zstd_decompress
+from tinsmith.types.engine_messages.host_events import Failure, Flushed, Lost, Ready, Result, Stats
+from tinsmith.types.engine_messages.operation_codec import event_from_frame, event_to_frame
 from tinsmith.types.errors import (
     APIStatusError,
     BadRequestError,
@@ -20,12 +21,11 @@ from tinsmith.types.errors import (
     UserError,
     status_error,
 )
-from tinsmith.types.host_events import Failure, Flushed, Lost, Ready, Result, Stats
-from tinsmith.types.learning_rate import default_adam_params, learning_rate
-from tinsmith.types.lineup import LINEUP, SUGGESTED_MODELS, lookup
-from tinsmith.types.operation_codec import event_from_frame, event_to_frame
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.learning_rate import default_adam_params, learning_rate
+from tinsmith.types.facts.lineup import LINEUP, SUGGESTED_MODELS, lookup
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.outputs import reduce_metrics
-from tinsmith.types.paths import CheckpointPath
 
 
 @pytest.mark.row(66)

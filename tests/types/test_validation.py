@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError
-from tinsmith.types.loss_table import LOSSES
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.loss_table import LOSSES
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData

@@ -9,8 +9,8 @@ import typer
 
 from tinsmith.cli.options import BaseUrl
 from tinsmith.types.errors import UserError
-from tinsmith.types.lineup import EMBEDDED_MODEL
-from tinsmith.types.paths import SCHEME
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
+from tinsmith.types.names.paths import SCHEME
 
 if TYPE_CHECKING:
     from tinsmith.cookbook.chat import Chat

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tinsmith import logs
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError
-from tinsmith.types.lineup import EMBEDDED_MODEL
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
     from tinsmith.server.http.listener import Listener

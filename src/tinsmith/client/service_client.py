@@ -17,8 +17,8 @@ from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.opening import open_connection
 from tinsmith.client.transport.session import ClientSession, FinishStatus
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.params import AdamOptimizerConfig, LoraConfig
-from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSessionRequest
 from tinsmith.types.responses import GetServerCapabilitiesResponse, SupportedModel
 from tinsmith.version import __version__

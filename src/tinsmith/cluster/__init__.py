@@ -1,5 +1,6 @@
 """Where engines run: on a thread of this process, or in a child process.
 
-`in_process.InProcessLink` and `child.ChildLink` implement `types.operations.EngineLink`. `engine_main` is what the
-child runs, `frames` how both ends speak, `loading` how engines are made, `backoff` how long to wait for the next life.
+`in_process.InProcessLink` and `child.ChildLink` implement `EngineLink`. `engine_main` is what the child runs, `frames`
+how both ends speak, `model_sources` where models come from, `loading` how engines are made, `backoff` how long to wait
+for the next life.
 """

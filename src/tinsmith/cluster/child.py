@@ -17,10 +17,10 @@ from tinsmith.cluster.backoff import Backoff
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
+from tinsmith.types.engine_messages.host_events import Event, Failure, Lost, Ready
+from tinsmith.types.engine_messages.operation_codec import event_from_frame, operation_to_frame
+from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.host_events import Event, Failure, Lost, Ready
-from tinsmith.types.operation_codec import event_from_frame, operation_to_frame
-from tinsmith.types.operations import Operation
 
 logger = logging.getLogger(__name__)
 

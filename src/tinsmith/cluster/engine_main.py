@@ -25,9 +25,9 @@ from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
+from tinsmith.types.engine_messages.host_events import Event, Failure
+from tinsmith.types.engine_messages.operation_codec import event_to_frame, operation_from_frame
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.host_events import Event, Failure
-from tinsmith.types.operation_codec import event_to_frame, operation_from_frame
 
 logger = logging.getLogger(__name__)
 

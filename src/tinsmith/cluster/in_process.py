@@ -13,10 +13,10 @@ from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.engine_messages.host_events import Event, Lost, Ready
+from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import StartupError, UserError
-from tinsmith.types.host_events import Event, Lost, Ready
-from tinsmith.types.operations import Operation
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 logger = logging.getLogger(__name__)
 

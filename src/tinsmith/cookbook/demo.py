@@ -25,7 +25,7 @@ from tinsmith.cookbook.plots import save_curve, terminal_curve
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.schedules import rate_share
 from tinsmith.types.errors import invalid
-from tinsmith.types.lineup import EMBEDDED_MODEL
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
 # With these the demo trains for half a minute on two CPU cores, and gets nearly all held-out words right.
 RANK = 32

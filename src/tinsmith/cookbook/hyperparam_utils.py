@@ -13,8 +13,8 @@ from tinsmith import models
 from tinsmith.cookbook.model_info import count_experts, get_model_attributes, read_config
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.types.errors import invalid
-from tinsmith.types.learning_rate import LORA_MULTIPLIER, family_of, learning_rate
-from tinsmith.types.lineup import EMBEDDED_MODEL, lookup
+from tinsmith.types.facts.learning_rate import LORA_MULTIPLIER, family_of, learning_rate
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL, lookup
 
 # The formula is for models a thousand times as large; 1.5 million parameters learn pig latin best near this rate.
 _EMBEDDED_RATE = 4e-3

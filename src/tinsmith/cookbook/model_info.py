@@ -12,7 +12,7 @@ from tinsmith import get_tokenizer, hub, models
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, get_renderer
 from tinsmith.types.errors import TinsmithError, UserError, invalid
-from tinsmith.types.lineup import Kind, lookup
+from tinsmith.types.facts.lineup import Kind, lookup
 
 _EXPECTED = "a model of the lineup, a checkpoint's folder, or a hub id that can be had"
 

@@ -22,9 +22,9 @@ from tinsmith.engine.threads import use_threads
 from tinsmith.engine.training.packing import PackedRow
 from tinsmith.engine.training.training_pass import run_rows
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import invalid
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.params import AdamParams, LoraConfig
 from tinsmith.types.validation import check_adam, check_lora, check_training_data
 

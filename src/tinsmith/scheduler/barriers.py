@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import orjson
 
 from tinsmith.scheduler.model_queue import ModelQueue
-from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.operations import (
+from tinsmith.types.engine_messages.operations import (
     CreateModel,
     LoadState,
     Operation,
@@ -19,6 +18,7 @@ from tinsmith.types.operations import (
     Skip,
     TakeSnapshot,
 )
+from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import AdamParams, LoraConfig
 
 

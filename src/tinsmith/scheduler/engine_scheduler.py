@@ -19,10 +19,18 @@ from tinsmith.scheduler.passes import Passes, TrainingEngine
 from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
 from tinsmith.scheduler.sampler_operations import SamplerEngine, SamplerOperations
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.engine_messages.operations import (
+    LoadSampler,
+    Operation,
+    OpKind,
+    ReleaseModel,
+    ReleaseSampler,
+    Sample,
+    TakeSnapshot,
+)
 from tinsmith.types.errors import UserError
-from tinsmith.types.http_names import PROTOBUF
-from tinsmith.types.operations import LoadSampler, Operation, OpKind, ReleaseModel, ReleaseSampler, Sample, TakeSnapshot
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.names.http_names import PROTOBUF
 
 # How long work waits for a model or sampler that nobody has announced. Requests may overtake each other, but by a round
 # trip, not by minutes, so an id that is still unknown then is most likely wrong and its client should hear of it.

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from tinsmith.scheduler.failures import describe
+from tinsmith.types.engine_messages.host_events import Event, Failure, Result
+from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import UserError
-from tinsmith.types.host_events import Event, Failure, Result
-from tinsmith.types.http_names import JSON
-from tinsmith.types.operations import Operation
+from tinsmith.types.names.http_names import JSON
 
 # Finished ids that are remembered, so that a repeated submission does not run again. The service repeats only what it
 # has no outcome of, so an id comes back while its answer is on the way, not after so many others were answered.

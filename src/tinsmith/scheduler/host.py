@@ -16,9 +16,9 @@ from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.host_events import Event, Flushed, Ready
-from tinsmith.types.operations import Operation
+from tinsmith.types.engine_messages.host_events import Event, Flushed, Ready
+from tinsmith.types.engine_messages.operations import Operation
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 T = TypeVar("T")
 

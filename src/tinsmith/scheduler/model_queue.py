@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from tinsmith.types.operations import Operation, OpKind, SaveRecoveryPoint
+from tinsmith.types.engine_messages.operations import Operation, OpKind, SaveRecoveryPoint
 
 # They make the model, unless a place in the order says that it exists.
 _BIRTHS = (OpKind.CREATE_MODEL, OpKind.LOAD_STATE)

@@ -18,8 +18,8 @@ from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.types.codec import decode_forward_backward_request, encode_forward_backward_output
 from tinsmith.types.datum import Datum
+from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import UserError
-from tinsmith.types.operations import Operation
 from tinsmith.types.outputs import ForwardBackwardOutput
 from tinsmith.types.tensor import TensorData
 

@@ -19,9 +19,9 @@ from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.types.codec import encode_sample_response
+from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import UserError
-from tinsmith.types.http_names import PROTOBUF
-from tinsmith.types.operations import Operation
+from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.requests import SampleRequest
 from tinsmith.types.sample_inputs import read_sample_inputs

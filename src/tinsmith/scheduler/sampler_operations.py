@@ -11,7 +11,7 @@ from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.flusher import Flusher
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.sample_queue import SampleQueue
-from tinsmith.types.operations import LoadSampler, Operation, ReleaseSampler
+from tinsmith.types.engine_messages.operations import LoadSampler, Operation, ReleaseSampler
 
 
 class SamplerEngine(Protocol):

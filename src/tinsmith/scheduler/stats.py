@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinsmith.scheduler.engine_scheduler import EngineScheduler
-from tinsmith.types.host_events import Stats
+from tinsmith.types.engine_messages.host_events import Stats
 
 # As often as a person who looks at the page can follow; a scrape reads the last values.
 INTERVAL_S = 1.0

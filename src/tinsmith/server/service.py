@@ -30,8 +30,8 @@ from tinsmith.server.store.listings import Listings
 from tinsmith.server.store.tokenizer_files import TokenizerFiles
 from tinsmith.server.sweeper import Sweeper
 from tinsmith.settings import Settings
+from tinsmith.types.engine_messages.host_events import EngineLink
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.host_events import EngineLink
 
 # How long a stop waits for outcomes that are being stored, seconds.
 _STORE_S = 10.0

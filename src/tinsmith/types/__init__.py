@@ -1,8 +1,9 @@
 """Wire types and codec that SDK and service share; no torch, no HTTP.
 
-Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`), what service and
-engine say to each other (`operations`, `host_events`, `operation_codec`), wire forms (`proto/`, `codec`, `compression`,
-`strict_fields`), names (`http_names`, `checkpoint_files`, `ids`, `paths`), checks (`validation`) and small facts.
+Data (`tensor`, `model_input`, `datum`, `params`, `outputs`), messages (`requests`, `responses`), wire forms (`proto/`,
+`codec`, `compression`), checks (`validation`, `sample_inputs`) and `errors`. `engine_messages/` is what service and
+engine say to each other, `names/` what things are called on the wire and on disk, `facts/` what is known of models and
+losses.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinsmith.types.base_model_info import BaseModelInfo as BaseModelInfo
     from tinsmith.types.datum import Datum as Datum
     from tinsmith.types.errors import RequestErrorCategory as RequestErrorCategory
+    from tinsmith.types.facts.base_model_info import BaseModelInfo as BaseModelInfo
     from tinsmith.types.model_input import EncodedTextChunk as EncodedTextChunk
     from tinsmith.types.model_input import ModelInput as ModelInput
     from tinsmith.types.model_input import ModelInputChunk as ModelInputChunk
+    from tinsmith.types.names.paths import CheckpointPath as CheckpointPath
+    from tinsmith.types.names.paths import CheckpointType as CheckpointType
     from tinsmith.types.outputs import ForwardBackwardOutput as ForwardBackwardOutput
     from tinsmith.types.outputs import LoadWeightsResponse as LoadWeightsResponse
     from tinsmith.types.outputs import LossFnOutput as LossFnOutput
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
     from tinsmith.types.params import AdamParams as AdamParams
     from tinsmith.types.params import LoraConfig as LoraConfig
     from tinsmith.types.params import SamplingParams as SamplingParams
-    from tinsmith.types.paths import CheckpointPath as CheckpointPath
-    from tinsmith.types.paths import CheckpointType as CheckpointType
     from tinsmith.types.responses import Checkpoint as Checkpoint
     from tinsmith.types.responses import CheckpointsResponse as CheckpointsResponse
     from tinsmith.types.responses import Cursor as Cursor
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 _HOMES: dict[str, tuple[str, ...]] = {
     "datum": ("Datum",),
     "errors": ("RequestErrorCategory",),
-    "base_model_info": ("BaseModelInfo",),
+    "facts.base_model_info": ("BaseModelInfo",),
     "model_input": ("EncodedTextChunk", "ModelInput", "ModelInputChunk"),
     "outputs": (
         "ForwardBackwardOutput",
@@ -78,7 +79,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "TopkLogprobs",
     ),
     "params": ("AdamOptimizerConfig", "AdamParams", "LoraConfig", "SamplingParams"),
-    "paths": ("CheckpointPath", "CheckpointType"),
+    "names.paths": ("CheckpointPath", "CheckpointType"),
     "responses": (
         "Checkpoint",
         "CheckpointsResponse",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith.types.errors import invalid
-from tinsmith.types.loss_table import INPUT_DTYPES
+from tinsmith.types.facts.loss_table import INPUT_DTYPES
 from tinsmith.types.model_input import ModelInput
 from tinsmith.types.tensor import TensorData
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from tinsmith.types.paths import CheckpointType
+from tinsmith.types.names.paths import CheckpointType
 
 
 def _as_text(metadata: object) -> object:

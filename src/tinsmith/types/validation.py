@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.loss_table import LOSSES, resolve_config
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData

@@ -22,8 +22,8 @@ from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.types.errors import UserError
+from tinsmith.types.names.paths import check_name
 from tinsmith.types.params import AdamParams, LoraConfig
-from tinsmith.types.paths import check_name
 
 ADAM = AdamParams(learning_rate=1e-2, weight_decay=0.01)
 

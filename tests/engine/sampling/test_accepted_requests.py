@@ -18,8 +18,8 @@ from tinsmith.engine.jobs import SampleJob
 from tinsmith.scheduler.sample_queue import sample_job
 from tinsmith.server.handlers.sampling import check_request
 from tinsmith.types.codec import decode_sample_response, encode_sample_response
+from tinsmith.types.engine_messages.operations import Operation, Sample
 from tinsmith.types.errors import UserError
-from tinsmith.types.operations import Operation, Sample
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.requests import SampleRequest
 from tinsmith.types.sample_inputs import SampleInputs, read_sample_inputs

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS, LossInputs
-from tinsmith.types.loss_table import LOSSES, resolve_config
+from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 
 
 def test_every_advertised_loss_has_its_function() -> None:

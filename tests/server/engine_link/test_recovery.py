@@ -11,7 +11,7 @@ import pytest
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
-from tinsmith.types.operations import OpKind
+from tinsmith.types.engine_messages.operations import OpKind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.row(11, 210)]
 

@@ -10,9 +10,9 @@ from sqlalchemy import text
 from tests.server.client import Client, Failed
 from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
 from tests.support.fake_link import FakeLink, tiny_info
+from tinsmith.types.engine_messages.host_events import Lost
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Lost
-from tinsmith.types.operations import OpKind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.row(11, 210)]
 

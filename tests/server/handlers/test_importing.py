@@ -20,9 +20,9 @@ from tests.server.conftest import Running, Start
 from tests.support.fake_link import FakeLink, FakeModel
 from tinsmith.adapter_files.safetensors_header import TensorEntry, make_header
 from tinsmith.server.handlers import importing, upload
-from tinsmith.types.operations import LoadState, OpKind
+from tinsmith.types.engine_messages.operations import LoadState, OpKind
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.params import LoraConfig
-from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.requests import CreateSessionRequest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.row(217)]

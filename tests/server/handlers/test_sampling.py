@@ -9,8 +9,8 @@ import pytest
 from tests.server.client import Failed
 from tests.server.conftest import Running, Start, soon
 from tests.support.fake_link import FakeLink
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ import zstandard
 from tests.server.client import ADAM, PROTOBUF, Client, Failed, datum
 from tests.server.conftest import Running, Start, soon
 from tinsmith.types.codec import encode_forward_backward_request
-from tinsmith.types.operations import CreateModel, OpKind
+from tinsmith.types.engine_messages.operations import CreateModel, OpKind
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ from tests.support.fake_link import FakeLink, tiny_info
 from tinsmith.cluster.model_sources import resolve, resolve_models
 from tinsmith.logs import KeyValueFormatter
 from tinsmith.models import path as shipped
+from tinsmith.types.engine_messages.host_events import Stats
 from tinsmith.types.errors import StartupError
-from tinsmith.types.host_events import Stats
 
 pytestmark = pytest.mark.anyio
 

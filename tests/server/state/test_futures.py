@@ -13,9 +13,9 @@ from tests.server.client import Failed
 from tests.server.conftest import Running, Start, soon
 from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.records import Record, State
+from tinsmith.types.engine_messages.host_events import Result
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory, UserError
-from tinsmith.types.host_events import Result
-from tinsmith.types.operations import OpKind
 
 pytestmark = pytest.mark.anyio
 

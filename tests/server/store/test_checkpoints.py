@@ -10,8 +10,8 @@ import pytest
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import OpKind
 
 pytestmark = pytest.mark.anyio
 

@@ -17,12 +17,11 @@ from tests.support.fake_link import FakeLink
 from tests.types.test_operation_codec import works
 from tinsmith.server.state.notes import NOTES, ImportNote, LoadNote, Note, PassNote, SampleNote, SaveNote
 from tinsmith.server.state.records import Record, State
-from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.db.database import Database, default_url
-from tinsmith.server.store.journal import Journal
-from tinsmith.server.store.operation_rows import from_row, to_row
-from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import (
+from tinsmith.server.store.journal.blobs import BlobStore
+from tinsmith.server.store.journal.journal import Journal
+from tinsmith.server.store.journal.operation_rows import from_row, to_row
+from tinsmith.types.engine_messages.operations import (
     CreateModel,
     ForwardBackward,
     LoadSampler,
@@ -36,6 +35,7 @@ from tinsmith.types.operations import (
     TakeSnapshot,
     Work,
 )
+from tinsmith.types.errors import StartupError
 from tinsmith.types.params import AdamParams, LoraConfig
 
 FIRST_FORM = Path(__file__).parent / "journal_first_form.sql"

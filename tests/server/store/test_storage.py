@@ -20,17 +20,17 @@ from tests.server.client import Client, datum
 from tests.server.conftest import Start
 from tests.support.fake_link import FakeLink
 from tinsmith.server.service import Service
-from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.store.db.tables import Base
 from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
+from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import StartupError
-from tinsmith.types.operations import OpKind
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ from tinsmith.client.checkpoints.file_transfer import upload_file
 from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.exchange import parse
 from tinsmith.client.transport.polling import Poller
-from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import ImportCheckpointRequest
 from tinsmith.types.responses import ImportCheckpointResponse, WireResponse
 

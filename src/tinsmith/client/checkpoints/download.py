@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from tinsmith.client.checkpoints.file_transfer import fetch_file
 from tinsmith.client.transport.connection import Connection
-from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import TinsmithError, invalid
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tinsmith.types.names.paths import CheckpointPath
 
 # What PEFT reads. The optimizer of a training state, twice as large as the weights, stays where it is.
 _ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.exchange import checked, idempotency_key, timeouts
-from tinsmith.types.http_names import BINARY, IDEMPOTENCY_KEY_HEADER
+from tinsmith.types.names.http_names import BINARY, IDEMPOTENCY_KEY_HEADER
 
 if TYPE_CHECKING:
     import httpx

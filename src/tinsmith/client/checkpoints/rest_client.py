@@ -16,7 +16,7 @@ from tinsmith.client.transport.futures import APIFuture, Pending
 from tinsmith.client.transport.opening import open_connection
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.errors import TinsmithError
-from tinsmith.types.paths import CheckpointPath, check_name
+from tinsmith.types.names.paths import CheckpointPath, check_name
 from tinsmith.types.requests import ImportCheckpointRequest, SetTtlRequest, WeightsInfoRequest
 from tinsmith.types.responses import (
     CheckpointsResponse,

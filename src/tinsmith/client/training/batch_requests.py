@@ -15,7 +15,7 @@ from tinsmith.types.codec import decode_forward_backward_output, encode_forward_
 from tinsmith.types.compression import zstd_compress
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import APIStatusError, invalid
-from tinsmith.types.http_names import PROTOBUF
+from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import ForwardBackwardOutput, reduce_metrics
 from tinsmith.types.responses import ClientConfigResponse
 

@@ -12,7 +12,7 @@ from tinsmith.client.sampling.prompts import check_known
 from tinsmith.client.transport.exchange import parse
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.errors import TinsmithError, invalid
-from tinsmith.types.ids import training_run_id
+from tinsmith.types.names.ids import training_run_id
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.requests import GetInfoRequest
 from tinsmith.types.responses import GetInfoResponse, UntypedFuture, WireResponse

@@ -26,8 +26,9 @@ from tinsmith.client.transport.opening import open_connection
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import TinsmithError, invalid
-from tinsmith.types.ids import training_run_id
-from tinsmith.types.lineup import EMBEDDED_MODEL
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
+from tinsmith.types.names.ids import training_run_id
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.outputs import (
     ForwardBackwardOutput,
     LoadWeightsResponse,
@@ -36,7 +37,6 @@ from tinsmith.types.outputs import (
     SaveWeightsResponse,
 )
 from tinsmith.types.params import AdamParams, LoraConfig
-from tinsmith.types.paths import CheckpointPath
 from tinsmith.types.responses import GetInfoResponse
 
 
@@ -180,7 +180,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
 
         Args:
             optim_params: how; None takes the default parameters with the course's learning rate for the model
-                (`tinsmith.types.learning_rate`).
+                (`tinsmith.types.facts.learning_rate`).
             adam_params: the same, by its other name.
 
         Raises:

@@ -11,8 +11,9 @@ from tinsmith.client.sampling.opened_sampler import OpenedSampler
 from tinsmith.client.training.ordered_calls import OrderedCalls
 from tinsmith.client.transport.futures import share
 from tinsmith.types.errors import RequestErrorCategory, RequestFailedError, TinsmithError
-from tinsmith.types.learning_rate import default_adam_params
-from tinsmith.types.lineup import lookup
+from tinsmith.types.facts.learning_rate import default_adam_params
+from tinsmith.types.facts.lineup import lookup
+from tinsmith.types.names.paths import CheckpointKind, CheckpointPath, check_name
 from tinsmith.types.outputs import (
     LoadWeightsResponse,
     OptimStepResponse,
@@ -20,7 +21,6 @@ from tinsmith.types.outputs import (
     SaveWeightsResponse,
 )
 from tinsmith.types.params import AdamParams
-from tinsmith.types.paths import CheckpointKind, CheckpointPath, check_name
 from tinsmith.types.responses import GetInfoResponse, WireResponse
 
 R = TypeVar("R", SaveWeightsResponse, SaveWeightsForSamplerResponse)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tinsmith.client.transport import embedding
 from tinsmith.types.errors import invalid
-from tinsmith.types.http_names import API_KEY_HEADER, API_PREFIX
+from tinsmith.types.names.http_names import API_KEY_HEADER, API_PREFIX
 from tinsmith.version import __version__
 
 if TYPE_CHECKING:

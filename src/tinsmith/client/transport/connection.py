@@ -16,7 +16,7 @@ from tinsmith.client.transport.exchange import RequestParts, checked, idempotenc
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.retry import Outage, is_transient, retrying
 from tinsmith.types.errors import NotFoundError, TinsmithError
-from tinsmith.types.http_names import IDEMPOTENCY_KEY_HEADER
+from tinsmith.types.names.http_names import IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.requests import ClientConfigRequest
 from tinsmith.types.responses import ClientConfigResponse, DynamicConfigResponse
 from tinsmith.version import __version__

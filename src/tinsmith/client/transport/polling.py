@@ -18,7 +18,7 @@ from tinsmith.types.errors import (
     RequestFailedError,
     TinsmithError,
 )
-from tinsmith.types.http_names import JSON, PROTOBUF
+from tinsmith.types.names.http_names import JSON, PROTOBUF
 
 if TYPE_CHECKING:
     import httpx

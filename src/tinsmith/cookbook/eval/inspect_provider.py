@@ -32,8 +32,8 @@ from tinsmith.cookbook.eval.inspect_messages import from_inspect, to_inspect, to
 from tinsmith.cookbook.model_info import renderer_of
 from tinsmith.cookbook.renderers import ParsedResponse, Renderer
 from tinsmith.types.errors import invalid
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.outputs import SampledSequence
-from tinsmith.types.paths import CheckpointPath
 
 # Settings that shape an answer and that the service does not have.
 _REFUSED = (

@@ -17,7 +17,7 @@ from tinsmith.cookbook.eval.inspect_tasks import InspectEvaluator
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.paths import CheckpointPath
 
 
 def _checkpoint(config: Any, field: str) -> None:

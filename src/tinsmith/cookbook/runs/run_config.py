@@ -9,8 +9,8 @@ import chz
 from tinsmith.cookbook.runs.fields import check_types
 from tinsmith.cookbook.utils import at_least, positive
 from tinsmith.types.errors import invalid
-from tinsmith.types.lineup import EMBEDDED_MODEL
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
+from tinsmith.types.names.paths import CheckpointPath
 
 # Settings that say where and how often, not what is learned; they may change when a run is taken up again.
 FREE = frozenset(

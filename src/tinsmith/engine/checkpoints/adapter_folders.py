@@ -22,8 +22,8 @@ from tinsmith.engine.checkpoints.foreign import fit_foreign
 from tinsmith.engine.checkpoints.peft_layout import adapter_config, check_tensors, export_tensors, import_tensors
 from tinsmith.engine.checkpoints.whole_folders import read_file, read_manifest, write_folder
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER
 from tinsmith.types.errors import UserError
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER
 from tinsmith.types.params import LoraConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -25,8 +25,8 @@ from tinsmith.engine.checkpoints.base_folder import EMBEDDINGS, HEAD, INDEX, SIN
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint_of_folder
 from tinsmith.engine.checkpoints.foreign import check_finite
 from tinsmith.engine.checkpoints.merge_names import Update, find_updates
-from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 _FORMAT_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}

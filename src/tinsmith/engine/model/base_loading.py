@@ -24,8 +24,8 @@ from tinsmith.engine.model.experts import LoraExperts
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.probe import check_packed, plain_logits
 from tinsmith.engine.model.shards import gather_weight
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import UserError
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 
 def load_base_model(

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.engine.model.context import ContextCell, ForwardContext
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 
 @dataclass(slots=True)

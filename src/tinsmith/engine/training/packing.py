@@ -15,7 +15,7 @@ from tinsmith.engine.jobs import TrainRow
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.logprobs import Pairs
 from tinsmith.engine.training.losses import LossInputs
-from tinsmith.types.loss_table import resolve_config
+from tinsmith.types.facts.loss_table import resolve_config
 
 Config = dict[str, float | None]
 

@@ -12,8 +12,8 @@ from tinsmith.server.engine_link.resting import is_crowded, to_rest
 from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
-from tinsmith.types.host_events import EngineLink, Failure, Result
-from tinsmith.types.operations import (
+from tinsmith.types.engine_messages.host_events import EngineLink, Failure, Result
+from tinsmith.types.engine_messages.operations import (
     LoadSampler,
     LoadState,
     Operation,

@@ -15,9 +15,9 @@ from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import SamplerRow
-from tinsmith.types.base_model_info import BaseModelInfo
-from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
-from tinsmith.types.operations import OpKind, TakeSnapshot
+from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
+from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 log = logging.getLogger("tinsmith.server")
 

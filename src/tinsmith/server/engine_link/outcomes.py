@@ -19,12 +19,19 @@ from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.checkpoint_store import Saved
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RunRow, SamplerRow
-from tinsmith.server.store.journal import Effect
+from tinsmith.server.store.journal.journal import Effect
+from tinsmith.types.engine_messages.host_events import Failure, Result
+from tinsmith.types.engine_messages.operations import (
+    CreateModel,
+    LoadState,
+    OpKind,
+    SaveSampler,
+    SaveState,
+    TakeSnapshot,
+)
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Failure, Result
-from tinsmith.types.http_names import JSON
-from tinsmith.types.operations import CreateModel, LoadState, OpKind, SaveSampler, SaveState, TakeSnapshot
-from tinsmith.types.paths import CheckpointKind, CheckpointPath
+from tinsmith.types.names.http_names import JSON
+from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 
 log = logging.getLogger("tinsmith.server")
 

@@ -18,10 +18,10 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints, base
 from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal import TornBody
+from tinsmith.server.store.journal.journal import TornBody
+from tinsmith.types.engine_messages.host_events import Failure
+from tinsmith.types.engine_messages.operations import LoadState, Operation, OpKind
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Failure
-from tinsmith.types.operations import LoadState, Operation, OpKind
 
 log = logging.getLogger("tinsmith.server")
 

@@ -13,9 +13,9 @@ from tinsmith.server.state.live import LiveState, RecoveryPoint, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow
-from tinsmith.server.store.journal import Effect
-from tinsmith.types.host_events import Failure, Result
-from tinsmith.types.operations import Operation, SaveRecoveryPoint
+from tinsmith.server.store.journal.journal import Effect
+from tinsmith.types.engine_messages.host_events import Failure, Result
+from tinsmith.types.engine_messages.operations import Operation, SaveRecoveryPoint
 
 log = logging.getLogger("tinsmith.server")
 

@@ -27,12 +27,12 @@ from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
-from tinsmith.types.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.ids import training_run_id
-from tinsmith.types.operations import OpKind
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tinsmith.types.names.ids import training_run_id
+from tinsmith.types.names.paths import check_name
 from tinsmith.types.params import LoraConfig
-from tinsmith.types.paths import check_name
 from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, ImportCheckpointRequest
 
 # Of the line of JSON: names, an adapter_config.json, metadata.

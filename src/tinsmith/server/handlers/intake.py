@@ -9,9 +9,9 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints
 from tinsmith.server.state.future_store import check_same
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal import Effect
+from tinsmith.server.store.journal.journal import Effect
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError
-from tinsmith.types.operations import OpKind
 
 
 class Intake:

@@ -14,7 +14,7 @@ from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.state.live import RunStatus, TrainingRun
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal import Effect
+from tinsmith.server.store.journal.journal import Effect
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 
 # The database counts in signed 64 bits; this leaves room to add.

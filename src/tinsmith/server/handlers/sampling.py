@@ -15,13 +15,13 @@ from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal import digest
+from tinsmith.server.store.journal.journal import digest
 from tinsmith.settings import Settings
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.engine_messages.operations import OpKind, Sample
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
-from tinsmith.types.ids import sampling_session_id
-from tinsmith.types.operations import OpKind, Sample
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.names.ids import sampling_session_id
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.sample_inputs import read_sample_inputs
 from tinsmith.types.validation import check_sampling

@@ -10,11 +10,11 @@ from tinsmith.server.state.notes import SaveNote
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal import digest
+from tinsmith.server.store.journal.journal import digest
+from tinsmith.types.engine_messages.operations import OpKind, SaveSampler, SaveState, TakeSnapshot
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.ids import sampling_session_id
-from tinsmith.types.operations import OpKind, SaveSampler, SaveState, TakeSnapshot
-from tinsmith.types.paths import CheckpointPath, check_name
+from tinsmith.types.names.ids import sampling_session_id
+from tinsmith.types.names.paths import CheckpointPath, check_name
 from tinsmith.types.requests import SaveWeightsForSamplerRequest, SaveWeightsRequest
 
 # How long a load waits for a checkpoint that is still being saved before the client is asked to repeat it.

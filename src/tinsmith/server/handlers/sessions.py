@@ -16,8 +16,8 @@ from tinsmith.server.state.records import Record
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SessionRow
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
-from tinsmith.types.operations import OpKind
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest
 
 log = logging.getLogger("tinsmith.server")

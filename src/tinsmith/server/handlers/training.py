@@ -10,11 +10,11 @@ from tinsmith.server.state.live import TrainingRun
 from tinsmith.server.state.notes import PassNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal import digest
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.server.store.journal.journal import digest
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
+from tinsmith.types.engine_messages.operations import ForwardBackward, OpKind, OptimStep
 from tinsmith.types.errors import invalid
-from tinsmith.types.operations import ForwardBackward, OpKind, OptimStep
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.requests import OptimStepRequest
 from tinsmith.types.validation import check_adam, check_training_data
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tinsmith.server.http import error_answers
 from tinsmith.server.http.routes import all_routers
 from tinsmith.server.service import Service
-from tinsmith.types.http_names import API_PREFIX
+from tinsmith.types.names.http_names import API_PREFIX
 
 log = logging.getLogger("tinsmith.access")
 

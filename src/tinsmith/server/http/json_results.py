@@ -8,7 +8,7 @@ import orjson
 
 from tinsmith.server.state.records import Record
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
-from tinsmith.types.operations import OpKind
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.outputs import SampledSequence
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from tinsmith.server.state.records import Record, State
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError, invalid
-from tinsmith.types.operations import OpKind
 
 
 class FutureStore:

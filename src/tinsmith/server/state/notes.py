@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tinsmith.types.operations import OpKind
-from tinsmith.types.strict_fields import StrictFields, from_fields
+from tinsmith.types.engine_messages.operations import OpKind
+from tinsmith.types.engine_messages.strict_fields import StrictFields, from_fields
 
 
 @dataclass(frozen=True, slots=True)

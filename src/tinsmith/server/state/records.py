@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tinsmith.server.state.notes import Note, PassNote
+from tinsmith.types.engine_messages.operations import LoadState, OpKind, SaveSampler, SaveState, Work
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.operations import LoadState, OpKind, SaveSampler, SaveState, Work
 
 # Seeded by the system once. A request id is no secret, and asking the system for every one of them takes longer than
 # all else that accepting a request does where system calls are intercepted.

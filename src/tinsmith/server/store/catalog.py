@@ -12,10 +12,10 @@ from sqlalchemy import Connection, delete, insert, select
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import BaseModelRow
-from tinsmith.types.base_model_info import BaseModelInfo
 from tinsmith.types.errors import StartupError, UserError, invalid
-from tinsmith.types.lineup import lookup
-from tinsmith.types.loss_table import LOSSES
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.lineup import lookup
+from tinsmith.types.facts.loss_table import LOSSES
 from tinsmith.types.responses import SupportedModel
 
 # How long a request waits for an engine that is starting before its client is asked to repeat it.

@@ -18,8 +18,8 @@ from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import CheckpointRow
 from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.params import LoraConfig
-from tinsmith.types.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.responses import Checkpoint
 
 

@@ -8,14 +8,14 @@ from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.prometheus import Metrics
 from tinsmith.server.state.tasks import Tasks
-from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.catalog import BaseModels, Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
 from tinsmith.server.store.folder_lock import Claim
-from tinsmith.server.store.journal import Journal, JournalLike
-from tinsmith.server.store.memory_journal import MemoryJournal
+from tinsmith.server.store.journal.blobs import BlobStore
+from tinsmith.server.store.journal.journal import Journal, JournalLike
+from tinsmith.server.store.journal.memory_journal import MemoryJournal
 from tinsmith.settings import Settings
 
 

@@ -11,7 +11,7 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.folder_lock import Claim
-from tinsmith.types.operations import TakeSnapshot
+from tinsmith.types.engine_messages.operations import TakeSnapshot
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")

@@ -9,7 +9,7 @@ from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.cookbook.supervised import load_rows
 from tinsmith.types.errors import invalid
-from tinsmith.types.lineup import EMBEDDED_MODEL
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
 PIG_LATIN = "pig_latin"
 _FOR_REAL_MODELS = "no_robots"

@@ -11,7 +11,7 @@ from tinsmith.cookbook.renderers import TrainOnWhat
 from tinsmith.cookbook.supervised.config import RowTrainingConfig
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.paths import CheckpointPath
 
 
 # A prompt without its queries, or the reverse, would mix somebody's task with the shipped one.

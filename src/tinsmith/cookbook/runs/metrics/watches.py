@@ -13,7 +13,7 @@ from typing import Any
 
 from tinsmith.cookbook.utils import get_lr
 from tinsmith.types.errors import UserError
-from tinsmith.types.lineup import lookup
+from tinsmith.types.facts.lineup import lookup
 
 logger = logging.getLogger("tinsmith.cookbook")
 

@@ -14,8 +14,8 @@ from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of,
 from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
 from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import invalid
-from tinsmith.types.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
-from tinsmith.types.paths import CheckpointPath
+from tinsmith.types.names.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
+from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
 from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse, WeightsInfoResponse
 

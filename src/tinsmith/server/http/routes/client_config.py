@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from tinsmith.server.http.routes.common import Body, Owner, reply
 from tinsmith.server.store.catalog import losses
-from tinsmith.types.http_names import API_PREFIX
+from tinsmith.types.names.http_names import API_PREFIX
 from tinsmith.types.responses import ClientConfigResponse, DynamicConfigResponse, TelemetryResponse
 
 router = APIRouter(prefix=API_PREFIX)

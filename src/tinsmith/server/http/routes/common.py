@@ -15,7 +15,7 @@ from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import UserError
-from tinsmith.types.http_names import API_KEY_HEADER, JSON
+from tinsmith.types.names.http_names import API_KEY_HEADER, JSON
 
 
 def service_of(request: Request) -> Service:

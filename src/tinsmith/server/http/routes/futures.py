@@ -9,7 +9,7 @@ from tinsmith.server.http.json_results import to_json
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
-from tinsmith.types.http_names import API_PREFIX, JSON, PROTOBUF
+from tinsmith.types.names.http_names import API_PREFIX, JSON, PROTOBUF
 from tinsmith.types.requests import CancelFutureRequest, RetrieveFutureRequest
 from tinsmith.types.responses import FailedFuture, TryAgainResponse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from tinsmith.server.http.routes.common import ServiceDep, reply
-from tinsmith.types.http_names import API_PREFIX
+from tinsmith.types.names.http_names import API_PREFIX
 
 router = APIRouter()
 

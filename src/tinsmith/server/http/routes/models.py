@@ -11,7 +11,7 @@ from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.store.catalog import losses
 from tinsmith.types.errors import invalid
-from tinsmith.types.http_names import API_PREFIX, JSON
+from tinsmith.types.names.http_names import API_PREFIX, JSON
 from tinsmith.types.requests import GetInfoRequest
 from tinsmith.types.responses import GetInfoResponse, GetServerCapabilitiesResponse, ModelData
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.paging import Paging
-from tinsmith.types.http_names import API_PREFIX
+from tinsmith.types.names.http_names import API_PREFIX
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
 from tinsmith.types.responses import CreateSessionResponse, SessionHeartbeatResponse, SessionsResponse
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from tinsmith.server.handlers.bodies import parse_object
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise
 from tinsmith.types.errors import invalid
-from tinsmith.types.http_names import API_PREFIX, PROTOBUF
+from tinsmith.types.names.http_names import API_PREFIX, PROTOBUF
 
 router = APIRouter(prefix=API_PREFIX)
 

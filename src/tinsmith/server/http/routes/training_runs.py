@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 
 from tinsmith.server.http.routes.common import Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.paging import Paging
-from tinsmith.types.http_names import API_PREFIX
+from tinsmith.types.names.http_names import API_PREFIX
 
 router = APIRouter(prefix=API_PREFIX)
 

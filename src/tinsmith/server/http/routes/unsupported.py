@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request, Response
 from tinsmith.server.http.error_answers import answer
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise, reply, token_of
 from tinsmith.server.state.records import Record
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError
-from tinsmith.types.http_names import API_PREFIX
-from tinsmith.types.operations import OpKind
+from tinsmith.types.names.http_names import API_PREFIX
 
 router = APIRouter(prefix=API_PREFIX)
 

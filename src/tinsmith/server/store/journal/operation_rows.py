@@ -12,10 +12,10 @@ from sqlalchemy import Row
 
 from tinsmith.server.state.notes import Note, decode_note
 from tinsmith.server.state.records import Record, State
+from tinsmith.types.engine_messages.operation_codec import decode_work
+from tinsmith.types.engine_messages.operations import OpKind, Work
+from tinsmith.types.engine_messages.strict_fields import to_fields
 from tinsmith.types.errors import RequestErrorCategory, StartupError
-from tinsmith.types.operation_codec import decode_work
-from tinsmith.types.operations import OpKind, Work
-from tinsmith.types.strict_fields import to_fields
 
 VERSION = 1
 

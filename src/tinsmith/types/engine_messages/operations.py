@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
+from tinsmith.types.engine_messages.strict_fields import StrictFields
 from tinsmith.types.params import AdamParams, LoraConfig
-from tinsmith.types.strict_fields import StrictFields
 
 
 class OpKind(StrEnum):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
+from tinsmith.types.engine_messages.operations import Operation, OpKind, Work
+from tinsmith.types.engine_messages.strict_fields import from_fields, to_fields
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.host_events import Event, Failure, Flushed, Lost, Ready, Result, Stats
-from tinsmith.types.operations import Operation, OpKind, Work
-from tinsmith.types.strict_fields import from_fields, to_fields
+from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 # Of a frame with an operation. Both ends come from one installation, so another number means that the files of a
 # running service were replaced: then saying so is better than running half of an operation.

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tinsmith.types.base_model_info import BaseModelInfo
+from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import RequestErrorCategory
-from tinsmith.types.http_names import JSON
-from tinsmith.types.operations import Operation
+from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.names.http_names import JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.journal import Effect
+from tinsmith.server.store.journal.journal import Effect
 
 
 class MemoryJournal:

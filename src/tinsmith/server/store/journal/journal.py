@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, delete, insert, select, update
 
 from tinsmith.server.state.records import Record
-from tinsmith.server.store.blobs import BlobStore
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import OperationRow
-from tinsmith.server.store.operation_rows import from_row, to_row
+from tinsmith.server.store.journal.blobs import BlobStore
+from tinsmith.server.store.journal.operation_rows import from_row, to_row
 
 Effect = Callable[[Connection], Any]
 
