@@ -1,4 +1,4 @@
-"""Evaluation: `context` is what an evaluator sees; one of your own is a function from it to named numbers.
+"""Evaluation: `eval_context` is what an evaluator sees; one of your own is a function from it to named numbers.
 
 `nll` (loss on held-out rows), `accuracy` (graded answers), `samples` (answers to read), `forgetting` and `win_rate`
 (against the base model, with `judges`); `inspect_*` (tasks of Inspect AI) and their command, `run_inspect`.
