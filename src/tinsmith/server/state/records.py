@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,10 @@ from tinsmith.types.errors import RequestErrorCategory
 # Seeded by the system once. A request id is no secret, and asking the system for every one of them takes longer than
 # all else that accepting a request does where system calls are intercepted.
 _ids = random.Random()
+# A forked child begins where its parent stood. Samples without a seed draw by their ids, so without a new one all
+# workers that a process forks would draw the same.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
 
 
 def new_id() -> str:
