@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pydoc
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -30,6 +30,15 @@ def test_a_twin_takes_what_its_method_takes(client: type, name: str) -> None:
     assert _parameters(twin) == _parameters(method)
     assert (twin.__name__, twin.__qualname__) == (name, f"{client.__name__}.{name}")
     assert twin.__doc__
+
+
+@pytest.mark.parametrize(("client", "name"), TWINS)
+def test_the_types_of_a_twin_can_be_looked_up(client: type, name: str) -> None:
+    twin, method = getattr(client, name), getattr(client, name.removesuffix("_async"))
+    hints, expected = get_type_hints(twin), get_type_hints(method)
+    assert hints.pop("return")
+    expected.pop("return")
+    assert hints == expected
 
 
 @pytest.mark.parametrize(

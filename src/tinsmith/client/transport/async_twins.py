@@ -6,6 +6,7 @@ submitted: `future = await client.forward_backward_async(...)`. Any other client
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -49,9 +50,11 @@ def _annotation(method: Callable[..., Any]) -> str:
 
 def _dressed(twin: Callable[..., Any], method: Callable[..., Any], returns: str) -> Callable[..., Any]:
     """Give a twin what `help()` and editors show: the method's parameters, its docstring, and what awaiting gives."""
+    # Wrapped, because `typing.get_type_hints` reads annotations by the names of the module of what is wrapped: those of
+    # the method mean nothing in this one.
+    functools.update_wrapper(twin, method)
     twin.__name__ = f"{method.__name__}_async"
     twin.__qualname__ = f"{method.__qualname__}_async"
-    twin.__module__ = method.__module__
     twin.__doc__ = f"Asynchronous twin of `{method.__name__}`: {method.__doc__}"
     twin.__annotations__ = {**method.__annotations__, "return": returns}
     twin.__signature__ = inspect.signature(method).replace(return_annotation=returns)
