@@ -84,8 +84,8 @@ class RLTrainer:
         submitted.facts |= {
             "rollout/resampled": float(too_far),
             "rollout/samplers_renewed": batches.renewed,
-            "rollout/blocked_seconds": self._thread.blocked_seconds,
             "time/rollouts": waited,
+            "time/loop_blocked": self._thread.blocked_seconds,
             "time/submit": time.perf_counter() - began - waited,
         }
         return submitted
