@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ LOSS_CASES: dict[str, tuple[str, dict[str, float]]] = {
     "ppo_tight": ("ppo", {"clip_low_threshold": 0.95, "clip_high_threshold": 1.05}),
     "cispo": ("cispo", {"clip_low_threshold": 0.7, "clip_high_threshold": 1.3}),
     "dro": ("dro", {"beta": 0.1}),
+    "gspo": ("gspo", {}),
+    "gspo_tight": ("gspo", {"clip_low_threshold": 0.97, "clip_high_threshold": 1.03}),
 }
 
 
@@ -77,7 +80,16 @@ def batch_for(case: str, lengths: Sequence[int], seed: int = 0) -> list[tinker.D
     """Return datums that a case of `LOSS_CASES` reads."""
     if case.startswith("cross_entropy"):
         return supervised(lengths, seed, two_d=case.endswith("2d"))
-    return policy(lengths, seed)
+    data = policy(lengths, seed)
+    return [with_mask(datum, i) for i, datum in enumerate(data)] if case.startswith("gspo") else data
+
+
+def with_mask(datum: tinker.Datum, seed: int) -> tinker.Datum:
+    """Return a datum with a random `sequence_ratio_mask`, set somewhere."""
+    n = datum.model_input.length
+    mask = (np.random.default_rng(seed).random(n) < 2 / 3).astype(np.float32)
+    mask[-1] = 1
+    return dataclasses.replace(datum, loss_fn_inputs={**datum.loss_fn_inputs, "sequence_ratio_mask": mask})
 
 
 def numpy_loss(case: str, logprobs: Sequence[Array], data: Sequence[tinker.Datum]) -> float:
@@ -99,6 +111,9 @@ def _datum_loss(case: str, lp: Array, datum: tinker.Datum) -> float:
         return -float(np.sum(np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)))
     if loss_fn == "cispo":
         return -float(np.sum(np.clip(ratio, low, high) * lp * advantage))
+    if loss_fn == "gspo":
+        ratio = np.exp(np.mean((lp - q)[inputs["sequence_ratio_mask"] != 0]))
+        return -float(np.sum(np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)))
     assert loss_fn == "dro"
     on = advantage != 0
     return -float(np.sum((lp * advantage - 0.5 * config["beta"] * (lp - q) ** 2)[on]))

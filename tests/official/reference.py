@@ -84,6 +84,10 @@ def _loss(case: str, lp: Tensor, datum: tinker.Datum) -> Tensor:
         return -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage).sum()
     if loss_fn == "cispo":
         return -(ratio.clamp(low, high).detach() * lp * advantage).sum()
+    if loss_fn == "gspo":
+        of_sequence = (lp.detach() - q)[inputs["sequence_ratio_mask"] != 0].mean().exp()
+        ratio = of_sequence * (lp - lp.detach()).exp()
+        return -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage).sum()
     assert loss_fn == "dro"
     on = advantage != 0
     return -(lp * advantage - 0.5 * config["beta"] * (lp - q) ** 2)[on].sum()

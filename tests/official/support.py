@@ -223,19 +223,20 @@ def _loss(case: str) -> Probe:
     return Probe(lambda call, w: plain(w.training.forward_backward)(batch_for(case, (5, 9)), loss_fn, config))
 
 
-def _loss_refused(name: str) -> Probe:
-    return Probe(lambda call, w: plain(w.training.forward)(batch_for("ppo", (5,)), name), name)
-
-
 def _sample(**options: Any) -> Probe:
     return Probe(lambda call, w: plain(w.sampling.sample)(PROMPT, 1, SHORT, **options))
 
 
 OPTIONS = {
-    **{f'loss_fn="{case}"': _loss(case) for case in ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")},
+    **{
+        f'loss_fn="{case}"': _loss(case)
+        for case in ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo")
+    },
     'loss_fn="cross_entropy", 2-D targets': _loss("cross_entropy_2d"),
-    'loss_fn="gspo"': _loss_refused("gspo"),
-    'loss_fn="stable_reinforce"': _loss_refused("stable_reinforce"),
+    'loss_fn="stable_reinforce"': Probe(
+        lambda call, w: plain(w.training.forward_backward)(batch_for("ppo", (5,)), "stable_reinforce"),
+        note="the loss is ours, see [losses](losses.md)",
+    ),
     "sample(include_prompt_logprobs=True)": _sample(include_prompt_logprobs=True),
     "sample(topk_prompt_logprobs=3)": _sample(topk_prompt_logprobs=3),
     "sample(topk_sample_logprobs=3)": _sample(topk_sample_logprobs=3),

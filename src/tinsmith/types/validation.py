@@ -64,6 +64,15 @@ def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
             _check_ids(name, tensor.values, info.vocab_size)
         else:
             _check_finite(name, tensor.values)
+    _check_ratio_mask(datum)
+
+
+def _check_ratio_mask(datum: Datum) -> None:
+    """Check that a sequence that trains has a ratio: one over no position at all would be no number."""
+    mask = datum.loss_fn_inputs.get("sequence_ratio_mask")
+    if mask is not None and not mask.values.any() and datum.loss_fn_inputs["advantages"].values.any():
+        expected = "a number other than 0 somewhere, because some advantages are not 0"
+        raise invalid("loss_fn_inputs['sequence_ratio_mask']", "zeros only", expected)
 
 
 def _check_tokens(field: str, tokens: Sequence[int], info: BaseModelInfo) -> int:
