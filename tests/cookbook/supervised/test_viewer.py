@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.cookbook.renderers.formats import byte_tokenizer, hostile_text, merging_tokenizer
 from tinsmith.cookbook.renderers import SupervisedExample, get_renderer
-from tinsmith.cookbook.supervised.token_text import PART, token_texts
+from tinsmith.cookbook.token_text import PART, token_texts
 from tinsmith.cookbook.supervised.view import View, to_page, to_text, totals, views
 from tinsmith.cookbook.supervised.viewer import Config, main
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinsmith.cookbook.runs.transcripts.transcript import Transcript
-from tinsmith.cookbook.supervised.token_text import token_texts
+from tinsmith.cookbook.token_text import token_texts
 from tinsmith.types.datum import Datum
 from tinsmith.types.tensor import TensorData
 

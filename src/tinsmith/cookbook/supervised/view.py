@@ -15,7 +15,7 @@ from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
 from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.runs.transcripts.transcript import Page
 from tinsmith.cookbook.runs.transcripts.visible import visible
-from tinsmith.cookbook.supervised.token_text import token_texts
+from tinsmith.cookbook.token_text import token_texts
 
 # Two shades each, which alternate, of tokens that are read, learned, and unlearned.
 _READ = ("color(252) on color(235)", "color(252) on color(239)")

@@ -1,0 +1,1 @@
+"""What is learned from trajectories: advantages, examples, the penalty for leaving a reference, policy metrics."""
