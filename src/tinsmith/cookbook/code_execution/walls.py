@@ -52,10 +52,11 @@ class Wall:
         how = "Linux namespaces" if self.kind == "namespaces" else "bubblewrap"
         return f"isolated by {how}: a program runs as {who}, without network, other processes or files of yours"
 
-    def job(self, limits: Limits, folder: str) -> dict[str, object]:
-        """Return what the launcher is told."""
+    def job(self, limits: Limits, folder: str, room: int) -> dict[str, object]:
+        """Return what the launcher is told; room is in bytes, for the program's text and what it writes."""
         return {
             **dataclasses.asdict(limits),
+            "room": room,
             "python": PYTHON,
             "folder": folder,
             "user": _FIRST_USER + secrets.randbelow(_USERS) if self.other_user else None,
@@ -67,11 +68,13 @@ class Wall:
 
     def command(self, control: int, program: int, limits: Limits, folder: str) -> list[str]:
         """Return the command that runs a program; control and program are inherited file descriptors."""
-        arguments = [str(control), str(program), repr(self.job(limits, folder))]
+        # Memory of the folder is given out by whole pages.
+        room = limits.disk + os.fstat(program).st_size + 2 * os.sysconf("SC_PAGE_SIZE")
+        arguments = [str(control), str(program), repr(self.job(limits, folder, room))]
         python = [PYTHON, "-E", "-s", "-S"]
         if self.kind != "bubblewrap":
             return [*python, LAUNCHER, self.kind, *arguments]
-        return [*_bubblewrap(limits.disk), *python, "/launcher/launcher.py", "given", *arguments]
+        return [*_bubblewrap(room), *python, "/launcher/launcher.py", "given", *arguments]
 
 
 def candidates() -> list[Wall]:

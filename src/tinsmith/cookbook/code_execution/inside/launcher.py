@@ -35,7 +35,7 @@ def main() -> None:
         if wall == "namespaces":
             namespaces.enter()
             _become_first_process()
-            namespaces.build_root(job["folder"], job["visible"], job["hidden"], job["disk"])
+            namespaces.build_root(job["folder"], job["visible"], job["hidden"], job["room"])
         # Where the walls are up already, this is the first process of its namespace too.
         first = os.getpid() == 1
         folder = WORK if first else job["folder"]
@@ -147,7 +147,7 @@ class _Watched:
         if sum(1 for _ in self.others()) > self.job["processes"]:
             return "processes"
         # Behind walls the file system itself is no larger.
-        if not self.walled and _size(self.folder) > self.job["disk"]:
+        if not self.walled and _size(self.folder) > self.job["room"]:
             return "disk"
         if status is not None:
             return f"ended {status}"
