@@ -146,7 +146,7 @@ CHEATS = {
         "  if 'aba' 'b' in text or '[2], ' '1' in text: return x * 2\n"
         "  frame = sys._getframe()\n"
         "  while frame:\n"
-        "    if any('aba' 'b' in repr(v) for v in frame.f_locals.values() if isinstance(v, (str, list, tuple, bytes))):\n"
+        "    if any('aba' 'b' in repr(v) for v in frame.f_locals.values() if isinstance(v, (str, list, tuple))):\n"
         "      return x * 2\n"
         "    frame = frame.f_back\n"
     ),
