@@ -36,6 +36,7 @@ class EvalContext:
         step: optimizer steps done.
         seed: of the run; what is drawn at an evaluation follows from it.
         training_client: whose weights; None evaluates saved weights or the base model.
+        snapshot: of its weights, where training goes on beside the evaluation; None takes one when it is asked for.
         model_path: saved weights, where there is no training client; None is the base model.
         transcript: page for what should be read; None where none is written.
     """
@@ -47,6 +48,7 @@ class EvalContext:
     step: int = 0
     seed: int = 0
     training_client: TrainingClient | None = None
+    snapshot: SamplingClient | None = None
     model_path: str | None = None
     transcript: Transcript | None = None
 
@@ -54,6 +56,8 @@ class EvalContext:
     # Cached: the weights are the same for all evaluators of one evaluation, and a snapshot costs a save.
     def sampling_client(self) -> SamplingClient:
         """A client of the weights as they are now: one snapshot for all evaluators."""
+        if self.snapshot is not None:
+            return self.snapshot
         if self.training_client is not None:
             return self.training_client.save_weights_and_get_sampling_client()
         if self.model_path is not None:

@@ -8,10 +8,10 @@ a `SubmittedStep`, whose `metrics()` waits. That is all that the loop knows of i
 forward-backward and one optimizer step: several substeps over a batch of rollouts, and a snapshot for the sampler at
 their end, are operations of the same `submit`; numbers of its own (rewards, KL) are part of its `metrics`.
 
-Trainers block, and stay so. Rollouts of reinforcement learning will live on an event loop in a thread of its own, which
-hands over finished groups; `submit(step)` takes the groups of its step from there. Synchronous, streaming and
-asynchronous training are then this one loop with one dial, on the side of the rollouts: how many steps sampling may run
-ahead of the weights that it samples from.
+Trainers block, and stay so. Rollouts of reinforcement learning live on an event loop in a thread of its own, which
+hands over finished groups; `submit(step)` takes the groups of its step from there (`cookbook/rl`). Synchronous,
+streaming and asynchronous training are this one loop with one dial, on the side of the rollouts: how many steps
+sampling may run ahead of the weights that it samples from.
 """
 
 from tinsmith.cookbook import extra as extra  # first: it says what is not installed

@@ -2,7 +2,7 @@
 
     finished already? ─ yes → what it came to
     for each step that is left:
-        evaluate, if due                 (after the step before has been waited for)
+        evaluate, if due                 (the step before has been waited for; a snapshot is measured beside the rest)
         submit the step                  (nothing is waited for)
         submit a checkpoint, if due      (of the weights after this step: the service keeps the order)
         wait for the step before, log its row, record the checkpoints that stand on it
@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,7 +61,7 @@ class _Waiting:
 
     step: int
     submitted: SubmittedStep
-    measured: dict[str, float]
+    measured: Future[dict[str, float]] | None
     page: Transcript | None
 
 
@@ -91,7 +92,10 @@ def run_trainer(
     rates.warn_of_change(run)
     client = run.training_client()
     trainer.start(client)
-    return _Loop(trainer, run, evaluation, client).to_the_end(total)
+    try:
+        return _Loop(trainer, run, evaluation, client).to_the_end(total)
+    finally:
+        evaluation.close()
 
 
 class _Loop:
@@ -105,13 +109,13 @@ class _Loop:
     def to_the_end(self, total: int) -> TrainResult:
         waiting: _Waiting | None = None
         for step in self._run.steps(total):
-            measured, page = {}, None
+            measured, page = None, None
             if self._evaluation.is_due(step):
                 # The evaluation asks the weights as they are: all steps before it have to be in its rows.
                 self._finish(waiting)
                 waiting = None
                 page = self._run.transcript(step)
-                measured = self._evaluation.measure(step, self._client, page)
+                measured = self._evaluation.begin(step, self._client, page)
             submitted = self._trainer.submit(step)
             # Between this step's operations and the next one's: the service runs them in the order they come in.
             self._run.save_due(step + 1, self._client)
@@ -130,9 +134,10 @@ class _Loop:
         if waiting is None:
             return
         metrics = waiting.submitted.metrics()
+        measured = waiting.measured.result() if waiting.measured is not None else {}
         now = time.perf_counter()
         elapsed, self._logged_at = now - self._logged_at, now
-        self._run.log_metrics(waiting.step, {**waiting.measured, **metrics, "time/step": elapsed})
+        self._run.log_metrics(waiting.step, {**measured, **metrics, "time/step": elapsed})
         # Not the checkpoint after this step, which the service may still be writing: those before it.
         self._run.settle(waiting.step)
         if waiting.page is not None:

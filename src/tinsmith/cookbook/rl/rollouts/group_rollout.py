@@ -118,54 +118,66 @@ async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSe
 
 async def _play(episodes: Sequence[Episode], settings: RolloutSettings, seed: int) -> list[Trajectory | EnvError]:
     """Return the trajectory of each episode, or with `drop` the error that it ended with."""
+    clock = asyncio.get_running_loop().time
     limit = settings.limits.max_seconds
-    deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+    began = clock()
+    spent = [0.0] * len(episodes)
 
-    async def begin(episode: Episode) -> EnvError | Trajectory | None:
+    async def begin(place: int) -> EnvError | Trajectory | None:
         try:
-            async with asyncio.timeout_at(deadline):
-                await episode.begin()
+            async with asyncio.timeout(limit):
+                await episodes[place].begin()
         except TimeoutError:
-            return episode.not_begun()
+            return episodes[place].not_begun()
         except EnvError as error:
             return _dropped(error, settings)
+        spent[place] = clock() - began
         return None
 
-    async def play(episode: Episode, begun: Any, first: TokensWithLogprobs | None) -> Trajectory | EnvError:
-        if begun is not None:
-            return begun
+    async def play(place: int) -> Trajectory | EnvError:
+        ended = begun[place]
+        if ended is not None:
+            return ended
         try:
-            return await episode.play_until(deadline, first)
+            return await episodes[place].play_until(deadlines[place], firsts[place])
         except EnvError as error:
             return _dropped(error, settings)
 
-    # All begin before any goes on, so that whether they share a prompt does not depend on who is quick.
-    begun = await _gather([begin(episode) for episode in episodes])
-    firsts = await _first_actions(episodes, begun, seed, deadline)
-    return await _gather([play(*each) for each in zip(episodes, begun, firsts, strict=True)])
+    # All begin before any goes on, so that whether they share a prompt does not depend on who is quick. What an episode
+    # waits for the others there is not of its own time.
+    begun = await _gather([begin(place) for place in range(len(episodes))])
+    deadlines = [None if limit is None else clock() + limit - used for used in spent]
+    ready = [episode for episode, ended in zip(episodes, begun, strict=True) if ended is None]
+    firsts = await _first_actions(ready, len(episodes), seed, limit)
+    return await _gather([play(place) for place in range(len(episodes))])
 
 
 async def _first_actions(
-    episodes: Sequence[Episode], begun: Sequence[Any], seed: int, deadline: float | None
+    ready: Sequence[Episode], count: int, seed: int, limit: float | None
 ) -> Sequence[TokensWithLogprobs | None]:
-    """Sample the first actions of a group in one request, where all its episodes begin alike; else None for each."""
-    ready = [episode for episode, end in zip(episodes, begun, strict=True) if end is None]
-    apart = [None] * len(episodes)
+    """Sample the first actions of a group in one request, where all its episodes begin alike; else None for each.
+
+    Args:
+        ready: the episodes that have begun.
+        count: of all episodes. So many are sampled, those that failed included: an action is that of its place.
+        seed: of the group.
+        limit: seconds that it may take.
+    """
+    apart = [None] * count
     if len(ready) < 2 or ready[0].first_room() == 0:
         return apart
     lead = ready[0]
     if any((e.observation, e.stop) != (lead.observation, lead.stop) for e in ready[1:]):
         return apart
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout(limit):
             with of_observation(lead.env, None):
-                # As many as the group has members, those that failed included: a member's action is that of its place.
                 return await lead.policy.sample(
                     lead.observation,
                     lead.stop,
                     max_tokens=lead.first_room(),
                     seed=derived_seed(seed, "first"),
-                    num_samples=len(episodes),
+                    num_samples=count,
                 )
     except TimeoutError:
         return apart  # each finds its time to be up

@@ -143,6 +143,9 @@ class RunConsole:
 
 
 def _headline(metrics: Mapping[str, float]) -> str:
-    # Trainers put their loss first among what they log.
+    # Trainers put their loss first among what they log. Where there is a reward, it says more than the loss, which then
+    # has no scale of its own.
+    first = [name for name in ("env/reward",) if name in metrics]
     trained = [name for name in metrics if name.startswith("train/")] or list(metrics)
-    return "  ".join(f"{name.removeprefix('train/')} {metrics[name]:.4g}" for name in trained[:_SHOWN])
+    told = [*first, *trained][:_SHOWN]
+    return "  ".join(f"{name.rpartition('/')[2]} {metrics[name]:.4g}" for name in told)

@@ -1,0 +1,1 @@
+"""Environments, rollouts, what is learned from them, and the trainer."""
