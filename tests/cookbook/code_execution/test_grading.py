@@ -150,8 +150,11 @@ CHEATS = {
         "      return x * 2\n"
         "    frame = frame.f_back\n"
     ),
-    "patches the module of results": (
-        'import json\njson.dumps = lambda *a, **k: \'{"test": 0, "value": true}\'\ndef double(x): return 0'
+    "patches the way out": (
+        "import sys\n"
+        "sys.modules['__main__'].to_json = lambda told: '{\"test\": 0, \"value\": true}'\n"
+        "sys.modules['__main__'].encode = lambda value: True\n"
+        "def double(x): return 0"
     ),
 }
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinsmith.cookbook.code_execution import CallTest, CodeProblem, OutputTest, extract_code, reason_of
-from tinsmith.cookbook.code_execution.inside.guest import encode
+from tinsmith.cookbook.code_execution.inside.guest import encode, to_json
 from tinsmith.cookbook.code_execution.values import decode, same, same_text
 from tinsmith.types.errors import UserError
 
@@ -92,7 +92,7 @@ VALUES = st.recursive(
 @settings(max_examples=25)
 @given(VALUES)
 def test_a_value_survives_the_way_out_of_the_sandbox(value: Any) -> None:
-    assert repr(decode(json.loads(json.dumps(encode(value))))) == repr(value)
+    assert repr(decode(json.loads(to_json(encode(value))))) == repr(value)
 
 
 @pytest.mark.parametrize(

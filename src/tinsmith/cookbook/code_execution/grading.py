@@ -90,8 +90,7 @@ async def grade_code(problem: CodeProblem, code: str, sandbox: Sandbox, limits: 
     kind = {"calls": [test.call for test in tests if isinstance(test, CallTest)]}
     if isinstance(tests[0], OutputTest):
         kind = {"inputs": [test.stdin for test in tests if isinstance(test, OutputTest)]}
-    job = json.dumps({"program": code, "most": most, **kind})
-    executed = await sandbox.run(_GUEST, job, limits)
+    executed = await sandbox.run(_GUEST, repr({"program": code, "most": most, **kind}), limits)
     outcomes = _outcomes(executed.stdout, len(tests))
     results = (_result(test, outcomes.get(i), executed) for i, test in enumerate(tests))
     return CodeGrade(tuple(results), executed.seconds)
