@@ -179,7 +179,7 @@ def test_a_policy_that_went_too_far_is_sampled_anew(tmp_path: Path) -> None:
     assert resampled["env/episodes"] == warned["env/episodes"]
 
 
-@pytest.mark.parametrize("loss_fn", ["cispo", "dro", "cross_entropy"])
+@pytest.mark.parametrize("loss_fn", ["cispo", "gspo", "dro", "cross_entropy"])
 def test_other_losses_run(tmp_path: Path, loss_fn: str) -> None:
     train(config(tmp_path, loss_fn=loss_fn, max_steps=1, eval_every=0, advantages="leave_one_out"))
     row, _ = rows(tmp_path)

@@ -103,6 +103,9 @@ class Env(ABC):
         """
         return 0.0
 
+    def close(self) -> Any:  # noqa: B027, most environments open nothing
+        """Let go of what the environment opened; may be a coroutine. Called when its group has ended, however."""
+
 
 class EnvGroupBuilder(ABC):
     """Makes the environments of one group, as often as it is asked: a group that failed may be tried again.

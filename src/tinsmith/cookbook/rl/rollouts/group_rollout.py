@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,9 @@ async def do_group_rollout(
 
 
 async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSettings, seed: int) -> TrajectoryGroup:
-    try:
+    # Whatever happens, every environment is closed, and then the builder.
+    async with AsyncExitStack() as afterwards:
+        afterwards.push_async_callback(_clean_up, builder)
         with of_environment(builder, "make_envs()"):
             envs = list(await builder.make_envs())
             if not envs:
@@ -97,6 +100,8 @@ async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSe
                 Episode(whole_action_env(env, settings.renderer), policy, settings.limits, derived_seed(seed, i), i)
                 for i, env in enumerate(envs)
             ]
+        for episode in episodes:
+            afterwards.push_async_callback(episode.close)
         played = await _play(episodes, settings, seed)
         errors = [result.told() for result in played if isinstance(result, EnvError)]
         kept = [(env, result) for env, result in zip(envs, played, strict=True) if isinstance(result, Trajectory)]
@@ -111,9 +116,11 @@ async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSe
                 raise ValueError(f"{len(given)} rewards, expected {len(trajectories)}, one for each episode")
         rewards = [float(reward) for reward, _ in given]
         return TrajectoryGroup(trajectories, rewards, [metrics for _, metrics in given], tags, policy.step, errors)
-    finally:
-        with of_environment(builder, "cleanup()"):
-            await builder.cleanup()
+
+
+async def _clean_up(builder: EnvGroupBuilder) -> None:
+    with of_environment(builder, "cleanup()"):
+        await builder.cleanup()
 
 
 async def _play(episodes: Sequence[Episode], settings: RolloutSettings, seed: int) -> list[Trajectory | EnvError]:
