@@ -111,7 +111,13 @@ class EnvGroupBuilder(ABC):
     """Makes the environments of one group, as often as it is asked: a group that failed may be tried again.
 
     Whatever it draws at random has to follow from its own seed, so that a run can be repeated.
+
+    Attributes:
+        plays_together: whether its environments wait for one another, as the players of one game do. Each then begins
+            as soon as it can, and one that fails ends the whole group, since the others would wait for it in vain.
     """
+
+    plays_together: bool = False
 
     @abstractmethod
     async def make_envs(self) -> Sequence[Any]:
