@@ -31,8 +31,8 @@ _CHARACTER, _PADDING = 7.2, 18
 # Small modules that every room above may use; arrows to them would hide the others.
 _FOOT = {
     *("devices", "faults", "hub", "jobs", "logs", "models", "settings", "threads", "version"),
-    *("answers", "datasets", "extra", "hyperparam_utils", "notices", "plots", "schedules", "tokenizer_utils", "utils"),
-    *("words",),
+    *("answers", "datasets", "extra", "hyperparam_utils", "installed", "notices", "plots", "schedules"),
+    *("tokenizer_utils", "utils", "words"),
 }
 
 

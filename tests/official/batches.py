@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,13 @@ LOSS_CASES: dict[str, tuple[str, dict[str, float]]] = {
     "ppo_tight": ("ppo", {"clip_low_threshold": 0.95, "clip_high_threshold": 1.05}),
     "cispo": ("cispo", {"clip_low_threshold": 0.7, "clip_high_threshold": 1.3}),
     "dro": ("dro", {"beta": 0.1}),
+    "gspo": ("gspo", {}),
+    "gspo_tight": ("gspo", {"clip_low_threshold": 0.97, "clip_high_threshold": 1.03}),
+}
+# On `sampled_datums` only, whose sequences the service has recorded.
+RECORDED_CASES: dict[str, tuple[str, dict[str, float]]] = {
+    "stable_reinforce": ("stable_reinforce", {}),
+    "stable_reinforce_tight": ("stable_reinforce", {"kl_coeff": 0.5, "clip_high_threshold": 1.1}),
 }
 
 
@@ -77,7 +85,54 @@ def batch_for(case: str, lengths: Sequence[int], seed: int = 0) -> list[tinker.D
     """Return datums that a case of `LOSS_CASES` reads."""
     if case.startswith("cross_entropy"):
         return supervised(lengths, seed, two_d=case.endswith("2d"))
-    return policy(lengths, seed)
+    data = policy(lengths, seed)
+    return [with_mask(datum, i) for i, datum in enumerate(data)] if case.startswith("gspo") else data
+
+
+def with_mask(datum: tinker.Datum, seed: int) -> tinker.Datum:
+    """Return a datum with a random `sequence_ratio_mask`, set somewhere."""
+    n = datum.model_input.length
+    mask = (np.random.default_rng(seed).random(n) < 2 / 3).astype(np.float32)
+    mask[-1] = 1
+    return dataclasses.replace(datum, loss_fn_inputs={**datum.loss_fn_inputs, "sequence_ratio_mask": mask})
+
+
+def sampled_datums(
+    prompt: Sequence[int], response: tinker.SampleResponse, seed: int = 0, *, logprobs: bool = True
+) -> list[tinker.Datum]:
+    """Return a datum per sampled sequence, with provenance, as the flat loop of the official cookbook makes them.
+
+    Args:
+        prompt: what was sampled from.
+        response: of a client that records.
+        seed: of the advantages, a third of which are 0.
+        logprobs: whether to send the sampled logprobs along.
+    """
+    rng, ahead = np.random.default_rng(seed), len(prompt) - 1
+    data = []
+    for sequence in response.sequences:
+        name, drawn = sequence.sequence_id, len(sequence.tokens)
+        advantages = np.where(rng.random(drawn) < 1 / 3, 0, rng.normal(size=drawn))
+        inputs = {
+            "target_tokens": np.array([0] * ahead + list(sequence.tokens), np.int64),
+            "advantages": np.concatenate([np.zeros(ahead), advantages]).astype(np.float32),
+        }
+        if logprobs:
+            inputs["logprobs"] = np.array([0.0] * ahead + list(sequence.logprobs or ()), np.float32)
+        datum = tinker.Datum(model_input=model_input([*prompt, *sequence.tokens[:-1]]), loss_fn_inputs=inputs)
+        data.append(
+            datum.with_provenance(
+                model_input=[
+                    tinker.PromptProvenanceSpan(sequence_id=name, length=len(prompt)),
+                    tinker.SampledProvenanceSpan(sequence_id=name, length=drawn - 1),
+                ],
+                loss_fn_inputs=[
+                    tinker.PromptProvenanceSpan(sequence_id=name, offset=1, length=ahead),
+                    tinker.SampledProvenanceSpan(sequence_id=name, length=drawn),
+                ],
+            )
+        )
+    return data
 
 
 def numpy_loss(case: str, logprobs: Sequence[Array], data: Sequence[tinker.Datum]) -> float:
@@ -86,7 +141,7 @@ def numpy_loss(case: str, logprobs: Sequence[Array], data: Sequence[tinker.Datum
 
 
 def _datum_loss(case: str, lp: Array, datum: tinker.Datum) -> float:
-    loss_fn, config = LOSS_CASES[case]
+    loss_fn, config = (LOSS_CASES | RECORDED_CASES)[case]
     inputs = {key: value.to_numpy().astype(np.float64) for key, value in datum.loss_fn_inputs.items()}
     if loss_fn == "cross_entropy":
         return -float(np.sum(inputs["weights"] * lp))
@@ -99,8 +154,16 @@ def _datum_loss(case: str, lp: Array, datum: tinker.Datum) -> float:
         return -float(np.sum(np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)))
     if loss_fn == "cispo":
         return -float(np.sum(np.clip(ratio, low, high) * lp * advantage))
-    assert loss_fn == "dro"
+    if loss_fn == "gspo":
+        ratio = np.exp(np.mean((lp - q)[inputs["sequence_ratio_mask"] != 0]))
+        return -float(np.sum(np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)))
     on = advantage != 0
+    if loss_fn == "stable_reinforce":
+        cap, kl_coeff = config.get("clip_high_threshold", 2.0), config.get("kl_coeff", 0.01)
+        tangent = cap - 1 - np.log(cap) + (cap - 1) * (lp - q - np.log(cap))
+        penalty = np.where(ratio <= cap, ratio - 1 - (lp - q), tangent)
+        return float(np.sum((-np.minimum(ratio, cap) * lp * advantage + kl_coeff * penalty)[on]))
+    assert loss_fn == "dro"
     return -float(np.sum((lp * advantage - 0.5 * config["beta"] * (lp - q) ** 2)[on]))
 
 

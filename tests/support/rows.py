@@ -18,6 +18,8 @@ LOSS_CASES: dict[str, dict[str, float | str]] = {
     "ppo": {"clip_low_threshold": 0.9, "clip_high_threshold": 1.1},
     "cispo": {"clip_low_threshold": 0.7, "clip_high_threshold": 1.3},
     "dro": {"beta": 0.1},
+    "gspo": {"clip_low_threshold": 0.9, "clip_high_threshold": 1.1},
+    "stable_reinforce": {"kl_coeff": 0.3, "clip_high_threshold": 1.2},
 }
 
 
@@ -45,6 +47,10 @@ def make_row(
     else:
         fields["logprobs"] = (-np.log(SHAPE.vocab_size) + rng.normal(size=length)).astype(np.float32)
         fields["advantages"] = np.where(off, 0, rng.normal(size=length)).astype(np.float32)
+    if case == "gspo":
+        # Other positions than those that train; never none.
+        fields["sequence_ratio_mask"] = (rng.random(length) < 2 / 3).astype(np.float32)
+        fields["sequence_ratio_mask"][rng.integers(length)] = 1
     datum = Datum(tokens=tokens, targets=None)
     datum = Datum(datum.model_input, {**fields, **inputs})
     return TrainRow(model_id, datum, case.removesuffix("_2d"), LOSS_CASES[case], backward)

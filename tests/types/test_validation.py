@@ -31,6 +31,15 @@ GOOD = {"tokens": [1, 2], "targets": [2, 3], "weights": [0.0, 1.0]}
 POLICY = {"tokens": [1, 2], "loss_fn_inputs": {"target_tokens": [2, 3], "logprobs": [-1.0, -1.0], "advantages": [1, 1]}}
 
 
+def with_mask(mask: list[float]) -> dict[str, Any]:
+    return {**POLICY, "loss_fn_inputs": {**POLICY["loss_fn_inputs"], "sequence_ratio_mask": mask}}
+
+
+def test_a_mask_without_a_position_is_sound_where_nothing_trains() -> None:
+    datum = Datum([1, 2], {**with_mask([0.0, 0.0])["loss_fn_inputs"], "advantages": [0, 0]})
+    check_training_data([datum], "gspo", None, INFO, max_datums=1)
+
+
 @pytest.mark.parametrize("loss_fn", list(LOSSES))
 def test_sound_data_pass(loss_fn: str) -> None:
     datum = Datum(**(GOOD if loss_fn == "cross_entropy" else POLICY))
@@ -45,6 +54,11 @@ def test_sound_data_pass(loss_fn: str) -> None:
         (GOOD, "cross_entropy", {"beta": 1.0}, r"loss_fn_config\['beta'\]"),
         (POLICY, "ppo", {"clip_low_threshold": 2.0}, "at most clip_high_threshold"),
         (POLICY, "dro", {"beta": math.nan}, "finite number"),
+        (POLICY, "stable_reinforce", {"clip_high_threshold": 0.9}, "got 0.9, expected at least 1"),
+        (POLICY, "gspo", {"clip_high_threshold": 0.7}, "at most clip_high_threshold"),
+        (with_mask([0.0, 0.0]), "gspo", None, r"\['sequence_ratio_mask'\]: got 'zeros only', expected a number other"),
+        (with_mask([0.0]), "gspo", None, r"\['sequence_ratio_mask'\]\.shape: got \[1\], expected the length"),
+        (with_mask([0.0, 1.0]), "ppo", None, r"\['sequence_ratio_mask'\]: got 'given', expected only"),
         ({**GOOD, "targets": [2]}, "cross_entropy", None, r"data\[0\]\.loss_fn_inputs\['target_tokens'\]\.shape"),
         ({**GOOD, "weights": [0.0, math.nan]}, "cross_entropy", None, r"\['weights'\]\[1\]: got nan"),
         (

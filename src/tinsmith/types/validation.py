@@ -14,6 +14,7 @@ from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
+from tinsmith.types.provenance import check_tiling
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData
 
@@ -64,6 +65,21 @@ def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
             _check_ids(name, tensor.values, info.vocab_size)
         else:
             _check_finite(name, tensor.values)
+    _check_ratio_mask(datum)
+    for field, spans in (
+        ("model_input_spans", datum.model_input_spans),
+        ("loss_fn_input_spans", datum.loss_fn_input_spans),
+    ):
+        if spans is not None:
+            check_tiling(field, spans, length)
+
+
+def _check_ratio_mask(datum: Datum) -> None:
+    """Check that a sequence that trains has a ratio: one over no position at all would be no number."""
+    mask = datum.loss_fn_inputs.get("sequence_ratio_mask")
+    if mask is not None and not mask.values.any() and datum.loss_fn_inputs["advantages"].values.any():
+        expected = "a number other than 0 somewhere, because some advantages are not 0"
+        raise invalid("loss_fn_inputs['sequence_ratio_mask']", "zeros only", expected)
 
 
 def _check_tokens(field: str, tokens: Sequence[int], info: BaseModelInfo) -> int:

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from tests.cookbook.renderers.formats import byte_tokenizer, hostile_text, merging_tokenizer
 from tinsmith.cookbook.renderers import SupervisedExample, get_renderer
-from tinsmith.cookbook.token_text import PART, token_texts
 from tinsmith.cookbook.supervised.view import View, to_page, to_text, totals, views
 from tinsmith.cookbook.supervised.viewer import Config, main
+from tinsmith.cookbook.token_text import PART, token_texts
 
 TOKENIZER = merging_tokenizer("qwen3", "qwen3")
 RENDERER = get_renderer("qwen3_instruct", TOKENIZER)

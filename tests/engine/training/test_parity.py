@@ -44,8 +44,18 @@ def reference_loss(case: str, logprobs: Tensor, row: TrainRow) -> Tensor:
         return -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage).sum()
     if case == "cispo":
         return -(ratio.clamp(low, high).detach() * lp * advantage).sum()
-    assert case == "dro"
     on = advantage != 0
+    if case == "gspo":
+        masked = inputs["sequence_ratio_mask"] != 0
+        s = (lp.detach() - q)[masked].mean().exp() * (lp - lp.detach()).exp()
+        return -torch.minimum(s * advantage, s.clamp(low, high) * advantage).sum()
+    if case == "stable_reinforce":
+        penalty = torch.where(
+            ratio < high, ratio - 1 - (lp - q), high - 1 - (lp - q) + high * ((lp - q) - np.log(high))
+        )
+        kl_coeff = float(LOSS_CASES[case]["kl_coeff"])
+        return (-ratio.clamp(max=high).detach() * lp * advantage + kl_coeff * penalty)[on].sum()
+    assert case == "dro"
     return -((lp * advantage - 0.5 * float(LOSS_CASES[case]["beta"]) * (lp - q) ** 2)[on]).sum()
 
 

@@ -103,12 +103,21 @@ class Env(ABC):
         """
         return 0.0
 
+    def close(self) -> Any:  # noqa: B027, most environments open nothing
+        """Let go of what the environment opened; may be a coroutine. Called when its group has ended, however."""
+
 
 class EnvGroupBuilder(ABC):
     """Makes the environments of one group, as often as it is asked: a group that failed may be tried again.
 
     Whatever it draws at random has to follow from its own seed, so that a run can be repeated.
+
+    Attributes:
+        plays_together: whether its environments wait for one another, as the players of one game do. Each then begins
+            as soon as it can, and one that fails ends the whole group, since the others would wait for it in vain.
     """
+
+    plays_together: bool = False
 
     @abstractmethod
     async def make_envs(self) -> Sequence[Any]:

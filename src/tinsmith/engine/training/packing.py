@@ -56,6 +56,14 @@ class PackedRow:
             return np.full(self.targets.size, default, dtype=np.float32)
         return tensor.to_numpy().reshape(-1)
 
+    def ratio_mask(self) -> npt.NDArray[np.float32]:
+        """Which positions a sequence's ratio is the mean of: as the datum says, else all that train."""
+        given = self.row.datum.loss_fn_inputs.get("sequence_ratio_mask")
+        if given is not None:
+            return given.to_numpy()
+        trains = (self.floats("advantages", 0.0) != 0) & (self.floats("weights", 1.0) != 0)
+        return trains.astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class LossGroup:
@@ -75,8 +83,7 @@ class Packed:
         input_ids: int64 [T].
         context: of the pass.
         pairs: what logprobs are wanted.
-        row_of_pair: place in `rows` of each pair's row, int64 [P].
-        inputs: of the losses, [P] each.
+        inputs: of the losses, [P] each; their `rows` are places in `rows`.
         groups: which loss applies to which pairs.
     """
 
@@ -84,7 +91,6 @@ class Packed:
     input_ids: Tensor
     context: ForwardContext
     pairs: Pairs
-    row_of_pair: Tensor
     inputs: LossInputs
     groups: tuple[LossGroup, ...]
 
@@ -123,8 +129,7 @@ def pack(
         input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
         context=_context(rows, device, gradients),
         pairs=_pairs(rows, device),
-        row_of_pair=torch.from_numpy(row_of_pair).to(device),
-        inputs=_loss_inputs(rows, device, dtype),
+        inputs=_loss_inputs(rows, row_of_pair, device, dtype),
         groups=_loss_groups(rows, row_of_pair, device),
     )
 
@@ -152,12 +157,20 @@ def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
     )
 
 
-def _loss_inputs(rows: Sequence[PackedRow], device: torch.device, dtype: torch.dtype) -> LossInputs:
-    def column(key: str, default: float) -> Tensor:
-        return torch.from_numpy(np.concatenate([r.floats(key, default) for r in rows])).to(device, dtype)
+def _loss_inputs(
+    rows: Sequence[PackedRow], row_of_pair: npt.NDArray[np.int64], device: torch.device, dtype: torch.dtype
+) -> LossInputs:
+    def column(arrays: Sequence[npt.NDArray[np.float32]]) -> Tensor:
+        return torch.from_numpy(np.concatenate(arrays)).to(device, dtype)
 
     # What a loss does not take is filled in all the same, so that rows of different losses share a stream.
-    return LossInputs(column("weights", 1.0), column("logprobs", 0.0), column("advantages", 0.0))
+    return LossInputs(
+        weights=column([r.floats("weights", 1.0) for r in rows]),
+        logprobs=column([r.floats("logprobs", 0.0) for r in rows]),
+        advantages=column([r.floats("advantages", 0.0) for r in rows]),
+        ratio_mask=column([r.ratio_mask() for r in rows]),
+        rows=torch.from_numpy(row_of_pair).to(device),
+    )
 
 
 def _loss_groups(

@@ -13,7 +13,7 @@ from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprobs import head_spans, target_logprobs
 from tinsmith.engine.model.shards import sum_gradients
-from tinsmith.engine.training.losses import LOSS_FUNCTIONS, LossInputs
+from tinsmith.engine.training.losses import LOSS_FUNCTIONS
 from tinsmith.engine.training.packing import Packed, PackedRow, micro_batches, pack
 
 
@@ -64,15 +64,15 @@ def per_position_losses(packed: Packed, logprobs: Tensor) -> Tensor:
     for group in packed.groups:
         assert group.pairs is not None
         some = group.pairs
-        inputs = LossInputs(packed.inputs.weights[some], packed.inputs.logprobs[some], packed.inputs.advantages[some])
-        losses = losses.index_copy(0, some, LOSS_FUNCTIONS[group.loss_fn](logprobs[some], inputs, group.config))
+        loss = LOSS_FUNCTIONS[group.loss_fn](logprobs[some], packed.inputs.at(some), group.config)
+        losses = losses.index_copy(0, some, loss)
     return losses
 
 
 def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput]:
     """Cut logprobs and losses into rows; one transfer each."""
     # Summed on the device in the wide dtype; Python floats are float64 and lose nothing more.
-    sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.row_of_pair, losses).tolist()
+    sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.inputs.rows, losses).tolist()
     sizes = [r.targets.size for r in packed.rows]
     parts = np.split(logprobs.cpu().numpy(), np.cumsum(sizes)[:-1])
     return [

@@ -72,6 +72,9 @@ class MessageEnv(ABC):
         """
         return None
 
+    def close(self) -> Any:  # noqa: B027, most environments open nothing
+        """Let go of what the environment opened; may be a coroutine."""
+
 
 class EnvFromMessageEnv(Env):
     """An environment of messages as one of tokens.
@@ -111,6 +114,10 @@ class EnvFromMessageEnv(Env):
     def reward_at_limit(self, reason: str) -> float:
         """Return what the environment says."""
         return self.env.reward_at_limit(reason)
+
+    def close(self) -> Any:
+        """Close the environment."""
+        return self.env.close()
 
     def _render(self, messages: Messages) -> Observation:
         return self.renderer.build_generation_prompt(list(messages), tools=self.env.tools)

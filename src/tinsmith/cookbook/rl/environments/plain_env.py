@@ -93,6 +93,12 @@ class PlainEnv:
         given = getattr(self._env, "reward_at_limit", None)
         return given(reason) if given else 0.0
 
+    async def close(self) -> None:
+        """Close the environment, where there is something to close."""
+        given = getattr(self._env, "close", None)
+        if given:
+            await _in_thread(given)
+
     def _feed_message(self, action: Action) -> tuple[list[int], float, bool, int]:
         message, _ = self._renderer.parse_response(action)
         appended, reward, done = _result(self._env.step(message))

@@ -73,10 +73,19 @@ def of_observation(env: Any, member: int | None) -> Iterator[None]:
         raise EnvError(f"{type(env).__name__}: observation: {error}", member) from error
 
 
+def about_the_sampler(error: Exception) -> bool:
+    """Return whether the service has the sampler no more: its session has ended, or the service was started anew."""
+    if isinstance(error, RequestFailedError):
+        # Errors of a request name the field that they are about.
+        return error.category is RequestErrorCategory.USER and "sampling_session_id" in error.message
+    return isinstance(error, APIStatusError) and error.status_code in (404, 410)
+
+
 def _about_the_request(error: Exception) -> bool:
+    if about_the_sampler(error):
+        return False
     if isinstance(error, RequestFailedError):
         return error.category is RequestErrorCategory.USER
-    # 404 and 410 are about the sampler, which is not the environment's.
     return isinstance(error, UserError) or (isinstance(error, APIStatusError) and error.status_code in (400, 422))
 
 

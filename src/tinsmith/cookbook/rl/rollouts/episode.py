@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,19 @@ class Episode:
     def not_begun(self) -> Trajectory:
         """Return the trajectory of an episode whose time was up before its first action."""
         return self._ended_by(EndReason.MAX_SECONDS)
+
+    async def close(self) -> None:
+        """Let the environment go.
+
+        Raises:
+            EnvError: the environment failed.
+        """
+        close = getattr(self.env, "close", None)
+        if close is not None:
+            with of_environment(self.env, "close()", self.member):
+                closing = close()
+                if inspect.isawaitable(closing):
+                    await closing
 
     def _room(self) -> int | EndReason | None:
         """Return how long the next action may be, or which limit leaves no room for one."""

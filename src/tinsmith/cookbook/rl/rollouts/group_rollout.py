@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,8 @@ async def do_group_rollout(
             group = await _attempt(builder, policy, settings, drawn)
         except EnvError as error:
             if settings.errors.on_error == "drop":
-                # `make_envs` or the group's rewards failed: there is no episode to go on with.
+                # `make_envs`, the group's rewards, or one of its players failed: there is no episode to go on with.
+                _warn(error, "the batch goes on without this group")
                 group = TrajectoryGroup([], [], [], tuple(builder.logging_tags()), policy.step, [error.told()])
             elif settings.errors.on_error == "retry" and attempt < settings.errors.retries:
                 errors.append(error.told())
@@ -87,7 +89,9 @@ async def do_group_rollout(
 
 
 async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSettings, seed: int) -> TrajectoryGroup:
-    try:
+    # Whatever happens, every environment is closed, and then the builder.
+    async with AsyncExitStack() as afterwards:
+        afterwards.push_async_callback(_clean_up, builder)
         with of_environment(builder, "make_envs()"):
             envs = list(await builder.make_envs())
             if not envs:
@@ -97,7 +101,12 @@ async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSe
                 Episode(whole_action_env(env, settings.renderer), policy, settings.limits, derived_seed(seed, i), i)
                 for i, env in enumerate(envs)
             ]
-        played = await _play(episodes, settings, seed)
+        for episode in episodes:
+            afterwards.push_async_callback(episode.close)
+        if builder.plays_together:
+            played = await _play_together(episodes, settings)
+        else:
+            played = await _play(episodes, settings, seed)
         errors = [result.told() for result in played if isinstance(result, EnvError)]
         kept = [(env, result) for env, result in zip(envs, played, strict=True) if isinstance(result, Trajectory)]
         if len(kept) < min(settings.errors.min_group_size, len(envs)) and errors:
@@ -111,9 +120,11 @@ async def _attempt(builder: EnvGroupBuilder, policy: Policy, settings: RolloutSe
                 raise ValueError(f"{len(given)} rewards, expected {len(trajectories)}, one for each episode")
         rewards = [float(reward) for reward, _ in given]
         return TrajectoryGroup(trajectories, rewards, [metrics for _, metrics in given], tags, policy.step, errors)
-    finally:
-        with of_environment(builder, "cleanup()"):
-            await builder.cleanup()
+
+
+async def _clean_up(builder: EnvGroupBuilder) -> None:
+    with of_environment(builder, "cleanup()"):
+        await builder.cleanup()
 
 
 async def _play(episodes: Sequence[Episode], settings: RolloutSettings, seed: int) -> list[Trajectory | EnvError]:
@@ -150,6 +161,23 @@ async def _play(episodes: Sequence[Episode], settings: RolloutSettings, seed: in
     ready = [episode for episode, ended in zip(episodes, begun, strict=True) if ended is None]
     firsts = await _first_actions(ready, len(episodes), seed, limit)
     return await _gather([play(place) for place in range(len(episodes))])
+
+
+async def _play_together(episodes: Sequence[Episode], settings: RolloutSettings) -> list[Trajectory]:
+    """Return the trajectories of episodes that wait for one another; the first error ends them all."""
+    limit = settings.limits.max_seconds
+    deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+
+    async def play(episode: Episode) -> Trajectory:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await episode.begin()
+        except TimeoutError:
+            return episode.not_begun()
+        return await episode.play_until(deadline)
+
+    # Nobody waits for all to begin: the second player of a game begins with the first one's move.
+    return await _gather([play(episode) for episode in episodes])
 
 
 async def _first_actions(

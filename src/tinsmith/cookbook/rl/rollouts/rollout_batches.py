@@ -18,12 +18,13 @@ from typing import TypeVar
 from tinsmith import SamplingClient
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.rl.environment import EnvGroupBuilder, RLDataset
+from tinsmith.cookbook.rl.rollouts.env_errors import about_the_sampler
 from tinsmith.cookbook.rl.rollouts.group_rollout import RolloutSettings, do_group_rollout
 from tinsmith.cookbook.rl.rollouts.policy import Policy
 from tinsmith.cookbook.rl.rollouts.rollout_thread import RolloutThread
 from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.rl.trajectories import TrajectoryGroup
-from tinsmith.types.errors import APIStatusError
+from tinsmith.types.errors import TinsmithError
 
 T = TypeVar("T")
 
@@ -185,14 +186,14 @@ class RolloutBatches:
         policy = self._policy
         try:
             group = await do_group_rollout(builder, policy, self._plan.settings, seed)
-        except APIStatusError as error:
-            if error.status_code not in (404, 410):
+        except TinsmithError as error:
+            if not about_the_sampler(error):
                 raise
             policy = self._renewed(policy, error)
             group = await do_group_rollout(builder, policy, self._plan.settings, seed)
         self._finished[number].put_nowait((place, group))
 
-    def _renewed(self, expired: Policy, error: APIStatusError) -> Policy:
+    def _renewed(self, expired: Policy, error: TinsmithError) -> Policy:
         # Many groups find the same sampler gone; the first of them makes the new one.
         if self._policy is expired:
             warn_once("sampler expired", f"rollouts: {error}; the sampler is made anew from the weights as they are")
