@@ -1,10 +1,7 @@
 """Small problems without end, drawn by seed: one line of Python about a string, for a model that knows no Python.
 
-`f(s): the first 3 letters of s` wants `s[:3]`. Each problem is one of fourteen kinds with arguments of its own; the
-split of its arguments and of its words is `split_of`, so held-out problems share neither with those that are trained.
-
-What a model needs first is the language. `pupil` writes programs as somebody would who has seen it but not understood
-it: each kind has its slip, which is written more often than what is right.
+`f(s): the first 3 letters of s` wants `s[:3]`. Each problem is one of fourteen kinds with arguments of its own. Tests
+of held-out problems use words that no problem for training uses; the texts that are added to a word are others too.
 """
 
 from __future__ import annotations
@@ -18,14 +15,14 @@ from tinsmith.cookbook.words import Split, split_of, words
 
 PREFIX = "def f(s): return "
 TESTS = 4
-# How often the pupil is right, and how often it makes the slip of the kind; else it writes what another kind wants.
+# How often a pupil is right, and how often it makes the slip of the kind; else it writes what another problem wants.
 RIGHT, SLIP = 0.15, 0.45
 _LETTERS = "abcdefghiklmnoprstuw"
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of problem, its arguments as `{n}`, `{t}`, `{a}`, `{b}` or `{c}`.
+    """A kind of problem; `{n}`, `{t}`, `{a}`, `{b}` and `{c}` are its arguments.
 
     Attributes:
         says: what is asked.
@@ -61,14 +58,16 @@ class Drawn:
     """A problem that was drawn.
 
     Attributes:
-        problem: statement and tests; the statement ends where the program goes on.
-        program: a right answer, without `PREFIX`.
-        slip: the wrong one of its kind.
+        problem: statement and tests; the program begins with `PREFIX`.
+        program: what follows it in a right answer.
+        slip: what follows it in the wrong one that is near.
+        tested: the words of the tests.
     """
 
     problem: CodeProblem
     program: str
     slip: str
+    tested: tuple[str, ...]
 
 
 def draw(split: Split, count: int, seed: int) -> list[Drawn]:
@@ -81,19 +80,21 @@ def draw(split: Split, count: int, seed: int) -> list[Drawn]:
 
 
 def pupil(rng: Random, drawn: Drawn, others: Sequence[Drawn]) -> str:
-    """Return the pupil's answer to a problem."""
+    """Return what a careless pupil answers: the slip of the kind more often than what is right."""
     chance = rng.random()
     if chance < RIGHT:
         return drawn.program
     return drawn.slip if chance < RIGHT + SLIP else rng.choice(others).program
 
 
-def value_of(program: str, word: str) -> object:
-    """Return what a program of a kind makes of a word; None where it raises."""
-    try:
-        return eval(program, {"__builtins__": {"len": len, "sorted": sorted}}, {"s": word})
-    except (AttributeError, ValueError):
-        return None
+def best_constant(problems: Sequence[Drawn]) -> float:
+    """Return the share of problems that is solved by one who always writes the program that solves most of them."""
+    programs = {drawn.program for drawn in problems}
+    return max(sum(_solves(program, drawn) for drawn in problems) for program in programs) / len(problems)
+
+
+def _solves(program: str, drawn: Drawn) -> bool:
+    return all(_value(program, word) == _value(drawn.program, word) for word in drawn.tested)
 
 
 def _draw(rng: Random, split: Split, known: Sequence[str], kind: Kind) -> Drawn:
@@ -102,13 +103,12 @@ def _draw(rng: Random, split: Split, known: Sequence[str], kind: Kind) -> Drawn:
         arguments = {"n": rng.randint(2, 3), "t": _text(rng, split), "a": a, "b": b, "c": rng.choice("-.,/_+")}
         program, slip = kind.program.format(**arguments), kind.slip.format(**arguments)
         tested = rng.sample(known, TESTS)
-        values = [value_of(program, word) for word in tested]
+        values = [_value(program, word) for word in tested]
         # Neither one value for all words nor the slip may pass.
-        if len(set(map(repr, values))) > 1 and values != [value_of(slip, word) for word in tested]:
+        if len(set(map(repr, values))) > 1 and values != [_value(slip, word) for word in tested]:
             break
     tests = [CallTest(f"f({word!r})", value) for word, value in zip(tested, values, strict=True)]
-    statement = f"f(s): {kind.says.format(**arguments)}"
-    return Drawn(CodeProblem(statement, tests), program, slip)
+    return Drawn(CodeProblem(f"f(s): {kind.says.format(**arguments)}", tests), program, slip, tuple(tested))
 
 
 def _text(rng: Random, split: Split) -> str:
@@ -116,3 +116,11 @@ def _text(rng: Random, split: Split) -> str:
         text = "".join(rng.choices(_LETTERS, k=rng.randint(2, 3)))
         if split_of(text) == split:
             return text
+
+
+def _value(program: str, word: str) -> object:
+    """Return what a program of this file makes of a word; None where it raises."""
+    try:
+        return eval(program, {"__builtins__": {"len": len, "sorted": sorted}}, {"s": word})
+    except (AttributeError, ValueError):
+        return None
