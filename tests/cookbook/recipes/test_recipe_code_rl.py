@@ -103,6 +103,23 @@ def test_the_same_program_is_run_once_unless_the_clock_ended_it() -> None:
 
 
 @pytest.mark.row(70)
+def test_answers_that_come_together_share_a_run_and_one_that_is_given_up_does_not_end_it() -> None:
+    sandbox = Counting()
+    grades = Grades(sandbox)
+
+    async def together() -> list[bool]:
+        tasks = [asyncio.create_task(grades.of(LINE.problem, "def f(x): return x * 2")) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(done[0], asyncio.CancelledError)
+        return [grade.correct for grade in done[1:] if not isinstance(grade, BaseException)]
+
+    assert asyncio.run(together()) == [True] * 4
+    assert len(sandbox.runs) == 1
+
+
+@pytest.mark.row(70)
 def test_a_broken_sandbox_is_no_reward() -> None:
     class Broken:
         async def run(self, program: str, stdin: str = "", limits: Limits | None = None) -> Executed:

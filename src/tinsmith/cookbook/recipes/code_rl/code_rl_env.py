@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class Task:
 
 
 class Grades:
-    """Grades programs, each of them once: many answers of a group are the same.
+    """Grades programs, each of them once: many answers of a group are the same, and come at the same time.
 
     Args:
         sandbox: where they run.
@@ -66,6 +67,8 @@ class Grades:
         # By the identity of the problem: two may ask the same and test it otherwise. The problem is kept, so that no
         # other gets its identity.
         self._known: OrderedDict[tuple[int, str], tuple[CodeProblem, CodeGrade]] = OrderedDict()
+        # Held-out problems may be graded on another loop meanwhile, but no problem is on two.
+        self._running: dict[tuple[int, str], asyncio.Task[CodeGrade]] = {}
 
     async def of(self, problem: CodeProblem, code: str) -> CodeGrade:
         """Return the grade of a program."""
@@ -73,7 +76,16 @@ class Grades:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key][1]
-        grade = await grade_code(problem, code, self._sandbox)
+        if key not in self._running:
+            self._running[key] = asyncio.create_task(self._grade(key, problem, code))
+        # Shielded: an episode that is given up must not end the run that others wait for.
+        return await asyncio.shield(self._running[key])
+
+    async def _grade(self, key: tuple[int, str], problem: CodeProblem, code: str) -> CodeGrade:
+        try:
+            grade = await grade_code(problem, code, self._sandbox)
+        finally:
+            del self._running[key]
         if not any(result.verdict in _OF_THE_CLOCK for result in grade.results):
             self._known[key] = (problem, grade)
             if len(self._known) > self._most:
