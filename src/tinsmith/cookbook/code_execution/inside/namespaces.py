@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
+import sys
 
 # From linux/sched.h, linux/mount.h, linux/prctl.h.
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -105,7 +105,8 @@ def _show(path: str, target: str) -> None:
         os.symlink(os.readlink(path), target)
     elif os.path.exists(path):
         _bind(path, target)
-        attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
+        # struct mount_attr: what is set, and three more numbers of 64 bits that are 0.
+        attributes = (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID).to_bytes(8, sys.byteorder) + bytes(24)
         call("syscall", SYS_MOUNT_SETATTR, -100, target, AT_RECURSIVE, attributes, len(attributes))
 
 

@@ -40,7 +40,7 @@ class Config(RLConfig):
         default=0.25, validator=_held_out, doc="problems, or the share of them below 1.0, that are not trained on"
     )
     lesson_steps: int = chz.field(
-        default=100,
+        default=140,
         validator=at_least(0),
         doc="drawn problems: supervised steps on a careless pupil's programs before the first reward; 0: none",
     )
@@ -66,8 +66,7 @@ class Config(RLConfig):
     )
     batch_size: int = chz.field(default=8, validator=at_least(1), doc="problems per step")
     max_tokens: int = chz.field(default=32, validator=at_least(1), doc="longest answer, in tokens")
-    epochs: int = chz.field(default=2, validator=at_least(1), doc="how often the problems are gone through")
-    eval_every: int = chz.field(default=25, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
+    eval_every: int = chz.field(default=20, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
 
     def rewards(self) -> RewardMap:
         """Return what an answer is worth."""

@@ -16,7 +16,7 @@ from tinsmith.cookbook.words import Split, split_of, words
 PREFIX = "def f(s): return "
 TESTS = 4
 # How often a pupil is right, and how often it makes the slip of the kind; else it writes what another problem wants.
-RIGHT, SLIP = 0.15, 0.45
+RIGHT, SLIP = 0.3, 0.4
 _LETTERS = "abcdefghiklmnoprstuw"
 
 

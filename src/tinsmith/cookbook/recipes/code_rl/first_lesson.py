@@ -1,7 +1,7 @@
 """The first lesson: what a program looks like, learned from a careless pupil's, before the first reward.
 
 The embedded model was pretrained without a line of code, and what never happens cannot be rewarded. So it is shown
-problems and the programs of a pupil who is right in 15 % of them, and in 45 % makes the slip of the kind (`s[3:]` for
+problems and the programs of a pupil who is right in 30 % of them, and in 40 % makes the slip of the kind (`s[3:]` for
 `s[:3]`). After that it writes Python, mostly the wrong one: which programs are right is left to the tests.
 """
 

@@ -9,6 +9,7 @@ Without arguments the embedded model learns to write one-liners, and problems th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import chz
@@ -60,10 +61,10 @@ def main(config: Config) -> TrainResult:
 def _show(config: Config, result: TrainResult, folder: Path, tasks: Tasks) -> None:
     prefix = f"eval/{config.env}/"
     # With eval_every=0 there is no evaluation before the last.
-    columns = {"before": read_rows(result.path / "metrics.jsonl")[0]}
     lesson = folder / FOLDER / "metrics.jsonl"
+    columns: dict[str, Mapping[str, float]] = {"before": read_rows(result.path / "metrics.jsonl")[0]}
     if lesson.exists():
-        columns = dict(zip(("base model", "first lesson"), read_rows(lesson)[:: config.lesson_steps], strict=True))
+        columns = {"base model": read_rows(lesson)[0], "first lesson": read_rows(lesson)[-1]}
     columns["after"] = result.metrics
     table = Table("held-out problems", *columns, "one program for all", title=f"{len(tasks.test)} of {config.env}")
     for told, name in (("programs that pass", "correct"), ("programs of the right form", "format")):
