@@ -16,8 +16,8 @@ import select
 import sys
 import time
 
-import namespaces
-from namespaces import WORK, call
+import namespaces  # pyright: ignore[reportMissingImports], it lies beside this script, which is run as one
+from namespaces import WORK, call  # pyright: ignore[reportMissingImports]
 
 # Written down, like the annotations below without `collections.abc`, because imports are most of what a start costs.
 SIGKILL, SIGSTOP = 9, 19
