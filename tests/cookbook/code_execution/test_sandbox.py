@@ -258,7 +258,7 @@ def test_what_the_sandbox_does_not_do_is_said(
     assert "reads all that you may read" in sandbox.describe()
     assert "has the network" in sandbox.describe()
     assert [record.getMessage() for record in caplog.records] == [sandbox.describe()]
-    with pytest.raises(SandboxError, match=r"require_isolation: .*no isolation"):
+    with pytest.raises(SandboxError, match=r"require_isolation: .*not isolated"):
         LocalSandbox(require_isolation=True)
 
 

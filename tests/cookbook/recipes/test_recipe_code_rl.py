@@ -229,7 +229,7 @@ def test_a_short_run_trains_shows_what_it_came_to_and_is_taken_up(
     config = parse(Config, [*settings, "eval_every=2", f"log_path={tmp_path}/run"])
     result = main(config)
     shown = capsys.readouterr().out
-    for told in ("sandbox   generated code runs with", "base model", "first lesson", "one program", "4 of drawn"):
+    for told in ("sandbox   generated code is", "base model", "first lesson", "one program", "4 of drawn"):
         assert told in shown
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "eval/drawn/correct" in row] == [0, 2]

@@ -79,7 +79,7 @@ class LocalSandbox:
 
     def describe(self) -> str:
         """Say what stands between a program and this machine, and why it is no more."""
-        return "; ".join([f"generated code runs with {self._wall.describe()}", *self._refused])
+        return "; ".join([f"generated code is {self._wall.describe()}", *self._refused])
 
 
 _finding = threading.Lock()

@@ -48,7 +48,7 @@ class Wall:
         who = "a user of its own" if self.other_user else "you"
         if not self.isolates:
             own = "files that any user may read" if self.other_user else "all that you may read, keys included"
-            return f"no isolation: a program runs as {who}, reads {own}, and has the network"
+            return f"not isolated: a program runs as {who}, reads {own}, and has the network"
         how = "Linux namespaces" if self.kind == "namespaces" else "bubblewrap"
         return f"isolated by {how}: a program runs as {who}, without network, other processes or files of yours"
 

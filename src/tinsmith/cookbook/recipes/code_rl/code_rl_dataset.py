@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinsmith.cookbook.eval import EvalContext
 from tinsmith.cookbook.recipes.code_rl.code_rl_env import CodeEnv, Grades, Task
 from tinsmith.cookbook.recipes.code_rl.config import BASICS, DRAWN, Config
 from tinsmith.cookbook.recipes.code_rl.drawn_problems import PREFIX, Drawn, best_constant, draw
-from tinsmith.cookbook.renderers import Renderer
-from tinsmith.cookbook.rl import EnvFromMessageEnv, ItemDataset, RepeatedEnv, RolloutEvaluator
+from tinsmith.cookbook.rl import EnvFromMessageEnv, ItemDataset, MakeDataset, RepeatedEnv, RLDataset
 from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.training import ModelSetup
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
@@ -24,11 +22,13 @@ class Tasks(NamedTuple):
     """Problems to train on, and problems that are held out.
 
     Attributes:
+        name: of the set, which its metrics are called after.
         constant: the share of `test` that is solved by the one program that solves most of them; None where nobody
             knows.
         facts: what they are, to hold a run to them.
     """
 
+    name: str
     train: Sequence[Task]
     test: Sequence[Task]
     constant: float | None
@@ -50,10 +50,12 @@ def load_tasks(config: Config) -> Tasks:
         count = _held_out(config, config.drawn)
         train, test = draw("train", config.drawn - count, config.seed), draw("held_out", count, config.seed)
         facts = {"drawn": config.drawn, "seed": config.seed}
-        return Tasks(list(map(_task, train)), list(map(_task, test)), best_constant(test), facts)
-    rows = JsonlRows(SHIPPED if config.env == BASICS else Path(str(config.env)), _check)
+        return Tasks(DRAWN, list(map(_task, train)), list(map(_task, test)), best_constant(test), facts)
+    path = SHIPPED if config.env == BASICS else Path(str(config.env))
+    name = BASICS if config.env == BASICS else path.stem
+    rows = JsonlRows(path, _check)
     train, test = rows.split(_held_out(config, len(rows)), config.seed)
-    return Tasks(list(map(Task.from_row, train)), list(map(Task.from_row, test)), None, rows.facts())
+    return Tasks(name, list(map(Task.from_row, train)), list(map(Task.from_row, test)), None, rows.facts())
 
 
 def _held_out(config: Config, total: int) -> int:
@@ -65,45 +67,22 @@ def _held_out(config: Config, total: int) -> int:
     return count
 
 
-def groups(
-    config: Config, tasks: Tasks, grades: Grades, renderer: Renderer, *, held_out: bool = False
-) -> ItemDataset[Task]:
-    """Return the groups of a model: each training problem `group_size` times, or each held-out one once."""
-    rewards, partial = config.rewards(), config.partial_credit
+def groups(config: Config, tasks: Tasks, grades: Grades, *, held_out: bool = False) -> MakeDataset:
+    """Return what makes the groups for a model: each training problem `group_size` times, or each held-out one once."""
+    chosen, group_size = (tasks.test, 1) if held_out else (tasks.train, config.group_size)
 
-    def group(task: Task) -> RepeatedEnv:
-        def env() -> EnvFromMessageEnv:
-            return EnvFromMessageEnv(renderer, CodeEnv(task, grades, rewards, partial_credit=partial))
+    def make(model: ModelSetup) -> RLDataset:
+        def group(task: Task) -> RepeatedEnv:
+            def env() -> EnvFromMessageEnv:
+                code_env = CodeEnv(task, grades, config.rewards(), partial_credit=config.partial_credit)
+                return EnvFromMessageEnv(model.renderer, code_env)
 
-        return RepeatedEnv(env, 1 if held_out else config.group_size)
+            return RepeatedEnv(env, group_size)
 
-    # Held-out problems keep their order, so that every evaluation asks the same ones with the same seeds.
-    chosen, seed = (tasks.test, None) if held_out else (tasks.train, config.seed)
-    return ItemDataset(chosen, group, config.batch_size, seed, tasks.facts)
+        # Held-out problems keep their order, so that every evaluation asks the same ones with the same seeds.
+        return ItemDataset(chosen, group, config.batch_size, None if held_out else config.seed, tasks.facts)
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Answers every held-out problem once, as `eval/NAME/...`.
-
-    Attributes:
-        config: how answers are sampled.
-        tasks: whose held-out problems.
-        grades: run the programs.
-    """
-
-    config: Config
-    tasks: Tasks
-    grades: Grades
-
-    name = "held_out"
-    on_snapshot = True
-
-    def __call__(self, context: EvalContext) -> dict[str, float]:
-        """Sample, run, and write some of it into the transcript."""
-        dataset = groups(self.config, self.tasks, self.grades, context.renderer, held_out=True)
-        config = self.config
-        return RolloutEvaluator(dataset, config.limits(), str(config.env), temperature=config.eval_temperature)(context)
+    return make
 
 
 def _task(drawn: Drawn) -> Task:
