@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tinsmith.types import ModelInputChunk as ModelInputChunk
     from tinsmith.types import OptimStepResponse as OptimStepResponse
     from tinsmith.types import ParsedCheckpointTinkerPath as ParsedCheckpointTinkerPath
+    from tinsmith.types import PromptProvenanceSpan as PromptProvenanceSpan
+    from tinsmith.types import SampledProvenanceSpan as SampledProvenanceSpan
     from tinsmith.types import SampledSequence as SampledSequence
     from tinsmith.types import SampleResponse as SampleResponse
     from tinsmith.types import SamplingParams as SamplingParams
@@ -85,7 +87,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ModelInputChunk",
         "OptimStepResponse",
         "ParsedCheckpointTinkerPath",
+        "PromptProvenanceSpan",
         "SampleResponse",
+        "SampledProvenanceSpan",
         "SampledSequence",
         "SamplingParams",
         "TensorData",

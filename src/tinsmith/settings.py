@@ -91,6 +91,16 @@ class Settings(BaseSettings):
     result_retention_s: float = Field(
         default=3600.0, gt=0, description="How long a result is kept after it was first fetched, seconds."
     )
+    recording_retention_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        description="How long a sequence sampled with record_stability_info is kept after its last use, seconds.",
+    )
+    max_recorded_mb: int = Field(
+        default=1024,
+        ge=1,
+        description="Sequences recorded so for one owner, MiB; more, and the longest unused are forgotten.",
+    )
     recovery_interval_s: float = Field(
         default=60.0, gt=0, description="Least time between two recovery points of one model, seconds."
     )

@@ -27,6 +27,11 @@ LOSS_CASES: dict[str, tuple[str, dict[str, float]]] = {
     "gspo": ("gspo", {}),
     "gspo_tight": ("gspo", {"clip_low_threshold": 0.97, "clip_high_threshold": 1.03}),
 }
+# On `sampled_datums` only, whose sequences the service has recorded.
+RECORDED_CASES: dict[str, tuple[str, dict[str, float]]] = {
+    "stable_reinforce": ("stable_reinforce", {}),
+    "stable_reinforce_tight": ("stable_reinforce", {"kl_coeff": 0.5, "clip_high_threshold": 1.1}),
+}
 
 
 def random_ids(rng: np.random.Generator, length: int) -> list[int]:
@@ -92,13 +97,51 @@ def with_mask(datum: tinker.Datum, seed: int) -> tinker.Datum:
     return dataclasses.replace(datum, loss_fn_inputs={**datum.loss_fn_inputs, "sequence_ratio_mask": mask})
 
 
+def sampled_datums(
+    prompt: Sequence[int], response: tinker.SampleResponse, seed: int = 0, *, logprobs: bool = True
+) -> list[tinker.Datum]:
+    """Return a datum per sampled sequence, with provenance, as the flat loop of the official cookbook makes them.
+
+    Args:
+        prompt: what was sampled from.
+        response: of a client that records.
+        seed: of the advantages, a third of which are 0.
+        logprobs: whether to send the sampled logprobs along.
+    """
+    rng, ahead = np.random.default_rng(seed), len(prompt) - 1
+    data = []
+    for sequence in response.sequences:
+        name, drawn = sequence.sequence_id, len(sequence.tokens)
+        advantages = np.where(rng.random(drawn) < 1 / 3, 0, rng.normal(size=drawn))
+        inputs = {
+            "target_tokens": np.array([0] * ahead + list(sequence.tokens), np.int64),
+            "advantages": np.concatenate([np.zeros(ahead), advantages]).astype(np.float32),
+        }
+        if logprobs:
+            inputs["logprobs"] = np.array([0.0] * ahead + list(sequence.logprobs or ()), np.float32)
+        datum = tinker.Datum(model_input=model_input([*prompt, *sequence.tokens[:-1]]), loss_fn_inputs=inputs)
+        data.append(
+            datum.with_provenance(
+                model_input=[
+                    tinker.PromptProvenanceSpan(sequence_id=name, length=len(prompt)),
+                    tinker.SampledProvenanceSpan(sequence_id=name, length=drawn - 1),
+                ],
+                loss_fn_inputs=[
+                    tinker.PromptProvenanceSpan(sequence_id=name, offset=1, length=ahead),
+                    tinker.SampledProvenanceSpan(sequence_id=name, length=drawn),
+                ],
+            )
+        )
+    return data
+
+
 def numpy_loss(case: str, logprobs: Sequence[Array], data: Sequence[tinker.Datum]) -> float:
     """Return the loss that the protocol defines, from per-datum logprobs, in float64."""
     return float(sum(_datum_loss(case, lp.astype(np.float64), d) for lp, d in zip(logprobs, data, strict=True)))
 
 
 def _datum_loss(case: str, lp: Array, datum: tinker.Datum) -> float:
-    loss_fn, config = LOSS_CASES[case]
+    loss_fn, config = (LOSS_CASES | RECORDED_CASES)[case]
     inputs = {key: value.to_numpy().astype(np.float64) for key, value in datum.loss_fn_inputs.items()}
     if loss_fn == "cross_entropy":
         return -float(np.sum(inputs["weights"] * lp))
@@ -114,8 +157,13 @@ def _datum_loss(case: str, lp: Array, datum: tinker.Datum) -> float:
     if loss_fn == "gspo":
         ratio = np.exp(np.mean((lp - q)[inputs["sequence_ratio_mask"] != 0]))
         return -float(np.sum(np.minimum(ratio * advantage, np.clip(ratio, low, high) * advantage)))
-    assert loss_fn == "dro"
     on = advantage != 0
+    if loss_fn == "stable_reinforce":
+        cap, kl_coeff = config.get("clip_high_threshold", 2.0), config.get("kl_coeff", 0.01)
+        tangent = cap - 1 - np.log(cap) + (cap - 1) * (lp - q - np.log(cap))
+        penalty = np.where(ratio <= cap, ratio - 1 - (lp - q), tangent)
+        return float(np.sum((-np.minimum(ratio, cap) * lp * advantage + kl_coeff * penalty)[on]))
+    assert loss_fn == "dro"
     return -float(np.sum((lp * advantage - 0.5 * config["beta"] * (lp - q) ** 2)[on]))
 
 

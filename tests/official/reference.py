@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from tests.official.batches import LOSS_CASES, Array
+from tests.official.batches import LOSS_CASES, RECORDED_CASES, Array
 from tests.support.peft_reference import load_reference, reference_logprobs
 
 
@@ -71,7 +71,7 @@ def _file_name(name: str) -> str:
 
 def _loss(case: str, lp: Tensor, datum: tinker.Datum) -> Tensor:
     """The formulas of the protocol in torch, for their gradients."""
-    loss_fn, config = LOSS_CASES[case]
+    loss_fn, config = (LOSS_CASES | RECORDED_CASES)[case]
     inputs = {k: torch.from_numpy(v.to_numpy().copy()).double() for k, v in datum.loss_fn_inputs.items()}
     if loss_fn == "cross_entropy":
         return -(inputs["weights"] * lp).sum()
@@ -88,8 +88,13 @@ def _loss(case: str, lp: Tensor, datum: tinker.Datum) -> Tensor:
         of_sequence = (lp.detach() - q)[inputs["sequence_ratio_mask"] != 0].mean().exp()
         ratio = of_sequence * (lp - lp.detach()).exp()
         return -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage).sum()
-    assert loss_fn == "dro"
     on = advantage != 0
+    if loss_fn == "stable_reinforce":
+        cap, kl_coeff = config.get("clip_high_threshold", 2.0), config.get("kl_coeff", 0.01)
+        tangent = cap - 1 - np.log(cap) + (cap - 1) * (lp - q - np.log(cap))
+        penalty = torch.where(ratio <= cap, ratio - 1 - (lp - q), tangent)
+        return (-ratio.clamp(max=cap).detach() * lp * advantage + kl_coeff * penalty)[on].sum()
+    assert loss_fn == "dro"
     return -(lp * advantage - 0.5 * config["beta"] * (lp - q) ** 2)[on].sum()
 
 

@@ -14,7 +14,7 @@ import torch
 from tinker import ModelInput, SamplingParams
 from tinker.lib.api_future_impl import QueueState
 
-from tests.official.batches import LOSS_CASES, batch_for, supervised
+from tests.official.batches import LOSS_CASES, batch_for, sampled_datums, supervised
 from tests.support.live_server import LLAMA, LiveServer, model_folder
 
 CLIENTS = ("ServiceClient", "TrainingClient", "SamplingClient", "RestClient", "AdminClient")
@@ -223,6 +223,16 @@ def _loss(case: str) -> Probe:
     return Probe(lambda call, w: plain(w.training.forward_backward)(batch_for(case, (5, 9)), loss_fn, config))
 
 
+def _named(world: World, recorded: bool = False) -> list[tinker.Datum]:
+    sampler = plain(world.training.save_weights_and_get_sampling_client)(record_stability_info=recorded)
+    return sampled_datums(PROMPT.to_ints(), plain(sampler.sample)(PROMPT, 2, SHORT))
+
+
+def _stable_reinforce(call: Call, world: World) -> None:
+    data = _named(world, recorded=True)
+    plain(world.training.forward_backward)(data, "stable_reinforce")
+
+
 def _sample(**options: Any) -> Probe:
     return Probe(lambda call, w: plain(w.sampling.sample)(PROMPT, 1, SHORT, **options))
 
@@ -233,10 +243,7 @@ OPTIONS = {
         for case in ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo")
     },
     'loss_fn="cross_entropy", 2-D targets': _loss("cross_entropy_2d"),
-    'loss_fn="stable_reinforce"': Probe(
-        lambda call, w: plain(w.training.forward_backward)(batch_for("ppo", (5,)), "stable_reinforce"),
-        note="the loss is ours, see [losses](losses.md)",
-    ),
+    'loss_fn="stable_reinforce"': Probe(_stable_reinforce, note="the loss is ours, see [losses](losses.md)"),
     "sample(include_prompt_logprobs=True)": _sample(include_prompt_logprobs=True),
     "sample(topk_prompt_logprobs=3)": _sample(topk_prompt_logprobs=3),
     "sample(topk_sample_logprobs=3)": _sample(topk_sample_logprobs=3),
@@ -249,7 +256,11 @@ OPTIONS = {
         lambda call, w: plain(
             plain(w.service.create_sampling_client)(base_model=LLAMA, record_stability_info=True).sample
         )(PROMPT, 1, SHORT),
-        "record_stability_info",
+        note="kept until the session ends or a day after the last use",
+    ),
+    "Datum.with_provenance": Probe(
+        lambda call, w: plain(w.training.forward_backward)(_named(w), "importance_sampling"),
+        note="read by `stable_reinforce`, whose sequences must be recorded ones; taken by every loss",
     ),
     'save_weights_and_get_sampling_client(kind="inflight")': Probe(
         lambda call, w: plain(w.training.save_weights_and_get_sampling_client)(kind="inflight"), "kind"

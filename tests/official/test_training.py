@@ -7,7 +7,17 @@ import pytest
 import tinker
 import torch
 
-from tests.official.batches import LOSS_CASES, batch_for, logprobs_of, numpy_loss, supervised, worst
+from tests.official.batches import (
+    LOSS_CASES,
+    RECORDED_CASES,
+    batch_for,
+    logprobs_of,
+    model_input,
+    numpy_loss,
+    sampled_datums,
+    supervised,
+    worst,
+)
 from tests.official.conftest import NewModel
 from tests.official.reference import Reference, adapter_weights, distance
 from tests.support.live_server import FAMILY_OF, LLAMA, MOE, LiveServer, model_folder
@@ -68,6 +78,47 @@ def test_losses_and_gradients_equal_peft_over_the_wire(name: str, new_model: New
         after = adapter_weights(live_server.checkpoint_folder(saved))
         gradients = {key: before[key].astype(np.float64) - after[key] for key in before}
         assert distance(gradients, reference.gradients()) <= WIRE, case
+
+
+@pytest.mark.row(203)
+@pytest.mark.parametrize("case", RECORDED_CASES)
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*", "ignore:The following rank_pattern keys.*")
+def test_a_loss_over_recorded_sequences_equals_peft(case: str, new_model: NewModel, live_server: LiveServer) -> None:
+    model = new_model()
+    step(model, supervised((20, 9), seed=5))
+    sampler = model.save_weights_and_get_sampling_client(record_stability_info=True).result(timeout=60)
+    prompt = [3, 14, 15, 9, 2, 6]
+    # Away from the temperature that is trained at, and weights that move on: ratios on both sides of the cap.
+    params = tinker.SamplingParams(max_tokens=24, temperature=1.3, seed=7, stop=[])
+    response = sampler.sample(model_input(prompt), 4, params).result(timeout=60)
+    step(model, supervised((20, 9), seed=6))
+    start = model.save_state("start").result(timeout=60).path
+    reference = Reference(model_folder(LLAMA), live_server.checkpoint_folder(start))
+    before = adapter_weights(live_server.checkpoint_folder(start))
+
+    loss_fn, config = RECORDED_CASES[case]
+    data = sampled_datums(prompt, response)
+    future = model.forward_backward(sampled_datums(prompt, response, logprobs=False), loss_fn, config)
+    model.optim_step(GRADIENT_STEP).result(timeout=60)
+    output = future.result(timeout=60)
+    ratios = np.concatenate(
+        [
+            np.exp(lp - d.loss_fn_inputs["logprobs"].to_numpy())[len(prompt) - 1 :]
+            for lp, d in zip(logprobs_of(output), data, strict=True)
+        ]
+    )
+    cap = config.get("clip_high_threshold", 2.0)
+    assert (ratios < 1).any()
+    assert cap == 2.0 or (ratios > cap).any()
+
+    wanted = reference.backward(case, data)
+    assert output.metrics["loss:sum"] == pytest.approx(wanted, rel=WIRE)
+    assert numpy_loss(case, logprobs_of(output), data) == pytest.approx(wanted, rel=WIRE)
+    after = adapter_weights(live_server.checkpoint_folder(model.save_state("after").result(timeout=60).path))
+    gradients = {key: before[key].astype(np.float64) - after[key] for key in before}
+    assert distance(gradients, reference.gradients()) <= WIRE
+    again = model.forward(data, loss_fn, config).result(timeout=60)
+    assert len(again.loss_fn_outputs) == 4
 
 
 @pytest.mark.row(37, 61, 205)

@@ -27,7 +27,7 @@ class RecipeRun:
     """A recipe with its settings, as a process.
 
     Attributes:
-        recipe: name of the module under `tinsmith.cookbook.recipes`.
+        recipe: name of the module under `tinsmith.cookbook.recipes`, or the whole name of one of `tests`.
         log_path: the run's folder.
         home: data folder of the embedded service.
         settings: `name=value`.
@@ -42,7 +42,8 @@ class RecipeRun:
 
     def start(self) -> subprocess.Popen[str]:
         """Start the process."""
-        module = f"tinsmith.cookbook.recipes.{self.recipe}"
+        own = self.recipe.startswith("tests.")
+        module = self.recipe if own else f"tinsmith.cookbook.recipes.{self.recipe}"
         return subprocess.Popen(
             [sys.executable, "-m", module, f"log_path={self.log_path}", *self.settings],
             env={**os.environ, "OMP_NUM_THREADS": "1", "TINSMITH_HOME": str(self.home), **self.environment},

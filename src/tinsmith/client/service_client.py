@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tinsmith.client.checkpoints.rest_client import RestClient
-from tinsmith.client.sampling.sampling_client import SamplingClient, refuse_sampling_options
+from tinsmith.client.sampling.sampling_client import SamplingClient, refuse_retry_config
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
 from tinsmith.client.training.model_creation import creation_body
@@ -171,13 +171,19 @@ class ServiceClient:
             model_path: of `save_weights_for_sampler`; one that is being saved is waited for.
             base_model: by the name that the service knows.
             retry_config: not offered: the client retries by itself.
-            record_stability_info: not offered by this service.
+            record_stability_info: let the service keep what is sampled, until the session ends or a day after its last
+                use, for losses that name it (`stable_reinforce`, by `Datum.with_provenance`).
 
         Raises:
             UserError: neither is given.
         """
-        refuse_sampling_options(retry_config, record_stability_info)
-        return SamplingClient.create(self._session, model_path=model_path, base_model=base_model)
+        refuse_retry_config(retry_config)
+        return SamplingClient.create(
+            self._session,
+            model_path=model_path,
+            base_model=base_model,
+            record_stability_info=record_stability_info,
+        )
 
     create_sampling_client_async = awaiting(create_sampling_client)
 

@@ -5,6 +5,6 @@ The packages that train and evaluate import it before anything else of theirs; r
 
 from tinsmith.cookbook.installed import require
 
-PACKAGES = ("chz", "datasets", "filelock", "matplotlib", "orjson", "pyarrow", "transformers")
+PACKAGES = ("chz", "datasets", "docstring_parser", "filelock", "matplotlib", "orjson", "pyarrow", "transformers")
 
 require(PACKAGES, "cookbook", "the cookbook")

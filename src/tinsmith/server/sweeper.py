@@ -1,4 +1,4 @@
-"""What is done from time to time: expiry of sessions, checkpoints and results, and rest for idle samplers."""
+"""What is done from time to time: expiry of sessions, checkpoints, results, recordings, and rest for idle samplers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ class Sweeper:
         self._futures = core.futures
         self._journal = core.journal
         self._checkpoints = core.checkpoints
+        self._recordings = core.recordings
         self._retention_s = core.settings.result_retention_s
         if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
             self._retention_s = min(self._retention_s, _MEMORY_RETENTION_S)
         # Nothing outlives its time by more than a quarter.
-        self._interval_s = min(30.0, core.settings.session_timeout_s / 4, self._retention_s / 4)
+        settings = core.settings
+        times = (settings.session_timeout_s, settings.recording_retention_s, self._retention_s)
+        self._interval_s = min(30.0, *(seconds / 4 for seconds in times))
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -48,6 +51,7 @@ class Sweeper:
         """Sweep once."""
         await self._sessions.sweep()
         await self._checkpoints.sweep_expired()
+        await self._recordings.sweep()
         fetched = self._futures.take_fetched()
         if fetched:
             await self._journal.note_fetched(fetched)

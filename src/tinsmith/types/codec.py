@@ -21,6 +21,7 @@ from tinsmith.types.outputs import (
     TopkLogprobs,
 )
 from tinsmith.types.proto import tinsmith_pb2 as pb
+from tinsmith.types.provenance import PromptProvenanceSpan, ProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
 from tinsmith.types.tensor import TensorData, TensorDtype
 
 # Little-endian, whatever the machine: the wire's byte order.
@@ -137,7 +138,16 @@ def encode_forward_backward_request(
             message.model_input.add().encoded_text.tokens = np.asarray(chunk.tokens, _INT32).tobytes()
         for key, tensor in datum.loss_fn_inputs.items():
             message.loss_fn_inputs[key].CopyFrom(encode_tensor(tensor))
+        for span in datum.model_input_spans or ():
+            _encode_span(message.model_input_spans.add(), span)
+        for span in datum.loss_fn_input_spans or ():
+            _encode_span(message.loss_fn_input_spans.add(), span)
     return request.SerializeToString()
+
+
+def _encode_span(message: pb.ProvenanceSpan, span: ProvenanceSpan) -> None:
+    arm = message.prompt_tokens if isinstance(span, PromptProvenanceSpan) else message.sampled_tokens
+    arm.sequence_id, arm.offset, arm.length = span.sequence_id, span.offset, span.length
 
 
 def decode_forward_backward_request(body: bytes) -> ForwardBackwardRequest:
@@ -179,12 +189,17 @@ def decode_data(request: pb.ForwardBackwardRequest) -> list[Datum]:
     """Read the datums.
 
     Raises:
-        UserError: a chunk is no text, or a tensor is malformed.
+        UserError: a chunk is no text, or a tensor or a span is malformed.
     """
-    return [_decode_datum(message, f"data[{index}]") for index, message in enumerate(request.data)]
+    return [decode_datum(message, f"data[{index}]") for index, message in enumerate(request.data)]
 
 
-def _decode_datum(message: pb.Datum, field: str) -> Datum:
+def decode_datum(message: pb.Datum, field: str) -> Datum:
+    """Read one datum; `field` is what messages call it.
+
+    Raises:
+        UserError: a chunk is no text, or a tensor or a span is malformed.
+    """
     chunks: list[EncodedTextChunk] = []
     for chunk in message.model_input:
         kind = chunk.WhichOneof("chunk")
@@ -196,7 +211,29 @@ def _decode_datum(message: pb.Datum, field: str) -> Datum:
     inputs = {
         key: decode_tensor(tensor, f"{field}.loss_fn_inputs[{key!r}]") for key, tensor in message.loss_fn_inputs.items()
     }
-    return Datum(ModelInput.model_construct(chunks=chunks), inputs)
+    model_input_spans = _decode_spans(message.model_input_spans, f"{field}.model_input_spans")
+    loss_fn_input_spans = _decode_spans(message.loss_fn_input_spans, f"{field}.loss_fn_input_spans")
+    try:
+        return Datum(ModelInput.model_construct(chunks=chunks), inputs, model_input_spans, loss_fn_input_spans)
+    except UserError as error:
+        raise UserError(f"{field}: {error.message}") from error
+
+
+def _decode_spans(messages: Sequence[pb.ProvenanceSpan], field: str) -> ProvenanceSpans | None:
+    # The wire cannot tell a field without spans from one with none; of a datum without tokens they would be the same.
+    return [_decode_span(message, f"{field}[{index}]") for index, message in enumerate(messages)] or None
+
+
+def _decode_span(message: pb.ProvenanceSpan, field: str) -> ProvenanceSpan:
+    kind = message.WhichOneof("span")
+    if kind is None:
+        raise invalid(field, "nothing", "prompt_tokens or sampled_tokens")
+    arm = message.prompt_tokens if kind == "prompt_tokens" else message.sampled_tokens
+    span = PromptProvenanceSpan if kind == "prompt_tokens" else SampledProvenanceSpan
+    try:
+        return span(sequence_id=arm.sequence_id, offset=arm.offset, length=arm.length)
+    except UserError as error:
+        raise UserError(f"{field}: {error.message}") from error
 
 
 # -- forward_backward outputs -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.loss_table import INPUT_DTYPES
 from tinsmith.types.model_input import ModelInput
+from tinsmith.types.provenance import ProvenanceSpans, check_tiling
 from tinsmith.types.tensor import TensorData
 
 if TYPE_CHECKING:
@@ -30,17 +31,26 @@ class Datum:
     `Datum(tokens=[...], targets=[...], weights=[...])`. Each array may be a list, numpy array, torch tensor or
     `TensorData`; lists are accepted for the keys whose dtype is known.
 
+    Attributes:
+        model_input_spans: where the tokens of `model_input` come from, run by run; None where that is not told.
+        loss_fn_input_spans: the same of `target_tokens`. Both are given by `with_provenance`.
+
     Raises:
-        UserError: a key given as list is unknown, a list is ragged or of wrong numbers, or the forms are mixed.
+        UserError: a key given as list is unknown, a list is ragged or of wrong numbers, the forms are mixed, or spans
+            are given for one of the two fields only.
     """
 
     model_input: ModelInput
     loss_fn_inputs: dict[str, TensorData]
+    model_input_spans: ProvenanceSpans | None
+    loss_fn_input_spans: ProvenanceSpans | None
 
     def __init__(
         self,
         model_input: ModelInput | Sequence[int] | npt.NDArray[Any] | None = None,
         loss_fn_inputs: Mapping[str, ArrayLike] | None = None,
+        model_input_spans: ProvenanceSpans | None = None,
+        loss_fn_input_spans: ProvenanceSpans | None = None,
         *,
         tokens: Sequence[int] | npt.NDArray[Any] | None = None,
         targets: ArrayLike | None = None,
@@ -61,9 +71,30 @@ class Datum:
                 if key in inputs:
                     raise invalid(f"Datum.loss_fn_inputs[{key!r}]", "given twice", "one value")
                 inputs[key] = value
+        if (model_input_spans is None) != (loss_fn_input_spans is None):
+            missing = "model_input_spans" if model_input_spans is None else "loss_fn_input_spans"
+            raise invalid(f"Datum.{missing}", None, "spans of both fields, or of neither")
         # The class is frozen, so that a batch that was submitted and is being sent cannot change; this is its making.
         object.__setattr__(self, "model_input", model_input)
         object.__setattr__(self, "loss_fn_inputs", {k: _tensor(k, v) for k, v in inputs.items()})
+        object.__setattr__(self, "model_input_spans", model_input_spans)
+        object.__setattr__(self, "loss_fn_input_spans", loss_fn_input_spans)
+
+    def with_provenance(self, model_input: ProvenanceSpans, loss_fn_inputs: ProvenanceSpans) -> Datum:
+        """Return a copy that tells where its tokens come from.
+
+        Args:
+            model_input: spans over all tokens of `model_input`, in their order.
+            loss_fn_inputs: spans over all positions of `loss_fn_inputs["target_tokens"]`, in their order.
+
+        Raises:
+            UserError: the spans of a field do not cover it exactly.
+        """
+        check_tiling("with_provenance.model_input", model_input, self.model_input.length)
+        targets = self.loss_fn_inputs.get("target_tokens")
+        if targets is not None and len(targets.shape) == 1:
+            check_tiling("with_provenance.loss_fn_inputs", loss_fn_inputs, targets.shape[0])
+        return Datum(self.model_input, self.loss_fn_inputs, model_input, loss_fn_inputs)
 
     @property
     def nbytes(self) -> int:

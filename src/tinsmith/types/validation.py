@@ -14,6 +14,7 @@ from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
+from tinsmith.types.provenance import check_tiling
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData
 
@@ -65,6 +66,12 @@ def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
         else:
             _check_finite(name, tensor.values)
     _check_ratio_mask(datum)
+    for field, spans in (
+        ("model_input_spans", datum.model_input_spans),
+        ("loss_fn_input_spans", datum.loss_fn_input_spans),
+    ):
+        if spans is not None:
+            check_tiling(field, spans, length)
 
 
 def _check_ratio_mask(datum: Datum) -> None:

@@ -199,8 +199,6 @@ def test_options_that_are_not_honoured_are_refused(service: ServiceClient) -> No
         ).result()
     with pytest.raises(UserError, match="retry_config"):
         service.create_sampling_client(base_model="x", retry_config=object())  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="record_stability_info"):
-        service.create_sampling_client(base_model="x", record_stability_info=True)
 
 
 def test_back_pressure_pauses_and_repeats_the_same_number(

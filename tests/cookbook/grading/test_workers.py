@@ -53,9 +53,18 @@ def test_a_worker_is_kept_and_one_that_takes_too_long_is_killed_and_replaced() -
     assert workers() == before
     began = time.monotonic()
     assert grade(ENDLESS, "x", seconds=0.3).reason is Reason.TIMEOUT
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert len(before - workers()) == 1
     assert needs_a_worker()
+
+
+def test_a_worker_that_hangs_is_killed_too() -> None:
+    pool.close()
+    assert needs_a_worker()
+    (pid,) = workers()
+    os.kill(pid, signal.SIGSTOP)
+    assert grade(r"\sqrt{12}", r"2\sqrt{3}", seconds=0.05).reason is Reason.TIMEOUT
+    assert not psutil.pid_exists(pid)
 
 
 def test_an_idle_worker_that_was_killed_costs_no_answer() -> None:
@@ -136,7 +145,6 @@ def test_a_worker_has_limits_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> 
     limits = Path(f"/proc/{pid}/limits").read_text()
     assert f"Max address space         {2 << 30}" in limits
     assert "Max file size             0" in limits
-    assert "Max cpu time              unlimited" not in limits
     assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
@@ -199,7 +207,7 @@ def test_an_answer_that_takes_all_memory_is_failed_and_the_worker_ends(monkeypat
         return True
 
     monkeypatch.setattr(SympyAlgebra, "same", same)
-    monkeypatch.setattr(worker, "_limit_time", lambda seconds: None)
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: None)
     asked = [{"given": given, "reference": "x", "seconds": 1} for given in ("ok", "broken", "hungry", "ok")]
     monkeypatch.setattr(worker, "read", Value)
     replies = io.BytesIO()

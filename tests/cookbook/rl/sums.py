@@ -70,11 +70,17 @@ def assert_same_rows(given: list[dict[str, Any]], expected: list[dict[str, Any]]
     """Assert that two runs have the same metrics.
 
     Which requests the engine decodes together depends on the clock, and with it the last bit of a logprob; so the two
-    are equal as far as float32 goes, not bit by bit.
+    are equal as far as float32 goes, not bit by bit. The loss is a sum in which most cancels. One token that was
+    sampled otherwise would move the numbers of a batch by a hundredth at least.
     """
-    assert len(given) == len(expected)
-    for row, other in zip(given, expected, strict=True):
-        assert row == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert [row.keys() for row in given] == [row.keys() for row in expected]
+    apart = {
+        (row["step"], name): (value, other[name])
+        for row, other in zip(given, expected, strict=True)
+        for name, value in row.items()
+        if value != pytest.approx(other[name], rel=1e-3, abs=1e-3)
+    }
+    assert not apart, apart
 
 
 if __name__ == "__main__":

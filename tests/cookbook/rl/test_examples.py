@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith import Completion, ModelInput
+from tinsmith import Completion, ModelInput, SampledProvenanceSpan
 from tinsmith.cookbook.rl import TokensWithLogprobs, Trajectory, TrajectoryGroup, Transition, create_rl_data
 from tinsmith.cookbook.rl.learning.advantages import mean_baseline
 from tinsmith.cookbook.rl.learning.examples import examples_of
@@ -18,9 +20,9 @@ TOKENS = st.lists(st.integers(0, 50), min_size=1, max_size=5)
 TURNS = st.lists(st.tuples(TOKENS, TOKENS, st.booleans()), min_size=1, max_size=6)
 
 
-def turn(observed: list[int], said: list[int], reward: float = 0.0) -> Transition:
-    logprobs = [-0.1 * (token + 1) for token in said]
-    return Transition(ModelInput.from_ints(observed), TokensWithLogprobs(said, logprobs), reward, False)
+def turn(observed: list[int], said: list[int], reward: float = 0.0, name: str = "s") -> Transition:
+    action = TokensWithLogprobs(said, [-0.1 * (token + 1) for token in said], sequence_id=name)
+    return Transition(ModelInput.from_ints(observed), action, reward, False)
 
 
 def episode(turns: list[tuple[list[int], list[int], bool]]) -> Trajectory:
@@ -79,6 +81,25 @@ def test_each_loss_gets_its_inputs() -> None:
     assert example.datum("gspo").loss_fn_inputs["sequence_ratio_mask"].tolist() == [1, 1]
     plain = example.datum("cross_entropy").loss_fn_inputs
     assert (set(plain), plain["weights"].tolist()) == ({"target_tokens", "weights"}, [-1, -1])
+
+
+@given(turns=TURNS)
+def test_spans_tell_where_every_token_comes_from(turns: list[tuple[list[int], list[int], bool]]) -> None:
+    trajectory = episode(turns)
+    named = [replace(t, ac=replace(t.ac, sequence_id=str(i))) for i, t in enumerate(trajectory.transitions)]
+    for example in examples_of(replace(trajectory, transitions=named), 1.0):
+        datum = example.datum("stable_reinforce")
+        assert set(datum.loss_fn_inputs) == {"target_tokens", "advantages"}
+        for spans, tokens in (
+            (datum.model_input_spans, datum.model_input.to_ints()),
+            (datum.loss_fn_input_spans, datum.loss_fn_inputs["target_tokens"].tolist()),
+        ):
+            told: list[int] = []
+            for span in spans or ():
+                source = named[int(span.sequence_id)]
+                of = source.ac.tokens if isinstance(span, SampledProvenanceSpan) else source.ob.to_ints()
+                told += of[span.offset : span.offset + span.length]
+            assert told == tokens
 
 
 @pytest.mark.row(83)

@@ -179,11 +179,11 @@ def test_a_policy_that_went_too_far_is_sampled_anew(tmp_path: Path) -> None:
     assert resampled["env/episodes"] == warned["env/episodes"]
 
 
-@pytest.mark.parametrize("loss_fn", ["cispo", "gspo", "dro", "cross_entropy"])
+@pytest.mark.parametrize("loss_fn", ["cispo", "gspo", "dro", "stable_reinforce", "cross_entropy"])
 def test_other_losses_run(tmp_path: Path, loss_fn: str) -> None:
     train(config(tmp_path, loss_fn=loss_fn, max_steps=1, eval_every=0, advantages="leave_one_out"))
     row, _ = rows(tmp_path)
-    assert ("train/clip_share" in row) == (loss_fn == "cispo")
+    assert ("train/clip_share" in row) == (loss_fn in ("cispo", "stable_reinforce"))
     assert np.isfinite(row["train/loss"])
 
 
@@ -271,8 +271,8 @@ def test_a_sampler_that_expires_is_made_anew_and_leaves_no_trace(
     taken = tinsmith.TrainingClient.save_weights_and_get_sampling_client
     ended: list[object] = []
 
-    def expiring(self: tinsmith.TrainingClient, *args: Any) -> tinsmith.SamplingClient:
-        sampler = taken(self, *args)
+    def expiring(self: tinsmith.TrainingClient, **options: Any) -> tinsmith.SamplingClient:
+        sampler = taken(self, **options)
         if not ended:
             # The service lets go of it, as it does after a restart; the client knows nothing of that.
             self._session.submit(_close(sampler._session.connection, sampler._poster.opened)).result()

@@ -41,7 +41,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A hub that answers, with the data sets that a test puts into it."""
     stored: dict[str, Any] = {}
 
-    def load_dataset(name: str, *, split: str, streaming: bool) -> Any:
+    def load_dataset(name: str, subset: None, *, split: str, streaming: bool) -> Any:
         if name not in stored:
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
         if split != "train":

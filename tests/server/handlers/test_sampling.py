@@ -104,7 +104,7 @@ async def test_a_seed_repeats_a_sample_and_samples_without_one_differ(running: R
         ({"topk_prompt_logprobs": 65}, "topk_prompt_logprobs: got 65, expected 0 to 64"),
         ({"prompt_logprobs_last_n": 3, "prompt_logprobs": True}, "prompt_logprobs_last_n: got 3, expected 1 to 2"),
         ({"prompt_logprobs_last_n": 1}, "prompt_logprobs"),
-        ({"record_stability_info": True}, "record_stability_info"),
+        ({"record_stability_info": "perhaps"}, "record_stability_info: got 'perhaps'"),
         ({"target_prompt_logprobs": {"data": [1, 2, 3], "dtype": "int64", "shape": [3, 1]}}, r"expected \[2, K\]"),
         ({"target_prompt_logprobs": {"data": [1, 100], "dtype": "int64", "shape": [2, 1]}}, "got 100"),
         ({"target_prompt_logprobs": {"data": [1.0, 1.0], "dtype": "float32", "shape": [2, 1]}}, "int64"),

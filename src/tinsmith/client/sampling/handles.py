@@ -34,6 +34,7 @@ class SamplerHandle:
         base_url: the service.
         headers: of every request.
         config: how the service wants to be spoken to, so that no copy has to ask.
+        record_stability_info: whether the service is to record what is sampled.
     """
 
     session_id: str
@@ -42,6 +43,7 @@ class SamplerHandle:
     base_url: str
     headers: dict[str, str]
     config: dict[str, Any]
+    record_stability_info: bool = False
 
     def encode(self) -> str:
         """Return the handle as a text of letters that survive a command line and a URL."""

@@ -71,6 +71,7 @@ class SampleSpec:
     target_prompt_logprobs: TensorData | None = None
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: int | None = None
+    record_stability_info: bool = False
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body, but for the ids."""
@@ -89,6 +90,8 @@ class SampleSpec:
             body["target_prompt_logprobs"] = self.target_prompt_logprobs.model_dump()
         if self.prompt_logprobs_last_n is not None:
             body["prompt_logprobs_last_n"] = self.prompt_logprobs_last_n
+        if self.record_stability_info:
+            body["record_stability_info"] = True
         return body
 
 

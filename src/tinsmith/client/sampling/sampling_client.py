@@ -38,15 +38,27 @@ class SamplingClient(APIFuture["SamplingClient"]):
     """
 
     def __init__(
-        self, session: ClientSession, opened: Future[OpenedSampler], *, first_seq_id: int = 0, shared: bool = False
+        self,
+        session: ClientSession,
+        opened: Future[OpenedSampler],
+        *,
+        first_seq_id: int = 0,
+        shared: bool = False,
+        record_stability_info: bool = False,
     ) -> None:
         self._session = session
+        self._record_stability_info = record_stability_info
         self._poster = SamplePoster(session, opened, first_seq_id, shared=shared)
         self._ready: Future[SamplingClient] | None = None
 
     @classmethod
     def create(
-        cls, session: ClientSession, *, model_path: str | None = None, base_model: str | None = None
+        cls,
+        session: ClientSession,
+        *,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """Make a client of a base model or of saved weights.
 
@@ -57,7 +69,8 @@ class SamplingClient(APIFuture["SamplingClient"]):
             raise invalid("create_sampling_client", "neither model_path nor base_model", "one of them")
         # The number is taken at the call, not when the request goes out, so that it follows the order of the calls.
         seq_id = next(session.sampling_session_seq_ids)
-        return cls(session, session.submit(_open(session, seq_id, model_path, base_model)))
+        opened = session.submit(_open(session, seq_id, model_path, base_model))
+        return cls(session, opened, record_stability_info=record_stability_info)
 
     def future(self) -> Future[SamplingClient]:
         """Return the `concurrent.futures.Future` of the client itself, once it is ready."""
@@ -130,6 +143,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
             target_prompt_logprobs=target_prompt_logprobs,
             prompt_alt_tokens_k=prompt_alt_tokens_k,
             prompt_logprobs_last_n=prompt_logprobs_last_n,
+            record_stability_info=self._record_stability_info,
         )
         _check_spec(spec)
         return Pending(self._session.submit(self._poster.sample(spec)))
@@ -233,6 +247,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
             base_url=base_url,
             headers=connection.headers,
             config=config.model_dump(mode="json"),
+            record_stability_info=self._record_stability_info,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -240,16 +255,14 @@ class SamplingClient(APIFuture["SamplingClient"]):
         return (_restore, (self._handle(), self._session.connection.settings.api_key))
 
 
-def refuse_sampling_options(retry_config: object, record_stability_info: bool) -> None:
-    """Refuse options that are not honoured.
+def refuse_retry_config(retry_config: object) -> None:
+    """Refuse an option that is not honoured.
 
     Raises:
-        UserError: one is given.
+        UserError: it is given.
     """
     if retry_config is not None:
         raise invalid("retry_config", retry_config, "None: the client retries by itself (TINSMITH_CLIENT_RETRY_S)")
-    if record_stability_info:
-        raise invalid("record_stability_info", record_stability_info, "False: not offered by this service")
 
 
 def _check_spec(spec: SampleSpec) -> None:
@@ -287,4 +300,10 @@ async def _open(session: ClientSession, seq_id: int, model_path: str | None, bas
 def _restore(handle: SamplerHandle, api_key: str | None) -> SamplingClient:
     opened: Future[OpenedSampler] = Future()
     opened.set_result(OpenedSampler(handle.sampling_session_id, handle.base_model))
-    return SamplingClient(handle.join(api_key), opened, first_seq_id=first_seq_id(), shared=True)
+    return SamplingClient(
+        handle.join(api_key),
+        opened,
+        first_seq_id=first_seq_id(),
+        shared=True,
+        record_stability_info=handle.record_stability_info,
+    )

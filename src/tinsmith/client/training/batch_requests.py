@@ -15,6 +15,7 @@ from tinsmith.types.codec import decode_forward_backward_output, encode_forward_
 from tinsmith.types.compression import zstd_compress
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import APIStatusError, invalid
+from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA
 from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import ForwardBackwardOutput, reduce_metrics
 from tinsmith.types.responses import ClientConfigResponse
@@ -65,6 +66,9 @@ class BatchRequests:
 
         async def send() -> list[str]:
             config = await self._connection.config()
+            # An embedded service says so itself; a service without a list of its losses is not ours.
+            if config.losses and self._connection.address.base_url is not None:
+                _tell_of_own_formula(asked.loss_fn)
             return await self._post(split(batch, _sizes(batch, asked.loss_fn, config)), asked, config)
 
         return self._ordered.submit(send, self._outputs)
@@ -157,6 +161,17 @@ class BatchRequests:
 
 async def _outcome(post: Awaitable[str]) -> str | BaseException:
     return (await asyncio.gather(post, return_exceptions=True))[0]
+
+
+_told: set[str] = set()
+
+
+def _tell_of_own_formula(loss_fn: str) -> None:
+    """Say once in a process that a loss of a Tinsmith service is not the hosted one of its name."""
+    loss = LOSSES.get(loss_fn)
+    if loss is not None and loss.recorded and loss_fn not in _told:
+        _told.add(loss_fn)
+        logger.warning(OWN_FORMULA, loss_fn)
 
 
 # -- cutting and merging ----------------------------------------------------------------------------------------------

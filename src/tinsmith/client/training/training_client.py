@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tinsmith.client.checkpoints.saved_path import SavedPath
 from tinsmith.client.sampling.completions import SampleFuture
 from tinsmith.client.sampling.prompts import Params, Prompts, parse_params, parse_prompts
-from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingClientKind, refuse_sampling_options
+from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingClientKind, refuse_retry_config
 from tinsmith.client.sampling.text_sampling import sample_texts
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
@@ -323,20 +323,21 @@ class TrainingClient(APIFuture["TrainingClient"]):
         Args:
             name: has no effect: a snapshot has no address, and ends with its client (`SamplingClient.close`).
             retry_config: not offered: the client retries by itself.
-            record_stability_info: not offered by this service.
+            record_stability_info: let the service keep what is sampled, until the session ends or a day after its last
+                use, for losses that name it (`stable_reinforce`, by `Datum.with_provenance`).
             kind: `snapshot`; what else a service offers.
         """
-        refuse_sampling_options(retry_config, record_stability_info)
-        return SamplingClient(self._session, self._ops.snapshot(kind))
+        refuse_retry_config(retry_config)
+        return SamplingClient(self._session, self._ops.snapshot(kind), record_stability_info=record_stability_info)
 
     save_weights_and_get_sampling_client_async = awaiting(save_weights_and_get_sampling_client)
 
     def create_sampling_client(
         self, model_path: str, retry_config: None = None, record_stability_info: bool = False
     ) -> SamplingClient:
-        """Return a client that samples from saved weights."""
-        refuse_sampling_options(retry_config, record_stability_info)
-        return SamplingClient.create(self._session, model_path=model_path)
+        """Return a client that samples from saved weights; arguments as of `ServiceClient.create_sampling_client`."""
+        refuse_retry_config(retry_config)
+        return SamplingClient.create(self._session, model_path=model_path, record_stability_info=record_stability_info)
 
     create_sampling_client_async = awaiting(create_sampling_client)
 

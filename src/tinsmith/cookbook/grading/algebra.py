@@ -34,16 +34,27 @@ class SympyAlgebra:
     def same(self, given: str, reference: str) -> bool:
         """Return whether two expressions are equal wherever both are defined."""
         try:
-            return equal(_given(given), _reference(reference))
+            # First, so that a bad reference is told whatever is compared with it.
+            other = read_expression(reference)
         except UnknownCommand:
             return _by_math_verify(given, reference)
+        except Unreadable as error:
+            raise UnreadableReference(reference) from error
+        try:
+            one = read_expression(given)
+        except UnknownCommand:
+            return _by_math_verify(given, reference)
+        return equal(one, other)
 
     def same_relation(self, given: Relation, reference: Relation) -> bool:
         """Return whether one side less the other is the same in both, up to a factor (above 0 for inequalities)."""
         if given.sign != reference.sign:
             return False
-        one = _given(given.left) - _given(given.right)
-        other = _reference(reference.left) - _reference(reference.right)
+        try:
+            other = read_expression(reference.left) - read_expression(reference.right)
+        except Unreadable as error:
+            raise UnreadableReference(f"{reference.left} {reference.sign} {reference.right}") from error
+        one = read_expression(given.left) - read_expression(given.right)
         symbols = one.free_symbols | other.free_symbols
         for point in _points(symbols):
             factor = sympy.simplify((other / one).xreplace(point)) if one.xreplace(point) != 0 else sympy.zoo
@@ -51,19 +62,6 @@ class SympyAlgebra:
                 positive = given.sign in ("=", "!=") or bool(factor.is_positive)
                 return positive and equal(one * factor, other)
         return False
-
-
-def _given(text: str) -> Expr:
-    return read_expression(text)
-
-
-def _reference(text: str) -> Expr:
-    try:
-        return read_expression(text)
-    except UnknownCommand:
-        raise
-    except Unreadable as error:
-        raise UnreadableReference(text) from error
 
 
 def equal(one: Expr, other: Expr) -> bool:
@@ -77,7 +75,7 @@ def equal(one: Expr, other: Expr) -> bool:
     if any(value.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan) for value in (one, other)):
         return False
     difference = one - other
-    if not difference.free_symbols:
+    if difference.is_number:
         return _is_zero(difference)
     compared = 0
     for point in _points(difference.free_symbols):
@@ -95,11 +93,9 @@ def equal(one: Expr, other: Expr) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    digits = value.evalf(15, maxn=_DIGITS)
-    if digits.has(sympy.nan, sympy.zoo, sympy.oo):
-        return False
+    parts = value.evalf(15, maxn=_DIGITS).as_real_imag()
     # Where the digits cancel at every precision, sympy returns a number without a digit that is sure (`_prec` 1).
-    return not any(part.is_Float and part._prec > 1 and part != 0 for part in digits.as_real_imag())
+    return all(part == 0 or (part.is_Float and part._prec == 1) for part in parts)
 
 
 def _points(symbols: Iterable[Basic]) -> Iterator[dict[Basic, Rational]]:
@@ -126,16 +122,19 @@ def _is_defined(value: Expr, point: Mapping[Basic, Rational]) -> bool:
 
 
 def _by_math_verify(given: str, reference: str) -> bool:
-    """Compare what is not read here, sums and integrals and determinants, as math-verify does."""
+    """Compare what is not read here, sums and integrals and determinants, as math-verify does.
+
+    Without its limits of time, which are signals to a handler; a worker has one without a handler.
+    """
     # Most workers never need it, and it takes as long to import as sympy.
     from math_verify import LatexExtractionConfig, parse, verify
 
     one, other = (
-        parse(f"${text}$", [LatexExtractionConfig(boxed_match_priority=-1)], "no_fallback", parsing_timeout=None)
+        parse(f"${text}$", [LatexExtractionConfig(boxed_match_priority=-1)], "no_fallback", parsing_timeout=0)
         for text in (given, reference)
     )
     if not other:
         raise UnreadableReference(reference)
     if not one:
         raise Unreadable(given)
-    return verify(other, one, float_rounding=15, numeric_precision=30, timeout_seconds=None)
+    return verify(other, one, float_rounding=15, numeric_precision=30, timeout_seconds=0)

@@ -37,7 +37,7 @@ _GREEK_LETTERS = """
 _GREEK = set(_GREEK_LETTERS.split())
 _DECORATIONS = {"hat", "bar", "overline", "vec", "tilde"}
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "|": "|", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
-# Nobody knows for sure how a row of dots goes on, math-verify no more than this.
+# A row of dots may go on in more than one way; math-verify drops it.
 _REFUSED = {"dots", "ldots", "cdots"}
 _KNOWN = {
     *(*_NAMED, *_GREEK, *_DECORATIONS, *_REFUSED),
@@ -235,7 +235,8 @@ class _Reader:
         if token in ("e", "i") and self.token != "_":
             return sympy.E if token == "e" else sympy.I
         symbol = self._symbol(token)
-        if token in "fgh" and self.token == "(":
+        # f(x) is a function, h(a + b) a product.
+        if token in "fgh" and re.fullmatch(r"\(\w+\)", "".join(self._tokens[:-4:-1])):
             return sympy.Function(symbol.name)(self._atom())
         return symbol
 

@@ -14,7 +14,9 @@ from tinsmith.types.errors import invalid
 
 # Characters. The longest answers of MATH have about 150.
 MAX_LENGTH = 1000
-SECONDS = 5.0
+# Of processor time; few answers need a tenth of one.
+SECONDS = 2.0
+_MAX_SECONDS = 3600
 
 
 def safe_grade(given: str | None, reference: str, seconds: float = SECONDS) -> bool:
@@ -23,7 +25,7 @@ def safe_grade(given: str | None, reference: str, seconds: float = SECONDS) -> b
     Args:
         given: what stands in the box, as `extract_boxed` returns it; None, no answer, is wrong.
         reference: the right answer.
-        seconds: most time that a worker may take for it.
+        seconds: most processor time that a worker may take for it.
 
     Raises:
         UserError: an argument is no text, or no time.
@@ -47,7 +49,8 @@ def grade(given: str | None, reference: str, seconds: float = SECONDS) -> Grade:
     Args:
         given: what stands in the box, as `extract_boxed` returns it; None, no answer, is wrong.
         reference: the right answer.
-        seconds: most time that a worker may take for it; then it is killed, and the answer is wrong.
+        seconds: most processor time that a worker may take for it (ten times as much by the clock); then it is killed,
+            and the answer is wrong.
 
     Raises:
         UserError: an argument is no text, or no time.
@@ -82,8 +85,8 @@ def _decide(given: str | None, reference: str, seconds: float) -> Reason | Futur
         raise invalid("reference", reference, "a text")
     if not (given is None or isinstance(given, str)):
         raise invalid("given", given, "a text, or None for no answer")
-    if not seconds > 0:
-        raise invalid("seconds", seconds, "a number above 0")
+    if not 0 < seconds <= _MAX_SECONDS:
+        raise invalid("seconds", seconds, f"above 0, at most {_MAX_SECONDS}")
     reason = _decide_here(given, reference)
     # The type checker does not see that `_decide_here` leaves a text only.
     return reason or pool.ask(str(given), reference, seconds)

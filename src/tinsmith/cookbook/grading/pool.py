@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -23,8 +24,10 @@ from tinsmith.cookbook.grading.reasons import Reason
 # sympy starts in a second; a machine under full load takes longer.
 _START_SECONDS = 120.0
 _MAX_WORKERS = 8
+# A worker that has not used up its processor time after so many times as long waits for something, and will for ever.
+_CLOCK = 10
 # All that a worker needs of the environment; not the keys of whoever runs it.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
 class _Died(Exception):
@@ -59,19 +62,25 @@ class _Worker:
             self.kill()
             raise RuntimeError("a grading worker does not start; what it said stands above, on standard error")
 
-    def ask(self, given: str, reference: str, seconds: float) -> Reason | None:
-        """Return the worker's reason, None where it is not there in time.
+    def ask(self, given: str, reference: str, seconds: float) -> Reason:
+        """Return the worker's reason. After any that is not its own, the process has ended.
 
         Raises:
-            _Died: the process has ended.
+            _Died: the process has ended for another cause than its limit of processor time.
         """
         question = json.dumps({"given": given, "reference": reference, "seconds": seconds})
         try:
             _open(self._process.stdin).write(question.encode() + b"\n")
-        except OSError as error:
+            reply = self._read(seconds * _CLOCK)
+        except (OSError, _Died) as error:
+            self._process.kill()
+            if self._process.wait() == -signal.SIGPROF:
+                return Reason.TIMEOUT
             raise _Died from error
-        reply = self._read(seconds)
-        return None if reply is None else Reason(reply)
+        if reply is None:
+            self._process.kill()
+            return Reason.TIMEOUT
+        return Reason(reply)
 
     def _read(self, seconds: float) -> str | None:
         """Read one line, None where it does not come in time."""
@@ -130,7 +139,7 @@ class Workers:
         self._closed = False
 
     def submit(self, given: str, reference: str, seconds: float) -> Future[Reason]:
-        """Ask a worker; the time counts from when one begins.
+        """Ask a worker, which may take so many seconds of processor time.
 
         The future raises RuntimeError where workers do not start, or are closed.
         """
@@ -145,10 +154,10 @@ class Workers:
             except _Died:
                 self._drop(worker)
                 continue
-            if reason is None:
+            if reason is Reason.TIMEOUT:
                 self._drop(worker)
-                return Reason.TIMEOUT
-            self._give_back(worker)
+            else:
+                self._give_back(worker)
             return reason
         return Reason.FAILED
 

@@ -7,7 +7,7 @@ what group-relative advantages compare (Shao et al. 2024, arXiv:2402.03300, sect
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -15,6 +15,7 @@ from tinsmith import ModelInput
 
 if TYPE_CHECKING:
     from tinsmith.cookbook.rl.trajectories import Trajectory
+    from tinsmith.cookbook.training import ModelSetup
 
 # What the policy reads before it acts: all tokens of the episode so far, or as many as the environment shows.
 Observation = ModelInput
@@ -160,3 +161,7 @@ class RLDataset(ABC):
     def facts(self) -> Mapping[str, Any]:
         """Return what the data are, as JSON values; a run that is taken up again is held to them."""
         return {}
+
+
+# Environments that speak in messages need the model's renderer, which is known once its service is open.
+MakeDataset = Callable[["ModelSetup"], RLDataset]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from tinsmith.cookbook.eval import EvalContext
-from tinsmith.cookbook.rl.environment import EnvGroupBuilder, RLDataset
+from tinsmith.cookbook.rl.environment import EnvGroupBuilder, MakeDataset, RLDataset
 from tinsmith.cookbook.rl.learning.advantages import mean_baseline
 from tinsmith.cookbook.rl.learning.group_examples import group_examples
 from tinsmith.cookbook.rl.rollouts.env_errors import ErrorPolicy
@@ -18,13 +18,15 @@ from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.rl.trainer.env_metrics import env_metrics
 from tinsmith.cookbook.rl.trainer.pages import show_groups
 from tinsmith.cookbook.rl.trajectories import TrajectoryGroup
+from tinsmith.cookbook.training import ModelSetup
 
 
 class RolloutEvaluator:
     """Plays all groups of a data set once and gives their numbers as `eval/NAME/...`, see `env_metrics`.
 
     Args:
-        dataset: held-out groups; the same ones and the same seeds at every evaluation.
+        dataset: held-out groups, or a function that makes them for a model's renderer and tokenizer; the same ones and
+            the same seeds at every evaluation.
         limits: how long an episode may go on.
         name: what the numbers are called behind `eval/`.
         temperature: of sampling; 1 measures what training sees, 0 is greedy.
@@ -37,7 +39,7 @@ class RolloutEvaluator:
 
     def __init__(
         self,
-        dataset: RLDataset,
+        dataset: RLDataset | MakeDataset,
         limits: RolloutLimits,
         name: str = "test",
         *,
@@ -54,7 +56,10 @@ class RolloutEvaluator:
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
         """Play, measure, and write some of it into the transcript."""
-        builders = [builder for index in range(len(self._dataset)) for builder in self._dataset.get_batch(index)]
+        dataset = self._dataset
+        if not isinstance(dataset, RLDataset):
+            dataset = dataset(ModelSetup(context.service_client, context.tokenizer, context.renderer))
+        builders = [builder for index in range(len(dataset)) for builder in dataset.get_batch(index)]
         policy = Policy(context.sampling_client, self._temperature, context.context_length, context.step)
         settings = RolloutSettings(context.renderer, self._limits, self._errors)
         with RolloutThread() as thread:

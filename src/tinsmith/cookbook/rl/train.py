@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tinsmith.cookbook.eval import Evaluator
-from tinsmith.cookbook.rl.environment import RLDataset
+from tinsmith.cookbook.rl.environment import MakeDataset, RLDataset
 from tinsmith.cookbook.rl.learning.advantages import AdvantageFunction
 from tinsmith.cookbook.rl.rollouts.rollout_thread import RolloutThread
 from tinsmith.cookbook.rl.trainer.config import FREE, RLConfig
 from tinsmith.cookbook.rl.trainer.trainer import RLTrainer
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.training import Evaluation, LearningRates, ModelSetup, TrainResult, run_trainer, set_up_model
-
-MakeDataset = Callable[[ModelSetup], RLDataset]
 
 
 def train(

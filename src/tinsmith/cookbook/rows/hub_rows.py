@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal, overload
 
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.rows.row_digest import RowDigest
@@ -74,14 +74,32 @@ class HubRows(Rows):
         return from_table(self._rows[self._good[index]])
 
 
-def open_hub(name: str, check: RowCheck, *, stream: bool, seed: int) -> Rows | RowStream:
-    """Return the rows of the `train` split of a data set of the hub.
+@overload
+def open_hub(
+    name: str, check: RowCheck, *, stream: Literal[False] = False, subset: str | None = None, split: str = "train"
+) -> Rows: ...
+@overload
+def open_hub(
+    name: str, check: RowCheck, *, stream: bool, seed: int, subset: str | None = None, split: str = "train"
+) -> Rows | RowStream: ...
+def open_hub(
+    name: str,
+    check: RowCheck,
+    *,
+    stream: bool = False,
+    seed: int = 0,
+    subset: str | None = None,
+    split: str = "train",
+) -> Rows | RowStream:
+    """Return the rows of a split of a data set of the hub.
 
     Args:
         name: `owner/name`.
         check: what every row has to pass.
         stream: whether rows are fetched as they are needed; they are shuffled in a buffer then.
         seed: of that shuffle.
+        subset: which of the configurations that the data set comes in; None where it has one.
+        split: which of its splits.
 
     Raises:
         UserError: there is no such data set, or none of its rows can be trained on.
@@ -94,13 +112,13 @@ def open_hub(name: str, check: RowCheck, *, stream: bool, seed: int) -> Rows | R
     reason = unreachable()
     try:
         with nullcontext() if reason is None else _from_cache_alone():
-            found: Any = datasets.load_dataset(name, split="train", streaming=stream)
+            found: Any = datasets.load_dataset(name, subset, split=split, streaming=stream)
     except DatasetNotFoundError as error:
         raise invalid("data", name, f"a data set of the hub ({_first_line(error)})") from error
     except (ConnectionError, FileNotFoundError) as error:
         raise NotReachedError(reason or _first_line(error)) from error
     except (ValueError, DatasetsError) as error:
-        raise invalid("data", name, f"a data set of the hub with a split 'train' ({_first_line(error)})") from error
+        raise invalid("data", name, f"a data set of the hub with a split {split!r} ({_first_line(error)})") from error
     if not stream:
         return HubRows(name, found, check)
     # Rows that fail are left out as they are met, since nobody has seen the whole stream.

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Connection, insert, update
 
 from tinsmith.server.state.live import RunStatus, SamplingSession, TrainingRun
-from tinsmith.server.state.notes import LoadNote, SaveNote
+from tinsmith.server.state.notes import LoadNote, SampleNote, SaveNote
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.checkpoint_store import Saved
@@ -25,6 +25,7 @@ from tinsmith.types.engine_messages.operations import (
     CreateModel,
     LoadState,
     OpKind,
+    Sample,
     SaveSampler,
     SaveState,
     TakeSnapshot,
@@ -50,6 +51,7 @@ class Outcomes:
         self._journal = core.journal
         self._live = core.live
         self._checkpoints = core.checkpoints
+        self._recordings = core.recordings
         self._data_folder = core.data_folder
         self._tasks = core.tasks
         self._storing = Tasks()
@@ -85,6 +87,8 @@ class Outcomes:
             self._tasks.start(self._data_folder.remove(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             self._live.drop_sampler(sampler)
+        if isinstance(record.note, SampleNote) and record.note.recorded:
+            effects.append(self._recordings.drop(record))
         run = self._live.runs.get(record.model_id or "")
         if run is not None and run.creation is record:
             effects.append(self.end_run(run, RunStatus.FAILED, message, category))
@@ -128,6 +132,8 @@ class Outcomes:
                 return self._save_answer(record, folder, note, orjson.loads(event.payload))
             case TakeSnapshot(), _:
                 return self._snapshot_answer(record)
+            case Sample(), SampleNote(recorded=True):
+                return None, [self._recordings.complete(record, event.payload)], []
             case _:
                 return None, [], []
 

@@ -23,7 +23,7 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.names.ids import sampling_session_id
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
-from tinsmith.types.sample_inputs import read_sample_inputs
+from tinsmith.types.sample_inputs import SampleInputs, read_sample_inputs
 from tinsmith.types.validation import check_sampling
 
 
@@ -44,6 +44,7 @@ class SamplingHandler:
         self._checkpoints = core.checkpoints
         self._data_folder = core.data_folder
         self._futures = core.futures
+        self._recordings = core.recordings
 
     # -- sampling sessions --------------------------------------------------------------------------------------------
 
@@ -119,7 +120,8 @@ class SamplingHandler:
         record.note = SampleNote(0)
         try:
             request = validate(SampleRequest, fields)
-            record.note = SampleNote(min(max(request.num_samples, 0), self._settings.max_samples))
+            promised = min(max(request.num_samples, 0), self._settings.max_samples)
+            record.note = SampleNote(promised, request.record_stability_info)
             if not 0 <= request.seq_id < 2**63:
                 raise invalid("seq_id", request.seq_id, "a whole number from 0")
             sampler = self._live.sampler(request.sampling_session_id, owner)
@@ -132,13 +134,15 @@ class SamplingHandler:
         self._check_room()
         try:
             info = await self._catalog.find(sampler.base_model)
-            await check_body(body, check_request, request, info, self._settings)
+            asked = await check_body(body, check_request, request, info, self._settings)
             self._live.sampler(sampler.id, owner)  # its session may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
         record.body = orjson.dumps(request.wire())
         record.work = Sample(sampler.id)
-        return await self._intake.accept(record)
+        # With its operation: the prompt is at hand now, and what it is continued with is stored with the outcome.
+        effects = [self._recordings.begin(record, asked.prompt)] if request.record_stability_info else []
+        return await self._intake.accept(record, effects)
 
     def _check_room(self) -> None:
         # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
@@ -153,12 +157,12 @@ class SamplingHandler:
             self._outcomes.fail(record, "the request was cancelled", RequestErrorCategory.USER)
 
 
-def check_request(request: SampleRequest, info: BaseModelInfo, settings: Settings) -> None:
-    """Check a sampling request against a base model.
+def check_request(request: SampleRequest, info: BaseModelInfo, settings: Settings) -> SampleInputs:
+    """Check a sampling request against a base model; return what it asks for.
 
     Raises:
         UserError: naming the field, the value and what was expected.
     """
-    check_sampling(read_sample_inputs(request), info, settings)
-    if request.record_stability_info:
-        raise invalid("record_stability_info", True, "false: the loss that needs it is not served")
+    asked = read_sample_inputs(request)
+    check_sampling(asked, info, settings)
+    return asked

@@ -16,6 +16,7 @@ from tinsmith.server.state.records import Record
 from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SessionRow
+from tinsmith.server.store.recordings import forget_sessions
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest
@@ -136,6 +137,7 @@ class SessionsHandler:
             connection.execute(_update(session.id).values(ended))
             connection.execute(update(RunRow).where(RunRow.session_id == session.id).values(status="ended"))
             connection.execute(delete(RecoveryPointRow).where(RecoveryPointRow.model_id.in_(run_ids)))
+            forget_sessions(connection, [session.id])
 
         await self._db.write(job)
         await self._data_folder.remove_session(session.id)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from tinsmith.server.handlers.bodies import canonical, check_body, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
+from tinsmith.server.handlers.provenance import fill_in, named_requests
 from tinsmith.server.state.live import TrainingRun
 from tinsmith.server.state.notes import PassNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal.journal import digest
+from tinsmith.server.store.journal.journal import Effect, digest
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
 from tinsmith.types.engine_messages.operations import ForwardBackward, OpKind, OptimStep
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA
 from tinsmith.types.requests import OptimStepRequest
 from tinsmith.types.validation import check_adam, check_training_data
+
+log = logging.getLogger("tinsmith.server")
 
 
 class TrainingHandler:
@@ -26,6 +31,8 @@ class TrainingHandler:
         self._model_order = model_order
         self._settings = core.settings
         self._catalog = core.catalog
+        self._recordings = core.recordings
+        self._told = False
 
     async def forward_backward(self, owner: str, body: bytes) -> Record:
         """Accept a forward or forward_backward.
@@ -39,10 +46,24 @@ class TrainingHandler:
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             info = await self._catalog.find(run.base_model)
+            loss = LOSSES.get(request.loss_fn)
+            # A batch that is too large is refused below, and shall not cost a search.
+            searched = loss is not None and loss.recorded and len(request.data) <= self._settings.max_datums
+            effects = await self._fill_in(request, record) if searched else []
             await check_body(body, _check_pass, request, info, self._settings.max_datums)
-            return Prepared()
+            return Prepared(effects)
 
         return await self._model_order.accept(record, request.model_id, request.seq_id, prepare)
+
+    async def _fill_in(self, request: Any, record: Record) -> list[Effect]:
+        """Give a request the logprobs that were recorded; return what notes their use."""
+        names = named_requests(request)
+        recordings = await self._recordings.find(record.owner, names)
+        record.body = await check_body(record.body or b"", fill_in, request, recordings)
+        if not self._told:
+            self._told = True
+            log.warning(OWN_FORMULA, request.loss_fn)
+        return [self._recordings.touch(names)]
 
     async def optim_step(self, owner: str, body: bytes) -> Record:
         """Accept an optimizer step."""

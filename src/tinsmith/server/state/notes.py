@@ -29,9 +29,11 @@ class SampleNote(StrictFields):
 
     Attributes:
         num_samples: how many ids of sequences the client is promised.
+        recorded: its sequences are kept for losses that name them.
     """
 
     num_samples: int
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

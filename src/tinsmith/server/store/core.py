@@ -16,6 +16,7 @@ from tinsmith.server.store.folder_lock import Claim
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.journal import Journal, JournalLike
 from tinsmith.server.store.journal.memory_journal import MemoryJournal
+from tinsmith.server.store.recordings import Recordings
 from tinsmith.settings import Settings
 
 
@@ -38,6 +39,7 @@ class Core:
     journal: JournalLike
     catalog: Catalog
     checkpoints: CheckpointStore
+    recordings: Recordings
     live: LiveState = field(default_factory=LiveState)
     futures: FutureStore = field(default_factory=FutureStore)
     tasks: Tasks = field(default_factory=Tasks)
@@ -62,6 +64,7 @@ def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models:
             journal=_journal(settings, data_folder, db, claim),
             catalog=Catalog(db, models),
             checkpoints=CheckpointStore(db, data_folder),
+            recordings=Recordings(db, settings),
         )
         core.catalog.remember()
     except BaseException:

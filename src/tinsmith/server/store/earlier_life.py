@@ -11,6 +11,7 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.folder_lock import Claim
+from tinsmith.server.store.recordings import forget_sessions
 from tinsmith.types.engine_messages.operations import TakeSnapshot
 from tinsmith.types.params import LoraConfig
 
@@ -138,4 +139,5 @@ def _end_instance(connection: Connection, instance: str) -> tuple[list[str], lis
     runs = list(connection.execute(select(RunRow.id).where(of_these)).scalars())
     connection.execute(update(RunRow).where(of_these).values(status="ended"))
     connection.execute(update(SessionRow).where(where).values(status="interrupted", ended_at=SessionRow.last_seen_at))
+    forget_sessions(connection, sessions)
     return sessions, runs

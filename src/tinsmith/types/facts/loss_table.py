@@ -28,6 +28,7 @@ class LossSpec:
         optional: inputs that a datum may have.
         config: config keys with their defaults; None means off.
         least: the smallest value of a config key, where that is not 0.
+        recorded: the service itself fills in `logprobs`, from what it recorded of the sequences that the datums name.
         allows_2d: whether target_tokens and weights may have shape (N, K).
     """
 
@@ -35,6 +36,7 @@ class LossSpec:
     optional: tuple[str, ...] = ()
     config: dict[str, float | None] = field(default_factory=dict[str, float | None])
     least: dict[str, float] = field(default_factory=dict[str, float])
+    recorded: bool = False
     allows_2d: bool = False
 
 
@@ -53,9 +55,18 @@ LOSSES: dict[str, LossSpec] = {
     ),
     # A truncation below 1 would take weight from tokens that the current policy has drawn itself.
     "stable_reinforce": LossSpec(
-        _POLICY, ("weights",), {"kl_coeff": 0.01, "clip_high_threshold": 2.0}, least={"clip_high_threshold": 1.0}
+        _POLICY,
+        ("weights",),
+        {"kl_coeff": 0.01, "clip_high_threshold": 2.0},
+        least={"clip_high_threshold": 1.0},
+        recorded=True,
     ),
 }
+
+# Said once in the life of a service, and of a process that trains with it.
+OWN_FORMULA = (
+    "loss_fn %r: what the hosted service computes is not published; this is Tinsmith's own, see docs/losses.md"
+)
 
 
 def resolve_config(loss_fn: str, config: dict[str, Any] | None) -> dict[str, float | None]:

@@ -1,9 +1,9 @@
 """A penalty for moving away from a reference model, as part of the advantages.
 
 Each action token's advantage becomes A + coef * (mean of d - d), where d = log pi(token) - log pi_ref(token), pi is the
-policy that sampled, and the mean is over all action tokens of the batch. That is the per-token reward -coef * d of
-Stiennon et al. 2020 (arXiv:2009.01325, section 3.4), credited to the token itself, with the batch's mean as its
-baseline.
+policy that sampled, and the mean is over all action tokens that are forwarded together: those of a substep, or of a
+part of it that streams. That is the per-token reward -coef * d of Stiennon et al. 2020 (arXiv:2009.01325, section 3.4),
+credited to the token itself, with the mean as its baseline.
 """
 
 from __future__ import annotations

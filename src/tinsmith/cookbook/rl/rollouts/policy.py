@@ -49,6 +49,8 @@ class Policy:
             sampling_params=SamplingParams(max_tokens=max_tokens, temperature=self.temperature, seed=seed, stop=stop),
         )
         return [
-            TokensWithLogprobs(list(sequence.tokens), list(sequence.logprobs or []), sequence.stop_reason)
+            TokensWithLogprobs(
+                list(sequence.tokens), list(sequence.logprobs or []), sequence.stop_reason, sequence.sequence_id
+            )
             for sequence in response.sequences
         ]

@@ -18,7 +18,7 @@ from tinsmith.types.facts.loss_table import resolve_config
 # Settings that may change when a run is taken up again, beside those of every run.
 FREE = ("epochs", "groups_shown", "on_env_error", "env_retries", "min_group_size")
 
-LossName = Literal["importance_sampling", "ppo", "cispo", "gspo", "dro", "cross_entropy"]
+LossName = Literal["importance_sampling", "ppo", "cispo", "gspo", "dro", "stable_reinforce", "cross_entropy"]
 
 
 def _advantages(config: Any, field: str) -> None:

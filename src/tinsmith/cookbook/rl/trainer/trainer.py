@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from tinsmith import TrainingClient
+from tinsmith import SamplingClient, TrainingClient
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.rl.environment import RLDataset
 from tinsmith.cookbook.rl.learning.advantages import ADVANTAGES, AdvantageFunction
@@ -79,7 +79,7 @@ class RLTrainer:
         if step + 1 < self._rates.total:
             # Where it went too far, the next batch is sampled from these weights or later ones, and none before.
             ahead = 0 if too_far else self._config.max_steps_off_policy
-            batches.publish(self._client.save_weights_and_get_sampling_client(), step + 1, ahead)
+            batches.publish(self._snapshot(), step + 1, ahead)
         waited = batches.waited_seconds - waited_before
         submitted.facts |= {
             "rollout/resampled": float(too_far),
@@ -98,8 +98,12 @@ class RLTrainer:
 
     def _policy(self) -> Policy:
         """Return the policy of the weights as they are now."""
-        sampler = self._client.save_weights_and_get_sampling_client()
-        return Policy(sampler, self._config.temperature, self._context_length, self._step)
+        return Policy(self._snapshot(), self._config.temperature, self._context_length, self._step)
+
+    def _snapshot(self) -> SamplingClient:
+        # That loss names what was sampled, and the service has to have kept it.
+        recorded = self._config.loss_fn == "stable_reinforce"
+        return self._client.save_weights_and_get_sampling_client(record_stability_info=recorded)
 
     def _substeps(self, batches: RolloutBatches, step: int) -> Iterator[Iterable[Part]]:
         """Yield the parts of each substep; parts that stream are waited for as they are asked for."""

@@ -180,6 +180,21 @@ class RecoveryPointRow(Base):
     created_at: Mapped[float]
 
 
+class RecordingRow(Base):
+    """A sampling request whose sequences a loss may name later; sampling with `record_stability_info` makes one."""
+
+    __tablename__ = "recordings"
+    __table_args__ = (Index(None, "owner", "used_at"),)
+
+    request_id: Mapped[str] = mapped_column(primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), index=True)
+    owner: Mapped[str]
+    used_at: Mapped[float]
+    size_bytes: Mapped[int]
+    prompt: Mapped[bytes]  # int32
+    sequences: Mapped[bytes | None]  # a protobuf SampleResponse of tokens and logprobs; NULL until they are drawn
+
+
 class BaseModelRow(Base):
     """What the service last knew of a base model, so that requests can be checked while an engine restarts."""
 

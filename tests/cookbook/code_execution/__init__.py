@@ -1,0 +1,1 @@
+"""Generated code: real programs behind real walls, problems, grades."""
