@@ -11,10 +11,16 @@ import pytest
 
 from tests.cookbook.rl.scripted import ScriptedPolicy, settings
 from tinsmith import ModelInput
+from tinsmith.cookbook import notices
 from tinsmith.cookbook.rl import EndReason, Env, EnvError, EnvGroupBuilder, StepResult, TrajectoryGroup
 from tinsmith.cookbook.rl.rollouts.env_errors import ErrorPolicy
 from tinsmith.cookbook.rl.rollouts.group_rollout import do_group_rollout
 from tinsmith.types.errors import RequestErrorCategory, RequestFailedError
+
+
+@pytest.fixture(autouse=True)
+def _fresh_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_said", set())
 
 
 class Table:

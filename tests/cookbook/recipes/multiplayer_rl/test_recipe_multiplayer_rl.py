@@ -129,3 +129,28 @@ def test_the_rules_are_told_to_models_that_do_not_know_the_games() -> None:
     assert parse(Config, ["rules=true"]).tells_rules()
     assert parse(Config, ["model_name=Qwen/Qwen3-8B"]).tells_rules()
     assert not parse(Config, ["model_name=Qwen/Qwen3-8B", "rules=false"]).tells_rules()
+
+
+def test_the_embedded_model_has_rates_of_its_own_here() -> None:
+    assert parse(Config, []).with_rate().learning_rate == 2e-3
+    assert parse(Config, ["env=tic_tac_toe"]).with_rate().learning_rate == 1e-3
+    assert parse(Config, ["learning_rate=3e-4"]).with_rate().learning_rate == 3e-4
+    assert parse(Config, ["model_name=Qwen/Qwen3-8B"]).with_rate().learning_rate is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.row(99, 108)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("env", "name", "better"),
+    [("guess_number", "guesses", -1), ("twenty_questions", "reward", 1), ("tic_tac_toe", "loss", -1)],
+)
+def test_each_game_is_learned(env: str, name: str, better: int, seed: int, tmp_path: Path) -> None:
+    main(parse(Config, [f"env={env}", f"seed={seed}", "eval_every=0", "save_every=0", f"log_path={tmp_path}/after"]))
+    main(parse(Config, [f"env={env}", f"seed={seed}", "max_steps=1", f"log_path={tmp_path}/before"]))
+    before, after = rows_of(tmp_path / "before")[0], rows_of(tmp_path / "after")[-1]
+    key = f"eval/{env}/{name}"
+    assert better * after[key] > better * before[key]
+    if env == "twenty_questions":
+        assert after[key] > max(after["simple/one_thing/reward"], after["simple/any_question/reward"])

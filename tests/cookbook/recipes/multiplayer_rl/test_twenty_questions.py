@@ -13,6 +13,7 @@ import pytest
 
 from tests.cookbook.recipes.multiplayer_rl.speaker import RENDERER, Speaker, metrics_of, played, turns
 from tinsmith import ModelInput
+from tinsmith.cookbook import notices
 from tinsmith.cookbook.recipes.multiplayer_rl.simple_players import measured
 from tinsmith.cookbook.recipes.multiplayer_rl.twenty_questions import askers
 from tinsmith.cookbook.recipes.multiplayer_rl.twenty_questions.answerers import (
@@ -35,6 +36,11 @@ from tinsmith.cookbook.tokenizer_utils import get_tokenizer
 from tinsmith.types.errors import APIStatusError, NotFoundError, TinsmithError
 
 pytestmark = pytest.mark.row(72, 99)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_said", set())
 
 
 def game(secret: str, answerer: Answerer | None = None, most: int = 20, size: int = 1, **options: Any) -> RepeatedEnv:

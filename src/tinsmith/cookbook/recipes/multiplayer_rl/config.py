@@ -31,11 +31,16 @@ def _opening(config: Any, field: str) -> None:
         raise invalid(field.removeprefix("X_"), value, "0 to 7")
 
 
+# Of the embedded model: at its rate for supervised training one step undoes what it knew of the games. Matches against
+# oneself are the noisiest, and want the smallest.
+_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 2e-3, "twenty_questions": 2e-3, "tic_tac_toe": 1e-3}
+
+
 @chz.chz
 class Config(RLConfig):
     """Which game, and how it is played; the rest is that of reinforcement learning."""
 
-    env: GameName = chz.field(default="tic_tac_toe", doc="the game: guess_number, twenty_questions or tic_tac_toe")
+    env: GameName = chz.field(default="guess_number", doc="the game: guess_number, twenty_questions or tic_tac_toe")
     rules: bool | None = chz.field(
         default=None, doc="tell the rules in a system message; None: to every model but the embedded one"
     )
@@ -89,6 +94,12 @@ class Config(RLConfig):
         """Return a setting of one game, or its default."""
         value = getattr(self, name)
         return _OWN[name][1] if value is None else value
+
+    def with_rate(self) -> Config:
+        """Return the config with the game's own learning rate, where the embedded model has none given."""
+        if self.learning_rate is not None or self.model_name != EMBEDDED_MODEL:
+            return self
+        return chz.replace(self, learning_rate=_EMBEDDED_RATES[self.env])
 
     def tells_rules(self) -> bool:
         """Return whether the policy is told the rules."""

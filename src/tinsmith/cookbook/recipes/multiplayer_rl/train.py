@@ -34,6 +34,8 @@ def main(config: Config) -> TrainResult:
         EnvError: a game failed, and `on_env_error` does not go on.
         TinsmithError: the service failed.
     """
+    # In the config, and so in `config.json`, which a run that is taken up again is held to.
+    config = config.with_rate()
     with Run(config, RECIPE, free=FREE) as run:
         model = set_up_model(run, config)
         game = load_game(config, model)
