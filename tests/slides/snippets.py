@@ -178,6 +178,27 @@ from tinker_cookbook.utils import get_lr
 lr = get_lr("meta-llama/Llama-3.1-8B")
 """
 
+ENVIRONMENT = """
+class Env:
+    def initial_observation(self) -> list[int]:
+        \"\"\"Return initial prompt tokens\"\"\"
+
+    def step(self, action: int) -> tuple[list[int], float, bool]:
+        \"\"\"
+        Args: action (token ID)
+        Returns: (observation, reward, done)
+        \"\"\"
+"""
+
+COMPUTE_REWARD = """
+def compute_reward(answer: str) -> float:
+    predicted = extract_number(answer)
+    reward = 1.0 if predicted == correct else 0.0
+    if has_boxed_answer(answer):
+        reward += 0.1
+    return reward
+"""
+
 ROLLOUTS = """
 # Sample completions
 responses = training.sample(prompts, {"temperature": 1.0})
@@ -192,6 +213,38 @@ training.forward_backward(
     data=batch,
     loss_fn="importance_sampling"
 )
+"""
+
+TWENTY_QUESTIONS = """
+class TwentyQuestionsEnv(Env):
+    def step(self, action):
+        if is_question(action):
+            obs = self.answer_question()
+            return obs, 0.0, False  # No reward yet
+        else:
+            reward = 1.0 if correct_guess() else -1.0
+            return [], reward, True  # Episode ends
+"""
+
+MATH_ENV = """
+class MathEnv(ProblemEnv):
+    def get_question(self) -> str:
+        return self.problem + " Write in \\\\boxed{}."
+
+    def check_format(self, sample: str) -> bool:
+        return has_boxed(sample)
+
+    def check_answer(self, sample: str) -> bool:
+        return safe_grade(extract_boxed(sample), self.answer)
+"""
+
+# The last lines of the slide "Group-Based Training (GRPO)"; those before are a drawing of a group.
+GROUP_ADVANTAGES = """
+# Center rewards within the group
+# This helps the model learn relative quality
+advantages = rewards - mean(rewards)
+
+# Update model: increase probability of high-advantage attempts
 """
 
 CHECKPOINTS = """

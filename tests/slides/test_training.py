@@ -11,7 +11,7 @@ import pytest
 import tinsmith
 from tests.slides import snippets
 from tests.slides.conftest import QWEN
-from tinsmith import AdamParams, Datum, TrainingClient
+from tinsmith import AdamParams, TrainingClient
 
 chz = pytest.importorskip("chz")
 
@@ -85,41 +85,6 @@ def test_learning_rate() -> None:
     names: dict[str, Any] = {}
     snippets.run(snippets.LEARNING_RATE, names)
     assert names["lr"] == pytest.approx(2.856415e-4, rel=1e-6)
-
-
-@pytest.mark.row(39, 76, 77, 78)
-def test_rollouts_and_importance_sampling(training: TrainingClient, names: dict[str, Any]) -> None:
-    def compute_reward(answer: str) -> float:
-        return float(len(answer) % 2)
-
-    def create_rl_data(responses: Any, rewards: list[float], advantages: np.ndarray) -> list[Datum]:
-        data = []
-        for response, advantage in zip(responses, advantages, strict=True):
-            tokens = [*response.prompt_tokens, *response.tokens]
-            before = len(response.prompt_tokens) - 1
-            pad = [0.0] * before
-            data.append(
-                Datum(
-                    tokens=tokens[:-1],
-                    targets=tokens[1:],
-                    loss_fn_inputs={
-                        "logprobs": pad + response.logprobs,
-                        "advantages": pad + [float(advantage)] * len(response.tokens),
-                    },
-                )
-            )
-        return data
-
-    advantages = np.array([1.0, -1.0])
-    names |= {"compute_reward": compute_reward, "create_rl_data": create_rl_data, "advantages": advantages}
-    snippets.run(snippets.ROLLOUTS, names, ('{"temperature": 1.0}', '{"temperature": 1.0, "max_tokens": 6}'))
-    assert len(names["rewards"]) == 2
-    names["batch"] = names["data"]
-    future_metrics = training.forward(names["batch"], "importance_sampling").result().metrics
-    snippets.run(snippets.IMPORTANCE_SAMPLING, names)
-    # On-policy the ratio is 1 at every token, and the loss minus the sum of the advantages.
-    total = sum(float(datum.loss_fn_inputs["advantages"].to_numpy().sum()) for datum in names["batch"])
-    assert future_metrics["loss:sum"] == pytest.approx(-total, abs=1e-3)
 
 
 @pytest.mark.row(114, 115, 117)

@@ -108,7 +108,7 @@ def test_a_file_holds_some_of_its_rows_out_and_repeated_ones_with_them(tmp_path:
     rows = [{"problem": f"{i} + 1", "answer": str(i + 1)} for i in range(20)]
     path = write(tmp_path / "mine.jsonl", *rows, *({**row, "problem": f" {row['problem']} "} for row in rows))
     problems = load_problems(path, held_out=5)
-    assert (problems.name, len(problems.train), len(problems.test)) == ("mine", 30, 5)
+    assert (problems.name, len(problems.train), len(problems.test)) == ("test", 30, 5)
     assert not {p.problem for p in problems.train} & {p.problem for p in problems.test}
     assert len(load_problems(path, held_out=0.25).test) == 5
     assert load_problems(path, held_out=5, seed=1).test != problems.test
@@ -154,7 +154,7 @@ def test_gsm8k_and_math_come_from_the_hub_with_their_own_test_splits(
     # Any other set of the hub, and its test split.
     hub["my/own", None, "train"] = [{"problem": "1+1", "answer": "2"}]
     hub["my/own", None, "test"] = [{"problem": "1+2", "answer": "3"}]
-    assert load_problems("my/own", "my/own") == ("own", [Problem("1+1", "2")], [Problem("1+2", "3")])
+    assert load_problems("my/own", "my/own") == ("test", [Problem("1+1", "2")], [Problem("1+2", "3")])
     with pytest.raises(UserError, match="got 'HuggingFaceH4/MATH-500', expected a data set of the hub with a split 't"):
         load_problems("HuggingFaceH4/MATH-500")
 

@@ -17,6 +17,8 @@ from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.types.errors import invalid
 
 ARITHMETIC = "arithmetic"
+# Problems of one's own: `eval/test/...` are the numbers of those that are held out.
+_OWN = "test"
 # How many sums are drawn: enough steps to see the model learn, and enough questions to trust the number.
 _TRAIN_SUMS, _TEST_SUMS = 640, 200
 _JSONL = (".jsonl", ".json")
@@ -103,10 +105,10 @@ def _load(source: str, test: str | None, held_out: float, seed: int) -> Problems
         trained, tested = NAMED[source]
         asked = _of_hub(tested) if test is None else _open(test, "test")
         return _apart(source, _of_hub(trained), asked)
-    learned, name = _open(source, "env"), Path(source).stem
+    learned = _open(source, "env")
     if test is None:
-        return Problems(name, *_split(learned, held_out, seed))
-    return _apart(name, learned, _open(test, "test"))
+        return Problems(_OWN, *_split(learned, held_out, seed))
+    return _apart(_OWN, learned, _open(test, "test"))
 
 
 def _open(source: str, field: str) -> list[Problem]:

@@ -1,0 +1,96 @@
+"""The settings of the games."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import chz
+
+from tinsmith.cookbook.rl import RLConfig
+from tinsmith.cookbook.utils import at_least
+from tinsmith.types.errors import invalid
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
+
+GameName = Literal["guess_number", "twenty_questions", "tic_tac_toe"]
+
+# Settings of one game alone: whose they are, and their defaults.
+_OWN: dict[str, tuple[GameName, Any]] = {
+    "highest": ("guess_number", 32),
+    "max_guesses": ("guess_number", 12),
+    "max_questions": ("twenty_questions", 20),
+    "answerer_model": ("twenty_questions", None),
+    "answerer_renderer_name": ("twenty_questions", None),
+    "opening_moves": ("tic_tac_toe", 6),
+}
+
+
+def _opening(config: Any, field: str) -> None:
+    value = getattr(config, field)
+    # After eight moves the next one ends the game.
+    if isinstance(value, int) and not 0 <= value <= 7:
+        raise invalid(field.removeprefix("X_"), value, "0 to 7")
+
+
+@chz.chz
+class Config(RLConfig):
+    """Which game, and how it is played; the rest is that of reinforcement learning."""
+
+    env: GameName = chz.field(default="tic_tac_toe", doc="the game: guess_number, twenty_questions or tic_tac_toe")
+    rules: bool | None = chz.field(
+        default=None, doc="tell the rules in a system message; None: to every model but the embedded one"
+    )
+    highest: int | None = chz.field(
+        default=None, validator=at_least(4), doc="guess_number: the secret lies between 1 and this; None: 32"
+    )
+    max_guesses: int | None = chz.field(
+        default=None, validator=at_least(1), doc="guess_number: guesses of a game; None: 12"
+    )
+    max_questions: int | None = chz.field(
+        default=None, validator=at_least(1), doc="twenty_questions: questions of a game; None: 20"
+    )
+    answerer_model: str | None = chz.field(
+        default=None, doc="twenty_questions: model that answers; None: a rule, which knows 54 things"
+    )
+    answerer_renderer_name: str | None = chz.field(
+        default=None, doc="twenty_questions: chat format of that model; None: its own"
+    )
+    opening_moves: int | None = chz.field(
+        default=None,
+        validator=_opening,
+        doc="tic_tac_toe: games that are learned from begin after 0 to so many moves at random; None: 6",
+    )
+    eval_temperature: float = chz.field(
+        default=1.0, validator=at_least(0), doc="of sampling in an evaluation; 1 is what training sees, 0 is greedy"
+    )
+    eval_games: int = chz.field(default=120, validator=at_least(1), doc="games of an evaluation")
+
+    batch_size: int = chz.field(default=8, validator=at_least(1), doc="groups per step: secrets, or openings")
+    group_size: int = chz.field(default=8, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
+    max_steps: int | None = chz.field(
+        default=24,
+        validator=at_least(1),
+        doc="steps to do; None: through all secrets or openings, `epochs` times",
+    )
+    max_tokens: int = chz.field(default=32, validator=at_least(1), doc="longest turn, in tokens")
+    lora_rank: int = chz.field(default=16, doc="rank of the adapter, 1 to 256")
+
+    @chz.validate
+    def _own(self) -> None:
+        for name, (game, _) in _OWN.items():
+            value = getattr(self, name)
+            if value is not None and game != self.env:
+                raise invalid(name, value, f"None, as env is {self.env} and this is a setting of {game}")
+        if self.answerer_renderer_name is not None and self.answerer_model is None:
+            raise invalid("answerer_renderer_name", self.answerer_renderer_name, "None, or an answerer_model")
+        if self.env == "tic_tac_toe" and self.group_size % 2:
+            raise invalid("group_size", self.group_size, "an even number, as a game has two players")
+
+    def of_game(self, name: str) -> Any:
+        """Return a setting of one game, or its default."""
+        value = getattr(self, name)
+        return _OWN[name][1] if value is None else value
+
+    def tells_rules(self) -> bool:
+        """Return whether the policy is told the rules."""
+        # The embedded model has seen the games, and no system message in them.
+        return self.model_name != EMBEDDED_MODEL if self.rules is None else self.rules

@@ -1,0 +1,1 @@
+"""Guess the number: the environment, and what simple ways of guessing come to."""
