@@ -62,8 +62,10 @@ def to_datum(prompt: tinsmith.ModelInput, sequence: tinsmith.SampledSequence, ad
 
 def main(config: Config) -> None:
     # Step 2: Setup. The run owns the log path; the renderer turns questions into tokens, and tokens into answers.
-    train_problems = load_problems(config.env, seed=config.seed).train
+    problems = load_problems(config.env, seed=config.seed)
+    train_problems = problems.train  # the others are held out, for rl_basic to ask
     with Run(config, "rl_loop", free=("epochs",)) as run:
+        run.hold("problems", problems.facts())  # taken up again with other problems, it would be another run
         service_client = run.service_client()
         tokenizer = service_client.get_tokenizer(config.model_name)
         renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
@@ -84,7 +86,9 @@ def main(config: Config) -> None:
         for batch_idx in run.steps(n_train_batches):
             started = time.perf_counter()
             epoch, position = divmod(batch_idx, n_batches_per_epoch)
-            order = seeded(config.seed, epoch).permutation(len(train_problems))  # a resumed run has the same one
+            order = seeded("items", config.seed, epoch).permutation(
+                len(train_problems)
+            )  # a resumed run has the same one
             batch = [train_problems[i] for i in order[position * batch_size : (position + 1) * batch_size]]
 
             # Sample from the weights as they are. All groups are submitted before the first of them is waited for, so
