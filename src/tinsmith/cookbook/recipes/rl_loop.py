@@ -22,7 +22,7 @@ from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.runs import Run, RunConfig
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.utils import at_least, recommended_lr
+from tinsmith.cookbook.utils import at_least, recommended_rl_lr
 
 
 # Step 1: Configuration. Every field can be set on the command line: batch_size=64. RunConfig has those that all
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
         batch_size = min(config.batch_size, len(train_problems))
         n_batches_per_epoch = len(train_problems) // batch_size  # problems that fill no batch are left out
         n_train_batches = config.max_steps or config.epochs * n_batches_per_epoch
-        learning_rate = config.learning_rate or recommended_lr(config.model_name)
+        learning_rate = config.learning_rate or recommended_rl_lr(config.model_name)
         adam_params = tinsmith.AdamParams(learning_rate=learning_rate, beta1=0.9, beta2=0.95, eps=1e-8)
         if run.is_finished(n_train_batches):
             return
