@@ -36,7 +36,7 @@ def main() -> None:
             namespaces.enter()
             _become_first_process()
             namespaces.build_root(job["folder"], job["visible"], job["hidden"], job["room"])
-        # Behind walls, bubblewrap's as well, this is the first process of its namespace, and ends all others with itself.
+        # Behind walls, bubblewrap's as well, this is the first process of its namespace and ends all others with it.
         walled = wall != "none"
         folder = WORK if walled else job["folder"]
         watched = _Watched(job, folder, control, walled=walled)
