@@ -3,7 +3,7 @@
     python -E -s -S launcher.py WALL CONTROL PROGRAM JOB
 
 CONTROL and PROGRAM are file descriptors: a stream socket to whoever started this, and the text of the program. JOB is a
-Python literal, see `Job` in `local_sandbox`. The program's standard streams are those of this script. What is told is
+Python literal, see `Wall.job`. The program's standard streams are those of this script. What is told is
 one line: `ended STATUS SECONDS`, with the status as of wait(2); `time SECONDS`, `processes SECONDS` or `disk SECONDS`
 for what ended it; or `failed WHY`, if it never began. When the other end of CONTROL is closed, the program is ended.
 """
@@ -36,10 +36,10 @@ def main() -> None:
             namespaces.enter()
             _become_first_process()
             namespaces.build_root(job["folder"], job["visible"], job["hidden"], job["room"])
-        # Where the walls are up already, this is the first process of its namespace too.
-        first = os.getpid() == 1
-        folder = WORK if first else job["folder"]
-        watched = _Watched(job, folder, control, walled=first)
+        # Behind walls, bubblewrap's as well, this is the first process of its namespace and ends all others with it.
+        walled = wall != "none"
+        folder = WORK if walled else job["folder"]
+        watched = _Watched(job, folder, control, walled=walled)
         told = _run(job, folder, program, watched)
     except Exception as error:
         told = f"failed {error}"
