@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinsmith.cookbook.plots import save_curve, terminal_curve
+from tinsmith.cookbook.plots import save_curve, save_curves, terminal_curve
 
 
 def dots(line: str) -> int:
@@ -33,3 +33,12 @@ def test_flat_curves_lie_on_the_ground(values: list[float]) -> None:
 def test_a_picture_is_written(tmp_path: Path) -> None:
     save_curve([3.0, 2.0, 1.0], tmp_path / "loss.png", title="t", ylabel="y")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_curves_are_one_picture_with_their_names_and_always_the_same_bytes(tmp_path: Path) -> None:
+    curves = {"seed 0": ([0, 10, 20], [0.1, 0.3, 0.5]), "seed 1": ([0, 10], [0.2, 0.4])}
+    for name in ("one.svg", "two.svg"):
+        save_curves(curves, tmp_path / name, title="learning", ylabel="share")
+    written = (tmp_path / "one.svg").read_text()
+    assert all(f">{text}</text>" in written for text in ("learning", "share", "step", "seed 0", "seed 1"))
+    assert written == (tmp_path / "two.svg").read_text()

@@ -18,6 +18,8 @@ from tinsmith.types.facts.lineup import EMBEDDED_MODEL, lookup
 
 # The formula is for models a thousand times as large; 1.5 million parameters learn pig latin best near this rate.
 _EMBEDDED_RATE = 4e-3
+# Rewards are a noisier teacher than answers: at three times this rate the embedded model unlearns its sums.
+_EMBEDDED_RL_RATE = 1e-3
 # Decoders whose adapters are counted below as the service makes them.
 _COUNTED = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
 
@@ -57,6 +59,17 @@ def recommended_lr(model_name: str) -> float:
     """
     # The formula would give less than a sixth of it.
     return _EMBEDDED_RATE if model_name == EMBEDDED_MODEL else get_lr(model_name)
+
+
+def recommended_rl_lr(model_name: str) -> float:
+    """Return the LoRA learning rate that reinforcement learning takes where none is given.
+
+    That is `get_lr`'s, and 1e-3 for the embedded model (measured on sums).
+
+    Raises:
+        UserError: the model's hidden size cannot be found.
+    """
+    return _EMBEDDED_RL_RATE if model_name == EMBEDDED_MODEL else get_lr(model_name)
 
 
 def lr_for_batch(learning_rate: float, batch_size: int, *, tuned_at: int = 128) -> float:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tinsmith.cookbook.hyperparam_utils import get_lr, recommended_lr
+from tinsmith.cookbook.hyperparam_utils import get_lr, recommended_lr, recommended_rl_lr
 from tinsmith.types.errors import invalid
 
-__all__ = ["at_least", "get_lr", "positive", "recommended_lr"]
+__all__ = ["at_least", "get_lr", "positive", "recommended_lr", "recommended_rl_lr"]
 
 
 def at_least(least: int) -> Callable[[Any, str], None]:

@@ -19,7 +19,7 @@ from tinsmith.cookbook.code_execution.runner import run_behind
 from tinsmith.cookbook.code_execution.sandbox import Executed
 from tinsmith.cookbook.code_execution.walls import Wall, candidates
 
-QUICK = Limits(seconds=5.0, cpu_seconds=1, memory=256 << 20, disk=1 << 20, output=100_000)
+QUICK = Limits(seconds=20.0, cpu_seconds=1, memory=256 << 20, disk=1 << 20, output=100_000)
 # What a hostile program does, and how its end is called. None of these says what it is before it is run.
 HOSTILE = {
     "loops": ("while True: pass", "cpu"),

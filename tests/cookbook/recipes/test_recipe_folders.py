@@ -26,8 +26,10 @@ def run(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProce
 
 @pytest.mark.row(102)
 def test_the_recipes_that_are_there() -> None:
-    assert {"chat_sl", "prompt_distillation"} <= {folder.name for folder in FOLDERS}
-    assert {"sl_basic.py", "sl_loop.py"} <= {file.name for file in FILES}
+    assert {"chat_sl", "math_rl", "prompt_distillation"} <= {folder.name for folder in FOLDERS}
+    assert {"rl_basic.py", "rl_loop.py", "rl_numerics_check.py", "sl_basic.py", "sl_loop.py"} <= {
+        file.name for file in FILES
+    }
 
 
 @pytest.mark.row(102)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,3 +169,18 @@ def batches(dataset: RLDataset) -> list[list[Any]]:
         return [[await group.make_envs() for group in dataset.get_batch(index)] for index in range(len(dataset))]
 
     return asyncio.run(made())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.row(89, 108)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_without_arguments_it_learns_sums_that_it_never_trained_on(seed: int, tmp_path: Path) -> None:
+    """Thirty points on every seed, sampled at temperature 1; seed 0 is what the command does without arguments."""
+    used = time.process_time()
+    result = main(parse(Config, [f"seed={seed}", f"log_path={tmp_path}/run"]))
+    # The engine is in this process: what a quiet machine takes with one thread, whatever else this one does.
+    assert time.process_time() - used < 300
+    before = read_rows(tmp_path / "run/metrics.jsonl")[0]
+    assert result.metrics["eval/arithmetic/correct"] - before["eval/arithmetic/correct"] >= 0.30
+    assert result.metrics["eval/arithmetic/correct"] > result.metrics["eval/arithmetic/majority"] + 0.2

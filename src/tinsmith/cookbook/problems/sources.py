@@ -20,7 +20,7 @@ ARITHMETIC = "arithmetic"
 # Problems of one's own: `eval/test/...` are the numbers of those that are held out.
 _OWN = "test"
 # How many sums are drawn: enough steps to see the model learn, and enough questions to trust the number.
-_TRAIN_SUMS, _TEST_SUMS = 640, 200
+_TRAIN_SUMS, _TEST_SUMS = 960, 200
 _JSONL = (".jsonl", ".json")
 
 

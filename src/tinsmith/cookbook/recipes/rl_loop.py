@@ -22,7 +22,7 @@ from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.runs import Run, RunConfig
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.utils import at_least, recommended_lr
+from tinsmith.cookbook.utils import at_least, recommended_rl_lr
 
 
 # Step 1: Configuration. Every field can be set on the command line: batch_size=64. RunConfig has those that all
@@ -62,8 +62,10 @@ def to_datum(prompt: tinsmith.ModelInput, sequence: tinsmith.SampledSequence, ad
 
 def main(config: Config) -> None:
     # Step 2: Setup. The run owns the log path; the renderer turns questions into tokens, and tokens into answers.
-    train_problems = load_problems(config.env, seed=config.seed).train
+    problems = load_problems(config.env, seed=config.seed)
+    train_problems = problems.train  # the others are held out, for rl_basic to ask
     with Run(config, "rl_loop", free=("epochs",)) as run:
+        run.hold("problems", problems.facts())  # taken up again with other problems, it would be another run
         service_client = run.service_client()
         tokenizer = service_client.get_tokenizer(config.model_name)
         renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
@@ -71,7 +73,7 @@ def main(config: Config) -> None:
         batch_size = min(config.batch_size, len(train_problems))
         n_batches_per_epoch = len(train_problems) // batch_size  # problems that fill no batch are left out
         n_train_batches = config.max_steps or config.epochs * n_batches_per_epoch
-        learning_rate = config.learning_rate or recommended_lr(config.model_name)
+        learning_rate = config.learning_rate or recommended_rl_lr(config.model_name)
         adam_params = tinsmith.AdamParams(learning_rate=learning_rate, beta1=0.9, beta2=0.95, eps=1e-8)
         if run.is_finished(n_train_batches):
             return
@@ -84,7 +86,9 @@ def main(config: Config) -> None:
         for batch_idx in run.steps(n_train_batches):
             started = time.perf_counter()
             epoch, position = divmod(batch_idx, n_batches_per_epoch)
-            order = seeded(config.seed, epoch).permutation(len(train_problems))  # a resumed run has the same one
+            order = seeded("items", config.seed, epoch).permutation(
+                len(train_problems)
+            )  # a resumed run has the same one
             batch = [train_problems[i] for i in order[position * batch_size : (position + 1) * batch_size]]
 
             # Sample from the weights as they are. All groups are submitted before the first of them is waited for, so

@@ -33,7 +33,7 @@ from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.jsonl import read_rows
 from tinsmith.cookbook.token_text import token_texts
 from tinsmith.cookbook.training import ModelSetup, set_up_model
-from tinsmith.cookbook.utils import at_least, positive, recommended_lr
+from tinsmith.cookbook.utils import at_least, positive, recommended_rl_lr
 
 RECIPE = "rl_numerics_check"
 # Where nobody says how long: half of what the model reads, up to this.
@@ -147,7 +147,7 @@ def _checks(config: Config, run: Run, model: ModelSetup, total: int) -> None:
         metrics = _tell(run, model, step, checked)
         trained = [example.datum() for kind in kinds for example in checked[kind].examples]
         learner.forward_backward(trained, "importance_sampling")
-        rate = config.learning_rate or recommended_lr(config.model_name)
+        rate = config.learning_rate or recommended_rl_lr(config.model_name)
         stepped = learner.optim_step(tinsmith.AdamParams(learning_rate=rate)).result()
         run.save_due(step + 1, learner)
         run.log_metrics(step, metrics | {f"optim/{name}": value for name, value in (stepped.metrics or {}).items()})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import chz
+
 from tinsmith.cookbook.eval import Evaluator
 from tinsmith.cookbook.rl.environment import MakeDataset, RLDataset
 from tinsmith.cookbook.rl.learning.advantages import AdvantageFunction
@@ -12,6 +14,7 @@ from tinsmith.cookbook.rl.trainer.config import FREE, RLConfig
 from tinsmith.cookbook.rl.trainer.trainer import RLTrainer
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.training import Evaluation, LearningRates, ModelSetup, TrainResult, run_trainer, set_up_model
+from tinsmith.cookbook.utils import recommended_rl_lr
 
 
 def train(
@@ -57,6 +60,8 @@ def train_on_groups(
 ) -> TrainResult:
     """Do the same in a run that is open already, with a service that is, too."""
     run.hold("groups", {**dataset.facts(), "kl_reference": config.kl_reference or config.model_name})
+    if config.learning_rate is None:
+        config = chz.replace(config, learning_rate=recommended_rl_lr(config.model_name))
     rates = LearningRates(config, config.max_steps or config.epochs * len(dataset))
     with RolloutThread() as thread:
         trainer = RLTrainer(config, model, dataset, rates, thread)

@@ -23,12 +23,13 @@ class JsonlRows(Rows):
     Args:
         path: where the file lies.
         check: what every row has to pass; returns it.
+        field: the setting that names the file, for messages about it.
 
     Raises:
         UserError: no such file, no rows, or a line that is no row; names file and line.
     """
 
-    def __init__(self, path: str | Path, check: RowCheck = check_row) -> None:
+    def __init__(self, path: str | Path, check: RowCheck = check_row, field: str = "data") -> None:
         self.path = Path(path)
         self._check = check
         # Per row: byte offset and line number.
@@ -44,9 +45,9 @@ class JsonlRows(Rows):
                         self._lines.append(number)
                     offset += len(line)
         except OSError as error:
-            raise invalid("data", str(path), f"a JSONL file that can be read ({error.strerror})") from error
+            raise invalid(field, str(path), f"a JSONL file that can be read ({error.strerror})") from error
         if not self._offsets:
-            raise invalid("data", str(path), "a JSONL file with at least one row")
+            raise invalid(field, str(path), "a JSONL file with at least one row")
 
     def __len__(self) -> int:
         return len(self._offsets)

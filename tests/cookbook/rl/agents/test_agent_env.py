@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tests.cookbook.rl.scripted import tiny_renderer
 from tests.cookbook.rl.speaking import call, calls, play, turn_tokens
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.rl import EndReason, EnvError, Trajectory
+from tinsmith.cookbook.rl.agents import chat_objects
 from tinsmith.cookbook.rl.agents.agent_env import AgentEnv
 from tinsmith.cookbook.rl.learning.examples import examples_of
 from tinsmith.cookbook.rl.tools.tool import tool
@@ -168,6 +172,32 @@ def test_the_answer_has_what_programs_look_for() -> None:
     assert len({one.id for one in seen}) == 3
 
 
+def test_where_the_openai_package_is_installed_the_answers_are_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs(chat_objects.ChatCompletion):
+        """Stands for the class that frameworks ask for by `isinstance`."""
+
+    for name in ("openai", "openai.types", "openai.types.chat"):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.ChatCompletion = Theirs  # pyright: ignore[reportAttributeAccessIssue]
+        monkeypatch.setitem(sys.modules, name, module)
+    chat_objects._class_of_openai.cache_clear()
+
+    async def agent(client: Any) -> float:
+        messages: list[Any] = [user("x")]
+        reply = await client.chat.completions.create(messages=messages)
+        messages += [reply.choices[0].message, user("y")]
+        await client.chat.completions.create(messages=messages)
+        return float(isinstance(reply, Theirs))
+
+    try:
+        trajectory, _ = episode(tiny_renderer(), agent, answer("x"), answer("y"))
+    finally:
+        chat_objects._class_of_openai.cache_clear()
+    assert trajectory.reward == 1.0
+    assert len(list(examples_of(trajectory, 1.0))) == 1
+
+
 def test_calls_at_the_same_time_are_answered_one_after_the_other() -> None:
     async def agent(client: Any) -> float:
         asked = [client.chat.completions.create(messages=[user(name)]) for name in "abc"]
@@ -220,7 +250,9 @@ def test_arguments_that_ask_for_what_happens_anyway_are_taken() -> None:
         await client.chat.completions.create(
             model="m", messages=[user("x")], n=1, stream=False, top_p=1, tool_choice="auto", tools=None, stop=None,
             seed=NotGiven(), temperature=NotGiven(), max_tokens=NotGiven(), response_format={"type": "text"},
+            extra_headers={"User-Agent": "x"}, extra_query=None, store=False, user="me",
         )  # fmt: skip
+        assert "openai.com" not in str(client.base_url)
         return 1.0
 
     assert episode(tiny_renderer(), agent, answer("x"))[0].reward == 1.0

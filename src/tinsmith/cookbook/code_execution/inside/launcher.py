@@ -3,7 +3,7 @@
     python -E -s -S launcher.py WALL CONTROL PROGRAM JOB
 
 CONTROL and PROGRAM are file descriptors: a stream socket to whoever started this, and the text of the program. JOB is a
-Python literal, see `Job` in `local_sandbox`. The program's standard streams are those of this script. What is told is
+Python literal, see `Wall.job`. The program's standard streams are those of this script. What is told is
 one line: `ended STATUS SECONDS`, with the status as of wait(2); `time SECONDS`, `processes SECONDS` or `disk SECONDS`
 for what ended it; or `failed WHY`, if it never began. When the other end of CONTROL is closed, the program is ended.
 """
@@ -36,10 +36,10 @@ def main() -> None:
             namespaces.enter()
             _become_first_process()
             namespaces.build_root(job["folder"], job["visible"], job["hidden"], job["room"])
-        # Where the walls are up already, this is the first process of its namespace too.
-        first = os.getpid() == 1
-        folder = WORK if first else job["folder"]
-        watched = _Watched(job, folder, control, walled=first)
+        # Behind walls, bubblewrap's as well, this is the first process of its namespace and ends all others with it.
+        walled = wall != "none"
+        folder = WORK if walled else job["folder"]
+        watched = _Watched(job, folder, control, walled=walled)
         told = _run(job, folder, program, watched)
     except Exception as error:
         told = f"failed {error}"
@@ -56,9 +56,7 @@ def _become_first_process() -> None:
 
 
 def _run(job: dict, folder: str, program: int, watched: _Watched) -> str:
-    # When memory runs out, the kernel ends this and what it starts before it ends who trains.
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    _offer_to_be_killed()
     # Orphans become children of this process; nobody looks into its memory or its files.
     call("prctl", namespaces.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     call("prctl", namespaces.PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -80,6 +78,15 @@ def _run(job: dict, folder: str, program: int, watched: _Watched) -> str:
     told = watched.until_end(child, began)
     why = os.read(refused, 1000).decode()
     return f"failed {why}" if why else f"{told} {time.monotonic() - began:.4f}"
+
+
+def _offer_to_be_killed() -> None:
+    """When memory runs out, have the kernel end this and what it starts before it ends who trains."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        return  # some containers show no such file; the limits hold without it
 
 
 def _write_program(program: int, path: str) -> None:
@@ -132,11 +139,13 @@ class _Watched:
 
     def until_end(self, child: int, began: float) -> str:
         """Wait for the end of the program, or for a reason to end it, and end all that is left of it."""
-        ended = os.pidfd_open(child)
+        awaited = [self.control, *_end_of(child)]
         told = None
         while told is None:
-            asked = self.control in select.select([ended, self.control], [], [], TICK)[0]
+            asked = self.control in select.select(awaited, [], [], TICK)[0]
             told = self.look(_reap(child), time.monotonic() - began, asked)
+        # Its group first: where the kernel does not tell who is whose child, that is all that is known.
+        _end([-child])
         while found := self.others():
             _end(found)
         return told
@@ -158,6 +167,14 @@ class _Watched:
     def others(self) -> list[int]:
         """Return the processes that the program consists of."""
         return _all_others() if self.walled else _descendants()
+
+
+def _end_of(child: int) -> list[int]:
+    """Return a descriptor that can be read when the process has ended; none where its end is seen at the next tick."""
+    try:
+        return [os.pidfd_open(child)]
+    except OSError:
+        return []  # Linux before 5.3
 
 
 def _size(folder: str) -> int:

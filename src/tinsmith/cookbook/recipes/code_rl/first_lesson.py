@@ -12,12 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import chz
-
 from tinsmith.cookbook.eval import Evaluator
 from tinsmith.cookbook.recipes.code_rl.config import Config
 from tinsmith.cookbook.recipes.code_rl.drawn_problems import draw, pupil
-from tinsmith.cookbook.runs import RunConfig
 from tinsmith.cookbook.supervised.config import SupervisedConfig
 from tinsmith.cookbook.supervised.train import train
 from tinsmith.cookbook.training import TrainResult
@@ -37,7 +34,6 @@ def teach(config: Config, folder: Path, evaluators: Sequence[Evaluator]) -> Trai
         UserError: the folder holds the lesson of another run.
         TinsmithError: the service failed.
     """
-    assert set(_SHARED) <= set(chz.chz_fields(RunConfig))
     lesson = SupervisedConfig(
         **{name: getattr(config, name) for name in _SHARED},
         log_path=str(folder / FOLDER),

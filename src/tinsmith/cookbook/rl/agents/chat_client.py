@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from tinsmith.cookbook.renderers import Renderer
-from tinsmith.cookbook.rl.agents.chat_objects import ChatCompletion, Choice, CompletionUsage
+from tinsmith.cookbook.rl.agents.chat_objects import ChatCompletion, Choice, CompletionUsage, as_installed
 from tinsmith.cookbook.rl.agents.sampled_turns import Restored, SampledTurns
 from tinsmith.cookbook.rl.environment import Action, Observation
 from tinsmith.types.errors import invalid
@@ -26,6 +26,8 @@ _AS_IT_IS: Mapping[str, tuple[Any, str]] = {
     "parallel_tool_calls": (True, "the policy may make several calls in a turn"),
     "response_format": ({"type": "text"}, "nothing makes the policy keep to a format"),
 }
+# About the way of a request and the records that are kept of it, not about its answer.
+_OF_THE_WAY = ("extra_headers", "extra_query", "metadata", "store", "user")
 
 
 @dataclass
@@ -57,7 +59,12 @@ class ChatClient:
     Args:
         renderer: of the model.
         temperature: that the run samples at.
+
+    Attributes:
+        base_url: of no server; frameworks look whose it is.
     """
+
+    base_url = "policy://"
 
     def __init__(self, renderer: Renderer, temperature: float) -> None:
         self.chat = _Chat(self)
@@ -100,7 +107,7 @@ class ChatClient:
         self._count += 1
         # An agent that has stopped waiting gets no answer; what was sampled is an action all the same.
         if not request.answer.done():
-            request.answer.set_result(completion)
+            request.answer.set_result(as_installed(completion))
         return {"unparsed_calls": float(len(parsed.get("unparsed_tool_calls") or ()))}
 
     def end(self) -> None:
@@ -211,6 +218,8 @@ def _is_absent(value: Any) -> bool:
 
 
 def _check_other(name: str, value: Any) -> None:
+    if name in _OF_THE_WAY:
+        return
     if name not in _AS_IT_IS:
         raise invalid(
             name,

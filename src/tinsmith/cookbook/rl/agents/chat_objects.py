@@ -1,8 +1,10 @@
-"""What a chat API answers, as objects with the attributes of the `openai` package's."""
+"""What a chat API answers, as objects with the attributes of the `openai` package's, or as that package's own."""
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -48,11 +50,13 @@ class Choice(BaseModel):
 
 
 class CompletionUsage(BaseModel):
-    """Tokens that were read and said."""
+    """Tokens that were read and said; of what kind they were, nobody says."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: None = None
+    completion_tokens_details: None = None
 
 
 class ChatCompletion(BaseModel):
@@ -70,3 +74,21 @@ class ChatCompletion(BaseModel):
     usage: CompletionUsage
     object: Literal["chat.completion"] = "chat.completion"
     created: int = 0
+
+
+def as_installed(completion: ChatCompletion) -> Any:
+    """Return a completion as an object of the `openai` package, where that is installed.
+
+    Frameworks ask for its classes by `isinstance`; the attributes are the same.
+    """
+    theirs = _class_of_openai()
+    return completion if theirs is None else theirs.model_validate(completion.model_dump())
+
+
+@cache
+def _class_of_openai() -> Any:
+    if find_spec("openai") is None:
+        return None
+    from openai.types.chat import ChatCompletion  # pyright: ignore[reportMissingImports]
+
+    return ChatCompletion
