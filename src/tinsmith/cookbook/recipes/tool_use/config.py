@@ -10,6 +10,9 @@ from tinsmith.cookbook.rl import RLConfig, ToolLimits
 from tinsmith.cookbook.utils import at_least, positive
 from tinsmith.types.errors import invalid
 
+# Four times what reinforcement learning takes for the embedded model otherwise: here it has little to unlearn.
+DRAWN_LEARNING_RATE = 4e-3
+
 
 # Somebody's questions cannot be answered from drawn documents, nor the reverse.
 def _questions(config: Any, field: str) -> None:
@@ -36,6 +39,11 @@ class Config(RLConfig):
         default=None,
         validator=_questions,
         doc='JSONL of {"question": ..., "answer": a text, or a list of those that are right}; None: as are drawn',
+    )
+    learning_rate: float | None = chz.field(
+        default=None,
+        validator=positive,
+        doc=f"peak rate of Adam; None: {DRAWN_LEARNING_RATE} for the embedded model on drawn ones, else the formula",
     )
     drawn: int = chz.field(default=152, validator=at_least(20), doc="questions to draw, held-out ones included")
     held_out: int | float = chz.field(

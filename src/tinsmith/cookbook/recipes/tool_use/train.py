@@ -9,16 +9,18 @@ Without arguments the embedded model learns to look up invented things and to sa
 
 from __future__ import annotations
 
+import chz
 from rich.console import Console
 from rich.table import Table
 
 from tinsmith.cookbook.eval import EvalContext
-from tinsmith.cookbook.recipes.tool_use.config import Config
+from tinsmith.cookbook.recipes.tool_use.config import DRAWN_LEARNING_RATE, Config
 from tinsmith.cookbook.recipes.tool_use.tool_use_dataset import Task, groups, held_out_groups, load_task
 from tinsmith.cookbook.rl import RolloutEvaluator, train
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.jsonl import read_rows
 from tinsmith.cookbook.training import TrainResult
+from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
 RECIPE = "tool_use"
 
@@ -57,6 +59,8 @@ def main(config: Config) -> TrainResult:
         UserError: a setting, a document or a question cannot be used.
         TinsmithError: the service failed.
     """
+    if config.corpus is None and config.learning_rate is None and config.model_name == EMBEDDED_MODEL:
+        config = chz.replace(config, learning_rate=DRAWN_LEARNING_RATE)
     task = load_task(config)
     evaluators = [HeldOut(config, task)]
     result = train(config, RECIPE, lambda model: groups(config, task, model.renderer), evaluators=evaluators)
