@@ -109,6 +109,7 @@ def test_training_goes_on_where_it_stopped(opened: Opened) -> None:
             _assert_same_outcome(found, {"kind": "training", "model_id": model, "seq_id": None} | expected)
 
 
+@pytest.mark.slow  # the first form alone is replayed by the test above
 def test_a_journal_of_both_forms_is_replayed(opened: Opened) -> None:
     """Killed once more, the folder holds operations of before and of today; both are there, and training goes on."""
     model = next(iter(opened.facts["weights"]))
