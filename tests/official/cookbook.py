@@ -33,6 +33,9 @@ class Recipe:
         self._env = clean_environment(
             {
                 "TINKER_API_KEY": server.key,
+                # Not every recipe has an argument for these.
+                "TINKER_BASE_URL": server.url,
+                "TINKER_COOKBOOK_RUNS_DIR": str(folder / "runs"),
                 "HF_HOME": str(folder / "hf"),
                 "HTTPS_PROXY": _NO_NETWORK,
                 "OMP_NUM_THREADS": "1",
@@ -56,9 +59,23 @@ class Recipe:
         finally:
             process.kill()
             process.wait()
-        assert process.returncode == 0, (
-            f"the recipe ended with status {process.returncode}:\n{self._output.read_text()[-3000:]}"
-        )
+        assert process.returncode == 0, f"the recipe ended with status {process.returncode}:\n{self.said[-3000:]}"
+
+    def run_until_it_fails(self, timeout_s: float = 200.0) -> str:
+        """Run a recipe that cannot go on; return what it printed."""
+        process = self._start()
+        try:
+            process.communicate(b"", timeout_s)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode != 0, f"the recipe came to its end:\n{self.said[-3000:]}"
+        return self.said
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far, in all runs."""
+        return self._output.read_text()
 
     def run_until(self, reached: Callable[[], bool], timeout_s: float = 200.0) -> None:
         """Run it until a condition holds, then kill it with signal 9."""
@@ -66,8 +83,8 @@ class Recipe:
         deadline = time.monotonic() + timeout_s
         try:
             while not reached():
-                assert process.poll() is None, f"the recipe ended too early:\n{self._output.read_text()[-3000:]}"
-                assert time.monotonic() < deadline, f"nothing after {timeout_s} s:\n{self._output.read_text()[-3000:]}"
+                assert process.poll() is None, f"the recipe ended too early:\n{self.said[-3000:]}"
+                assert time.monotonic() < deadline, f"nothing after {timeout_s} s:\n{self.said[-3000:]}"
                 time.sleep(0.02)
         finally:
             process.kill()

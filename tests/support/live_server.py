@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,10 +52,13 @@ class LiveServer:
             its tokenizer without a hub.
     """
 
-    def __init__(self, folder: Path, *names: str, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *names: str, options: tuple[str, ...] = (), models: Mapping[str, Path] | None = None
+    ) -> None:
         self.key = KEY
         self.data_dir = folder / "data"
-        self.models = {name: str(model_folder(name)) for name in names}
+        known = {name: model_folder(name) for name in names}
+        self.models = {name: str(place) for name, place in {**known, **(models or {})}.items()}
         port = free_port()
         command = tinsmith_command(port, self.data_dir, self.models, "--device", "cpu", *options)
         env = {"TINSMITH_API_KEY": KEY, "TINSMITH_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
