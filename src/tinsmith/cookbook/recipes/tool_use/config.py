@@ -7,6 +7,7 @@ from typing import Any
 import chz
 
 from tinsmith.cookbook.rl import RLConfig, ToolLimits
+from tinsmith.cookbook.schedules import Schedule
 from tinsmith.cookbook.utils import at_least, positive
 from tinsmith.types.errors import invalid
 
@@ -45,6 +46,8 @@ class Config(RLConfig):
         validator=positive,
         doc=f"peak rate of Adam; None: {DRAWN_LEARNING_RATE} for the embedded model on drawn ones, else the formula",
     )
+    # Near the end a group has one wrong answer or none, and Adam makes a full step of that.
+    lr_schedule: Schedule = chz.field(default="linear", doc="constant, linear or cosine, from the peak rate to 0")
     drawn: int = chz.field(default=152, validator=at_least(20), doc="questions to draw, held-out ones included")
     held_out: int | float = chz.field(
         default=80, validator=_held_out, doc="questions, or the share of them below 1.0, that are not trained on"
