@@ -16,6 +16,7 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 import pytest
 from hypothesis import settings
 
+from tests.acceptance.table import page, read_rows, verdict
 from tests.support.live_server import live_server  # noqa: F401  (a fixture that several areas share)
 from tinsmith.logs import KeyValueFormatter
 
@@ -28,6 +29,7 @@ _results: dict[int, dict[str, str]] = defaultdict(dict)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rows", metavar="FILE", help="write the acceptance table, row by row, as JSON")
+    parser.addoption("--rows-page", metavar="FILE", help="write the acceptance table as Markdown")
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if written := config.getoption("--rows-page"):
+        Path(str(written)).write_text(page(read_rows(), _results))
     target = config.getoption("--rows")
     if not target:
         return
@@ -72,6 +76,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     Path(str(target)).write_text(json.dumps(table, indent=1) + "\n")
     terminalreporter.section("acceptance rows")
     for row, tests in table.items():
-        outcomes = set(tests.values())
-        verdict = "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "skipped"
-        terminalreporter.write_line(f"{row:>4}  {verdict:<8} {len(tests)} test{'s' * (len(tests) != 1)}")
+        terminalreporter.write_line(
+            f"{row:>4}  {verdict(tests.values()):<8} {len(tests)} test{'s' * (len(tests) != 1)}"
+        )
