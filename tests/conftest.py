@@ -16,7 +16,7 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 import pytest
 from hypothesis import settings
 
-from tests.acceptance.table import page, read_rows, verdict
+from tests.acceptance.table import merged, page, read_rows, verdict
 from tests.support.live_server import live_server  # noqa: F401  (a fixture that several areas share)
 from tinsmith.logs import KeyValueFormatter
 
@@ -28,8 +28,10 @@ _results: dict[int, dict[str, str]] = defaultdict(dict)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rows", metavar="FILE", help="write the acceptance table, row by row, as JSON")
-    parser.addoption("--rows-page", metavar="FILE", help="write the acceptance table as Markdown")
+    parser.addoption(
+        "--rows", metavar="FILE", help="keep the acceptance table in FILE (JSON): this run's tests are new in it"
+    )
+    parser.addoption("--rows-page", metavar="FILE", help="write the table of --rows as Markdown")
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +69,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if written := config.getoption("--rows-page"):
-        Path(str(written)).write_text(page(read_rows(), _results))
     target = config.getoption("--rows")
     if not target:
         return
-    table = {row: _results[row] for row in sorted(_results)}
-    Path(str(target)).write_text(json.dumps(table, indent=1) + "\n")
+    path = Path(str(target))
+    # All of it takes hours, so it may be run in pieces.
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    table = merged({int(row): tests for row, tests in earlier.items()}, _results)
+    path.write_text(json.dumps(table, indent=1) + "\n")
+    if written := config.getoption("--rows-page"):
+        Path(str(written)).write_text(page(read_rows(), table))
     terminalreporter.section("acceptance rows")
     for row, tests in table.items():
         terminalreporter.write_line(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ has **passed** where all its tests have, and is **open** where no test shows it 
 | part | rows | passed | open | otherwise |
 |---|---|---|---|---|
 """
+
+
+# By row, by the test's node id: passed, failed or skipped.
+Results = Mapping[int, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,29 @@ def _marks(nodes: Iterable[ast.AST]) -> set[int]:
     }
 
 
+def merged(earlier: Results, now: Results) -> dict[int, dict[str, str]]:
+    """Return the results of this run and, for the tests that were not run in it, those of earlier ones.
+
+    Tests that are gone, or are not marked with the row any more, are left out.
+    """
+    marked = marked_tests()
+    found: dict[int, dict[str, str]] = {}
+    for row in sorted({*earlier, *now}):
+        still = {
+            node: outcome for node, outcome in earlier.get(row, {}).items() if _is_marked(node, marked.get(row, set()))
+        }
+        if tests := {**still, **now.get(row, {})}:
+            found[row] = tests
+    return found
+
+
+def _is_marked(node: str, marked: Container[str]) -> bool:
+    path, _, rest = node.partition("::")
+    # The name of the test itself, without its class and parameters.
+    name = rest.split("[")[0].rpartition("::")[2]
+    return path in marked or f"{path}::{name}" in marked
+
+
 def verdict(outcomes: Iterable[str]) -> str:
     """Return what a row came to: `open` without a test, else `failed`, `passed` or `skipped`."""
     found = set(outcomes)
@@ -101,12 +128,12 @@ def verdict(outcomes: Iterable[str]) -> str:
     return next(name for name in ("failed", "passed", "skipped") if name in found)
 
 
-def page(rows: Iterable[Row], results: Mapping[int, Mapping[str, str]]) -> str:
+def page(rows: Iterable[Row], results: Results) -> str:
     """Return the page.
 
     Args:
         rows: all of them.
-        results: by row, by the test's node id: passed, failed or skipped.
+        results: of tests that were run.
     """
     rows = list(rows)
     verdicts = {row.number: verdict(results.get(row.number, {}).values()) for row in rows}

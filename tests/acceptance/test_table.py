@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.acceptance.table import Row, marked_tests, page, read_rows, verdict
+from tests.acceptance.table import Row, marked_tests, merged, page, read_rows, verdict
 
 
 def test_the_rows_are_numbered_without_a_gap() -> None:
@@ -56,3 +56,12 @@ def test_a_row_is_as_good_as_its_worst_test() -> None:
     assert verdict(["passed", "skipped"]) == "passed"
     assert verdict(["skipped"]) == "skipped"
     assert verdict(["passed", "failed"]) == "failed"
+
+
+def test_a_run_in_pieces_adds_up_and_forgets_tests_that_are_gone() -> None:
+    row, (known, *_) = next((row, sorted(tests)) for row, tests in sorted(marked_tests().items()) if tests)
+    earlier = {row: {f"{known}[a]": "failed", f"{known}[b]": "passed", "tests/test_gone.py::test_old": "failed"}}
+    assert merged(earlier, {row: {f"{known}[a]": "passed"}}) == {
+        row: {f"{known}[a]": "passed", f"{known}[b]": "passed"}
+    }
+    assert merged({row: {"tests/test_gone.py::test_old": "failed"}}, {}) == {}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import chz
 
 from tinsmith.cookbook.rl import RLConfig
+from tinsmith.cookbook.rl.trainer.config import discount_or_none
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
@@ -15,8 +16,8 @@ GameName = Literal["guess_number", "twenty_questions", "tic_tac_toe"]
 
 # Settings of one game alone: whose they are, and their defaults.
 _OWN: dict[str, tuple[GameName, Any]] = {
-    "highest": ("guess_number", 32),
-    "max_guesses": ("guess_number", 12),
+    "highest": ("guess_number", 16),
+    "max_guesses": ("guess_number", 8),
     "max_questions": ("twenty_questions", 20),
     "answerer_model": ("twenty_questions", None),
     "answerer_renderer_name": ("twenty_questions", None),
@@ -30,6 +31,10 @@ def _opening(config: Any, field: str) -> None:
     if isinstance(value, int) and not 0 <= value <= 7:
         raise invalid(field.removeprefix("X_"), value, "0 to 7")
 
+
+# How far a turn of a search looks ahead: what it narrows down is known at once, what it is worth in the end is not. A
+# match is won or lost as a whole.
+_TURN_DISCOUNTS: dict[GameName, float | None] = {"guess_number": 0.5, "twenty_questions": 0.5, "tic_tac_toe": None}
 
 # Of the embedded model: at its rate for supervised training one step undoes what it knew of the games. Matches against
 # oneself are the noisiest, and want the smallest.
@@ -45,10 +50,10 @@ class Config(RLConfig):
         default=None, doc="tell the rules in a system message; None: to every model but the embedded one"
     )
     highest: int | None = chz.field(
-        default=None, validator=at_least(4), doc="guess_number: the secret lies between 1 and this; None: 32"
+        default=None, validator=at_least(4), doc="guess_number: the secret lies between 1 and this; None: 16"
     )
     max_guesses: int | None = chz.field(
-        default=None, validator=at_least(1), doc="guess_number: guesses of a game; None: 12"
+        default=None, validator=at_least(1), doc="guess_number: guesses of a game; None: 8"
     )
     max_questions: int | None = chz.field(
         default=None, validator=at_least(1), doc="twenty_questions: questions of a game; None: 20"
@@ -69,15 +74,21 @@ class Config(RLConfig):
     )
     eval_games: int = chz.field(default=120, validator=at_least(1), doc="games of an evaluation")
 
+    turn_discount: float | None = chz.field(
+        default=None,
+        validator=discount_or_none,
+        doc="judge each turn by its reward and those after it, so discounted; None: 0.5 in the searches, and in "
+        "tic_tac_toe by its match",
+    )
     batch_size: int = chz.field(default=8, validator=at_least(1), doc="groups per step: secrets, or openings")
-    group_size: int = chz.field(default=8, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
+    group_size: int = chz.field(default=12, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
     max_steps: int | None = chz.field(
         default=24,
         validator=at_least(1),
         doc="steps to do; None: through all secrets or openings, `epochs` times",
     )
     max_tokens: int = chz.field(default=32, validator=at_least(1), doc="longest turn, in tokens")
-    lora_rank: int = chz.field(default=16, doc="rank of the adapter, 1 to 256")
+    lora_rank: int = chz.field(default=32, doc="rank of the adapter, 1 to 256")
 
     @chz.validate
     def _own(self) -> None:
@@ -95,11 +106,13 @@ class Config(RLConfig):
         value = getattr(self, name)
         return _OWN[name][1] if value is None else value
 
-    def with_rate(self) -> Config:
-        """Return the config with the game's own learning rate, where the embedded model has none given."""
-        if self.learning_rate is not None or self.model_name != EMBEDDED_MODEL:
-            return self
-        return chz.replace(self, learning_rate=_EMBEDDED_RATES[self.env])
+    def with_own(self) -> Config:
+        """Return the config with the game's own discount and, for the embedded model, rate, where none is given."""
+        discount = _TURN_DISCOUNTS[self.env] if self.turn_discount is None else self.turn_discount
+        rate = self.learning_rate
+        if rate is None and self.model_name == EMBEDDED_MODEL:
+            rate = _EMBEDDED_RATES[self.env]
+        return chz.replace(self, turn_discount=discount, learning_rate=rate)
 
     def tells_rules(self) -> bool:
         """Return whether the policy is told the rules."""
