@@ -8,6 +8,7 @@ import chz
 
 from tinsmith.cookbook.rl import RLConfig
 from tinsmith.cookbook.rl.trainer.config import discount_or_none
+from tinsmith.cookbook.schedules import Schedule
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
@@ -32,13 +33,10 @@ def _opening(config: Any, field: str) -> None:
         raise invalid(field.removeprefix("X_"), value, "0 to 7")
 
 
-# How far a turn of a search looks ahead: what it narrows down is known at once, what it is worth in the end is not. A
-# match is won or lost as a whole.
-_TURN_DISCOUNTS: dict[GameName, float | None] = {"guess_number": 0.5, "twenty_questions": 0.5, "tic_tac_toe": None}
-
-# Of the embedded model: at its rate for supervised training one step undoes what it knew of the games. Matches against
-# oneself are the noisiest, and want the smallest.
-_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 2e-3, "twenty_questions": 2e-3, "tic_tac_toe": 1e-3}
+# Of the embedded model. Matches against oneself are the noisiest, and want the smallest.
+_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 2e-3}
+# A policy that plays itself finds an answer to itself, and would forget what answers to others are: the base holds it.
+_KL_PENALTIES: dict[GameName, float] = {"guess_number": 0.0, "twenty_questions": 0.0, "tic_tac_toe": 0.1}
 
 
 @chz.chz
@@ -74,16 +72,22 @@ class Config(RLConfig):
     )
     eval_games: int = chz.field(default=120, validator=at_least(1), doc="games of an evaluation")
 
+    # What a question narrows down is known at once, and so is an illegal move.
     turn_discount: float | None = chz.field(
-        default=None,
+        default=0.5,
         validator=discount_or_none,
-        doc="judge each turn by its reward and those after it, so discounted; None: 0.5 in the searches, and in "
-        "tic_tac_toe by its match",
+        doc="judge each turn by its reward and those after it, so discounted; None: by its whole game",
+    )
+    lr_schedule: Schedule = chz.field(default="linear", doc="constant, linear or cosine, from the peak rate to 0")
+    kl_penalty_coef: float | None = chz.field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        validator=at_least(0),
+        doc="weight of the penalty for leaving the reference; None: 0.1 in tic_tac_toe",
     )
     batch_size: int = chz.field(default=8, validator=at_least(1), doc="groups per step: secrets, or openings")
-    group_size: int = chz.field(default=12, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
+    group_size: int = chz.field(default=8, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
     max_steps: int | None = chz.field(
-        default=24,
+        default=30,
         validator=at_least(1),
         doc="steps to do; None: through all secrets or openings, `epochs` times",
     )
@@ -107,12 +111,13 @@ class Config(RLConfig):
         return _OWN[name][1] if value is None else value
 
     def with_own(self) -> Config:
-        """Return the config with the game's own discount and, for the embedded model, rate, where none is given."""
-        discount = _TURN_DISCOUNTS[self.env] if self.turn_discount is None else self.turn_discount
-        rate = self.learning_rate
+        """Return the config with the game's own penalty and, for the embedded model, rate, where none is given."""
+        rate, penalty = self.learning_rate, self.kl_penalty_coef
         if rate is None and self.model_name == EMBEDDED_MODEL:
             rate = _EMBEDDED_RATES[self.env]
-        return chz.replace(self, turn_discount=discount, learning_rate=rate)
+        return chz.replace(
+            self, learning_rate=rate, kl_penalty_coef=_KL_PENALTIES[self.env] if penalty is None else penalty
+        )
 
     def tells_rules(self) -> bool:
         """Return whether the policy is told the rules."""
