@@ -15,7 +15,7 @@ from tinsmith.types.codec import decode_forward_backward_output, encode_forward_
 from tinsmith.types.compression import zstd_compress
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import APIStatusError, invalid
-from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA
+from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA, unit_of
 from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import ForwardBackwardOutput, reduce_metrics
 from tinsmith.types.responses import ClientConfigResponse
@@ -25,8 +25,6 @@ LossConfig = Mapping[str, float | str]
 
 logger = logging.getLogger("tinsmith")
 
-# Losses whose datums come in pairs that one request must hold whole.
-_PAIRED_LOSSES = frozenset({"dpo"})
 # Requests on their way at once: enough to hide the network's delay; eight of the largest (5 MB) are 40 MB.
 _PARALLEL_POSTS = 8
 # A body above this size, half a MiB, is encoded on a thread: on the loop it would stop all other traffic meanwhile. A
@@ -190,7 +188,7 @@ def chunk_sizes(data: Sequence[Datum], loss_fn: str, most_datums: int, most_byte
         most_datums: of one request, as the service's configuration says.
         most_bytes: the same, estimated as `Datum.nbytes`; a single datum (or pair) may be larger.
     """
-    unit = 2 if loss_fn in _PAIRED_LOSSES else 1
+    unit = unit_of(loss_fn)
     sizes: list[int] = []
     count = size = 0
     for start in range(0, len(data), unit):
