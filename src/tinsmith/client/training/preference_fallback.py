@@ -152,12 +152,14 @@ def pair_loss(loss_fn: str, config: Mapping[str, float | str], references: Seque
 
         weights = [datum.loss_fn_inputs["weights"].to_torch().double() for datum in data]
         means = torch.stack([_dot(w, lp.double()) / w.sum() for w, lp in zip(weights, logprobs, strict=True)])
+        beta = _number(numbers, f"{loss_fn}_beta")
         if references is None:
-            rewards = _number(numbers, "simpo_beta") * means
+            rewards = beta * means
         else:
             refs = [TensorData.from_numpy(ref).to_torch().double() for ref in references]
-            ratios = [_dot(w, lp.double() - ref) for w, lp, ref in zip(weights, logprobs, refs, strict=True)]
-            rewards = _number(numbers, f"{loss_fn}_beta") * torch.stack(ratios)
+            sums = [_dot(w, lp.double() - ref) for w, lp, ref in zip(weights, logprobs, refs, strict=True)]
+            ratios = torch.stack([s / w.sum() if loss_fn == "ipo" else s for s, w in zip(sums, weights, strict=True)])
+            rewards = beta * ratios
         margin = rewards[0::2] - rewards[1::2]
         metrics = {
             "accuracy:mean": (margin > 0).double().mean(),
