@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import tinker
 
-from tests.official.batches import logprobs_of, model_input, supervised, worst
+from tests.official.batches import logprobs_of, model_input, pairs, supervised, worst
 from tests.official.reference import adapter_weights, distance
-from tests.official.test_preferences import pairs
 from tests.support.live_server import LLAMA, LiveServer
 
 # A small eps would make the step of an entry whose gradient is all rounding error a coin toss.
