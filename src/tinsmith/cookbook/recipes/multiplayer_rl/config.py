@@ -40,7 +40,7 @@ _BY_GAME: dict[str, dict[GameName, Any]] = {
     # Games of twenty questions are three times as long.
     "batch_size": {"guess_number": 8, "twenty_questions": 4, "tic_tac_toe": 8},
     "group_size": {"guess_number": 12, "twenty_questions": 8, "tic_tac_toe": 12},
-    "max_steps": {"guess_number": 24, "twenty_questions": 20, "tic_tac_toe": 30},
+    "max_steps": {"guess_number": 20, "twenty_questions": 20, "tic_tac_toe": 24},
     # As turns are judged by what came soon after them, long games teach little more than their beginning.
     "max_turns": {"guess_number": None, "twenty_questions": 10, "tic_tac_toe": None},
     # Matches end in one of three ways, so that it takes more of them to see a difference.
@@ -110,7 +110,7 @@ class Config(RLConfig):
     max_steps: int | None = chz.field(
         default=None,
         validator=at_least(1),
-        doc="steps to do; None: 24, 20 or 30, as the games are listed",
+        doc="steps to do; None: 20, or 24 in tic_tac_toe",
     )
     max_turns: int | None = chz.field(
         default=None,
