@@ -34,7 +34,7 @@ def _opening(config: Any, field: str) -> None:
 
 
 # Of the embedded model. Matches against oneself are the noisiest, and want the smallest.
-_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 2e-3}
+_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 1.5e-3}
 # Settings that every game has, each with a default of its own; None in a config stands for it.
 _BY_GAME: dict[str, dict[GameName, Any]] = {
     # Games of twenty questions are three times as long.
@@ -83,6 +83,12 @@ class Config(RLConfig):
     )
     eval_games: int | None = chz.field(
         default=None, validator=at_least(1), doc="games of an evaluation; None: 128, 54 or 240, as the games are listed"
+    )
+
+    wasted_cost: float = chz.field(
+        default=0.1,
+        validator=at_least(0),
+        doc="what a turn costs, in the searches that are learned from, that could tell nothing new",
     )
 
     # What a question narrows down is known at once, and so is an illegal move.
