@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import tinker
 import torch
 
-from tests.official.batches import logprobs_of, model_input, random_ids, supervised, worst
+from tests.official.batches import logprobs_of, pairs, supervised, worst
 from tests.official.conftest import NewModel
 from tests.official.reference import adapter_weights, distance
 from tests.support.live_server import OTHER_LLAMA, LiveServer
@@ -17,20 +15,6 @@ from tests.support.live_server import OTHER_LLAMA, LiveServer
 WIRE = 1e-5
 GRADIENT_STEP = tinker.AdamParams(learning_rate=1e12, beta1=0.0, beta2=0.0, eps=1e12)
 BETA = 0.3
-
-
-def pairs(lengths: Sequence[tuple[int, int, int]], seed: int = 0) -> list[tinker.Datum]:
-    """Chosen and rejected datums in turn; each length is (prompt, chosen, rejected)."""
-    rng = np.random.default_rng(seed)
-    data: list[tinker.Datum] = []
-    for prompt, *completions in lengths:
-        start = random_ids(rng, prompt)
-        for length in completions:
-            tokens = start + random_ids(rng, length)
-            weights = np.array([0] * (prompt - 1) + [1] * length, np.float32)
-            inputs = {"target_tokens": np.array(tokens[1:]), "weights": weights}
-            data.append(tinker.Datum(model_input=model_input(tokens[:-1]), loss_fn_inputs=inputs))
-    return data
 
 
 LENGTHS = [(5, 7, 3), (1, 2, 9), (30, 12, 12), (8, 1, 20)]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tinsmith.types.params import AdamParams as AdamParams
     from tinsmith.types.params import LoraConfig as LoraConfig
     from tinsmith.types.params import SamplingParams as SamplingParams
+    from tinsmith.types.preference_pair import PreferencePair as PreferencePair
     from tinsmith.types.provenance import PromptProvenanceSpan as PromptProvenanceSpan
     from tinsmith.types.provenance import ProvenanceSpans as ProvenanceSpans
     from tinsmith.types.provenance import SampledProvenanceSpan as SampledProvenanceSpan
@@ -83,6 +84,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "params": ("AdamOptimizerConfig", "AdamParams", "LoraConfig", "SamplingParams"),
     "names.paths": ("CheckpointPath", "CheckpointType"),
+    "preference_pair": ("PreferencePair",),
     "provenance": ("PromptProvenanceSpan", "ProvenanceSpans", "SampledProvenanceSpan"),
     "responses": (
         "Checkpoint",

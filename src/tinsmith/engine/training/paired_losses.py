@@ -4,9 +4,10 @@ w is a position's weight: 0 at the prompt, which contributes exactly nothing, an
 target's logprob under the current policy, ref under the reference. Each loss compares two rewards, implicit in the
 policy:
 
-    dpo, ipo    r = beta * sum of w * (lp - ref) over the row   (Rafailov et al. 2023, arXiv:2305.18290, equation 5,
-                                                                  without the term that a pair has in common)
-    simpo       r = beta * sum of w * lp / sum of w             (Meng et al. 2024, arXiv:2405.14734, equation 4)
+    dpo      r = beta * sum of w * (lp - ref) over the row     (Rafailov et al. 2023, arXiv:2305.18290, equation 5,
+                                                                without the term that a pair has in common)
+    ipo      r = beta * the same sum / sum of w
+    simpo    r = beta * sum of w * lp / sum of w               (Meng et al. 2024, arXiv:2405.14734, equation 4)
 
 As all losses here they are functions of the positions of a pass whose values sum to the loss: a pair's loss stands at
 the first position of its chosen row. Rows come in turn, chosen and rejected, and a pair is never split between passes.
@@ -52,10 +53,11 @@ def dpo(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
 
 
 def ipo(logprobs: Tensor, inputs: LossInputs, config: Config) -> Tensor:
-    """(h - 1 / (2 * beta))^2, with h = (r_chosen - r_rejected) / beta the difference of the log ratios.
+    """(h - 1 / (2 * beta))^2, with h = (r_chosen - r_rejected) / beta the difference of the mean log ratios.
 
-    Azar et al. 2023 (arXiv:2310.12036, equation 17), where beta is called tau. The log ratios are sums over tokens, as
-    there.
+    Azar et al. 2023 (arXiv:2310.12036, equation 17), where beta is called tau and the log ratios are those of whole
+    completions. Means over tokens are what its authors computed, as TRL reports of them (`DPOTrainer`, loss type
+    `ipo`), and what keeps h comparable between lengths.
     """
     beta = _number(config, "ipo_beta")
     margin = _rewards("ipo", logprobs, inputs, config).margin
@@ -86,10 +88,12 @@ def _rewards(loss_fn: str, logprobs: Tensor, inputs: LossInputs, config: Config)
     lengths = _row_lengths(inputs)
     lp = _row_sums(logprobs, inputs, lengths)
     weight = torch.segment_reduce(inputs.weights, "sum", lengths=lengths, unsafe=True)
+    beta = _number(config, f"{loss_fn}_beta")
     if loss_fn == "simpo":
-        rewards = _number(config, "simpo_beta") * lp / weight
+        rewards = beta * lp / weight
     else:
-        rewards = _number(config, f"{loss_fn}_beta") * _row_sums(logprobs - inputs.reference, inputs, lengths)
+        ratios = _row_sums(logprobs - inputs.reference, inputs, lengths)
+        rewards = beta * (ratios / weight if loss_fn == "ipo" else ratios)
     return _Rewards(rewards[0::2], rewards[1::2], (lp / weight)[0::2])
 
 
