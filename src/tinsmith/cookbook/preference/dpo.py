@@ -166,8 +166,14 @@ def train_dpo(
     """
     found = comparisons or load_comparisons(config.data, config.test, config.held_out, config.seed)
     with Run(config, recipe, free=FREE) as run:
-        model = set_up_model(run, config)
-        trainer = DPOTrainer(config, model, found.train)
-        run.hold("reference", {"reference": config.loss_config().get("reference")})
-        asked = PairLoss(found.test, config)
-        return train_on_comparisons(config, run, model, found, trainer, [asked, *evaluators])
+        return train_dpo_in(run, set_up_model(run, config), config, found, evaluators)
+
+
+def train_dpo_in(
+    run: Run, model: ModelSetup, config: DPOConfig, comparisons: Comparisons, evaluators: Sequence[Evaluator] = ()
+) -> TrainResult:
+    """Do the same in a run that is open already: for recipes whose evaluators need its service."""
+    trainer = DPOTrainer(config, model, comparisons.train)
+    run.hold("reference", {"reference": config.loss_config().get("reference")})
+    asked = PairLoss(comparisons.test, config)
+    return train_on_comparisons(config, run, model, comparisons, trainer, [asked, *evaluators])
