@@ -1,9 +1,8 @@
-"""Comparisons of two answers to "sort: WORD": the letters in order, and an answer of the same length with a slip.
+"""Comparisons of two answers to "sort: WORD": the letters in order, and an answer with a slip.
 
-Letters have changed places, or one became another. So neither length nor any single letter says which answer is
-preferred. What the embedded model does wrong most often, a letter forgotten or said twice, is in none of them: whoever
-learns from these comparisons alone does not know that it is wrong. Words are made up; the split of a word is a function
-of the word alone, and no comparison of one split asks for a word of the other.
+Letters have changed places, one became another, one was forgotten, or one came twice. So neither the longer answer nor
+any single letter says which one is preferred. Words are made up; the split of a word is a function of the word alone,
+and no comparison of one split asks for a word of the other.
 """
 
 from __future__ import annotations
@@ -73,4 +72,15 @@ def _another_letter(right: str, rng: Random) -> str:
     return "".join(sorted(letters))
 
 
-_SLIPS = (_out_of_order, _another_letter)
+def _forgotten(right: str, rng: Random) -> str:
+    place = rng.randrange(len(right))
+    return right[:place] + right[place + 1 :]
+
+
+def _twice(right: str, rng: Random) -> str:
+    place = rng.randrange(len(right))
+    return right[: place + 1] + right[place:]
+
+
+# The last two equally often, so that the longer of two answers is as often the wrong one as the right one.
+_SLIPS = (_out_of_order, _another_letter, _forgotten, _twice)

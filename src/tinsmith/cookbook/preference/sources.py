@@ -93,7 +93,10 @@ def without_ties(rows: Rows) -> Rows:
     if not kept:
         raise invalid("data", f"{len(rows)} ties", "at least one row in which an answer was preferred")
     if len(kept) < len(rows):
-        warn_once("ties", f"data: {len(rows) - len(kept)} of {len(rows)} rows prefer neither answer, and are left out")
+        warn_once(
+            f"ties {rows.place(0)}",
+            f"data: {len(rows) - len(kept)} of {len(rows)} rows prefer neither answer, and are left out",
+        )
     return Subset(rows, np.asarray(kept, dtype=np.int64))
 
 
@@ -145,7 +148,7 @@ def _without_prompts_of(rows: Rows, asked: Rows) -> Rows:
     if len(kept) == len(rows):
         return rows
     warn_once(
-        "prompts that are asked",
+        f"prompts that are asked {rows.place(0)}",
         f"data: {len(rows) - len(kept)} of {len(rows)} rows have a prompt that is held out, and are not trained on",
     )
     return Subset(rows, np.asarray(kept, dtype=np.int64))

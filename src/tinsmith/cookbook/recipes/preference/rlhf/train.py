@@ -57,16 +57,14 @@ class Config(RLConfig):
         default=None, validator=_checkpoint, doc="tinker:// reward model; None: one is trained first"
     )
     reward_steps: int | None = chz.field(
-        default=24, validator=at_least(1), doc="steps of the reward model; None: all comparisons once"
+        default=None, validator=at_least(1), doc="steps of the reward model; None: all comparisons once"
     )
     reward_batch_size: int = chz.field(default=64, validator=at_least(1), doc="comparisons per step of it")
     reward_learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="its peak rate; None: the course's formula for the model"
     )
     # Scores have no unit of their own, so a group's are brought to one.
-    advantages: str = chz.field(
-        default="mean_std", doc="of an answer among its group: mean, mean_std, leave_one_out"
-    )
+    advantages: str = chz.field(default="mean_std", doc="of an answer among its group: mean, mean_std, leave_one_out")
     kl_penalty_coef: float = chz.field(
         default=0.3, validator=at_least(0), doc="weight of the penalty for leaving the base model; 0: none"
     )
