@@ -97,7 +97,7 @@ def test_a_table_of_texts_and_what_is_no_table_of_comparisons(tmp_path: Path) ->
         csv.writer(file).writerows([["prompt", "chosen", "rejected"], ["1+1", "2", "3"], ["1+2", "3", "4"]])
     assert len(load_comparisons(str(path), held_out=1).train) == 1
     path.write_text("prompt,completion\n1+1,2\n")
-    with pytest.raises(UserError, match='columns: got .prompt, completion., expected "chosen" and "rejected"'):
+    with pytest.raises(UserError, match=r'columns: got .prompt, completion., expected "chosen" and "rejected"'):
         load_comparisons(str(path))
 
 
@@ -209,7 +209,7 @@ def test_a_prompt_that_is_asked_is_never_learned(tmp_path: Path, caplog: pytest.
 def test_a_misspelt_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'ultrafeedback'"):
         load_comparisons("ultrafedback")
-    with pytest.raises(UserError, match="data: got '.*none.jsonl', expected a file of comparisons"):
+    with pytest.raises(UserError, match=r"data: got '.*none.jsonl', expected a file of comparisons"):
         load_comparisons(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="held_out: got 0, expected"):
         load_comparisons(held_out=0)

@@ -115,6 +115,9 @@ class PairExamples:
 
     @property
     def _longest(self) -> int | None:
-        # A token that is only predicted need not be read: of an answer the last one, with a verdict that.
-        room = None if self.context_length is None else self.context_length + (self._verdict is None)
+        room = self.context_length
+        if room is not None:
+            # The last token of an answer is only predicted, not read. A verdict is asked of a sampler, which reads it
+            # and needs room for one more token.
+            room += 1 if self._verdict is None else -2
         return min((bound for bound in (self._max_length, room) if bound is not None), default=None)

@@ -92,11 +92,10 @@ def without_ties(rows: Rows) -> Rows:
     kept = [index for index, row in enumerate(rows) if not is_tie(row)]
     if not kept:
         raise invalid("data", f"{len(rows)} ties", "at least one row in which an answer was preferred")
-    if len(kept) < len(rows):
-        warn_once(
-            f"ties {rows.place(0)}",
-            f"data: {len(rows) - len(kept)} of {len(rows)} rows prefer neither answer, and are left out",
-        )
+    ties = len(rows) - len(kept)
+    if ties:
+        told = f"data: {ties} of {len(rows)} rows prefer neither answer, and are left out"
+        warn_once(f"ties {rows.place(0)}", told)
     return Subset(rows, np.asarray(kept, dtype=np.int64))
 
 
