@@ -47,7 +47,7 @@ class DPOConfig(ComparisonConfig):
         "loss's own (dpo and ipo 0.1, simpo 2)",
     )
     loss_fn_config: dict[str, float] | None = chz.field(
-        default=None, doc="further settings of the loss: loss_fn_config.label_smoothing=0.1"
+        default=None, doc='further settings of the loss: loss_fn_config={"label_smoothing":0.1}'
     )
     reference: str | None = chz.field(
         default=None,
