@@ -22,7 +22,7 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprobs import chunk_tokens
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import use_threads
-from tinsmith.engine.training.packing import PackedRow, Unit
+from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
 from tinsmith.engine.training.reference_logprobs import ReferenceLogprobs
 from tinsmith.engine.training.training_pass import run_units
 from tinsmith.settings import Settings
@@ -268,7 +268,8 @@ class Engine:
         check_training_data(data, first.loss_fn, dict(first.loss_fn_config), self.info, max_datums=len(data))
         reads = LOSSES[first.loss_fn].referenced
         reference = self.references.find(first.model_id, first.reference) if reads else None
-        return tuple(PackedRow.of(index, row, slot, reference) for index, row in zip(indices, rows, strict=True))
+        unit = (PackedRow.of(index, row, slot, reference) for index, row in zip(indices, rows, strict=True))
+        return share_prompt(tuple(unit))
 
     def _run_apart(self, units: list[Unit], backward: bool, results: list[RowOutput | Exception]) -> None:
         """Run rows together; where that fails, model by model."""

@@ -277,7 +277,7 @@ class Passes:
         while tasks and tasks[0].settled:
             task = tasks.popleft()
             # Once it is known to have succeeded: one that fails is left out by a replay, and must leave nothing.
-            if task.error is None and task.backward and task.reference is not None:
+            if task.error is None and task.outputs and task.backward and task.reference is not None:
                 self._engine.keep_reference(model_id, task.reference)
             finished.append(task)
         return finished

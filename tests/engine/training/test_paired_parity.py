@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from peft import PeftModel
 from torch import Tensor
 
 from tests.support.checkpoints import FAMILIES, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
-from tests.support.pairs import make_pair, pair_rows
+from tests.support.pairs import float64_throughout, make_pair, pair_rows
 from tests.support.peft_reference import load_reference, reference_gradients, reference_logprobs
 from tinsmith.engine.checkpoints.peft_layout import export_tensors
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.model.context import ForwardContext
 from tinsmith.types.params import LoraConfig
 
 TOLERANCE = 1e-9
@@ -75,8 +79,9 @@ def naive(case: str, policy: tuple[Tensor, Tensor], ref: tuple[Tensor, Tensor]) 
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*", "ignore:The following rank_pattern keys.*")
 @pytest.mark.parametrize("case", CASES)
 def test_losses_over_pairs_equal_their_formulas(
-    engine_and_base: tuple[Engine, Path], case: str, tmp_path: Path
+    engine_and_base: tuple[Engine, Path], case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    float64_throughout(monkeypatch)
     engine, base = engine_and_base
     loss_fn, config, saved_reference = CASES[case]
     rng = np.random.default_rng(5)
@@ -127,3 +132,53 @@ def test_losses_over_pairs_equal_their_formulas(
             difference = (gradients[name] - gradient).norm() / gradient.norm().clamp_min(1e-300)
             assert difference <= TOLERANCE, name
         engine.clear_gradients(model_id)
+
+
+@st.composite
+def _pairs(draw: st.DrawFn) -> list[tuple[int, int, int]]:
+    return draw(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=3))
+
+
+@pytest.mark.row(90)
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_a_prompt_that_is_computed_once_counts_as_two(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    float64_throughout(monkeypatch)
+    engine = load_engine(checkpoint(family), dtype="float64")
+    engine.create_model("a", LoraConfig(rank=4))
+    randomise_adapter(engine, "a", 1)
+    tokens: list[int] = []
+    hidden = BaseModel.hidden
+
+    def counted(self: BaseModel, input_ids: Tensor, context: ForwardContext) -> Tensor:
+        tokens.append(input_ids.numel())
+        return hidden(self, input_ids, context)
+
+    def run(rows: list[TrainRow]) -> tuple[list[RowOutput], Tensor, int]:
+        tokens.clear()
+        outputs = [output for output in engine.train_rows(rows) if isinstance(output, RowOutput)]
+        gradient = engine.adapters.get("a").grad.clone()
+        engine.clear_gradients("a")
+        return outputs, gradient, tokens[-1]
+
+    monkeypatch.setattr(BaseModel, "hidden", counted)
+
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    @given(_pairs(), st.integers(0, 99))
+    def check(lengths: list[tuple[int, int, int]], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        rows = [row for pair in lengths for row in pair_rows("a", make_pair(rng, *pair))]
+        shared, gradient, once = run(rows)
+        # Their reference logprobs are to be computed anew, too.
+        engine.reference_logprobs._kept.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("tinsmith.engine.engine.share_prompt", lambda unit: unit)
+            whole, wanted, twice = run(rows)
+        # All of a prompt but its last token, whose target each row has for itself.
+        assert twice - once == sum(prompt - 1 for prompt, _, _ in lengths)
+        for one, other in zip(shared, whole, strict=True):
+            assert one.loss == pytest.approx(other.loss, rel=TOLERANCE)
+            np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=TOLERANCE)
+            np.testing.assert_allclose(one.ref_logprobs, other.ref_logprobs, rtol=TOLERANCE)
+        assert float((gradient - wanted).norm() / wanted.norm()) <= TOLERANCE
+
+    check()

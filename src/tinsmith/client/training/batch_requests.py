@@ -22,7 +22,6 @@ from tinsmith.types.datum import Datum
 from tinsmith.types.errors import APIStatusError, invalid
 from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA, REFERENCE_KEY, unit_of
 from tinsmith.types.names.http_names import PROTOBUF
-from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.outputs import ForwardBackwardOutput, reduce_metrics
 from tinsmith.types.responses import ClientConfigResponse
 
@@ -136,11 +135,7 @@ class BatchRequests:
         # A plain text names weights that are there.
         if not isinstance(reference, SavedPath):
             return asked
-        # A save of this very model is earlier in its order.
-        path = str(reference)  # pyright: ignore[reportUnknownArgumentType]
-        own = CheckpointPath.parse(path).run_id == self._ordered.model_id
-        if not own:
-            await settled(reference)  # pyright: ignore[reportUnknownArgumentType]
+        path = await settled(reference)  # pyright: ignore[reportUnknownArgumentType]
         return replace(asked, loss_config={**asked.loss_config, REFERENCE_KEY: path})
 
     async def _send_pairs(self, data: list[Datum], asked: Pass, config: ClientConfigResponse) -> _Sent:

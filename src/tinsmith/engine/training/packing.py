@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class PackedRow:
         targets: int64 [N] or [N, K].
         reference: what its loss measures against; None where it reads none.
         ref_logprobs: of the targets under it, [N]; None until they are known.
+        head: its first tokens and targets that are also those of the row ahead of it, and are computed there.
     """
 
     index: int
@@ -42,6 +43,7 @@ class PackedRow:
     targets: npt.NDArray[np.int64]
     reference: Reference | None = None
     ref_logprobs: npt.NDArray[np.floating] | None = None
+    head: int = 0
 
     @classmethod
     def of(cls, index: int, row: TrainRow, slot: Slot, reference: Reference | None = None) -> PackedRow:
@@ -77,6 +79,22 @@ class PackedRow:
 Unit = tuple[PackedRow, ...]
 
 
+def share_prompt(unit: Unit) -> Unit:
+    """Let the second row of a pair take what comes before its completion from the first.
+
+    The last token of the prompt stays with each row, because its target is the row's own.
+    """
+    if len(unit) != 2:
+        return unit
+    chosen, rejected = unit
+    # A row keeps at least one token.
+    length = min(row.tokens.size for row in unit) - 1
+    same = (chosen.tokens[:length] == rejected.tokens[:length]) & (chosen.targets[:length] == rejected.targets[:length])
+    # What trains is each row's own: its logprob has a gradient from either.
+    same &= (chosen.floats("weights", 1.0)[:length] == 0) & (rejected.floats("weights", 1.0)[:length] == 0)
+    return chosen, replace(rejected, head=int(same.argmin()) if not same.all() else length)
+
+
 @dataclass(frozen=True, slots=True)
 class LossGroup:
     """Pairs that share a loss and its options; `pairs` is None where they are all of the stream's, in order."""
@@ -93,12 +111,14 @@ class Stream:
     Attributes:
         input_ids: int64 [T].
         context: of the pass.
-        pairs: what logprobs are wanted.
+        pairs: what logprobs are wanted, without those of shared heads.
+        places: where each of the P pairs stands in `pairs`, int64 [P]; None where every one has its own place.
     """
 
     input_ids: Tensor
     context: ForwardContext
     pairs: Pairs
+    places: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +146,7 @@ def micro_batches(units: Sequence[Unit], budget: int) -> list[list[PackedRow]]:
     batches: list[list[PackedRow]] = []
     used = 0
     for unit in sorted(units, key=lambda u: (pools[id(u[0].slot.pool)], u[0].slot.index)):
-        tokens = sum(row.tokens.size for row in unit)
+        tokens = sum(row.tokens.size - row.head for row in unit)
         if not batches or used + tokens > budget:
             batches.append([])
             used = 0
@@ -161,35 +181,52 @@ def lay_out(
 ) -> Stream:
     """Lay out the tokens of rows, each to be computed with the adapter at its place; None is the base alone."""
     return Stream(
-        input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
+        input_ids=torch.from_numpy(np.concatenate([r.tokens[r.head :] for r in rows])).to(device),
         context=_context(rows, slots, device, gradients),
         pairs=_pairs(rows, device),
+        places=_places(rows, device),
     )
 
 
 def _context(
     rows: Sequence[PackedRow], slots: Sequence[Slot | None], device: torch.device, gradients: PassGradients | None
 ) -> ForwardContext:
-    lengths = [r.tokens.size for r in rows]
-    # From 0 again in every row: a sequence is computed as if it were alone.
-    positions = np.arange(sum(lengths)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    heads = [r.head for r in rows]
+    lengths = [r.tokens.size - r.head for r in rows]
+    # From 0 again in every row, behind its head: a sequence is computed as if it were alone.
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(sum(lengths)) - np.repeat(starts - heads, lengths)
     return ForwardContext(
         mode=Mode.PACKED,
         positions=torch.from_numpy(positions).to(device),
         lengths=tuple(lengths),
         spans=adapter_spans(slots, lengths),
         gradients=gradients,
+        heads=tuple(heads) if any(heads) else (),
     )
 
 
 def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
-    """Return the pairs of all targets; a token of [N, K] targets stands in K of them."""
-    lengths = [r.tokens.size for r in rows]
+    """Return the pairs of all targets behind the heads; a token of [N, K] targets stands in K of them."""
+    lengths = [r.tokens.size - r.head for r in rows]
     per_token = np.repeat([r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows], lengths)  # [T]
     return Pairs(
         torch.from_numpy(np.repeat(np.arange(sum(lengths)), per_token)).to(device),
-        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
+        torch.from_numpy(np.concatenate([r.targets[r.head :].reshape(-1) for r in rows])).to(device),
     )
+
+
+def _places(rows: Sequence[PackedRow], device: torch.device) -> Tensor | None:
+    if not any(r.head for r in rows):
+        return None
+    places: list[npt.NDArray[np.int64]] = []
+    ahead = start = 0
+    for row in rows:
+        own = row.targets[row.head :].size
+        # The row ahead has no head, and one target per token.
+        places += [np.arange(ahead, ahead + row.head), np.arange(start, start + own)]
+        ahead, start = start, start + own
+    return torch.from_numpy(np.concatenate(places)).to(device)
 
 
 def _loss_inputs(

@@ -59,7 +59,11 @@ def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
     """Return the logprobs of a stream's pairs, [P]; its context must be the running pass's."""
     context = stream.context
     hidden = base.hidden(stream.input_ids, context)  # [T, H]
-    return target_logprobs(base.head, hidden, head_spans(base.head, context), stream.pairs, chunk, context.gradients)
+    logprobs = target_logprobs(
+        base.head, hidden, head_spans(base.head, context), stream.pairs, chunk, context.gradients
+    )
+    # The second copy of a shared head is of weight 0: what comes back from there is 0, in whatever order it is added.
+    return logprobs if stream.places is None else logprobs[stream.places]
 
 
 def per_position_losses(packed: Packed, logprobs: Tensor) -> Tensor:

@@ -35,13 +35,18 @@ def show_groups(page: Page, tokenizer: Any, groups: Sequence[GroupExamples]) -> 
             trajectory = group.trajectories[place]
             parts = _parts(trajectory, group.final_rewards[place])
             page.text(
-                f"episode {place} · reward {rewards[place]:g}{parts} · advantage {learned.advantages[place]:.4g} · "
+                f"episode {place} · reward {rewards[place]:g}{parts} · {_advantage(learned.advantages[place])} · "
                 f"ended: {trajectory.end_reason}"
             )
             _show_tokens(page, tokenizer, trajectory, learned.advantages[place])
             logs = [{"turn": turn, **step.logs} for turn, step in enumerate(trajectory.transitions) if step.logs]
             if logs:
                 page.table(logs)
+
+
+def _advantage(turns: Sequence[float]) -> str:
+    told = [f"{advantage:.4g}" for advantage in turns]
+    return f"advantage {told[0]}" if len(set(told)) == 1 else f"advantages {', '.join(told) or 'none'}"
 
 
 def _parts(trajectory: Trajectory, final: float) -> str:
@@ -53,11 +58,11 @@ def _parts(trajectory: Trajectory, final: float) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
-def _show_tokens(page: Page, tokenizer: Any, trajectory: Trajectory, advantage: float) -> None:
+def _show_tokens(page: Page, tokenizer: Any, trajectory: Trajectory, advantages: Sequence[float]) -> None:
     ids: list[int] = []
     weights: list[float] = []
     logprobs: list[float | None] = []
-    for step in trajectory.transitions:
+    for step, advantage in zip(trajectory.transitions, advantages, strict=True):
         observed = step.ob.to_ints()
         # What was shown already is not shown again; where an observation begins anew, all of it is.
         new = observed[len(ids) :] if observed[: len(ids)] == ids else observed
