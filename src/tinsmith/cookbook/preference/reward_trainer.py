@@ -21,6 +21,7 @@ from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.training import ModelSetup, TrainResult, set_up_model
 from tinsmith.cookbook.utils import at_least
+from tinsmith.types.errors import invalid
 from tinsmith.types.tensor import TensorData
 
 if TYPE_CHECKING:
@@ -126,7 +127,11 @@ class RewardAccuracy:
         self._max_length = max_length
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
-        """Measure the weights as they are."""
+        """Measure the weights as they are.
+
+        Raises:
+            UserError: no pair fits into the context.
+        """
         import torch
 
         assert context.training_client is not None
@@ -134,6 +139,8 @@ class RewardAccuracy:
         examples = PairExamples(context.renderer, self._max_length, tokens.good)
         examples.context_length = context.context_length
         datums = [verdict_datum(shift(example), tokens) for row in self._rows for example in examples(row)]
+        if not datums:
+            raise invalid(f"{self.name} comparisons", "none that fits", "answers within max_length and the context")
         outputs = context.training_client.forward(datums, "cross_entropy").result().loss_fn_outputs
         loss, told = bradley_terry([torch.from_numpy(output["logprobs"].to_numpy()) for output in outputs])
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
@@ -41,9 +42,9 @@ class WrappedGroup(EnvGroupBuilder):
             (reward + more, {**metrics, **told}) for (reward, metrics), (more, told) in zip(given, learned, strict=True)
         ]
 
+    @abstractmethod
     async def learned_rewards(self, trajectories: list[Trajectory]) -> list[tuple[float, Metrics]]:
         """Return a reward and metrics for each episode."""
-        raise NotImplementedError
 
     async def cleanup(self) -> None:
         """Let the builder clean up."""

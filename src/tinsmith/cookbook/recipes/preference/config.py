@@ -5,7 +5,7 @@ from __future__ import annotations
 import chz
 
 from tinsmith.cookbook.preference.dpo import DPOConfig
-from tinsmith.cookbook.utils import at_least
+from tinsmith.cookbook.utils import at_least, positive
 
 
 @chz.chz
@@ -13,7 +13,7 @@ class Config(DPOConfig):
     """Which comparisons are learned, by which loss, and what is asked of the policy."""
 
     learning_rate: float | None = chz.field(
-        default=None, doc="peak rate of Adam; None: a quarter of the course's formula for the model"
+        default=None, validator=positive, doc="peak rate of Adam; None: a quarter of the course's formula for the model"
     )
     max_tokens: int = chz.field(default=256, validator=at_least(1), doc="longest answer that an evaluation samples")
     judge_model: str | None = chz.field(
