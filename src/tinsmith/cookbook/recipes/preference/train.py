@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tinsmith.cookbook.preference import load_comparisons, train_dpo_in
 from tinsmith.cookbook.preference.config import FREE
+from tinsmith.cookbook.preference.sources import SORTED_LETTERS
 from tinsmith.cookbook.recipes.preference.config import Config
 from tinsmith.cookbook.recipes.preference.preference_dataset import judging_evaluators, quality_evaluators
 from tinsmith.cookbook.runs import Run
@@ -26,6 +27,10 @@ from tinsmith.cookbook.utils import recommended_lr
 RECIPE = "preference"
 # The policy starts from what it is compared with, and a rate that learns new things fast leaves it behind at once.
 _RATE_SHARE = 0.25
+# Of the set that ships, whose rejected answers nobody would give: both kinds would become less likely, and others more
+# so. The likelihood of the chosen ones is held up by the factor that Llama 3 was trained with (Grattafiori et al. 2024,
+# arXiv:2407.21783, section 4.1.4).
+_NLL_COEFF = 0.2
 
 
 def main(config: Config) -> TrainResult:
@@ -39,6 +44,8 @@ def main(config: Config) -> TrainResult:
         config = chz.replace(config, learning_rate=_RATE_SHARE * recommended_lr(config.model_name))
     # Before the run has a folder: a file that cannot be read leaves nothing behind.
     comparisons = load_comparisons(config.data, config.test, config.held_out, config.seed)
+    if comparisons.name == SORTED_LETTERS and config.loss_fn == "dpo" and config.loss_fn_config is None:
+        config = chz.replace(config, loss_fn_config={"nll_coeff": _NLL_COEFF})
     with Run(config, RECIPE, free=FREE) as run:
         model = set_up_model(run, config)
         evaluators = [
