@@ -65,7 +65,7 @@ def _show(result: TrainResult, count: int) -> None:
     table = Table("held-out comparisons", "before", "after", "longer answer", "random", title=f"{count} of them")
     # Before the first step policy and reference are one, and no answer has the larger reward.
     table.add_row(
-        "chosen answer preferred", "", f"{after['test/accuracy']:.1%}", f"{after['test/length']:.1%}", "50.0%"
+        "chosen is preferred", "", f"{after['test/accuracy']:.1%}", f"{after['test/length']:.1%}", "50.0%"
     )
     for told, name in (
         ("margin", "test/margin"),
