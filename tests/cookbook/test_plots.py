@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinsmith.cookbook.plots import save_curve, save_curves, terminal_curve
+from tinsmith.cookbook.plots import save_curve, save_curves, save_panels, terminal_curve
 
 
 def dots(line: str) -> int:
@@ -42,3 +42,11 @@ def test_several_curves_are_one_picture_with_their_names_and_always_the_same_byt
     written = (tmp_path / "one.svg").read_text()
     assert all(f">{text}</text>" in written for text in ("learning", "share", "step", "seed 0", "seed 1"))
     assert written == (tmp_path / "two.svg").read_text()
+
+
+def test_panels_stand_side_by_side_in_one_picture(tmp_path: Path) -> None:
+    panels = {"score": {"with": ([0, 1], [0.1, 0.3])}, "quality": {"with": ([0, 1], [0.2, 0.1])}}
+    save_panels(panels, tmp_path / "both.svg", title="rewarded")
+    written = (tmp_path / "both.svg").read_text()
+    assert all(f">{text}</text>" in written for text in ("rewarded", "score", "quality", "with"))
+    assert written.count(">step</text>") == 2

@@ -54,9 +54,10 @@ def save_curve(values: Sequence[float], path: Path, *, title: str, ylabel: str) 
     save_curves({"": (range(1, len(values) + 1), values)}, path, title=title, ylabel=ylabel)
 
 
-def save_curves(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, title: str, ylabel: str
-) -> None:
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def save_curves(curves: Curves, path: Path, *, title: str, ylabel: str) -> None:
     """Write several curves as a picture; the same curves give the same bytes.
 
     Args:
@@ -64,16 +65,30 @@ def save_curves(
         path: its suffix says which kind of picture.
         title, ylabel: written above, and beside the values.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    save_panels({ylabel: curves}, path, title=title)
+
+
+def save_panels(panels: Mapping[str, Curves], path: Path, *, title: str) -> None:
+    """Write several plots over the same steps side by side.
+
+    Args:
+        panels: the curves of each plot, by what its values are.
+        path: its suffix says which kind of picture.
+        title: written above all of them.
+    """
+    figure = Figure(figsize=(7 if len(panels) == 1 else 5 * len(panels), 4), layout="constrained")
     # A canvas of its own, not pyplot: no display is looked for, and no state of a notebook is changed.
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, (steps, values) in curves.items():
-        axes.plot(steps, values, label=name)
-    axes.set(title=title, xlabel="step", ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    if any(curves):
-        axes.legend()
+    for number, (ylabel, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        for name, (steps, values) in curves.items():
+            axes.plot(steps, values, label=name)
+        axes.set(title=title if len(panels) == 1 else "", xlabel="step", ylabel=ylabel)
+        axes.grid(alpha=0.3)
+        if any(curves):
+            axes.legend()
+    if len(panels) > 1:
+        figure.suptitle(title)
     # Text as text makes an SVG a tenth as large; salt and date would differ each time.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "tinsmith"}):
         figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)

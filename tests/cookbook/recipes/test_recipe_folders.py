@@ -15,7 +15,9 @@ from tinsmith.cookbook import recipes
 ROOT = Path(recipes.__file__).parent
 FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 FILES = sorted(path for path in ROOT.glob("*.py") if path.name != "__init__.py")
-MODULES = [*(f"{folder.name}.train" for folder in FOLDERS), *(file.stem for file in FILES)]
+# Some folders have more commands than one, in folders of their own.
+TRAINED = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("*/**/train.py"))
+MODULES = [*TRAINED, *(file.stem for file in FILES)]
 SHARED = ("model_name", "learning_rate", "batch_size", "log_path", "wandb_project", "base_url", "load_checkpoint_path")
 
 
@@ -26,7 +28,7 @@ def run(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProce
 
 @pytest.mark.row(102)
 def test_the_recipes_that_are_there() -> None:
-    assert {"chat_sl", "math_rl", "prompt_distillation"} <= {folder.name for folder in FOLDERS}
+    assert {"chat_sl", "math_rl", "preference", "prompt_distillation"} <= {folder.name for folder in FOLDERS}
     assert {"rl_basic.py", "rl_loop.py", "rl_numerics_check.py", "sl_basic.py", "sl_loop.py"} <= {
         file.name for file in FILES
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 from typing import Any
 
 from tinsmith.cookbook.completers import sample_answers
@@ -20,9 +21,9 @@ class WinRateEvaluator:
     """Lets a judge compare the tuned model's answers with the base model's, each pair in both orders.
 
     A pair's score is the mean of its two verdicts, so that a judge who always prefers the first answer decides nothing.
-    `eval/NAME` is the mean score, a tie counting one half, with `/low` and `/high`, its 95 % interval; `/win`, `/tie`
-    and `/loss` are shares of the questions; `/inconsistent` is the share whose verdict depended on the order, and
-    `/no_verdict` that of comparisons which the judge left open (counted as ties).
+    `eval/NAME` is the mean score, a tie counting one half, with `/stderr`, its standard error, and `/low` and `/high`,
+    its 95 % interval; `/win`, `/tie` and `/loss` are shares of the questions; `/inconsistent` is the share whose
+    verdict depended on the order, and `/no_verdict` that of comparisons which the judge left open (counted as ties).
 
     Args:
         rows: conversations; an answer of the assistant at the end is shown to the judge only, with the rest of the row.
@@ -31,9 +32,10 @@ class WinRateEvaluator:
         max_tokens: longest answer.
         temperature: of both models' answers; 0 is greedy.
         shown: pairs that the transcript shows.
+        opponents: an answer to each row, to compare with; None samples the base model's.
 
     Raises:
-        UserError: there are no rows, or one is no conversation.
+        UserError: there are no rows, one is no conversation, or there is another number of opponents.
     """
 
     def __init__(
@@ -45,9 +47,12 @@ class WinRateEvaluator:
         max_tokens: int = 256,
         temperature: float = 0.0,
         shown: int = 8,
+        opponents: Sequence[str] | None = None,
     ) -> None:
         if not rows:
             raise invalid("rows", rows, "at least one row")
+        if opponents is not None and len(opponents) != len(rows):
+            raise invalid("opponents", f"{len(opponents)} answers", f"{len(rows)}, one to each row")
         self.name = name
         self._rows = list(rows)
         self._asked = [asked(row, f"rows[{index}]") for index, row in enumerate(self._rows)]
@@ -56,6 +61,7 @@ class WinRateEvaluator:
         self._max_tokens = max_tokens
         self._temperature = temperature
         self._shown = shown
+        self._opponents = None if opponents is None else list(opponents)
         self._base: dict[tuple[str, int], list[str]] = {}
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
@@ -64,6 +70,32 @@ class WinRateEvaluator:
         Raises:
             UserError: the judge gave another number of verdicts than there were matches, or one outside 0 ... 1.
         """
+        theirs_of_all = self._answers_to_beat(context)
+        tuned = context.answers(
+            self._asked, max_tokens=self._max_tokens, temperature=self._temperature, tools=self._tools
+        )
+        pairs = list(zip(self._rows, tuned, theirs_of_all, strict=True))
+        # First all pairs one way, then all the other way: `tally` finds the two of a pair by their places.
+        matches = [Match(row, ours, theirs) for row, ours, theirs in pairs]
+        matches += [Match(row, theirs, ours) for row, ours, theirs in pairs]
+        verdicts = _checked(self._judge(matches), len(matches))
+        found = tally(verdicts)
+        if context.transcript is not None:
+            context.transcript.heading(f"{self.name}: {found['']:.1%} of {len(pairs)}")
+            shown = zip(self._asked, tuned, theirs_of_all, scores_of(verdicts), strict=True)
+            other = "base" if self._opponents is None else "given"
+            context.transcript.table(
+                [
+                    {"question": question[-1]["content"], "tuned": ours, other: theirs, "score": score}
+                    for question, ours, theirs, score in list(shown)[: self._shown]
+                ]
+            )
+        return {f"eval/{self.name}{key}": value for key, value in found.items()}
+
+    def _answers_to_beat(self, context: EvalContext) -> list[str]:
+        """Return the answers that were given, else the base model's, which are sampled once."""
+        if self._opponents is not None:
+            return self._opponents
         key = (context.model_name, context.seed)
         if key not in self._base:
             self._base[key] = sample_answers(
@@ -75,26 +107,7 @@ class WinRateEvaluator:
                 seed=context.seed,
                 tools=self._tools,
             )
-        tuned = context.answers(
-            self._asked, max_tokens=self._max_tokens, temperature=self._temperature, tools=self._tools
-        )
-        base = self._base[key]
-        pairs = list(zip(self._rows, tuned, base, strict=True))
-        # First all pairs one way, then all the other way: `tally` finds the two of a pair by their places.
-        matches = [Match(row, ours, theirs) for row, ours, theirs in pairs]
-        matches += [Match(row, theirs, ours) for row, ours, theirs in pairs]
-        verdicts = _checked(self._judge(matches), len(matches))
-        found = tally(verdicts)
-        if context.transcript is not None:
-            context.transcript.heading(f"{self.name}: {found['']:.1%} of {len(pairs)}")
-            shown = zip(self._asked, tuned, base, scores_of(verdicts), strict=True)
-            context.transcript.table(
-                [
-                    {"question": question[-1]["content"], "tuned": ours, "base": theirs, "score": score}
-                    for question, ours, theirs, score in list(shown)[: self._shown]
-                ]
-            )
-        return {f"eval/{self.name}{key}": value for key, value in found.items()}
+        return self._base[key]
 
 
 def tally(verdicts: Sequence[float | None]) -> dict[str, float]:
@@ -110,6 +123,7 @@ def tally(verdicts: Sequence[float | None]) -> dict[str, float]:
     low, high = wilson_interval(mean, count)
     return {
         "": mean,
+        "/stderr": standard_error(scores),
         "/low": low,
         "/high": high,
         "/win": sum(score > 0.5 for score in scores) / count,
@@ -123,6 +137,11 @@ def tally(verdicts: Sequence[float | None]) -> dict[str, float]:
 def scores_of(verdicts: Sequence[float | None]) -> list[float]:
     """Return the score of each pair, 0 ... 1, from verdicts as `tally` takes them."""
     return [(there + back) / 2 for there, back in _both_ways(verdicts)]
+
+
+def standard_error(scores: Sequence[float]) -> float:
+    """Return the standard error of the mean of scores; 0 where there is only one."""
+    return stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
 
 
 def _both_ways(verdicts: Sequence[float | None]) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from tinsmith.cookbook.rows.row_digest import digest_of_file
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
 from tinsmith.cookbook.rows.row_sequence import Rows
-from tinsmith.cookbook.rows.table_columns import check_columns, from_table
+from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.types.errors import UserError, invalid
 
 # Longest field in characters; the module's own limit is below a long conversation.
@@ -26,12 +26,13 @@ class CsvRows(Rows):
     Args:
         path: of the file, UTF-8.
         check: what every row has to pass.
+        columns: refuses a table without the columns that such rows need.
 
     Raises:
         UserError: no such file, no column to learn from, or a row that is none; names file, line and columns.
     """
 
-    def __init__(self, path: str | Path, check: RowCheck = check_row) -> None:
+    def __init__(self, path: str | Path, check: RowCheck = check_row, columns: ColumnCheck = check_columns) -> None:
         self.path = Path(path)
         self._check = check
         # Per row: byte offset and line number of its beginning.
@@ -42,7 +43,7 @@ class CsvRows(Rows):
                 records = self._records(file, 0, 1)
                 _, _, header = next(records, (0, 1, []))
                 self._columns = [name.strip() for name in header]
-                check_columns(self.path, self._columns)
+                columns(self.path, self._columns)
                 for offset, line, fields in records:
                     self._parse(fields, line)
                     self._offsets.append(offset)

@@ -11,7 +11,7 @@ from typing import Any
 from tinsmith.cookbook.rows.row_digest import digest_of_file
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
 from tinsmith.cookbook.rows.row_sequence import Rows
-from tinsmith.cookbook.rows.table_columns import check_columns, from_table
+from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.types.errors import UserError, invalid
 
 # Rows that are decoded together.
@@ -28,12 +28,13 @@ class ParquetRows(Rows):
     Args:
         path: where the file lies.
         check: what every row has to pass; returns it.
+        columns: refuses a table without the columns that such rows need.
 
     Raises:
         UserError: no such file, no column to learn from, or a row that is none; names file, row (from 0) and columns.
     """
 
-    def __init__(self, path: str | Path, check: RowCheck = check_row) -> None:
+    def __init__(self, path: str | Path, check: RowCheck = check_row, columns: ColumnCheck = check_columns) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -42,7 +43,7 @@ class ParquetRows(Rows):
         try:
             # The columns first: a file of another kind is refused before it is unpacked.
             with pyarrow.parquet.ParquetFile(path) as file:
-                check_columns(self.path, file.schema_arrow.names)
+                columns(self.path, file.schema_arrow.names)
                 self._starts = array("Q", [0])
                 self._chunks = self._unpacked(file)
         except (OSError, pyarrow.ArrowException) as error:

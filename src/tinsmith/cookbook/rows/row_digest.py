@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 # What a row is learned from; its other keys may change.
-_LEARNED = ("messages", "prompt", "completion", "text", "tools")
+_LEARNED = (
+    *("messages", "prompt", "completion", "text", "tools"),
+    # Comparisons, in the shapes they are published in.
+    *("chosen", "rejected", "context", "response1", "response2", "overall_preference"),
+    *("instruction", "chosen_response", "rejected_response"),
+)
 
 
 # Not of the file: hub data sets and lists have none.

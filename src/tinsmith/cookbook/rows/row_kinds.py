@@ -22,7 +22,7 @@ _FOREIGN = {
     'as "content"',
     "instruction": '"instruction" (and "input") as "prompt", "output" as "completion"',
     "response": '"response" as "completion"',
-    "chosen": '"chosen" as "completion" to learn it; comparing it with "rejected" is not supervised training',
+    "chosen": '"chosen" as "completion" to learn it; the recipe preference compares it with "rejected"',
 }
 # What a row of a prompt and its completion can be trained on: all of them choose answers of the completion.
 _OF_COMPLETIONS = (

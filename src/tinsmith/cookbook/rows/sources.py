@@ -18,13 +18,15 @@ from tinsmith.cookbook.rows.parquet_rows import ParquetRows
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row, row_check
 from tinsmith.cookbook.rows.row_sequence import Rows, as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
+from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns
 from tinsmith.types.errors import invalid
 
 _PIG_LATIN = "pig_latin"
 # A hundred batches of 128: enough steps for a first run.
 _OFFLINE_WORDS = 12_800
 _STREAM = "stream:"
-_FILES = {".csv": CsvRows, ".json": JsonlRows, ".jsonl": JsonlRows, ".parquet": ParquetRows}
+_TABLES = {".csv": CsvRows, ".parquet": ParquetRows}
+_FILES = (".csv", ".json", ".jsonl", ".parquet")
 
 
 def load_rows(
@@ -104,8 +106,8 @@ def _open(source: str, seed: int, check: RowCheck) -> Sequence[Row] | RowStream:
     stream = source.startswith(_STREAM)
     name = source.removeprefix(_STREAM)
     repository = NAMED.get(name, name)
-    if _names_a_file(source):
-        return _open_file(Path(source), check)
+    if names_a_file(source):
+        return open_file(Path(source), check)
     if repository.count("/") != 1:
         near = get_close_matches(name, [_PIG_LATIN, *NAMED], n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -122,14 +124,25 @@ def _open(source: str, seed: int, check: RowCheck) -> Sequence[Row] | RowStream:
         return _open(_PIG_LATIN, seed, check)
 
 
-def _names_a_file(source: str) -> bool:
+def names_a_file(source: str) -> bool:
+    """Return whether a `data=` setting is a path, be it one that is misspelt, and not a name."""
     path = Path(source)
     # Also where no such file is: a misspelt path has to end as one, not as a question to the hub.
     return path.suffix.lower() in _FILES or path.is_file() or ("/" in source and path.parent.is_dir())
 
 
-def _open_file(path: Path, check: RowCheck) -> Sequence[Row]:
+def open_file(path: Path, check: RowCheck, columns: ColumnCheck = check_columns) -> Rows:
+    """Return the rows of a file, whose suffix says of which kind it is.
+
+    Args:
+        path: where it lies.
+        check: what every row has to pass.
+        columns: refuses a table without the columns that such rows need.
+
+    Raises:
+        UserError: there is no such file, it is of no known kind, or a row does not pass.
+    """
     kind = path.suffix.lower()
     if kind not in _FILES:
         raise invalid("data", str(path), f"a file whose name says what it is: {', '.join(_FILES)}")
-    return _FILES[kind](path, check)
+    return _TABLES[kind](path, check, columns) if kind in _TABLES else JsonlRows(path, check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from tinsmith.cookbook.rows.row_kinds import KINDS, Row, expected_of
 from tinsmith.types.errors import invalid
 
 _JSON_FIELDS = ("messages", "tools")
+# Refuses a table, of a path, that has not the columns it needs.
+ColumnCheck = Callable[[Path, Sequence[str]], None]
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
