@@ -27,11 +27,13 @@ class ForwardedPart:
         examples: E sequences.
         output: of them.
         reference_kl: their mean log ratio to the reference, in nats per token; None where there is no reference.
+        measured: what the objective measured, by name: a sum over tokens, and their number.
     """
 
     examples: list[Example]
     output: APIFuture[ForwardBackwardOutput]
     reference_kl: float | None = None
+    measured: Mapping[str, tuple[float, int]] = field(default_factory=dict[str, "tuple[float, int]"])
 
     def logprobs(self) -> tuple[Any, Any, Any]:
         """Wait, and return q, p and advantage of every action token."""
@@ -104,11 +106,21 @@ class SubmittedRLStep(SubmittedStep):
         if q.size:
             # The mean surprise of what was sampled, an unbiased estimate of the entropy per token at temperature 1.
             found["rollout/entropy"] = float(-q.mean())
-        found |= self._reference_kl()
+        found |= self._reference_kl() | self._measured()
         clipped = clip_share(q, p, advantages, self.config.loss_fn, self.config.loss_fn_config)
         if clipped is not None:
             found["train/clip_share"] = clipped
         return found
+
+    def _measured(self) -> dict[str, float]:
+        """Return the means over the tokens of all parts of what the objective measured."""
+        names = dict.fromkeys(name for part in self.parts for name in part.measured)
+        told = {name: [part.measured[name] for part in self.parts if name in part.measured] for name in names}
+        return {
+            name: sum(total for total, _ in sums) / tokens
+            for name, sums in told.items()
+            if (tokens := sum(count for _, count in sums))
+        }
 
     def _reference_kl(self) -> dict[str, float]:
         known = [(part.reference_kl, sum(e.trained_tokens for e in part.examples)) for part in self.parts]
