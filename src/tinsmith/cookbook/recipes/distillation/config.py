@@ -84,6 +84,7 @@ class Config(DistillationConfig):
     )
     teacher_learning_rate: float = chz.field(default=4e-3, validator=positive, doc="peak rate of these steps")
     batch_size: int = chz.field(default=32, validator=at_least(1), doc="prompts per step")
+    epochs: int = chz.field(default=2, validator=at_least(1), doc="how often the prompts are gone through")
     max_tokens: int = chz.field(default=256, validator=at_least(1), doc="longest answer, of student and teacher")
 
     @property

@@ -14,7 +14,7 @@ from tinsmith.cookbook.rl.learning.group_examples import GroupExamples, examples
 from tinsmith.cookbook.rl.learning.policy_metrics import action_logprobs, clip_share, kl_estimates
 from tinsmith.cookbook.rl.trainer.config import RLConfig
 from tinsmith.cookbook.rl.trainer.env_metrics import env_metrics
-from tinsmith.cookbook.rl.trainer.pages import show_groups
+from tinsmith.cookbook.rl.trainer.pages import show_groups, show_learned
 from tinsmith.cookbook.runs import Transcript
 from tinsmith.cookbook.training import SubmittedStep
 
@@ -53,6 +53,7 @@ class SubmittedRLStep(SubmittedStep):
         parts: what was forwarded.
         optim_steps: one for each substep that had something to learn.
         facts: numbers that were known when the step was submitted.
+        of_rewards: whether it learns from rewards, so that it matters whether those of a group differ.
     """
 
     step: int
@@ -63,12 +64,15 @@ class SubmittedRLStep(SubmittedStep):
     parts: list[ForwardedPart] = field(default_factory=list[ForwardedPart])
     optim_steps: list[APIFuture[OptimStepResponse]] = field(default_factory=list[APIFuture[OptimStepResponse]])
     facts: dict[str, float] = field(default_factory=dict[str, float])
+    of_rewards: bool = True
 
     def metrics(self) -> Mapping[str, float]:
         """Wait for all operations and return the step's row."""
         groups = [learned.group for learned in self.groups]
         # The order of the names is the order in which the console shows them: the reward first.
         found = env_metrics(groups)
+        if not self.of_rewards:
+            found.pop("env/constant_reward_share", None)
         found |= self._policy_metrics()
         found |= {
             "train/examples": sum(len(learned.examples) for learned in self.groups),
@@ -85,7 +89,8 @@ class SubmittedRLStep(SubmittedStep):
 
     def show(self, page: Transcript) -> None:
         """Show the first groups: what was said, token by token, with logprobs, advantages and rewards."""
-        show_groups(page, self.tokenizer, self.groups[: self.config.groups_shown])
+        show = show_groups if self.of_rewards else show_learned
+        show(page, self.tokenizer, self.groups[: self.config.groups_shown])
 
     def kl_now(self) -> float:
         """Wait for what was forwarded last and return KL(sampler || learner) over it, 0 where nothing was."""

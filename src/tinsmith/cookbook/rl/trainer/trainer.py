@@ -67,6 +67,7 @@ class RLTrainer:
         batches = self._rollouts(step)
         waited_before = batches.waited_seconds
         submitted = SubmittedRLStep(step, self._config, self._rates.at(step), self._model.tokenizer)
+        submitted.of_rewards = self.objective is None
         too_far = False
         for substep in self._substeps(batches, step):
             forwarded = False
