@@ -51,7 +51,9 @@ def short_sighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("train", [train_on_policy, train_off_policy], ids=["on", "off"])
 def test_another_tokenizer_is_named_and_nothing_is_begun(train: object, tmp_path: Path) -> None:
     spec = TeacherSpec(str(checkpoint("qwen3")))
-    message = r"teacher .*qwen3.*: tokenizer: got .265 tokens, '!' as 0., expected that of the student tinsmith-tiny, 280 tok"
+    message = (
+        r"teacher .*qwen3.*: tokenizer: got .265 tokens, '!' as 0., expected that of the student tinsmith-tiny, 280 tok"
+    )
     with pytest.raises(UserError, match=message):
         train(config(tmp_path / "run"), "test", [domain(spec)])  # pyright: ignore[reportCallIssue]
     assert nothing_begun(tmp_path / "run")
@@ -80,17 +82,17 @@ def nothing_begun(folder: Path) -> bool:
 def test_a_teacher_that_is_not_there_is_named(service: ServiceClient) -> None:
     with pytest.raises(TinsmithError, match="teacher no-such-model: "):
         open_teacher(TeacherSpec("no-such-model"), student(service), ExitStack())
-    with pytest.raises(UserError, match="teacher: got .model a, path tinker://b., expected .* one of them"):
+    with pytest.raises(UserError, match=r"teacher: got .model a, path tinker://b., expected .* one of them"):
         open_teacher(TeacherSpec("a", "tinker://b"), student(service), ExitStack())
 
 
 def test_more_likely_tokens_than_the_service_gives_are_refused_at_the_door(service: ServiceClient) -> None:
-    with pytest.raises(TinsmithError, match="teacher tinsmith-tiny: .*topk_prompt_logprobs: got 65, expected 0 to 64"):
+    with pytest.raises(TinsmithError, match=r"teacher tinsmith-tiny: .*topk_prompt_logprobs: got 65, expected 0 to 64"):
         open_teacher(ITSELF, student(service, top_k=65), ExitStack())
 
 
 def test_a_prompt_that_leaves_the_teacher_no_room_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="context: got .1024 tokens., expected more than"):
+    with pytest.raises(UserError, match=r"context: got .1024 tokens., expected more than"):
         train_on_policy(config(tmp_path / "run"), "test", [domain(sees="{answer}" + "x" * 1020)])
 
 
@@ -137,7 +139,11 @@ def test_a_teacher_may_live_on_another_service(tmp_path: Path, monkeypatch: pyte
         for name, teacher in (("there", there), ("here", domain())):
             train_on_policy(config(tmp_path / name, top_k=4), "test", [teacher])
         found, expected = (
-            [json.loads(line)["train/teacher_kl"] for line in (tmp_path / name / "metrics.jsonl").open() if "loss" in line]
+            [
+                json.loads(line)["train/teacher_kl"]
+                for line in (tmp_path / name / "metrics.jsonl").open()
+                if "loss" in line
+            ]
             for name in ("there", "here")
         )
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
