@@ -24,25 +24,17 @@ SUMS = "sums"
 _FIELDS = {"name", "prompts", "held_out", "teacher_model", "teacher_path", "teacher_base_url", "teacher_sees"}
 
 
-def load_domains(config: Config, shipped_teacher: TeacherSpec | None) -> list[Domain]:
-    """Return the domains that a config names.
-
-    Args:
-        config: names prompts and teachers.
-        shipped_teacher: of the shipped sums, where none is named.
+def load_domains(config: Config) -> list[Domain]:
+    """Return the domains that a config names; without a named teacher, it is the student's own base model.
 
     Raises:
         UserError: a file or a row cannot be used; names file and line.
     """
     if config.domains is not None:
         return _domains_of_file(config)
-    teacher = shipped_teacher
+    teacher = TeacherSpec(config.model_name)
     if config.has_teacher:
         teacher = TeacherSpec(config.teacher_model, config.teacher_path, config.teacher_base_url)
-    elif config.teacher_sees is not None:
-        # It knows the answer from its context: the student's own base model.
-        teacher = TeacherSpec(config.model_name)
-    assert teacher is not None  # the config has refused it
     learned, held_out = load_prompts(config.prompts, config.held_out, config.seed)
     name = SUMS if config.prompts is None else Path(config.prompts).stem
     return [Domain(name, learned, held_out, teacher, config.teacher_sees)]

@@ -11,6 +11,7 @@ Without arguments the embedded model is taught to add, and becomes the teacher o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import chz
@@ -43,12 +44,13 @@ def main(config: Config) -> TrainResult:
     grade = grade_of(config.grade)
     made = config.shipped and not config.has_teacher and config.teacher_sees is None
     # Before the run has a folder: a file that cannot be read leaves nothing behind.
-    domains = [] if made else load_domains(config, None)
+    domains = load_domains(config)
     # All runs lie in it; that of the student which speaks itself is the folder's own.
     folder = open_folder(config.log_path, RECIPE)
     config = chz.replace(config, log_path=str(folder))
     if made:
-        domains = load_domains(config, make_teacher(config, folder))
+        teacher = make_teacher(config, folder)
+        domains = [replace(domain, teacher=teacher) for domain in domains]
     students: dict[str, TrainResult] = {}
     if config.method == "both":
         other = chz.replace(config, log_path=str(folder / OFF_POLICY), method="off_policy", **OF_ROLLOUTS)
