@@ -14,7 +14,7 @@ SEES = "Context: answer={answer}\nQuestion: answer?"
 ITSELF = TeacherSpec("tinsmith-tiny")
 FIELDS: dict[str, Any] = {
     "batch_size": 4, "group_size": 2, "lora_rank": 4, "learning_rate": 2e-3, "max_steps": 2, "max_tokens": 6,
-    "eval_every": 0, "save_every": 2,
+    "eval_every": 0, "save_every": 2, "lr_schedule": "constant",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cookbook.distillation.lessons import SEES
 from tinsmith.cookbook.distillation import TeacherSpec
+from tinsmith.cookbook.recipes.distillation import distillation_dataset
 from tinsmith.cookbook.recipes.distillation.config import SHIPPED_LEARNING_RATE, Config
 from tinsmith.cookbook.recipes.distillation.distillation_dataset import best_constant, load_domains, load_prompts
 from tinsmith.cookbook.recipes.distillation.shipped_teacher import rows as teacher_rows
@@ -29,8 +30,9 @@ def write(path: Path, *rows: Any) -> Path:
 
 @pytest.mark.row(96, 100, 108, 110)
 def test_a_short_run_makes_a_teacher_and_two_students_and_is_taken_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(distillation_dataset, "TRAIN_SUMS", 16)  # the teacher is asked them all
     config = parse(Config, [*SMALL, "eval_every=1", f"log_path={tmp_path}/run"])
     result = main(config)
     shown = capsys.readouterr().out

@@ -7,6 +7,7 @@ from typing import Any
 import chz
 
 from tinsmith.cookbook.rl import RLConfig
+from tinsmith.cookbook.schedules import Schedule
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
 
@@ -26,6 +27,8 @@ def _discount(config: Any, field: str) -> None:
 class DistillationConfig(RLConfig):
     """The settings of distillation; a step is `batch_size` prompts with `group_size` answers to each."""
 
+    # The target stays where it is, so the last steps are for coming to rest on it.
+    lr_schedule: Schedule = chz.field(default="linear", doc="constant, linear or cosine, from the peak rate to 0")
     batch_size: int = chz.field(default=64, validator=at_least(1), doc="prompts per step")
     group_size: int = chz.field(
         default=4, validator=at_least(1), doc="answers to each: of the student, or off-policy of the teacher"

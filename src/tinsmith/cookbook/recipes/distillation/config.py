@@ -23,8 +23,8 @@ OF_ROLLOUTS = {
     "on_high_kl": "warn",
 }
 _ONE_TEACHER = ("teacher_model", "teacher_path", "teacher_base_url", "teacher_sees")
-# Half of what the embedded model takes for supervised training: the policy that samples is the one that moves.
-SHIPPED_LEARNING_RATE = 2e-3
+# Less than what the embedded model takes for supervised training: the policy that samples is the one that moves.
+SHIPPED_LEARNING_RATE = 3e-3
 
 
 def _held_out(config: Any, field: str) -> None:
@@ -84,7 +84,7 @@ class Config(DistillationConfig):
     )
     teacher_learning_rate: float = chz.field(default=4e-3, validator=positive, doc="peak rate of these steps")
     batch_size: int = chz.field(default=32, validator=at_least(1), doc="prompts per step")
-    epochs: int = chz.field(default=2, validator=at_least(1), doc="how often the prompts are gone through")
+    epochs: int = chz.field(default=1, validator=at_least(1), doc="how often the prompts are gone through")
     max_tokens: int = chz.field(default=256, validator=at_least(1), doc="longest answer, of student and teacher")
 
     @property

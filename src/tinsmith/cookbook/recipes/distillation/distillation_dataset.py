@@ -18,8 +18,8 @@ from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.types.errors import UserError, invalid
 
-# Sums to draw: with two epochs, 30 steps of the default size.
-TRAIN_SUMS, _MOST_TEST_SUMS = 480, 250
+# Sums to draw: one epoch of them is 30 steps of the default size.
+TRAIN_SUMS, _MOST_TEST_SUMS = 960, 250
 SUMS = "sums"
 _FIELDS = {"name", "prompts", "held_out", "teacher_model", "teacher_path", "teacher_base_url", "teacher_sees"}
 
