@@ -49,7 +49,7 @@ test: lint types layers $(VENV)/.cookbook  ## everything that must be green, in 
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 acceptance: setup  ## the slow tests too: learning runs and chaos, with a table row by row
-	$(BIN)/python -m pytest -m "not gpu" --rows=acceptance.json
+	$(BIN)/python -m pytest -m "not gpu" --rows=acceptance.json --rows-page=docs/acceptance.md
 
 proto: $(BIN)/python  ## regenerate the protobuf code (an older compiler, so that more runtimes accept it)
 	$(PYTHON) -m venv build/protoc

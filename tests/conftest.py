@@ -16,6 +16,7 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 import pytest
 from hypothesis import settings
 
+from tests.acceptance.table import merged, page, read_rows, verdict
 from tests.support.live_server import live_server  # noqa: F401  (a fixture that several areas share)
 from tinsmith.logs import KeyValueFormatter
 
@@ -27,7 +28,10 @@ _results: dict[int, dict[str, str]] = defaultdict(dict)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rows", metavar="FILE", help="write the acceptance table, row by row, as JSON")
+    parser.addoption(
+        "--rows", metavar="FILE", help="keep the acceptance table in FILE (JSON): this run's tests are new in it"
+    )
+    parser.addoption("--rows-page", metavar="FILE", help="write the table of --rows as Markdown")
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +72,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     target = config.getoption("--rows")
     if not target:
         return
-    table = {row: _results[row] for row in sorted(_results)}
-    Path(str(target)).write_text(json.dumps(table, indent=1) + "\n")
+    path = Path(str(target))
+    # All of it takes hours, so it may be run in pieces.
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    table = merged({int(row): tests for row, tests in earlier.items()}, _results)
+    path.write_text(json.dumps(table, indent=1) + "\n")
+    if written := config.getoption("--rows-page"):
+        Path(str(written)).write_text(page(read_rows(), table))
     terminalreporter.section("acceptance rows")
     for row, tests in table.items():
-        outcomes = set(tests.values())
-        verdict = "failed" if "failed" in outcomes else "passed" if "passed" in outcomes else "skipped"
-        terminalreporter.write_line(f"{row:>4}  {verdict:<8} {len(tests)} test{'s' * (len(tests) != 1)}")
+        terminalreporter.write_line(
+            f"{row:>4}  {verdict(tests.values()):<8} {len(tests)} test{'s' * (len(tests) != 1)}"
+        )

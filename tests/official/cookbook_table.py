@@ -122,7 +122,7 @@ RECIPES: dict[str, Runs | Needs] = {
     "preference.rlhf.rlhf_pipeline": Runs(
         "batch_size=4 max_steps=1 rl_max_tokens=8 rl_group_size=2 lora_rank=8 eval_every=0 save_every=0",
         "all three stages; `no_robots` and `Anthropic/hh-rlhf`",
-        leaves="runs/*rlhf*/*/rl",
+        leaves="runs/rlhf-*/rl",
     ),
     "prompt_distillation.create_data": Runs(
         "output_file=lines.jsonl", "with `Qwen/Qwen3.6-35B-A3B` as the teacher", leaves="lines.jsonl"

@@ -34,14 +34,14 @@ def start(server: LiveServer, desk: Path, name: str) -> Recipe:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1300)
 @pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if isinstance(row, Runs)])
 def test_it_runs(name: str, qwen_server: LiveServer, qwen_desk: Path) -> None:
     row = RECIPES[name]
     assert isinstance(row, Runs)
     if row.first is not None:
         start(qwen_server, qwen_desk, row.first).run(timeout_s=400)
-    start(qwen_server, qwen_desk, name).run(timeout_s=400)
+    start(qwen_server, qwen_desk, name).run(timeout_s=800)
     if not row.leaves:
         return
     (left,) = qwen_desk.glob(row.leaves)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tinsmith.cookbook import rl
 from tinsmith.cookbook.grading import extract_boxed, has_boxed, safe_grade
 from tinsmith.cookbook.recipes.math_rl import math_rl_env
 from tinsmith.cookbook.rl.rollouts.group_rollout import do_group_rollout
+from tinsmith.cookbook.rl.rollouts.policy import Policy
 from tinsmith.cookbook.runs.jsonl import read_rows
 
 FLOW = "Let me calculate: 15 * 23 = 345. Therefore \\boxed{345}"
@@ -180,3 +182,16 @@ def test_group_training_example(prompts: int, completions: int, tmp_path: Path) 
     )
     assert rl.train(config, "sizes", groups).steps == 1
     assert read_rows(tmp_path / "run" / "metrics.jsonl")[0]["env/episodes"] == prompts * completions
+
+
+@pytest.mark.row(5)
+def test_the_fields_own_words_name_the_types() -> None:
+    """Policy, action, observation, reward, trajectory, environment: an episode is made of them, by these names."""
+    assert issubclass(math_rl_env.MathEnv, rl.Env)
+    annotations = inspect.get_annotations(rl.Transition, eval_str=True)
+    assert annotations["ob"] == rl.Observation
+    assert annotations["reward"] is float
+    assert "action" in inspect.signature(rl.Env.step).parameters
+    assert rl.Action == list[int]
+    assert inspect.get_annotations(rl.Trajectory, eval_str=True)["transitions"] == list[rl.Transition]
+    assert inspect.signature(do_group_rollout, eval_str=True).parameters["policy"].annotation is Policy

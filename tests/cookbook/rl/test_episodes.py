@@ -46,7 +46,7 @@ def test_a_plain_environment_is_fed_one_token_at_a_time() -> None:
     assert [len(step.ac.logprobs) for step in trajectory.transitions] == [3, 3, 1]
     assert trajectory.reward == pytest.approx(6 * 0.5 + 1.0)
     assert trajectory.end_reason == "done"
-    (example,) = examples_of(trajectory, 1.0)
+    (example,) = examples_of(trajectory, [1.0] * len(trajectory.transitions))
     assert [token for token, said in zip(example.tokens, example.action, strict=True) if said] == env.seen
     assert [token for token, said in zip(example.tokens, example.action, strict=True) if not said] == [1, 2, 77, 77]
 

@@ -37,19 +37,21 @@ def episode(turns: list[tuple[list[int], list[int], bool]]) -> Trajectory:
 
 
 def test_an_episode_of_many_turns_is_one_sequence_where_each_observation_extends_the_last() -> None:
-    (example,) = examples_of(Trajectory([turn([1, 2], [3, 4]), turn([1, 2, 3, 4, 5], [6])], ModelInput.empty()), 0.5)
+    (example,) = examples_of(
+        Trajectory([turn([1, 2], [3, 4]), turn([1, 2, 3, 4, 5], [6])], ModelInput.empty()), [0.5, 0.25]
+    )
     assert example.tokens == [1, 2, 3, 4, 5, 6]
     assert example.action == [False, False, True, True, False, True]
-    assert example.advantages == [0, 0, 0.5, 0.5, 0, 0.5]
+    assert example.advantages == [0, 0, 0.5, 0.5, 0, 0.25]
     datum = example.datum()
     assert datum.model_input.to_ints() == [1, 2, 3, 4, 5]
     assert datum.loss_fn_inputs["target_tokens"].tolist() == [2, 3, 4, 5, 6]
-    assert datum.loss_fn_inputs["advantages"].tolist() == [0, 0.5, 0.5, 0, 0.5]
+    assert datum.loss_fn_inputs["advantages"].tolist() == [0, 0.5, 0.5, 0, 0.25]
     assert datum.loss_fn_inputs["logprobs"].tolist() == pytest.approx([0, -0.4, -0.5, 0, -0.7])
 
 
 def test_an_observation_that_drops_earlier_turns_begins_a_sequence() -> None:
-    found = list(examples_of(Trajectory([turn([1, 2], [3, 4]), turn([1, 2, 4, 5], [6])], ModelInput.empty()), 1.0))
+    found = list(examples_of(Trajectory([turn([1, 2], [3, 4]), turn([1, 2, 4, 5], [6])], ModelInput.empty()), [1, 1]))
     assert [example.tokens for example in found] == [[1, 2, 3, 4], [1, 2, 4, 5, 6]]
 
 
@@ -57,7 +59,7 @@ def test_an_observation_that_drops_earlier_turns_begins_a_sequence() -> None:
 def test_every_sampled_token_is_trained_once_as_it_was_sampled(turns: list[tuple[list[int], list[int], bool]]) -> None:
     trajectory = episode(turns)
     said: list[tuple[int, float]] = []
-    for example in examples_of(trajectory, 2.0):
+    for example in examples_of(trajectory, [2.0] * len(turns)):
         datum = example.datum()
         targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
         advantages = datum.loss_fn_inputs["advantages"].to_numpy()
@@ -72,11 +74,11 @@ def test_every_sampled_token_is_trained_once_as_it_was_sampled(turns: list[tuple
     assert [logprob for _, logprob in said] == pytest.approx([logprob for _, logprob in expected])
     # One sequence more for each observation that begins anew behind the first turn.
     anew = sum(again for _, _, again in turns[1:])
-    assert len(list(examples_of(trajectory, 2.0))) == 1 + anew
+    assert len(list(examples_of(trajectory, [2.0] * len(turns)))) == 1 + anew
 
 
 def test_each_loss_gets_its_inputs() -> None:
-    (example,) = examples_of(Trajectory([turn([1], [2, 3])], ModelInput.empty()), -1.0)
+    (example,) = examples_of(Trajectory([turn([1], [2, 3])], ModelInput.empty()), [-1.0])
     assert set(example.datum("ppo").loss_fn_inputs) == {"target_tokens", "logprobs", "advantages"}
     assert example.datum("gspo").loss_fn_inputs["sequence_ratio_mask"].tolist() == [1, 1]
     plain = example.datum("cross_entropy").loss_fn_inputs
@@ -87,7 +89,7 @@ def test_each_loss_gets_its_inputs() -> None:
 def test_spans_tell_where_every_token_comes_from(turns: list[tuple[list[int], list[int], bool]]) -> None:
     trajectory = episode(turns)
     named = [replace(t, ac=replace(t.ac, sequence_id=str(i))) for i, t in enumerate(trajectory.transitions)]
-    for example in examples_of(replace(trajectory, transitions=named), 1.0):
+    for example in examples_of(replace(trajectory, transitions=named), [1.0] * len(turns)):
         datum = example.datum("stable_reinforce")
         assert set(datum.loss_fn_inputs) == {"target_tokens", "advantages"}
         for spans, tokens in (
@@ -116,7 +118,7 @@ def test_a_group_of_equal_rewards_is_left_out_and_keeps_its_tags() -> None:
 
 
 def test_an_episode_in_which_nothing_was_said_teaches_nothing() -> None:
-    assert list(examples_of(Trajectory([], ModelInput.from_ints([1])), 1.0)) == []
+    assert list(examples_of(Trajectory([], ModelInput.from_ints([1])), [])) == []
 
 
 def completion(logprobs: list[float] | None = None) -> Completion:

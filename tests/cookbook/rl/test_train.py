@@ -141,7 +141,7 @@ def test_a_step_learns_what_the_formulas_say(tmp_path: Path) -> None:
             group = thread.submit(do_group_rollout(builder, policy, settings, derived_seed(0, 0, place))).result()
             rewards = np.array(group.get_total_rewards())
             for trajectory, advantage in zip(group.trajectories, rewards - rewards.mean(), strict=True):
-                data += [example.datum() for example in examples_of(trajectory, advantage)]
+                data += [example.datum() for example in examples_of(trajectory, [advantage])]
         forward = client.forward_backward(data, "importance_sampling")
         step = client.optim_step(tinsmith.AdamParams(learning_rate=2e-3, beta2=0.95, eps=1e-8)).result()
         assert row["train/loss"] == pytest.approx(forward.result().metrics["loss:sum"], rel=1e-5, abs=1e-6)

@@ -12,7 +12,12 @@ from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
 
 # Settings of reinforcement learning that are about rewards, and what they have to be here.
-_OF_REWARDS = {"advantages": "mean", "remove_constant_reward_groups": False, "kl_penalty_coef": 0.0}
+_OF_REWARDS = {
+    "advantages": "mean",
+    "turn_discount": None,
+    "remove_constant_reward_groups": False,
+    "kl_penalty_coef": 0.0,
+}
 # Settings that a sum over likeliest tokens has no use for.
 _OF_SAMPLED_TOKENS = {"loss_fn": "importance_sampling", "loss_fn_config": None, "kl_discount": 0.0}
 

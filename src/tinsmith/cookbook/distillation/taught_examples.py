@@ -65,7 +65,7 @@ def taught_in(groups: Iterable[TrajectoryGroup]) -> list[Taught]:
         Taught.of(example, group)
         for group in groups
         for trajectory in group.trajectories
-        for example in examples_of(trajectory, 0.0)
+        for example in examples_of(trajectory, [0.0] * len(trajectory.transitions))
     ]
 
 

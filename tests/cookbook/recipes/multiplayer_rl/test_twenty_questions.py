@@ -99,8 +99,9 @@ def test_a_game_from_the_first_question_to_the_last() -> None:
     policy = asking("Is it a tool?", "Is it an animal?", "Is it a lion?", "Is it a cat?")
     done = played(game("cat"), policy)
     (trajectory,) = done.trajectories
-    assert [(t.reward, t.episode_done) for t in trajectory.transitions[:-1]] == [(0.0, False)] * 3
-    assert (trajectory.end_reason, trajectory.reward) == ("found", 0.5 + 0.5 * 17 / 20)
+    assert [t.episode_done for t in trajectory.transitions[:-1]] == [False] * 3
+    assert all(t.reward > 0 for t in trajectory.transitions)
+    assert (trajectory.end_reason, trajectory.reward) == ("found", pytest.approx(0.5 + 0.5 * 17 / 20))
     assert metrics_of(done) == {"found": 1.0, "questions": 4.0, "wasted": 0.0, "unclear": 0.0}
     assert turns(policy.read[-1])[::2] == [
         "<|user|>I am thinking of something. Ask me yes or no questions.",
@@ -122,14 +123,15 @@ def test_questions_that_tell_nothing_are_counted() -> None:
 
 
 @pytest.mark.parametrize("said", ["Is it a tool?", "Is it a hammer?", "Is it an animal?", "Is it alive?", "Why?", ""])
-def test_a_strict_game_ends_with_a_question_that_tells_nothing(said: str) -> None:
-    policy = asking("Is it a dog?", "Is it an animal?", said, "Is it a cat?")
-    done = played(game("cat", strict=True), policy)
-    assert (done.trajectories[0].end_reason, len(policy.read)) == ("wasted_turn", 3)
-    # In an open world a question is known to tell nothing only where it was asked before.
-    policy = asking("Is it a dog?", "Is it a tool?", "Is it an animal?", "Is it a dog?")
-    done = played(game("cat", answering(Service("No.")), strict=True), policy)
-    assert (done.trajectories[0].end_reason, len(policy.read), done.trajectories[0].reward) == ("wasted_turn", 4, 0.0)
+def test_a_question_that_tells_nothing_is_paid_nothing(said: str) -> None:
+    done = played(game("cat"), asking("Is it a dog?", "Is it an animal?", said, "Is it a cat?"))
+    rewards = [transition.reward for transition in done.trajectories[0].transitions]
+    assert [reward > 0 for reward in rewards] == [True, True, False, True]
+    assert rewards[2] == 0.0
+    assert done.trajectories[0].reward == pytest.approx(0.5 + 0.5 * 17 / 20)
+    # What is left in an open world nobody knows, so only the secret itself is paid.
+    open_world = played(game("cat", answering(Service("No."))), asking("Is it a dog?", "Is it a cat?"))
+    assert [transition.reward for transition in open_world.trajectories[0].transitions] == [0.0, pytest.approx(0.975)]
 
 
 def test_the_same_seed_gives_the_same_games() -> None:

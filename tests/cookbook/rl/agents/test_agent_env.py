@@ -69,7 +69,7 @@ def test_the_calls_of_an_agent_become_one_sequence_of_sampled_ids(fmt: Format) -
     assert "Price of an item." in read[0]
     assert "cup: 4" in read[1]
     assert [step.ac.tokens for step in trajectory.transitions] == [turn_tokens(renderer, said) for said in says]
-    (example,) = examples_of(trajectory, 1.0)
+    (example,) = examples_of(trajectory, [1.0] * len(trajectory.transitions))
     assert example.trained_tokens == trajectory.action_tokens
 
 
@@ -96,7 +96,7 @@ def test_in_whatever_form_a_turn_is_sent_back_its_ids_stay(sent_back: Any) -> No
         return 1.0
 
     trajectory, _ = episode(tiny_renderer(), agent, ODD_CALL, answer("4"))
-    assert len(list(examples_of(trajectory, 1.0))) == 1
+    assert len(list(examples_of(trajectory, [1.0] * len(trajectory.transitions)))) == 1
 
 
 def _plain(message: Any) -> list[Any]:
@@ -112,7 +112,7 @@ def test_what_an_agent_changes_is_read_as_it_changed_it() -> None:
     trajectory, read = episode(tiny_renderer(), agent, answer("hi there"), answer("hi"))
     assert "HI THERE" in read[1]
     assert "hi there" not in read[1]
-    assert len(list(examples_of(trajectory, 1.0))) == 2
+    assert len(list(examples_of(trajectory, [1.0] * len(trajectory.transitions)))) == 2
 
 
 def test_of_two_turns_that_say_the_same_each_conversation_gets_its_own() -> None:
@@ -195,7 +195,7 @@ def test_where_the_openai_package_is_installed_the_answers_are_its_objects(monke
     finally:
         chat_objects._class_of_openai.cache_clear()
     assert trajectory.reward == 1.0
-    assert len(list(examples_of(trajectory, 1.0))) == 1
+    assert len(list(examples_of(trajectory, [1.0] * len(trajectory.transitions)))) == 1
 
 
 def test_calls_at_the_same_time_are_answered_one_after_the_other() -> None:

@@ -74,7 +74,7 @@ def test_the_model_calls_reads_and_answers_in_its_own_format(fmt: Format) -> Non
     first, second = trajectory.transitions
     assert first.ac.tokens == turn_tokens(renderer, says[0])
     assert second.ob.to_ints()[: first.ob.length + len(first.ac.tokens)] == first.ob.to_ints() + first.ac.tokens
-    assert len(list(examples_of(trajectory, 1.0))) == 1
+    assert len(list(examples_of(trajectory, [1.0] * len(trajectory.transitions)))) == 1
 
 
 @pytest.mark.parametrize("fmt", [TINY, QWEN3_INSTRUCT], ids=str)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import chz
 
 from tinsmith.cookbook.rl import RLConfig
+from tinsmith.cookbook.rl.trainer.config import discount_or_none
+from tinsmith.cookbook.schedules import Schedule
 from tinsmith.cookbook.utils import at_least
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
@@ -15,8 +17,8 @@ GameName = Literal["guess_number", "twenty_questions", "tic_tac_toe"]
 
 # Settings of one game alone: whose they are, and their defaults.
 _OWN: dict[str, tuple[GameName, Any]] = {
-    "highest": ("guess_number", 32),
-    "max_guesses": ("guess_number", 12),
+    "highest": ("guess_number", 16),
+    "max_guesses": ("guess_number", 8),
     "max_questions": ("twenty_questions", 20),
     "answerer_model": ("twenty_questions", None),
     "answerer_renderer_name": ("twenty_questions", None),
@@ -31,9 +33,10 @@ def _opening(config: Any, field: str) -> None:
         raise invalid(field.removeprefix("X_"), value, "0 to 7")
 
 
-# Of the embedded model: at its rate for supervised training one step undoes what it knew of the games. Matches against
-# oneself are the noisiest, and want the smallest.
-_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 2e-3, "twenty_questions": 2e-3, "tic_tac_toe": 1e-3}
+# Of the embedded model. Matches against oneself are the noisiest, and want the smallest.
+_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 2e-3}
+# A policy that plays itself finds an answer to itself, and would forget what answers to others are: the base holds it.
+_KL_PENALTIES: dict[GameName, float] = {"guess_number": 0.0, "twenty_questions": 0.0, "tic_tac_toe": 0.1}
 
 
 @chz.chz
@@ -45,10 +48,10 @@ class Config(RLConfig):
         default=None, doc="tell the rules in a system message; None: to every model but the embedded one"
     )
     highest: int | None = chz.field(
-        default=None, validator=at_least(4), doc="guess_number: the secret lies between 1 and this; None: 32"
+        default=None, validator=at_least(4), doc="guess_number: the secret lies between 1 and this; None: 16"
     )
     max_guesses: int | None = chz.field(
-        default=None, validator=at_least(1), doc="guess_number: guesses of a game; None: 12"
+        default=None, validator=at_least(1), doc="guess_number: guesses of a game; None: 8"
     )
     max_questions: int | None = chz.field(
         default=None, validator=at_least(1), doc="twenty_questions: questions of a game; None: 20"
@@ -69,15 +72,27 @@ class Config(RLConfig):
     )
     eval_games: int = chz.field(default=120, validator=at_least(1), doc="games of an evaluation")
 
+    # What a question narrows down is known at once, and so is an illegal move.
+    turn_discount: float | None = chz.field(
+        default=0.5,
+        validator=discount_or_none,
+        doc="judge each turn by its reward and those after it, so discounted; None: by its whole game",
+    )
+    lr_schedule: Schedule = chz.field(default="linear", doc="constant, linear or cosine, from the peak rate to 0")
+    kl_penalty_coef: float | None = chz.field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        validator=at_least(0),
+        doc="weight of the penalty for leaving the reference; None: 0.1 in tic_tac_toe",
+    )
     batch_size: int = chz.field(default=8, validator=at_least(1), doc="groups per step: secrets, or openings")
     group_size: int = chz.field(default=8, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
     max_steps: int | None = chz.field(
-        default=24,
+        default=30,
         validator=at_least(1),
         doc="steps to do; None: through all secrets or openings, `epochs` times",
     )
     max_tokens: int = chz.field(default=32, validator=at_least(1), doc="longest turn, in tokens")
-    lora_rank: int = chz.field(default=16, doc="rank of the adapter, 1 to 256")
+    lora_rank: int = chz.field(default=32, doc="rank of the adapter, 1 to 256")
 
     @chz.validate
     def _own(self) -> None:
@@ -95,11 +110,14 @@ class Config(RLConfig):
         value = getattr(self, name)
         return _OWN[name][1] if value is None else value
 
-    def with_rate(self) -> Config:
-        """Return the config with the game's own learning rate, where the embedded model has none given."""
-        if self.learning_rate is not None or self.model_name != EMBEDDED_MODEL:
-            return self
-        return chz.replace(self, learning_rate=_EMBEDDED_RATES[self.env])
+    def with_own(self) -> Config:
+        """Return the config with the game's own penalty and, for the embedded model, rate, where none is given."""
+        rate, penalty = self.learning_rate, self.kl_penalty_coef
+        if rate is None and self.model_name == EMBEDDED_MODEL:
+            rate = _EMBEDDED_RATES[self.env]
+        return chz.replace(
+            self, learning_rate=rate, kl_penalty_coef=_KL_PENALTIES[self.env] if penalty is None else penalty
+        )
 
     def tells_rules(self) -> bool:
         """Return whether the policy is told the rules."""

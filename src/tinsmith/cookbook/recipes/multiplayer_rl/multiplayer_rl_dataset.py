@@ -37,7 +37,7 @@ from tinsmith.cookbook.training import ModelSetup
 
 Secret = TypeVar("Secret", int, str)
 
-# One of so many secrets is held out.
+# One of so many boards is held out.
 _HELD_OUT = 4
 # More than a run of the usual length plays.
 _OPENINGS = 4096
@@ -49,9 +49,9 @@ class Game:
 
     Attributes:
         groups: that are learned from.
-        test: held-out games, one to a group.
+        test: games that measure, a secret or a match to a group.
         shown: what is measured that a table is to show.
-        simple: by the name of a simple player, what it comes to in the held-out games, under the same names.
+        simple: by the name of a simple player, what it comes to in the same games, under the same names.
         advantages: of the episodes of a group; None takes those of the config.
     """
 
@@ -84,7 +84,7 @@ def _guess_number(config: Config, model: ModelSetup) -> Game:
         config,
         model,
         range(1, highest + 1),
-        lambda secret, strict: GuessNumberEnv(secret, highest, most, strict=strict, rules=rules),
+        lambda secret: GuessNumberEnv(secret, highest, most, rules=rules),
         {name: functools.partial(guesser, highest) for name, guesser in guessers.items()},
     )
 
@@ -100,7 +100,7 @@ def _twenty_questions(config: Config, model: ModelSetup) -> Game:
         config,
         model,
         THINGS,
-        lambda secret, strict: TwentyQuestionsEnv(secret, answerer, most, strict=strict, rules=rules),
+        lambda secret: TwentyQuestionsEnv(secret, answerer, most, rules=rules),
         {"one_thing": one_thing, "any_question": any_question, "category_first": category_first},
     )
 
@@ -109,32 +109,33 @@ def _search(
     config: Config,
     model: ModelSetup,
     secrets: Sequence[Secret],
-    make: Callable[[Secret, bool], SearchEnv],
+    make: Callable[[Secret], SearchEnv],
     players: Mapping[str, Callable[[Random], Player]],
 ) -> Game:
     """Return the game of searching one of some secrets.
 
     Args:
-        make: makes the environment of a secret; the second argument is whether it is strict.
+        make: makes the environment of a secret.
         players: simple ones.
     """
-    learned, held_out = _split(secrets, config.seed)
-    each = -(-config.eval_games // len(held_out))
+    # Every secret is learned from and measured, in games of their own. One that never came up would teach the policy
+    # not to look for it: that is what the replies are about, and no more than that is held back.
+    each = -(-config.eval_games // len(secrets))
 
-    def group(secret: Secret, size: int, strict: bool) -> rl.EnvGroupBuilder:
-        return rl.RepeatedEnv(lambda: rl.EnvFromMessageEnv(model.renderer, make(secret, strict)), size)
+    def group(secret: Secret, size: int) -> rl.EnvGroupBuilder:
+        return rl.RepeatedEnv(lambda: rl.EnvFromMessageEnv(model.renderer, make(secret)), size)
 
     def measure(player: Callable[[Random], Player]) -> dict[str, float]:
         return measured(
-            (make(secret, False), player(Random(f"{config.seed}-{secret}-{number}")))
-            for secret in held_out
+            (make(secret), player(Random(f"{config.seed}-{secret}-{number}")))
+            for secret in secrets
             for number in range(each)
         )
 
     return Game(
-        rl.ItemDataset(learned, lambda secret: group(secret, config.group_size, True), config.batch_size, config.seed),
-        rl.ItemDataset(held_out, lambda secret: group(secret, each, False), len(held_out), seed=None),
-        shown=("reward", "found", make(held_out[0], False).turns, "wasted"),
+        rl.ItemDataset(secrets, lambda secret: group(secret, config.group_size), config.batch_size, config.seed),
+        rl.ItemDataset(secrets, lambda secret: group(secret, each), len(secrets), seed=None),
+        shown=("reward", "found", make(secrets[0]).turns, "wasted"),
         simple={name: measure(player) for name, player in players.items()},
     )
 
@@ -196,10 +197,10 @@ _GAMES: dict[str, Callable[[Config, ModelSetup], Game]] = {
 }
 
 
-def _split(secrets: Sequence[Secret], seed: int) -> tuple[list[Secret], list[Secret]]:
-    """Return the secrets to learn from and those that are held out, drawn by seed, in order."""
-    held_out = set(Random(f"held-out-{seed}").sample(range(len(secrets)), max(1, len(secrets) // _HELD_OUT)))
+def _split(boards: Sequence[Board], seed: int) -> tuple[list[Board], list[Board]]:
+    """Return the boards to learn from and those that are held out, drawn by seed, in order."""
+    held_out = set(Random(f"held-out-{seed}").sample(range(len(boards)), max(1, len(boards) // _HELD_OUT)))
     return (
-        [secret for place, secret in enumerate(secrets) if place not in held_out],
-        [secret for place, secret in enumerate(secrets) if place in held_out],
+        [board for place, board in enumerate(boards) if place not in held_out],
+        [board for place, board in enumerate(boards) if place in held_out],
     )

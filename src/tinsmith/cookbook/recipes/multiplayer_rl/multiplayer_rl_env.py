@@ -55,25 +55,24 @@ class Reply(NamedTuple):
 class SearchEnv(GameEnv):
     """A secret to be found with M turns at most.
 
-    Found with turn t it is worth 0.5 + 0.5 (M - t + 1) / M. Not found, it is worth 0.5 times how far it was narrowed
-    down, so that games that are lost can be compared as well.
+    Found with turn t it is worth 0.5 + 0.5 (M - t + 1) / M in all. Not found, it is worth 0.5 times how far it was
+    narrowed down, so that games that are lost can be compared as well. What a turn narrows down is paid at once, so
+    that a turn can be judged for itself (`turn_discount`): one that could tell nothing new gets 0.
 
     Args:
         most: M.
-        strict: whether a wasted turn ends the game. To learn from, such games are better: a slip is blamed for itself,
-            and not for all that was said before and after it.
         rules: as in `GameEnv`.
     """
 
     # What turns are called: the metric of that name is t, and M where the secret was not found.
     turns: ClassVar[str]
 
-    def __init__(self, most: int, *, strict: bool, rules: str | None) -> None:
+    def __init__(self, most: int, *, rules: str | None) -> None:
         super().__init__(rules)
         self._most = most
-        self._strict = strict
         self._taken = 0
         self._wasted = 0
+        self._paid = 0.0
 
     @abstractmethod
     def opening(self) -> str:
@@ -96,19 +95,18 @@ class SearchEnv(GameEnv):
         reply = await self.reply_to(get_text_content(message))
         self._taken += 1
         self._wasted += reply.wasted
-        metrics = self.metrics(found=reply.found)
+        narrowed = 0.5 * (1.0 if reply.found else self.narrowed())
+        parts = {"narrowed": narrowed - self._paid}
+        self._paid = narrowed
         if reply.found:
-            parts = {"narrowed": 0.5, "found": 0.5 * (self._most - self._taken + 1) / self._most}
-        else:
-            parts = {"narrowed": 0.5 * self.narrowed()}
-        ended = "found" if reply.found else self._lost(reply)
-        if ended is None:
-            return rl.MessageStepResult(0.0, False, self.answer(message, reply.text), metrics=metrics)
-        return rl.MessageStepResult(sum(parts.values()), True, metrics=metrics, reward_parts=parts, end_reason=ended)
-
-    def reward_at_limit(self, reason: str) -> float:
-        """Return the reward of a game that a limit ends: what it was narrowed down."""
-        return 0.5 * self.narrowed()
+            parts["found"] = 0.5 * (self._most - self._taken + 1) / self._most
+        reward, metrics = sum(parts.values()), self.metrics(found=reply.found)
+        if reply.found or self._taken == self._most:
+            end = "found" if reply.found else f"out_of_{self.turns}"
+            return rl.MessageStepResult(reward, True, metrics=metrics, reward_parts=parts, end_reason=end)
+        return rl.MessageStepResult(
+            reward, False, self.answer(message, reply.text), metrics=metrics, reward_parts=parts
+        )
 
     def metrics(self, *, found: bool) -> dict[str, float]:
         """Return what is measured of the game so far."""
@@ -117,11 +115,6 @@ class SearchEnv(GameEnv):
             self.turns: float(self._taken if found else self._most),
             "wasted": self._wasted / self._taken,
         }
-
-    def _lost(self, reply: Reply) -> str | None:
-        if reply.wasted and self._strict:
-            return "wasted_turn"
-        return f"out_of_{self.turns}" if self._taken == self._most else None
 
 
 def number_in(text: str, forms: Sequence[str]) -> int | None:

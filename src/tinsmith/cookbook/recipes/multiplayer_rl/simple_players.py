@@ -29,9 +29,10 @@ async def _all(games: list[tuple[SearchEnv, Player]]) -> dict[str, float]:
 
 async def _play(env: SearchEnv, player: Player) -> dict[str, float]:
     await env.initial_observation()
-    said = next(player)
+    said, reward = next(player), 0.0
     while True:
         result = await env.step({"role": "assistant", "content": said})
+        reward += result.reward
         if result.episode_done:
-            return {"reward": result.reward, **result.metrics}
+            return {"reward": reward, **result.metrics}
         said = player.send(get_text_content(env.messages[-1]))

@@ -35,7 +35,7 @@ def main(config: Config) -> TrainResult:
         TinsmithError: the service failed.
     """
     # In the config, and so in `config.json`, which a run that is taken up again is held to.
-    config = config.with_rate()
+    config = config.with_own()
     with Run(config, RECIPE, free=FREE) as run:
         model = set_up_model(run, config)
         game = load_game(config, model)
@@ -54,7 +54,7 @@ def _show(config: Config, game: Game, result: TrainResult) -> None:
     # With eval_every=0 there is no evaluation before the last.
     before, after = read_rows(result.path / "metrics.jsonl")[0], result.metrics
     players = {player.replace("_", " "): found for player, found in game.simple.items()}
-    table = Table("held-out games", "before", *players, "after", title=f"{config.env}, seed {config.seed}")
+    table = Table("games", "before", *players, "after", title=f"{config.env}, seed {config.seed}")
     for name in game.shown:
         simple = [_number(found.get(name)) for found in players.values()]
         key = f"eval/{config.env}/{name}"

@@ -88,15 +88,15 @@ class Example:
         )
 
 
-def examples_of(trajectory: Trajectory, advantage: float) -> Iterator[Example]:
+def examples_of(trajectory: Trajectory, advantages: Sequence[float]) -> Iterator[Example]:
     """Yield the examples of an episode; none where nothing was said.
 
     Args:
         trajectory: the episode.
-        advantage: of all its action tokens.
+        advantages: of each turn, which all its action tokens take.
     """
     example = Example()
-    for transition in trajectory.transitions:
+    for transition, advantage in zip(trajectory.transitions, advantages, strict=True):
         observed = transition.ob.to_ints()
         if example.tokens and observed[: len(example.tokens)] != example.tokens:
             if example.trained_tokens:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tinsmith.cookbook.rl.learning.advantages import AdvantageFunction, compute_advantages, is_constant
+from tinsmith.cookbook.rl.learning.advantages import AdvantageFunction
+from tinsmith.cookbook.rl.learning.credit import is_constant_group, turn_advantages
 from tinsmith.cookbook.rl.learning.examples import Example, examples_of
 from tinsmith.cookbook.rl.trajectories import TrajectoryGroup
 
@@ -16,36 +17,37 @@ class GroupExamples:
 
     Attributes:
         group: the episodes.
-        advantages: of each.
-        constant: whether all its rewards are equal.
+        advantages: of each turn of each.
+        constant: whether nothing in it was better than anything else, so that it teaches nothing.
         examples: its sequences, each with the place of its episode in the group; none where the group is left out.
     """
 
     group: TrajectoryGroup
-    advantages: list[float]
+    advantages: list[list[float]]
     constant: bool
     examples: list[tuple[int, Example]]
 
 
-def group_examples(group: TrajectoryGroup, function: AdvantageFunction, *, remove_constant: bool) -> GroupExamples:
+def group_examples(
+    group: TrajectoryGroup, function: AdvantageFunction, discount: float | None = None, *, remove_constant: bool
+) -> GroupExamples:
     """Return what is learned from a group.
 
     Args:
         group: the episodes.
         function: gives their advantages.
-        remove_constant: leave the group out where all its rewards are equal: its advantages are zero, so forwarding
-            it would teach nothing.
+        discount: of `turn_advantages`.
+        remove_constant: leave a constant group out: its advantages are zero, so forwarding it would teach nothing.
 
     Raises:
         UserError: the function gives no such advantages.
     """
-    rewards = group.get_total_rewards()
-    advantages = compute_advantages(rewards, function)
-    constant = is_constant(rewards)
+    advantages = turn_advantages(group, function, discount)
+    constant = is_constant_group(group, discount)
     found: list[tuple[int, Example]] = []
     if not (constant and remove_constant):
-        for place, (trajectory, advantage) in enumerate(zip(group.trajectories, advantages, strict=True)):
-            found += [(place, example) for example in examples_of(trajectory, advantage)]
+        for place, (trajectory, own) in enumerate(zip(group.trajectories, advantages, strict=True)):
+            found += [(place, example) for example in examples_of(trajectory, own)]
     return GroupExamples(group, advantages, constant, found)
 
 

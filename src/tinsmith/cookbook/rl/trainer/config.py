@@ -27,6 +27,13 @@ def _advantages(config: Any, field: str) -> None:
         raise invalid(field.removeprefix("X_"), value, f"one of {', '.join(ADVANTAGES)}")
 
 
+def discount_or_none(config: Any, field: str) -> None:
+    """Check a discount: 0 to 1, or None."""
+    value = getattr(config, field)
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise invalid(field.removeprefix("X_"), value, "0 to 1, or None")
+
+
 def _share(config: Any, field: str) -> None:
     value = getattr(config, field)
     if isinstance(value, int | float) and not value >= 0:
@@ -49,6 +56,11 @@ class RLConfig(TrainingConfig):
     )
     advantages: str = chz.field(
         default="mean", validator=_advantages, doc="of an episode among its group: mean, mean_std or leave_one_out"
+    )
+    turn_discount: float | None = chz.field(
+        default=None,
+        validator=discount_or_none,
+        doc="judge each turn by its reward and those after it, so discounted (1: not at all); None: by its episode's",
     )
     remove_constant_reward_groups: bool = chz.field(
         default=True, doc="leave out groups whose rewards are all equal, which teach nothing"

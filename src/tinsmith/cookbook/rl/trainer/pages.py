@@ -35,7 +35,7 @@ def show_groups(page: Page, tokenizer: Any, groups: Sequence[GroupExamples]) -> 
             trajectory = group.trajectories[place]
             parts = _parts(trajectory, group.final_rewards[place])
             page.text(
-                f"episode {place} · reward {rewards[place]:g}{parts} · advantage {learned.advantages[place]:.4g} · "
+                f"episode {place} · reward {rewards[place]:g}{parts} · {_advantage(learned.advantages[place])} · "
                 f"ended: {trajectory.end_reason}"
             )
             _show_tokens(page, tokenizer, trajectory, learned.advantages[place])
@@ -60,6 +60,11 @@ def show_learned(page: Page, tokenizer: Any, groups: Sequence[GroupExamples]) ->
             page.tokens(token_texts(tokenizer, example.tokens), example.advantages, logprobs, example.tokens)
 
 
+def _advantage(turns: Sequence[float]) -> str:
+    told = [f"{advantage:.4g}" for advantage in turns]
+    return f"advantage {told[0]}" if len(set(told)) == 1 else f"advantages {', '.join(told) or 'none'}"
+
+
 def _parts(trajectory: Trajectory, final: float) -> str:
     found = [f"{name} {part:g}" for step in trajectory.transitions for name, part in step.reward_parts.items()]
     if trajectory.limit_reward:
@@ -69,11 +74,11 @@ def _parts(trajectory: Trajectory, final: float) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
-def _show_tokens(page: Page, tokenizer: Any, trajectory: Trajectory, advantage: float) -> None:
+def _show_tokens(page: Page, tokenizer: Any, trajectory: Trajectory, advantages: Sequence[float]) -> None:
     ids: list[int] = []
     weights: list[float] = []
     logprobs: list[float | None] = []
-    for step in trajectory.transitions:
+    for step, advantage in zip(trajectory.transitions, advantages, strict=True):
         observed = step.ob.to_ints()
         # What was shown already is not shown again; where an observation begins anew, all of it is.
         new = observed[len(ids) :] if observed[: len(ids)] == ids else observed

@@ -120,7 +120,10 @@ class RLTrainer:
             yield ([self._learned(group) for group in islice(groups, size)] for size in own)
 
     def _learned(self, group: TrajectoryGroup) -> GroupExamples:
-        return group_examples(group, self.advantages, remove_constant=self._config.remove_constant_reward_groups)
+        config = self._config
+        return group_examples(
+            group, self.advantages, config.turn_discount, remove_constant=config.remove_constant_reward_groups
+        )
 
     def _forward(self, submitted: SubmittedRLStep, part: Part) -> bool:
         """Submit the forward-backward of a part of the batch; return whether there was anything to learn in it."""

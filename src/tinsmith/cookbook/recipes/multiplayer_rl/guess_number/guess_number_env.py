@@ -20,16 +20,13 @@ class GuessNumberEnv(SearchEnv):
         secret: the number.
         highest: it lies between 1 and this.
         max_guesses: guesses of a game.
-        strict: whether a guess that is no number, or that the replies rule out, ends the game.
         rules: as in `GameEnv`.
     """
 
     turns = "guesses"
 
-    def __init__(
-        self, secret: int, highest: int, max_guesses: int, *, strict: bool = False, rules: str | None = None
-    ) -> None:
-        super().__init__(max_guesses, strict=strict, rules=rules)
+    def __init__(self, secret: int, highest: int, max_guesses: int, *, rules: str | None = None) -> None:
+        super().__init__(max_guesses, rules=rules)
         self._secret = secret
         self._highest = highest
         # What the replies leave open.

@@ -26,8 +26,6 @@ class TwentyQuestionsEnv(SearchEnv):
         secret: the thing, one of a kind that has a name.
         answerer: answers the questions that do not ask for the secret itself; that this was right is not left to it.
         max_questions: questions of a game.
-        strict: whether a question ends the game that was asked before, cannot be answered, or whose answer follows from
-            those before.
         rules: as in `GameEnv`.
     """
 
@@ -39,10 +37,9 @@ class TwentyQuestionsEnv(SearchEnv):
         answerer: Answerer,
         max_questions: int = 20,
         *,
-        strict: bool = False,
         rules: str | None = None,
     ) -> None:
-        super().__init__(max_questions, strict=strict, rules=rules)
+        super().__init__(max_questions, rules=rules)
         self._secret = secret
         self._answerer = answerer
         self._topics: set[str] = set()
