@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the measurements here")
     args = parser.parse_args()
     logging.getLogger("tinsmith").setLevel(logging.ERROR)
-    quick = ["batch_size=2", "group_size=2", "max_steps=2", "eval_every=1", "held_out=4", "teacher_steps=2"]
+    quick = ["batch_size=2", "group_size=2", "max_steps=2", "eval_every=1", "held_out=4", "teacher_steps=2", "drawn=8"]
     with tempfile.TemporaryDirectory(prefix="tinsmith-benchmark-") as scratch:
         folder = args.folder or Path(scratch)
         # Runs that stay need the checkpoints that they name.

@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.distillation import column_of, draw, run
-from tinsmith.cookbook.recipes.distillation import distillation_dataset
 
 
 @pytest.mark.row(100)
 def test_a_seed_gives_curves_of_both_students_and_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINSMITH_HOME", str(tmp_path))
-    monkeypatch.setattr(distillation_dataset, "TRAIN_SUMS", 16)  # the teacher is asked them all
-    sizes = ["batch_size=2", "group_size=2", "max_steps=2", "eval_every=1", "held_out=4", "teacher_steps=2"]
+    sizes = ["batch_size=2", "group_size=2", "max_steps=2", "eval_every=1", "held_out=4", "teacher_steps=2", "drawn=8"]
     found = run(1, tmp_path, sizes)
     assert {method: [row["step"] for row in rows] for method, rows in found.items()} == {
         "off-policy": [0, 1, 2],

@@ -11,16 +11,29 @@ import pytest
 
 from tests.cookbook.distillation.lessons import SEES
 from tinsmith.cookbook.distillation import TeacherSpec
-from tinsmith.cookbook.recipes.distillation import distillation_dataset
 from tinsmith.cookbook.recipes.distillation.config import SHIPPED_LEARNING_RATE, Config
-from tinsmith.cookbook.recipes.distillation.distillation_dataset import best_constant, load_domains, load_prompts
+from tinsmith.cookbook.recipes.distillation.distillation_dataset import (
+    best_constant,
+    draw_sums,
+    load_domains,
+    load_prompts,
+)
 from tinsmith.cookbook.recipes.distillation.shipped_teacher import rows as teacher_rows
 from tinsmith.cookbook.recipes.distillation.train import main
 from tinsmith.cookbook.runs.command import parse
 from tinsmith.cookbook.runs.jsonl import read_rows
 from tinsmith.types.errors import UserError
 
-SMALL = ["batch_size=2", "group_size=2", "max_steps=2", "held_out=4", "lora_rank=4", "teacher_steps=2", "max_tokens=6"]
+SMALL = [
+    "batch_size=2",
+    "group_size=2",
+    "max_steps=2",
+    "held_out=4",
+    "lora_rank=4",
+    "teacher_steps=2",
+    "max_tokens=6",
+    "drawn=16",
+]
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -30,9 +43,8 @@ def write(path: Path, *rows: Any) -> Path:
 
 @pytest.mark.row(96, 100, 108, 110)
 def test_a_short_run_makes_a_teacher_and_two_students_and_is_taken_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(distillation_dataset, "TRAIN_SUMS", 16)  # the teacher is asked them all
     config = parse(Config, [*SMALL, "eval_every=1", f"log_path={tmp_path}/run"])
     result = main(config)
     shown = capsys.readouterr().out
@@ -110,7 +122,7 @@ def test_prompts_of_many_kinds_and_none_on_both_sides(tmp_path: Path) -> None:
 
 
 def test_sums_that_are_asked_are_taught_to_nobody() -> None:
-    learned, asked = load_prompts(None, 200, 0)
+    learned, asked = draw_sums(960, 200, 0)
     held_out = {prompt.messages[-1]["content"] for prompt in asked}
     assert len(held_out) == 200
     assert not held_out & {prompt.messages[-1]["content"] for prompt in learned}

@@ -56,6 +56,9 @@ class Config(DistillationConfig):
     held_out: int | float = chz.field(
         default=200, validator=_held_out, doc="prompts, or the share of them below 1.0, that are not trained on"
     )
+    drawn: int = chz.field(
+        default=960, validator=at_least(1), doc="shipped sums that are trained on; 960 are 30 steps of the default size"
+    )
     grade: Literal["exact", "boxed"] = chz.field(
         default="exact", doc="an answer is right if it equals the given one, or if what it has in its last box does"
     )

@@ -18,8 +18,7 @@ from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.types.errors import UserError, invalid
 
-# Sums to draw: one epoch of them is 30 steps of the default size.
-TRAIN_SUMS, _MOST_TEST_SUMS = 960, 250
+_MOST_TEST_SUMS = 250
 SUMS = "sums"
 _FIELDS = {"name", "prompts", "held_out", "teacher_model", "teacher_path", "teacher_base_url", "teacher_sees"}
 
@@ -35,28 +34,43 @@ def load_domains(config: Config) -> list[Domain]:
     teacher = TeacherSpec(config.model_name)
     if config.has_teacher:
         teacher = TeacherSpec(config.teacher_model, config.teacher_path, config.teacher_base_url)
-    learned, held_out = load_prompts(config.prompts, config.held_out, config.seed)
+    if config.prompts is None:
+        learned, held_out = draw_sums(config.drawn, config.held_out, config.seed)
+    else:
+        learned, held_out = load_prompts(config.prompts, config.held_out, config.seed)
     name = SUMS if config.prompts is None else Path(config.prompts).stem
     return [Domain(name, learned, held_out, teacher, config.teacher_sees)]
 
 
-def load_prompts(source: str | None, held_out: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+def draw_sums(count: int, held_out: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Return sums to learn from, and others that are held out.
+
+    Args:
+        count: to learn from.
+        held_out: sums to hold out, or below 1.0 as a share of `count`.
+        seed: of the choice.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    asked = held_out if isinstance(held_out, int) else max(1, round(held_out * count))
+    if asked > _MOST_TEST_SUMS:
+        raise invalid("held_out", held_out, f"at most {_MOST_TEST_SUMS} sums")
+    learned = arithmetic.rows("train", count, seed)
+    return [*map(_prompt, learned)], [*map(_prompt, arithmetic.rows("held_out", asked, seed))]
+
+
+def load_prompts(source: str, held_out: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
     """Return prompts to learn from, and others that are held out.
 
     Args:
-        source: JSONL file, or `owner/name` of the hub, of which the train split is taken; None: sums.
+        source: JSONL file, or `owner/name` of the hub, of which the train split is taken.
         held_out: prompts to hold out, or the share of them below 1.0.
-        seed: of the sums, and of which rows are held out.
+        seed: of the choice.
 
     Raises:
         UserError: there are no such rows, or too few; names file and line.
     """
-    if source is None:
-        count = held_out if isinstance(held_out, int) else round(held_out * TRAIN_SUMS)
-        if count > _MOST_TEST_SUMS:
-            raise invalid("held_out", held_out, f"at most {_MOST_TEST_SUMS} sums")
-        learned = arithmetic.rows("train", TRAIN_SUMS, seed)
-        return [*map(_prompt, learned)], [*map(_prompt, arithmetic.rows("held_out", count, seed))]
     is_hub = source.count("/") == 1 and not Path(source).exists() and not source.endswith(".jsonl")
     rows = open_hub(source, _check) if is_hub else JsonlRows(source, _check, "prompts")
     prompts = [_prompt(row) for row in rows]
