@@ -19,9 +19,8 @@ def test_a_seed_gives_curves_of_both_students_and_a_column(tmp_path: Path, monke
         "on-policy": [0, 1, 2],
     }
     # Both students begin as the same model, and are asked the same.
-    assert found["off-policy"][0]["eval/test/teacher_kl"] == pytest.approx(
-        found["on-policy"][0]["eval/test/teacher_kl"]
-    )
+    first = [rows[0]["eval/test/teacher_kl"] for rows in found.values()]
+    assert first[0] == pytest.approx(first[1], abs=1e-4)
     column = column_of(1, found)
     last = column.get("KL: on-policy")
     assert last is not None
