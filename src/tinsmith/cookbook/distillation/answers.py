@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from tinsmith.cookbook.completers import SampledTurn
@@ -16,7 +13,7 @@ from tinsmith.cookbook.distillation.prompts import Lesson
 from tinsmith.cookbook.renderers import TurnEnd
 from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.runs import Run
-from tinsmith.cookbook.runs.folder import unusable
+from tinsmith.cookbook.runs.folder import append_rows
 from tinsmith.cookbook.runs.jsonl import keep_rows, read_rows
 from tinsmith.types.errors import invalid
 
@@ -52,7 +49,7 @@ def teacher_answers(config: DistillationConfig, run: Run, lessons: Sequence[Less
     keep_rows(path, lambda row: row["prompt"] < len(rows) // config.group_size)
     for start in range(len(rows) // config.group_size, len(lessons), _CHUNK):
         new = _ask(config, lessons, range(start, min(start + _CHUNK, len(lessons))))
-        _append(path, new)
+        append_rows(path, new)
         rows += new
         print(f"teacher: {len(rows)} of {len(lessons) * config.group_size} answers", flush=True)
     return rows
@@ -107,14 +104,3 @@ def _ask(config: DistillationConfig, lessons: Sequence[Lesson], places: range) -
 def _row(place: int, domain: str, turn: SampledTurn) -> dict[str, Any]:
     said = str(turn.message["content"])
     return {"prompt": place, "domain": domain, "tokens": turn.tokens, "said": said, "end": turn.end.value}
-
-
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-            file.flush()
-            # What the run has told as sampled is on disk: nobody pays a large teacher twice.
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unusable(path.parent, error) from error
