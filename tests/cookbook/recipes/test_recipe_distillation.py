@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cookbook.distillation.lessons import SEES
+from tests.cookbook.rl.sums import assert_same_rows
+from tests.support.recipe_runs import RecipeRun
 from tinsmith.cookbook.distillation import TeacherSpec
 from tinsmith.cookbook.recipes.distillation.config import SHIPPED_LEARNING_RATE, Config
 from tinsmith.cookbook.recipes.distillation.distillation_dataset import (
@@ -206,3 +208,29 @@ def test_without_arguments_both_students_come_near_to_the_teacher(seed: int, tmp
     for rows in (on, off):
         assert rows[-1]["eval/test/correct"] >= before + 0.15
         assert rows[-1]["eval/test/teacher_kl"] <= 0.3 * rows[0]["eval/test/teacher_kl"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.row(110)
+def test_a_run_that_is_killed_in_every_stage_comes_to_the_same_end(tmp_path: Path) -> None:
+    small = [each for each in SMALL if not each.startswith(("max_steps", "teacher_steps"))]
+    settings = (*small, "max_steps=7", "teacher_steps=5", "rolling_save_every=2", "eval_every=0")
+    whole, killed = (
+        RecipeRun("distillation.train", tmp_path / name, tmp_path / "home", settings, {})
+        for name in ("whole", "killed")
+    )
+    whole.finish()
+    stages = [RecipeRun("", killed.log_path / stage, killed.home, (), {}) for stage in ("teacher", "off_policy", ".")]
+    for stage, rows in zip(stages, (2, 3, 5), strict=True):
+        process = killed.start()
+        while len(stage.lines()) < rows and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        told, _ = process.communicate()
+        assert process.returncode == -9, told
+        assert not (stage.log_path / "checkpoints.jsonl").exists() or "final" not in str(stage.checkpoints())
+    killed.finish()
+    for stage in ("teacher", "off_policy", "."):
+        given, expected = (RecipeRun("", run.log_path / stage, run.home, (), {}).metrics() for run in (killed, whole))
+        assert_same_rows(given, expected)
