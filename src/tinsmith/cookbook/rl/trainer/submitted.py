@@ -18,6 +18,9 @@ from tinsmith.cookbook.rl.trainer.pages import show_groups, show_learned
 from tinsmith.cookbook.runs import Transcript
 from tinsmith.cookbook.training import SubmittedStep
 
+# What only those care about who learn from rewards.
+_OF_REWARDS = ("env/reward", "env/reward_std", "env/constant_reward_share")
+
 
 @dataclass
 class ForwardedPart:
@@ -53,7 +56,7 @@ class SubmittedRLStep(SubmittedStep):
         parts: what was forwarded.
         optim_steps: one for each substep that had something to learn.
         facts: numbers that were known when the step was submitted.
-        of_rewards: whether it learns from rewards, so that it matters whether those of a group differ.
+        of_rewards: whether it learns from rewards; otherwise nobody is told of them.
     """
 
     step: int
@@ -72,7 +75,7 @@ class SubmittedRLStep(SubmittedStep):
         # The order of the names is the order in which the console shows them: the reward first.
         found = env_metrics(groups)
         if not self.of_rewards:
-            found.pop("env/constant_reward_share", None)
+            found = {name: value for name, value in found.items() if name not in _OF_REWARDS}
         found |= self._policy_metrics()
         found |= {
             "train/examples": sum(len(learned.examples) for learned in self.groups),
@@ -107,11 +110,13 @@ class SubmittedRLStep(SubmittedStep):
         q, p, advantages = (
             np.concatenate(numbers) for numbers in zip(*(p.logprobs() for p in self.parts), strict=True)
         )
-        found = {"train/loss": loss, **{f"train/{name}": value for name, value in kl_estimates(q, p).items()}}
+        # What an objective measures says more than its loss, which has no scale of its own.
+        found = {**self._measured(), "train/loss": loss}
+        found |= {f"train/{name}": value for name, value in kl_estimates(q, p).items()}
         if q.size:
             # The mean surprise of what was sampled, an unbiased estimate of the entropy per token at temperature 1.
             found["rollout/entropy"] = float(-q.mean())
-        found |= self._reference_kl() | self._measured()
+        found |= self._reference_kl()
         clipped = clip_share(q, p, advantages, self.config.loss_fn, self.config.loss_fn_config)
         if clipped is not None:
             found["train/clip_share"] = clipped
