@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tinsmith.types import ModelInputChunk as ModelInputChunk
     from tinsmith.types import OptimStepResponse as OptimStepResponse
     from tinsmith.types import ParsedCheckpointTinkerPath as ParsedCheckpointTinkerPath
+    from tinsmith.types import PreferencePair as PreferencePair
     from tinsmith.types import PromptProvenanceSpan as PromptProvenanceSpan
     from tinsmith.types import SampledProvenanceSpan as SampledProvenanceSpan
     from tinsmith.types import SampledSequence as SampledSequence
@@ -87,6 +88,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ModelInputChunk",
         "OptimStepResponse",
         "ParsedCheckpointTinkerPath",
+        "PreferencePair",
         "PromptProvenanceSpan",
         "SampleResponse",
         "SampledProvenanceSpan",

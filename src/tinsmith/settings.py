@@ -136,6 +136,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Adapters and optimizer states, MiB; unset: 30 % of device memory, 4096 on a CPU.",
     )
+    reference_cache_mb: int = Field(
+        default=256, ge=1, description="Reference logprobs of preference pairs that an engine keeps, MiB."
+    )
     logprob_chunk: int = Field(default=1024, ge=1, description="Tokens projected to the vocabulary at once.")
     activation_checkpointing: bool = Field(
         default=False, description="Recompute each layer in the backward pass: less memory, a third more time."

@@ -66,6 +66,13 @@ def sparse(crow: list[int], col: list[int]) -> pb.Tensor:
     return message
 
 
+def completion(*tokens: int, prompt: tuple[int, ...] = (5, 6), **inputs: object) -> pb.Datum:
+    """A datum of a loss over pairs: the completion has weights, the prompt has none."""
+    sequence = [*prompt, *tokens]
+    weights = [0.0] * (len(prompt) - 1) + [1.0] * len(tokens)
+    return datum(sequence[:-1], **({"target_tokens": sequence[1:], "weights": weights} | inputs))
+
+
 V, N = SHAPE.vocab_size, SHAPE.context_length
 
 SHAPES = [
@@ -129,6 +136,44 @@ LOSSES = [
     ),
     Case("missing input", lambda d: d.train(policy(advantages=None), loss_fn="ppo"), ("advantages", "None", "ppo")),
     Case("input nobody reads", lambda d: d.train(datum(advantages=[1.0] * 4)), ("advantages", "cross_entropy")),
+]
+
+CHOSEN, REJECTED = completion(7, 8), completion(9)
+
+PAIRS = [
+    Case("odd number", lambda d: d.pairs(CHOSEN, REJECTED, CHOSEN), ("data", "3 datums", "chosen and rejected")),
+    Case("equal completions", lambda d: d.pairs(CHOSEN, CHOSEN), ("data[1]", "data[0]", "differs")),
+    Case("second pair", lambda d: d.pairs(CHOSEN, REJECTED, CHOSEN, CHOSEN), ("data[3]", "data[2]", "differs")),
+    Case("empty completion", lambda d: d.pairs(CHOSEN, completion(weights=[0.0])), ("data[1]", "weights", "empty")),
+    Case("other prompt", lambda d: d.pairs(CHOSEN, completion(9, prompt=(5, 7))), ("data[1]", "7", "6", "prompt")),
+    Case("longer prompt", lambda d: d.pairs(CHOSEN, completion(9, prompt=(5, 6, 6))), ("data[1]", "3 tokens", "2")),
+    Case("no weights", lambda d: d.pairs(CHOSEN, completion(9, weights=None)), ("data[1]", "weights", "None", "dpo")),
+    Case("negative weight", lambda d: d.pairs(completion(9, weights=[0, -1.0]), REJECTED), ("data[0]", "-1.0")),
+    Case("beyond the context", lambda d: d.pairs(CHOSEN, completion(*too_long())), ("data[1]", "model_input", str(N))),
+    Case("fewer ref_logprobs", lambda d: d.pairs(completion(7, ref_logprobs=[0.0]), REJECTED), ("ref_logprobs", "[1]")),
+    Case("beta of zero", lambda d: d.pairs(CHOSEN, REJECTED, dpo_beta=0.0), ("dpo_beta", "0", "more than 0")),
+    Case("beta as text", lambda d: d.pairs(CHOSEN, REJECTED, dpo_beta="base"), ("dpo_beta", "base", "finite")),
+    Case("smoothing", lambda d: d.pairs(CHOSEN, REJECTED, label_smoothing=0.7), ("label_smoothing", "0.7", "0.5")),
+    Case("key of another loss", lambda d: d.pairs(CHOSEN, REJECTED, beta=0.1), ("'beta'", "dpo_beta", "reference")),
+    Case("reference as number", lambda d: d.pairs(CHOSEN, REJECTED, reference=1.0), ("'reference'", "1.0", "'base'")),
+    Case(
+        "reference as name", lambda d: d.pairs(CHOSEN, REJECTED, reference="sft"), ("'reference'", "sft", "tinker://")
+    ),
+    Case(
+        "reference that is no path",
+        lambda d: d.pairs(CHOSEN, REJECTED, reference="tinker://sft"),
+        ("'reference'", "tinker://sft", "weights/NAME"),
+    ),
+    Case(
+        "unknown reference",
+        lambda d: d.pairs(CHOSEN, REJECTED, reference=f"{d.state}-7"),
+        ("'reference'", "state-7", "checkpoint of yours"),
+    ),
+    Case(
+        "reference for simpo",
+        lambda d: d.train(CHOSEN, REJECTED, loss_fn="simpo", reference="base"),
+        ("'reference'", "simpo_beta", "simpo"),
+    ),
 ]
 
 STEPS = [
@@ -295,6 +340,7 @@ CASES = {
         "shape": SHAPES,
         "value": VALUES,
         "loss": LOSSES,
+        "pair": PAIRS,
         "step": STEPS,
         "model": MODELS,
         "checkpoint": CHECKPOINTS,

@@ -126,6 +126,10 @@ class Door:
         """Send a forward_backward; return the last answer of its future."""
         return self.outcome("forward_backward", self.training_body(*data, loss_fn=loss_fn, **config))
 
+    def pairs(self, *data: pb.Datum, **config: Any) -> httpx.Response:
+        """Send preference pairs; return the last answer of their future."""
+        return self.train(*data, loss_fn="dpo", **config)
+
     def training_body(
         self, *data: pb.Datum, loss_fn: str = "cross_entropy", model_id: str | None = None, **config: Any
     ) -> bytes:

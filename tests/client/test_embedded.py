@@ -165,7 +165,7 @@ def test_a_failed_custom_loss_takes_no_step(service: ServiceClient) -> None:
     training.forward_backward(DATA, "cross_entropy")
     training.forward_backward_custom(DATA, lambda data, logprobs: 1 / 0)
     step = training.optim_step(ADAM)
-    with pytest.raises(RequestFailedError, match="no step was taken: forward_backward_custom before it failed"):
+    with pytest.raises(RequestFailedError, match="no step was taken: the forward_backward before it failed"):
         step.result()
     for one, two in zip(before, _logprobs(training), strict=True):
         np.testing.assert_array_equal(one, two)

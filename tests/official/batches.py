@@ -56,6 +56,20 @@ def supervised(lengths: Sequence[int], seed: int = 0, *, two_d: bool = False) ->
     return data
 
 
+def pairs(lengths: Sequence[tuple[int, int, int]], seed: int = 0) -> list[tinker.Datum]:
+    """Return chosen and rejected datums in turn; each length is (prompt, chosen, rejected)."""
+    rng = np.random.default_rng(seed)
+    data: list[tinker.Datum] = []
+    for prompt, *completions in lengths:
+        start = random_ids(rng, prompt)
+        for length in completions:
+            tokens = start + random_ids(rng, length)
+            weights = np.array([0] * (prompt - 1) + [1] * length, np.float32)
+            inputs = {"target_tokens": np.array(tokens[1:]), "weights": weights}
+            data.append(tinker.Datum(model_input=model_input(tokens[:-1]), loss_fn_inputs=inputs))
+    return data
+
+
 def policy(
     lengths: Sequence[int], seed: int = 0, near: Sequence[tinker.ForwardBackwardOutput] = ()
 ) -> list[tinker.Datum]:

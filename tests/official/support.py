@@ -14,7 +14,7 @@ import torch
 from tinker import ModelInput, SamplingParams
 from tinker.lib.api_future_impl import QueueState
 
-from tests.official.batches import LOSS_CASES, batch_for, sampled_datums, supervised
+from tests.official.batches import LOSS_CASES, batch_for, pairs, sampled_datums, supervised
 from tests.support.live_server import LLAMA, LiveServer, model_folder
 
 CLIENTS = ("ServiceClient", "TrainingClient", "SamplingClient", "RestClient", "AdminClient")
@@ -244,6 +244,10 @@ OPTIONS = {
     },
     'loss_fn="cross_entropy", 2-D targets': _loss("cross_entropy_2d"),
     'loss_fn="stable_reinforce"': Probe(_stable_reinforce, note="the loss is ours, see [losses](losses.md)"),
+    'loss_fn="dpo"': Probe(
+        lambda call, w: plain(w.training.forward_backward)(pairs([(3, 2, 4)]), "dpo", {"dpo_beta": 0.1}),
+        note="chosen and rejected datums in turn; so `ipo` and `simpo`, see [losses](losses.md#preference-pairs)",
+    ),
     "sample(include_prompt_logprobs=True)": _sample(include_prompt_logprobs=True),
     "sample(topk_prompt_logprobs=3)": _sample(topk_prompt_logprobs=3),
     "sample(topk_sample_logprobs=3)": _sample(topk_sample_logprobs=3),

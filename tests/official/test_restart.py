@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tinker
 
-from tests.official.batches import logprobs_of, model_input, supervised, worst
+from tests.official.batches import logprobs_of, model_input, pairs, supervised, worst
 from tests.official.reference import adapter_weights, distance
 from tests.support.live_server import LLAMA, LiveServer
 
@@ -80,6 +80,47 @@ def test_the_script_carries_on_from_the_same_weights(
     assert losses == pytest.approx(calm[0], rel=1e-5)
     assert worst(outputs, calm[1]) <= 1e-5
     assert distance(weights, calm[2]) <= 1e-5
+
+
+def preferences(server: LiveServer, disturb: Callable[[int], None]) -> list[dict[str, float]]:
+    """Train on pairs against saved weights that are deleted once the run has named them; return all metrics."""
+    with server.service() as service:
+        rest = tinker.RestClient(base_url=server.url, api_key=server.key)
+        other = service.create_lora_training_client(LLAMA, rank=4, seed=9).result(timeout=TIMEOUT)
+        other.forward_backward(supervised((12, 20)), "cross_entropy").result(timeout=TIMEOUT)
+        other.optim_step(tinker.AdamParams(learning_rate=3e-2)).result(timeout=TIMEOUT)
+        path = other.save_weights_for_sampler("reference").result(timeout=TIMEOUT).path
+        model = service.create_lora_training_client(LLAMA, rank=8, seed=3).result(timeout=TIMEOUT)
+        metrics = []
+        for number in range(STEPS):
+            # Two batches, over and over: from the third step on their reference logprobs are known.
+            data = pairs([(5, 7, 3), (9, 4, 12)], seed=number % 2)
+            config = {"dpo_beta": 0.2} | ({"reference": path} if number == 0 else {})
+            futures = [model.forward_backward(data, "dpo", config), model.optim_step(ADAM)]
+            disturb(number)
+            metrics.append(futures[0].result(timeout=TIMEOUT).metrics)
+            futures[1].result(timeout=TIMEOUT)
+            if number == 0:
+                rest.delete_checkpoint_from_tinker_path(path).result(timeout=TIMEOUT)
+        state = model.save_state("end").result(timeout=TIMEOUT).path
+        resumed = service.create_training_client_from_state_with_optimizer(state).result(timeout=TIMEOUT)
+        for client in (model, resumed):
+            metrics.append(client.forward(data, "dpo", {"dpo_beta": 0.2}).result(timeout=TIMEOUT).metrics)
+    return metrics
+
+
+@pytest.mark.row(90, 210)
+def test_a_killed_service_goes_on_with_its_reference(server: LiveServer) -> None:
+    def disturb(number: int) -> None:
+        if number == 3:
+            server.kill()
+            threading.Timer(0.5, server.start).start()
+
+    calm, disturbed = preferences(server, lambda number: None), preferences(server, disturb)
+    # To the last bit: what is computed anew after the kill was known before it.
+    assert disturbed == calm
+    assert calm[-1] == calm[-2]
+    assert len({one["margin:mean"] for one in calm}) == STEPS + 1
 
 
 @pytest.mark.slow

@@ -247,6 +247,32 @@ advantages = rewards - mean(rewards)
 # Update model: increase probability of high-advantage attempts
 """
 
+DPO_LOSS = """
+training.forward_backward(
+    data=preference_pairs,
+    loss_fn="dpo",
+    dpo_beta=0.1  # Temperature parameter
+)
+"""
+
+PREFERENCE_FORMAT = """
+{
+    "prompt": "How do I bake a cake?",
+    "chosen": "Here's a simple recipe...",
+    "rejected": "I don't know."
+}
+"""
+
+PREFERENCE_MODEL = """
+# Compare two completions
+reward_a = model(prompt + completion_a)
+reward_b = model(prompt + completion_b)
+
+# Loss: Bradley-Terry model
+prob_a_better = sigmoid(reward_a - reward_b)
+loss = -log(prob_a_better)  # If A was preferred
+"""
+
 CHECKPOINTS = """
 # For inference only (lightweight)
 uri = training.save_weights_for_sampler()

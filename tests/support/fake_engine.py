@@ -97,6 +97,9 @@ class FakeEngine:
     def row_cost(self, datum: Datum) -> int:
         return datum.model_input.length
 
+    def keep_reference(self, model_id: str, reference: str) -> None:
+        self.models[model_id].diary.append(("keep_reference", reference))
+
     def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
         codes = [_code(row.datum.model_input.to_ints()[0]) for row in rows]
         self.clock.now += self._token_s * sum(self.row_cost(row.datum) for row in rows)

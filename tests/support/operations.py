@@ -61,6 +61,21 @@ def training(model_id: str, seq_id: int, data: Sequence[Datum], forward_only: bo
     return operation(ForwardBackward(), model_id, seq_id, body=body, **fields)
 
 
+def preferences(
+    model_id: str,
+    seq_id: int,
+    rows: Sequence[int],
+    length: int = 2,
+    forward_only: bool = False,
+    reference: str | None = None,
+    **fields: Any,
+) -> Operation:
+    """FORWARD_BACKWARD of pairs, whose rows in turn are given by their first token and a common length."""
+    data = [Datum(tokens=[row, *[1] * (length - 1)], targets=[row] * length, weights=[1.0] * length) for row in rows]
+    body = encode_forward_backward_request(model_id, seq_id, data, "dpo", None, forward_only)
+    return operation(ForwardBackward(reference), model_id, seq_id, body=body, **fields)
+
+
 def optim(model_id: str, seq_id: int, learning_rate: float = 1e-4, **fields: Any) -> Operation:
     """OPTIM_STEP."""
     return operation(OptimStep(AdamParams(learning_rate=learning_rate)), model_id, seq_id, **fields)

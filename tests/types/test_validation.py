@@ -42,8 +42,10 @@ def test_a_mask_without_a_position_is_sound_where_nothing_trains() -> None:
 
 @pytest.mark.parametrize("loss_fn", list(LOSSES))
 def test_sound_data_pass(loss_fn: str) -> None:
-    datum = Datum(**(GOOD if loss_fn == "cross_entropy" else POLICY))
-    check_training_data([datum], loss_fn, None, INFO, max_datums=1)
+    data = [Datum(**(GOOD if loss_fn == "cross_entropy" else POLICY))]
+    if LOSSES[loss_fn].paired:
+        data = [Datum(**GOOD), Datum(**{**GOOD, "targets": [2, 4]})]
+    check_training_data(data, loss_fn, None, INFO, max_datums=2)
 
 
 @pytest.mark.row(36)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from tinsmith.engine.adapters.optimizer import adamw_step
+from tinsmith.engine.adapters.references import BASE, References
 from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.adapters.trained_adapters import Adapters
 from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
@@ -19,12 +22,14 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprobs import chunk_tokens
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import use_threads
-from tinsmith.engine.training.packing import PackedRow
-from tinsmith.engine.training.training_pass import run_rows
+from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
+from tinsmith.engine.training.reference_logprobs import ReferenceLogprobs
+from tinsmith.engine.training.training_pass import run_units
 from tinsmith.settings import Settings
 from tinsmith.types.datum import Datum
-from tinsmith.types.errors import invalid
+from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
+from tinsmith.types.facts.loss_table import LOSSES, unit_of
 from tinsmith.types.params import AdamParams, LoraConfig
 from tinsmith.types.validation import check_adam, check_lora, check_training_data
 
@@ -49,7 +54,9 @@ class Engine:
         self.snapshots = Snapshots(self.adapters)
         self.folders = AdapterFolders(base)
         self._sampler: Sampler | None = None
+        self.references = References(self.adapters, partial(self.folders.read, optimizer=False))
         self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk)
+        self.reference_logprobs = ReferenceLogprobs(base, self._chunk, settings.reference_cache_mb * 2**20)
 
     @classmethod
     def load(cls, name: str, source: str, device: str, dtype: str, settings: Settings) -> Engine:
@@ -109,11 +116,14 @@ class Engine:
         self.adapters.create(model_id, lora)
 
     def remove_model(self, model_id: str) -> None:
-        """Free an adapter and its optimizer state."""
+        """Free an adapter, its optimizer state and its reference."""
         self.adapters.remove(model_id)
+        self.references.forget(model_id)
 
     def load_state(self, model_id: str, folder: str | Path, lora: LoraConfig, optimizer: bool = True) -> None:
         """Load a saved state into a model, made if there is none of this id; accumulated gradients are dropped.
+
+        The model measures preferences against the state's reference from then on, which is the base where it has none.
 
         Args:
             model_id: the training run.
@@ -131,12 +141,32 @@ class Engine:
         adapter = self.adapters.create(model_id, lora) if fresh else self.adapters.get(model_id)
         if adapter.lora.model_copy(update={"seed": lora.seed}) != lora:
             raise invalid("lora_config", lora, f"the config of model {model_id}: {adapter.lora!r}")
+        try:
+            reference = self.references.load(saved.reference) if saved.reference is not None else BASE
+        except UserError:
+            if fresh:
+                self.adapters.remove(model_id)
+            raise
         # All checks are behind us: a state is taken whole or not at all.
         saved.restore(adapter)
+        self.references.replace(model_id, reference)
 
     def save_state(self, model_id: str, folder: str | Path) -> int:
-        """Write weights and optimizer state; return the bytes written."""
-        return self.folders.save_state(self.adapters.get(model_id), folder)
+        """Write weights, optimizer state and reference; return the bytes written."""
+        return self.folders.save_state(self.adapters.get(model_id), folder, self.references.kept(model_id))
+
+    def keep_reference(self, model_id: str, reference: str) -> None:
+        """Measure a model's preferences against a reference from now on, where a row names none.
+
+        Args:
+            model_id: the training run.
+            reference: a folder of saved weights, or `base`.
+
+        Raises:
+            UserError: the folder is no checkpoint, is damaged or of another base, or the adapter budget is exhausted.
+        """
+        self.adapters.get(model_id)
+        self.references.keep(model_id, reference)
 
     def save_sampler(self, model_id: str, folder: str | Path) -> int:
         """Write the weights only; return the bytes written."""
@@ -200,58 +230,72 @@ class Engine:
     def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
         """Compute rows of any models in one packed pass and add up their gradients.
 
-        A row that is bad fails alone. If the pass itself fails, every model's rows are computed again by themselves,
-        and only the models that fail again get the error; a failed model's gradients of this call are not added.
+        A row that is bad fails alone, or with the other one of its pair. If the pass itself fails, every model's rows
+        are computed again by themselves, and only the models that fail again get the error; a failed model's gradients
+        of this call are not added.
 
         Args:
-            rows: with the loss of each.
+            rows: with the loss of each; pairs as chosen and rejected, one behind the other.
 
         Returns:
-            one output or exception per row, in order.
+            one output or exception per row, in order; a message that names `data[0]` or `data[1]` counts from the
+            first row of the pair.
         """
         results: list[RowOutput | Exception] = [RuntimeError("row was not computed")] * len(rows)
-        packed: list[PackedRow] = []
-        for index, row in enumerate(rows):
+        units: list[Unit] = []
+        start = 0
+        while start < len(rows):
+            size = unit_of(rows[start].loss_fn)
+            indices = range(start, min(start + size, len(rows)))
             try:
-                packed.append(self._check_row(index, row))
+                units.append(self._check_unit(indices, [rows[i] for i in indices]))
             except Exception as error:
-                results[index] = error
+                for i in indices:
+                    results[i] = error
+            start += size
         # Forward rows apart from the others: their pass keeps no activations.
         for backward in (False, True):
-            some = [p for p in packed if p.row.backward == backward]
+            some = [unit for unit in units if unit[0].row.backward == backward]
             if some:
                 self._run_apart(some, backward, results)
+        self.references.release_unused({(r.model_id, r.reference) for r in rows if r.reference is not None})
         return results
 
-    def _check_row(self, index: int, row: TrainRow) -> PackedRow:
-        slot = self.adapters.get(row.model_id).slot
-        check_training_data([row.datum], row.loss_fn, dict(row.loss_fn_config), self.info, max_datums=1)
-        return PackedRow.of(index, row, slot)
+    def _check_unit(self, indices: Sequence[int], rows: Sequence[TrainRow]) -> Unit:
+        first = rows[0]
+        slot = self.adapters.get(first.model_id).slot
+        data = [row.datum for row in rows]
+        check_training_data(data, first.loss_fn, dict(first.loss_fn_config), self.info, max_datums=len(data))
+        reads = LOSSES[first.loss_fn].referenced
+        reference = self.references.find(first.model_id, first.reference) if reads else None
+        unit = (PackedRow.of(index, row, slot, reference) for index, row in zip(indices, rows, strict=True))
+        return share_prompt(tuple(unit))
 
-    def _run_apart(self, rows: list[PackedRow], backward: bool, results: list[RowOutput | Exception]) -> None:
+    def _run_apart(self, units: list[Unit], backward: bool, results: list[RowOutput | Exception]) -> None:
         """Run rows together; where that fails, model by model."""
-        models = list(dict.fromkeys(r.row.model_id for r in rows))
+        models = list(dict.fromkeys(unit[0].row.model_id for unit in units))
         try:
-            self._run(rows, backward, results)
+            self._run(units, backward, results)
         except Exception as error:
             if len(models) == 1:
                 log.exception("training pass of model %s failed", models[0])
-                for r in rows:
-                    results[r.index] = error
+                for row in chain.from_iterable(units):
+                    results[row.index] = error
                 return
             log.warning("merged pass of %d models failed (%s); running them one by one", len(models), error)
         else:
             return
         # Nothing of the merged pass has reached an adapter, so that each model starts from where it was.
         for model_id in models:
-            self._run_apart([r for r in rows if r.row.model_id == model_id], backward, results)
+            self._run_apart([unit for unit in units if unit[0].row.model_id == model_id], backward, results)
 
-    def _run(self, rows: list[PackedRow], backward: bool, results: list[RowOutput | Exception]) -> None:
-        outputs, gradients = run_rows(self.base, rows, self.max_tokens_per_pass, self._chunk, backward)
+    def _run(self, units: list[Unit], backward: bool, results: list[RowOutput | Exception]) -> None:
+        units = self.reference_logprobs.fill_in(units)
+        outputs, gradients = run_units(self.base, units, self.max_tokens_per_pass, self._chunk, backward)
         for index, output in outputs.items():
             results[index] = output
         if backward:
-            for model_id in {r.row.model_id for r in rows}:
+            for model_id in {unit[0].row.model_id for unit in units}:
                 adapter = self.adapters.get(model_id)
                 flat = gradients.flats.get(adapter.slot)
                 # A row may touch no weight that this adapter acts on; its step counts all the same.

@@ -22,6 +22,8 @@ class TrainRow:
         loss_fn: name of the loss.
         loss_fn_config: its options.
         backward: whether its gradient is added to the adapter's.
+        reference: what a loss over pairs measures against: a folder of saved weights, or `base`; None stands for what
+            the training run keeps.
     """
 
     model_id: str
@@ -29,6 +31,7 @@ class TrainRow:
     loss_fn: str
     loss_fn_config: Mapping[str, float | str]
     backward: bool
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,16 @@ class RowOutput:
 
     Attributes:
         logprobs: of the targets, shape of the row's target_tokens; float32 (float64 in a float64 engine).
-        loss: summed over the row.
-        metrics: further sums of the row, name without the merge suffix.
+        loss: summed over the row; the loss of a pair is its chosen row's.
+        metrics: what else is told of the row, by name with the rule that merges rows (`accuracy:mean`); both rows of a
+            pair tell the same.
+        ref_logprobs: as `logprobs`, under the reference; None where the loss has none.
     """
 
     logprobs: npt.NDArray[np.floating]
     loss: float
     metrics: dict[str, float] = field(default_factory=dict)
+    ref_logprobs: npt.NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

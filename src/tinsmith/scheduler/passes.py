@@ -1,15 +1,18 @@
 """Packed passes: the rows of all models whose turn it is, merged up to a token budget.
 
-Within a model, rows are computed strictly in the order of its operations, and a pass takes rows of one operation only:
-so a model that is alone meets the same passes, and gets the same sums to the last bit, however fast its operations
-arrive, in a replay too. Between models the one that has had the fewest tokens goes first.
+Rows are placed in units: one row, or the two of a pair, whose loss is one. Within a model, rows are computed strictly
+in the order of its operations, and a pass takes rows of one operation only: so a model that is alone meets the same
+passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. Between models the
+one that has had the fewest tokens goes first.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from tinsmith.engine.jobs import RowOutput, TrainRow
@@ -18,13 +21,14 @@ from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.types.codec import decode_forward_backward_request, encode_forward_backward_output
 from tinsmith.types.datum import Datum
-from tinsmith.types.engine_messages.operations import Operation
+from tinsmith.types.engine_messages.operations import ForwardBackward, Operation
 from tinsmith.types.errors import UserError
-from tinsmith.types.outputs import ForwardBackwardOutput
+from tinsmith.types.facts.loss_table import unit_of
+from tinsmith.types.outputs import ForwardBackwardOutput, LossFnOutput, reduce_metrics
 from tinsmith.types.tensor import TensorData
 
-# How an engine, which sees one row at a time, begins its complaints about one.
-_ROW = "data[0]"
+# How an engine, which sees one unit at a time, begins its complaints about a row of one.
+_ROW = re.compile(r"data\[(\d+)\]")
 
 # Stands where an output will be once its half was computed.
 _COMPUTED_AGAIN = RuntimeError("computed again")
@@ -46,6 +50,10 @@ class TrainingEngine(Protocol):
         """Compute one pass; where it raises, no gradient of any model has changed."""
         ...
 
+    def keep_reference(self, model_id: str, reference: str, /) -> object:
+        """Measure a model's preferences against a reference from now on."""
+        ...
+
 
 @dataclass(slots=True)
 class Task:
@@ -55,6 +63,7 @@ class Task:
         op: the operation.
         rows: its datums as the engine takes them.
         costs: tokens of each row.
+        unit: rows that have to be computed together.
         outputs: results of the rows computed so far.
         error: why the operation fails, None while it does not.
     """
@@ -62,6 +71,7 @@ class Task:
     op: Operation
     rows: list[TrainRow] = field(default_factory=list)
     costs: list[int] = field(default_factory=list)
+    unit: int = 1
     outputs: list[RowOutput] = field(default_factory=list)
     error: Exception | None = None
 
@@ -75,52 +85,74 @@ class Task:
         """Whether the operation leaves gradients, or would have."""
         return not self.rows or self.rows[0].backward
 
-    def take(self, index: int, output: RowOutput | Exception) -> None:
-        """Keep the result of a row; after the first failure the others do not matter."""
-        if self.error is not None:
-            return
-        if isinstance(output, UserError):
-            self.error = UserError(f"data[{index}]{_complaint(output.message)}")
-        elif isinstance(output, Exception):
-            self.error = output
-        else:
-            self.outputs.append(output)
+    @property
+    def reference(self) -> str | None:
+        """What its request names for preferences to be measured against."""
+        return self.op.work.reference if isinstance(self.op.work, ForwardBackward) else None
+
+    def take(self, start: int, outputs: Iterable[RowOutput | Exception]) -> None:
+        """Keep the results of a unit, whose first row is `start`; after the first failure the others do not matter."""
+        for output in outputs:
+            if self.error is not None:
+                return
+            if isinstance(output, UserError):
+                self.error = UserError(_complaint(start, output.message))
+            elif isinstance(output, Exception):
+                self.error = output
+            else:
+                self.outputs.append(output)
 
     def payload(self) -> bytes:
-        """Return the encoded result: per datum the logprobs, and sums over the rows as metrics.
+        """Return the encoded result: per datum the logprobs, and metrics over all rows.
 
         Raises:
             Exception: the operation failed.
         """
         if self.error is not None:
             raise self.error
-        metrics = {"loss:sum": 0.0, "tokens:sum": float(sum(self.costs))}
-        for output in self.outputs:
-            metrics["loss:sum"] += output.loss
-            for name, value in output.metrics.items():
-                metrics[f"{name}:sum"] = metrics.get(f"{name}:sum", 0.0) + value
-        outputs = [{"logprobs": TensorData.from_numpy(output.logprobs)} for output in self.outputs]
+        metrics = {"loss:sum": sum(output.loss for output in self.outputs), "tokens:sum": float(sum(self.costs))}
+        metrics |= reduce_metrics([(output.metrics, 1) for output in self.outputs]) if self.outputs else {}
+        outputs = [_answer(output) for output in self.outputs]
         return encode_forward_backward_output(ForwardBackwardOutput("ArrayRecord", outputs, metrics))
 
 
-def _complaint(message: str) -> str:
-    return message.removeprefix(_ROW) if message.startswith(_ROW) else f": {message}"
+def _answer(output: RowOutput) -> LossFnOutput:
+    answer = {"logprobs": TensorData.from_numpy(output.logprobs)}
+    if output.ref_logprobs is not None:
+        answer["ref_logprobs"] = TensorData.from_numpy(output.ref_logprobs)
+    return answer
+
+
+def _complaint(start: int, message: str) -> str:
+    """Return an engine's complaint about a unit, with the rows counted as the request has them."""
+    if _ROW.match(message) is None:
+        return f"data[{start}]: {message}"
+    # All of them: what is wrong with a rejected row is told by naming the chosen one, too.
+    return _ROW.sub(lambda row: f"data[{start + int(row[1])}]", message)
 
 
 class Placed(NamedTuple):
-    """A row of a task with its place in a pass."""
+    """A unit of a task with its place in a pass."""
 
     task: Task
-    index: int
+    start: int
+
+    @property
+    def rows(self) -> list[TrainRow]:
+        """The rows of the unit."""
+        return self.task.rows[self.start : self.start + self.task.unit]
 
     @property
     def cost(self) -> int:
-        """Tokens of the row."""
-        return self.task.costs[self.index]
+        """Tokens of the unit."""
+        return sum(self.task.costs[self.start : self.start + self.task.unit])
 
 
-def _fits(row: Placed, first: Placed, room: int) -> bool:
-    return row.cost <= room and row.task.backward == first.task.backward
+_Outputs = list[RowOutput | Exception]
+
+
+def _fits(unit: Placed, first: Placed, room: int) -> bool:
+    return unit.cost <= room and unit.task.backward == first.task.backward
 
 
 class Passes:
@@ -149,34 +181,34 @@ class Passes:
         """
         by_model = {queue.model_id: queue for queue in queues}
         placed = self._collect(by_model)
-        for (task, index), output in zip(placed, self._compute(placed), strict=True):
-            task.take(index, output)
+        for (task, start), outputs in zip(placed, self._compute(placed), strict=True):
+            task.take(start, outputs)
         return [(by_model[m], task) for m in by_model for task in self._take_finished(m)]
 
     def _collect(self, queues: dict[str, ModelQueue]) -> list[Placed]:
-        """Choose the rows of a pass, all forward-only or none, within the budget unless the first alone exceeds it.
+        """Choose the units of a pass, all forward-only or none, within the budget unless the first alone exceeds it.
 
-        Small rows may fill what a needier model's next row leaves, but not run ahead of it by more than a budget.
+        Small units may fill what a needier model's next one leaves, but not run ahead of it by more than a budget.
         """
-        rows: list[Placed] = []
+        units: list[Placed] = []
         budget = room = self._engine.max_tokens_per_pass
         cursors = {model_id: _Cursor(self, queue) for model_id, queue in queues.items()}
         self._fair.activate(cursors)
         while cursors:
             model_id = self._fair.least(cursors)
             found = cursors[model_id].seek()
-            if found is None or self._fair.lead(model_id) > budget or (rows and not _fits(found, rows[0], room)):
+            if found is None or self._fair.lead(model_id) > budget or (units and not _fits(found, units[0], room)):
                 # Out of this pass altogether: its rows keep their order, so none further on may fill the gap.
                 del cursors[model_id]
                 continue
-            cursors[model_id].advance()
-            rows.append(found)
+            cursors[model_id].advance(found)
+            units.append(found)
             # Now, not when the pass succeeds: no recovery point may come between a part of a step and the rest of it.
             queues[model_id].dirty |= found.task.backward
             room -= found.cost
             self.tokens += found.cost
             self._fair.charge(model_id, found.cost)
-        return rows
+        return units
 
     def open_task(self, queue: ModelQueue, position: int) -> Task | None:
         """Return the task at `position` of the model's run of forward_backwards, opened on first use."""
@@ -196,50 +228,58 @@ class Passes:
                 return task  # it had no effect, and its result is recorded
             model_id = op.model_id or ""
             task.rows = [
-                TrainRow(model_id, datum, request.loss_fn, request.loss_fn_config, not request.forward_only)
+                TrainRow(
+                    model_id, datum, request.loss_fn, request.loss_fn_config, not request.forward_only, task.reference
+                )
                 for datum in request.data
             ]
+            task.unit = unit_of(request.loss_fn)
             task.costs = [self._engine.row_cost(datum) for datum in request.data]
         except Exception as error:
             task.error = error  # answered in its turn, like a failed row
         return task
 
-    def _compute(self, placed: Sequence[Placed]) -> list[RowOutput | Exception]:
-        """Compute rows in one pass; those for which that was too much are computed again in halves.
+    def _compute(self, placed: Sequence[Placed]) -> list[_Outputs]:
+        """Compute units in one pass; those for which that was too much are computed again in halves.
 
         A pass that raises, and rows for which memory ran out, have left no gradients.
         """
         if not placed:
             return []
         outputs, again = self._pass(placed)
-        # A row that is too much by itself has no smaller half.
+        # A unit that is too much by itself has no smaller half.
         if not again or len(placed) == 1:
             return outputs
         for i in again:
-            outputs[i] = _COMPUTED_AGAIN  # the errors hold on to the failed pass's tensors
+            outputs[i] = [_COMPUTED_AGAIN]  # the errors hold on to the failed pass's tensors
         middle = (len(again) + 1) // 2
         for half in (again[:middle], again[middle:]):
             for i, output in zip(half, self._compute([placed[i] for i in half]), strict=True):
                 outputs[i] = output
         return outputs
 
-    def _pass(self, placed: Sequence[Placed]) -> tuple[list[RowOutput | Exception], list[int]]:
-        """Compute one pass; return the outputs, and which of them may do better in a smaller pass."""
+    def _pass(self, placed: Sequence[Placed]) -> tuple[list[_Outputs], list[int]]:
+        """Compute one pass; return the outputs of each unit, and which units may do better in a smaller pass."""
         try:
-            outputs = self._engine.train_rows([task.rows[index] for task, index in placed])
+            found = iter(self._engine.train_rows([row for unit in placed for row in unit.rows]))
         except Exception as error:
             raise_if_fatal(error)
-            return [error] * len(placed), list(range(len(placed)))
-        failed = [(i, output) for i, output in enumerate(outputs) if isinstance(output, Exception)]
+            return [[error] for _ in placed], list(range(len(placed)))
+        outputs = [list(islice(found, len(unit.rows))) for unit in placed]
+        failed = [(i, out) for i, unit in enumerate(outputs) for out in unit if isinstance(out, Exception)]
         for _, error in failed:
             raise_if_fatal(error)
-        return outputs, [i for i, error in failed if is_out_of_memory(error)]
+        return outputs, list(dict.fromkeys(i for i, error in failed if is_out_of_memory(error)))
 
     def _take_finished(self, model_id: str) -> list[Task]:
         tasks = self._tasks.get(model_id, deque())
         finished: list[Task] = []
         while tasks and tasks[0].settled:
-            finished.append(tasks.popleft())
+            task = tasks.popleft()
+            # Once it is known to have succeeded: one that fails is left out by a replay, and must leave nothing.
+            if task.error is None and task.outputs and task.backward and task.reference is not None:
+                self._engine.keep_reference(model_id, task.reference)
+            finished.append(task)
         return finished
 
 
@@ -253,7 +293,7 @@ class _Cursor:
         self._taken = 0
 
     def seek(self) -> Placed | None:
-        """Go to the model's next row and return it, None where it has none for this pass; stays there if repeated."""
+        """Go to the model's next unit and return it, None where it has none for this pass; stays there if repeated."""
         while True:
             task = self._passes.open_task(self._queue, self._position)
             if task is None:
@@ -266,6 +306,6 @@ class _Cursor:
                 return None
             self._position += 1
 
-    def advance(self) -> None:
-        """Go past the row that `seek` returned."""
-        self._taken += 1
+    def advance(self, found: Placed) -> None:
+        """Go past the unit that `seek` returned."""
+        self._taken += len(found.rows)

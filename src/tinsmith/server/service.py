@@ -16,6 +16,7 @@ from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.importing import ImportingHandler
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import ModelOrder
+from tinsmith.server.handlers.references import ReferencesHandler
 from tinsmith.server.handlers.sampling import SamplingHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
@@ -110,8 +111,8 @@ class Service:
 
         self.intake = intake = Intake(core, dispatcher, points)
         model_order = ModelOrder(core, intake)
-        self.training = TrainingHandler(core, model_order)
         self.saving = saving = SavingHandler(core, model_order)
+        self.training = TrainingHandler(core, model_order, ReferencesHandler(core, saving))
         self.creation = creation = CreationHandler(core, intake, model_order, saving)
         self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving)
         self.closing = ClosingHandler(core, dispatcher, points)

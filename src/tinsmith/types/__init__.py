@@ -1,9 +1,9 @@
 """Wire types and codec that SDK and service share; no torch, no HTTP.
 
-Data (`tensor`, `model_input`, `datum`, `provenance`, `params`, `outputs`), messages (`requests`, `responses`), wire
-forms (`proto/`, `codec`, `compression`), checks (`validation`, `sample_inputs`) and `errors`. `engine_messages/` is
-what service and engine say to each other, `names/` what things are called on the wire and on disk, `facts/` what is
-known of models and losses.
+Data (`tensor`, `model_input`, `datum`, `preference_pair`, `provenance`, `params`, `outputs`), messages (`requests`,
+`responses`), wire forms (`proto/`, `codec`, `compression`), checks (`validation`, `pair_checks`, `sample_inputs`) and
+`errors`. `engine_messages/` is what service and engine say to each other, `names/` what things are called on the wire
+and on disk, `facts/` what is known of models and losses.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tinsmith.types.params import AdamParams as AdamParams
     from tinsmith.types.params import LoraConfig as LoraConfig
     from tinsmith.types.params import SamplingParams as SamplingParams
+    from tinsmith.types.preference_pair import PreferencePair as PreferencePair
     from tinsmith.types.provenance import PromptProvenanceSpan as PromptProvenanceSpan
     from tinsmith.types.provenance import ProvenanceSpans as ProvenanceSpans
     from tinsmith.types.provenance import SampledProvenanceSpan as SampledProvenanceSpan
@@ -83,6 +84,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "params": ("AdamOptimizerConfig", "AdamParams", "LoraConfig", "SamplingParams"),
     "names.paths": ("CheckpointPath", "CheckpointType"),
+    "preference_pair": ("PreferencePair",),
     "provenance": ("PromptProvenanceSpan", "ProvenanceSpans", "SampledProvenanceSpan"),
     "responses": (
         "Checkpoint",

@@ -13,6 +13,7 @@ from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
+from tinsmith.types.pair_checks import check_even, check_pairs
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.provenance import check_tiling
 from tinsmith.types.sample_inputs import SampleInputs
@@ -32,11 +33,15 @@ def check_training_data(
         raise invalid("data", "0 datums", "at least one datum")
     if len(data) > max_datums:
         raise invalid("data", f"{len(data)} datums", f"at most {max_datums} in one request")
+    if LOSSES[loss_fn].paired:
+        check_even(data, loss_fn)
     for index, datum in enumerate(data):
         try:
             _check_datum(datum, loss_fn, info)
         except UserError as error:
             raise UserError(f"data[{index}].{error.message}", error.status) from error
+    if LOSSES[loss_fn].paired:
+        check_pairs(data)
 
 
 def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.data import datum
-from tinsmith.client.training.batch_requests import check_batch, chunk_sizes, merge, split
+from tinsmith.client.training.batch_requests import chunk_sizes, merge, split
+from tinsmith.client.training.preference_pairs import check_datums
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import ForwardBackwardOutput
 from tinsmith.types.tensor import TensorData
@@ -73,6 +74,6 @@ def test_merge_equals_the_whole(values: list[list[float]]) -> None:
 
 def test_batches_that_are_none() -> None:
     with pytest.raises(UserError, match="data: got 'no datums', expected at least one"):
-        check_batch([])
+        check_datums([])
     with pytest.raises(UserError, match=r"data\[1\]: got Ellipsis, expected a Datum"):
-        check_batch([datum(), ...])  # type: ignore[list-item]
+        check_datums([datum(), ...])  # type: ignore[list-item]

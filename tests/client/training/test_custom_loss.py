@@ -79,7 +79,7 @@ def test_a_failure_takes_no_step_and_poisons_nothing(fake: FakeService, training
     step = training.optim_step(AdamParams())
     with pytest.raises(ZeroDivisionError, match="my mistake"):
         custom.result()
-    with pytest.raises(Exception, match=r"no step was taken: forward_backward_custom before it failed \(my mistake\)"):
+    with pytest.raises(Exception, match=r"no step was taken: the forward_backward before it failed \(my mistake\)"):
         step.result()
     assert fake.models[training.model_id].steps == 0
     training.forward_backward_custom(batch(2), squares)

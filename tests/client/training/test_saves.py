@@ -156,9 +156,11 @@ def test_steps(fake: FakeService, training: TrainingClient) -> None:
 
 
 @pytest.mark.row(90)
-def test_further_keywords_are_the_loss_s(fake: FakeService, training: TrainingClient) -> None:
+def test_further_keywords_are_the_loss_s(fake: FakeService, service: ServiceClient) -> None:
     from tests.client.data import batch
 
+    fake.config = {"losses": ["dpo", "ppo"]}
+    training = service.create_lora_training_client("tinsmith-tiny")
     training.forward_backward(data=batch(2), loss_fn="dpo", dpo_beta=0.1).result()
     training.forward_backward(batch(2), "ppo", {"clip_low_threshold": 0.7}, reference="tinker://x").result()
     first, second = (body.loss_fn_config for _, _, body in fake.models[training.model_id].log)

@@ -51,3 +51,29 @@ def test_attention_of_a_sequence_is_the_same_in_any_company(mine: int, others: l
     own = (x[start : start + mine] for x in (query, key, value))
     alone = packed_attention(*own, PaddedLayout.of([mine], CPU), 0.3)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=4))
+def test_sequences_that_share_a_head_are_those_that_repeat_it(pairs: list[tuple[int, int, int]]) -> None:
+    generator = torch.Generator().manual_seed(len(pairs))
+    lengths, heads, repeated, places = [], [], [], []
+    for head, first, second in pairs:
+        start = sum(lengths)
+        lengths += [head + first, second]
+        heads += [0, head]
+        repeated += [head + first, head + second]
+        places += [*range(start, start + head + first), *range(start, start + head)]
+        places += range(start + head + first, start + head + first + second)
+    own = torch.cat([torch.arange(n) >= h for n, h in zip(repeated, heads, strict=True)])
+    stream = [
+        torch.randn(sum(lengths), count, 8, generator=generator, dtype=torch.float64).requires_grad_()
+        for count in (4, 2, 2)
+    ]
+    shared = packed_attention(*stream, PaddedLayout.of(lengths, CPU, heads), 0.3)
+    whole = packed_attention(*(x[places] for x in stream), PaddedLayout.of(repeated, CPU), 0.3)[own]
+    torch.testing.assert_close(shared, whole, rtol=0, atol=0)
+    upstream = torch.randn(shared.shape, generator=generator, dtype=torch.float64)
+    found, wanted = (torch.autograd.grad(out, stream, upstream) for out in (shared, whole))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

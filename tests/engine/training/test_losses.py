@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS, LossInputs
+from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 
 
@@ -26,7 +27,8 @@ def inputs_of(
     """Inputs of one row, or of the rows given, whose ratio is the mean of the positions that train."""
     trains = (weights != 0) & (advantages != 0)
     mask = trains.to(logprobs.dtype) if ratio_mask is None else ratio_mask
-    return LossInputs(weights, logprobs, advantages, mask, torch.tensor(rows or [0] * len(weights)))
+    places = torch.tensor(rows or [0] * len(weights))
+    return LossInputs(weights, logprobs, advantages, mask, torch.zeros_like(logprobs), places)
 
 
 def run(loss_fn: str, logprobs: Tensor, inputs: LossInputs, **config: float) -> tuple[list[float], list[float]]:
@@ -38,7 +40,8 @@ def run(loss_fn: str, logprobs: Tensor, inputs: LossInputs, **config: float) -> 
 
 
 def test_every_advertised_loss_has_its_function() -> None:
-    assert LOSS_FUNCTIONS.keys() == LOSSES.keys()
+    assert LOSS_FUNCTIONS.keys() | PAIRED_LOSS_FUNCTIONS.keys() == LOSSES.keys()
+    assert {name for name, spec in LOSSES.items() if spec.paired} == PAIRED_LOSS_FUNCTIONS.keys()
 
 
 @pytest.mark.row(4, 203)

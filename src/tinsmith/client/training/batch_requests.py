@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
-from tinsmith.client.training.custom_loss import CustomLoss, Surrogate, differentiate, forward_data, with_custom_metrics
+from tinsmith.client.checkpoints.saved_path import SavedPath, settled
+from tinsmith.client.training.custom_loss import CustomLoss, differentiate, forward_data, with_custom_metrics
 from tinsmith.client.training.ordered_calls import OrderedCalls
+from tinsmith.client.training.preference_fallback import PreferenceFallback, evaluated, pair_loss, with_references
+from tinsmith.client.training.preference_pairs import Batch, PreferenceRow, render
+from tinsmith.client.training.training_ops import find_model_tokenizer
 from tinsmith.types.codec import decode_forward_backward_output, encode_forward_backward_request
 from tinsmith.types.compression import zstd_compress
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import APIStatusError, invalid
-from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA
+from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA, REFERENCE_KEY, unit_of
 from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import ForwardBackwardOutput, reduce_metrics
 from tinsmith.types.responses import ClientConfigResponse
@@ -25,8 +30,6 @@ LossConfig = Mapping[str, float | str]
 
 logger = logging.getLogger("tinsmith")
 
-# Losses whose datums come in pairs that one request must hold whole.
-_PAIRED_LOSSES = frozenset({"dpo"})
 # Requests on their way at once: enough to hide the network's delay; eight of the largest (5 MB) are 40 MB.
 _PARALLEL_POSTS = 8
 # A body above this size, half a MiB, is encoded on a thread: on the loop it would stop all other traffic meanwhile. A
@@ -49,6 +52,19 @@ class Pass:
     forward_only: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A batch that was posted.
+
+    Attributes:
+        request_ids: of its requests.
+        finish: makes the caller's output of the service's.
+    """
+
+    request_ids: list[str]
+    finish: Callable[[ForwardBackwardOutput], ForwardBackwardOutput] = lambda output: output
+
+
 class BatchRequests:
     """Sends the batches of one model.
 
@@ -60,45 +76,96 @@ class BatchRequests:
         self._ordered = ordered
         self._connection = ordered.session.connection
         self._posts = asyncio.Semaphore(_PARALLEL_POSTS)
+        self._fallback = PreferenceFallback(ordered)
 
-    def run(self, batch: Sequence[Datum], asked: Pass) -> Future[ForwardBackwardOutput]:
+    def run(self, batch: Batch, asked: Pass) -> Future[ForwardBackwardOutput]:
         """Submit a forward or forward_backward."""
 
-        async def send() -> list[str]:
+        async def send() -> _Sent:
             config = await self._connection.config()
             # An embedded service says so itself; a service without a list of its losses is not ours.
             if config.losses and self._connection.address.base_url is not None:
                 _tell_of_own_formula(asked.loss_fn)
-            return await self._post(split(batch, _sizes(batch, asked.loss_fn, config)), asked, config)
+            async with self._giving_up(asked.forward_only):
+                data, asked_now = await self._datums(batch), await self._settled(asked)
+            if unit_of(asked.loss_fn) == 2 and asked.loss_fn not in config.losses:
+                return await self._send_pairs(data, asked_now, config)
+            sizes = _sizes(data, asked.loss_fn, config)
+            return _Sent(await self._post(split(data, sizes), asked_now, config))
 
-        return self._ordered.submit(send, self._outputs)
+        return self._ordered.submit(send, self._received)
 
     def run_custom(self, batch: list[Datum], loss_fn: CustomLoss) -> Future[ForwardBackwardOutput]:
         """Submit a forward_backward of a loss that is computed here; later operations wait until it is sent."""
         inputs = forward_data(batch)
 
-        async def send() -> tuple[list[str], Surrogate]:
-            # The turn lasts from the forward to the backward: nothing may change the weights in between.
-            try:
-                config = await self._connection.config()
-                sizes = _sizes(inputs, "cross_entropy", config)
-                request_ids = await self._post(split(inputs, sizes), Pass("cross_entropy", {}, True), config)
-                outputs = await self._outputs(request_ids)
-                # On a thread: what the caller computes may take as long as it likes.
-                surrogate = await asyncio.to_thread(differentiate, batch, outputs, loss_fn)
-            except Exception as error:
+        async def send() -> _Sent:
+            return await self._send_custom(batch, inputs, loss_fn)
+
+        return self._ordered.submit(send, self._received)
+
+    async def _received(self, sent: _Sent) -> ForwardBackwardOutput:
+        return sent.finish(await self._outputs(sent.request_ids))
+
+    # -- what is computed here, in turn -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _giving_up(self, forward_only: bool) -> AsyncGenerator[None]:
+        """Use up a number where a batch fails before it is posted, so that no step is taken without its gradients."""
+        try:
+            yield
+        except Exception as error:
+            if not forward_only:
                 self._ordered.voided = error
                 if not self._ordered.lost:
                     await self._void(self._ordered.next_seq_id(), forward_only=False)
-                raise
-            # The same borders as in the forward: outputs and numbers stay together.
-            parts = split(surrogate.data, sizes)
-            return await self._post(parts, Pass("cross_entropy", {}, False), config), surrogate
+            raise
 
-        async def receive(sent: tuple[list[str], Surrogate]) -> ForwardBackwardOutput:
-            return with_custom_metrics(await self._outputs(sent[0]), sent[1])
+    async def _datums(self, batch: Batch) -> list[Datum]:
+        if not batch or isinstance(batch[0], Datum):
+            return cast("list[Datum]", batch)
+        tokenizer = await find_model_tokenizer(self._ordered.created, self._connection)
+        rows = cast("list[PreferenceRow]", batch)
+        # On a thread: templates and tokenizers take their time over a large batch.
+        return await asyncio.to_thread(render, rows, tokenizer)
 
-        return self._ordered.submit(send, receive)
+    async def _settled(self, asked: Pass) -> Pass:
+        """Return what is asked for once the weights that it names are saved."""
+        reference = asked.loss_config.get(REFERENCE_KEY)
+        # A plain text names weights that are there.
+        if not isinstance(reference, SavedPath):
+            return asked
+        path = await settled(reference)  # pyright: ignore[reportUnknownArgumentType]
+        return replace(asked, loss_config={**asked.loss_config, REFERENCE_KEY: path})
+
+    async def _send_pairs(self, data: list[Datum], asked: Pass, config: ClientConfigResponse) -> _Sent:
+        """Send pairs to a service that has no loss over them."""
+        async with self._giving_up(asked.forward_only):
+            references = await self._fallback.references(
+                data, asked.loss_fn, asked.loss_config, keep=not asked.forward_only
+            )
+            loss = pair_loss(asked.loss_fn, asked.loss_config, references)
+            inputs = forward_data(data)
+        if not asked.forward_only:
+            sent = await self._send_custom(data, inputs, loss)
+            return _Sent(sent.request_ids, lambda output: with_references(sent.finish(output), references))
+        parts = split(inputs, _sizes(inputs, "cross_entropy", config))
+        request_ids = await self._post(parts, Pass("cross_entropy", {}, True), config)
+        return _Sent(request_ids, lambda output: with_references(evaluated(output, data, loss), references))
+
+    async def _send_custom(self, batch: list[Datum], inputs: list[Datum], loss_fn: CustomLoss) -> _Sent:
+        # The turn lasts from the forward to the backward: nothing may change the weights in between.
+        async with self._giving_up(forward_only=False):
+            config = await self._connection.config()
+            sizes = _sizes(inputs, "cross_entropy", config)
+            request_ids = await self._post(split(inputs, sizes), Pass("cross_entropy", {}, True), config)
+            outputs = await self._outputs(request_ids)
+            # On a thread: what the caller computes may take as long as it likes.
+            surrogate = await asyncio.to_thread(differentiate, batch, outputs, loss_fn)
+        # The same borders as in the forward: outputs and numbers stay together.
+        parts = split(surrogate.data, sizes)
+        request_ids = await self._post(parts, Pass("cross_entropy", {}, False), config)
+        return _Sent(request_ids, lambda output: with_custom_metrics(output, surrogate))
 
     # -- posts, in turn -----------------------------------------------------------------------------------------------
 
@@ -190,7 +257,7 @@ def chunk_sizes(data: Sequence[Datum], loss_fn: str, most_datums: int, most_byte
         most_datums: of one request, as the service's configuration says.
         most_bytes: the same, estimated as `Datum.nbytes`; a single datum (or pair) may be larger.
     """
-    unit = 2 if loss_fn in _PAIRED_LOSSES else 1
+    unit = unit_of(loss_fn)
     sizes: list[int] = []
     count = size = 0
     for start in range(0, len(data), unit):
@@ -224,21 +291,6 @@ def merge(outputs: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
 
 
 # -- what callers may pass --------------------------------------------------------------------------------------------
-
-
-def check_batch(data: Sequence[Datum]) -> list[Datum]:
-    """Return the batch as a list.
-
-    Raises:
-        UserError: it is empty, or something in it is no `Datum`.
-    """
-    batch = list(data)
-    if not batch:
-        raise invalid("data", "no datums", "at least one Datum")
-    for index, datum in enumerate(batch):
-        if not isinstance(datum, Datum):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise invalid(f"data[{index}]", datum, "a Datum")
-    return batch
 
 
 def merge_loss_config(config: LossConfig | None, keywords: LossConfig) -> LossConfig:

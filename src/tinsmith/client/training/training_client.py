@@ -14,12 +14,12 @@ from tinsmith.client.sampling.prompts import Params, Prompts, parse_params, pars
 from tinsmith.client.sampling.sampling_client import SamplingClient, SamplingClientKind, refuse_retry_config
 from tinsmith.client.sampling.text_sampling import sample_texts
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
-from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
-from tinsmith.client.training.batch_requests import BatchRequests, LossConfig, Pass, check_batch, merge_loss_config
+from tinsmith.client.training.batch_requests import BatchRequests, LossConfig, Pass, merge_loss_config
 from tinsmith.client.training.custom_loss import CustomLoss, check_torch
 from tinsmith.client.training.model_creation import create_model, creation_body, lora_of
 from tinsmith.client.training.ordered_calls import OrderedCalls
-from tinsmith.client.training.training_ops import TrainingOps, model_name
+from tinsmith.client.training.preference_pairs import Data, check_datums, read_batch
+from tinsmith.client.training.training_ops import TrainingOps, find_model_tokenizer
 from tinsmith.client.transport.async_twins import awaiting, submitting
 from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
 from tinsmith.client.transport.opening import open_connection
@@ -114,33 +114,42 @@ class TrainingClient(APIFuture["TrainingClient"]):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def forward(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
+        self, data: Data, loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
     ) -> APIFuture[ForwardBackwardOutput]:
         """Compute logprobs and loss without gradients; arguments as for `forward_backward`."""
         asked = Pass(loss_fn, merge_loss_config(loss_fn_config, config), forward_only=True)
-        return Pending(self._batches.run(check_batch(data), asked))
+        return Pending(self._batches.run(read_batch(data, loss_fn), asked))
 
     forward_async = submitting(forward)
 
     def forward_backward(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
+        self, data: Data, loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
     ) -> APIFuture[ForwardBackwardOutput]:
         """Compute the loss and add its gradient to what is accumulated since the last `optim_step`.
 
+        `dpo`, `ipo` and `simpo` train on preference pairs, which may be passed in three forms: datums in turn (chosen,
+        rejected, chosen, ...), `PreferencePair` objects, or rows `{"prompt", "chosen", "rejected"}` of texts or
+        messages (see `preference_pairs`). `reference="base"` or `reference="tinker://..."` names what `dpo` and `ipo`
+        measure against; the run keeps it, and its states do, until another is named. Where the service has no such
+        loss, it is computed here through `forward_backward_custom`.
+
         Args:
-            data: the batch; losses are sums over its tokens.
-            loss_fn: name of a loss of the service.
+            data: the batch; losses are sums over its tokens, or over its pairs.
+            loss_fn: name of a loss of the service; `docs/losses.md` has the formulas.
             loss_fn_config: the loss's parameters.
             config: the same as keywords, e.g. `dpo_beta=0.1`.
 
         Returns:
             A future of logprobs per datum (float32, of the shape of its target_tokens) and metrics (`loss:sum`, ...).
+            Of pairs also `ref_logprobs` per datum, in the order chosen, rejected, ..., and as means over the pairs
+            `accuracy:mean`, `margin:mean`, `chosen_reward:mean` and `rejected_reward:mean`.
 
         Raises:
-            UserError: the batch is empty, or a parameter is given twice or is neither number nor text.
+            UserError: the batch is empty or mixes forms, a row lacks a field, datums of pairs are odd in number, or a
+                parameter is given twice or is neither number nor text.
         """
         asked = Pass(loss_fn, merge_loss_config(loss_fn_config, config), forward_only=False)
-        return Pending(self._batches.run(check_batch(data), asked))
+        return Pending(self._batches.run(read_batch(data, loss_fn), asked))
 
     forward_backward_async = submitting(forward_backward)
 
@@ -169,7 +178,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
         if loss_type_input not in (None, "logprobs"):
             raise invalid("loss_type_input", loss_type_input, "'logprobs'")
         check_torch()
-        return Pending(self._batches.run_custom(check_batch(data), loss_fn))
+        return Pending(self._batches.run_custom(check_datums(data), loss_fn))
 
     forward_backward_custom_async = submitting(forward_backward_custom)
 
@@ -358,11 +367,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
 
     def get_tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the base model."""
-        return wait_blocking(self._session.submit(self._tokenizer()))
-
-    async def _tokenizer(self) -> Tokenizer:
-        info = await share(self._created)
-        return await find_tokenizer(info.model_data.tokenizer_id or model_name(info), self._session.connection)
+        return wait_blocking(self._session.submit(find_model_tokenizer(self._created, self._session.connection)))
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 
 from tinsmith.client.checkpoints.saved_path import SavedPath, settled
 from tinsmith.client.sampling.opened_sampler import OpenedSampler
+from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
 from tinsmith.client.training.ordered_calls import OrderedCalls
+from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.futures import share
 from tinsmith.types.errors import RequestErrorCategory, RequestFailedError, TinsmithError
 from tinsmith.types.facts.learning_rate import default_adam_params
@@ -66,7 +69,7 @@ class TrainingOps:
                 if voided is None:
                     raise
                 # The service only knows of an empty batch; what the caller wants to hear is what came before it.
-                message = f"no step was taken: forward_backward_custom before it failed ({voided})"
+                message = f"no step was taken: the forward_backward before it failed ({voided})"
                 raise RequestFailedError(message, request_id, RequestErrorCategory.USER) from error
 
         return self._ordered.submit(send, receive)
@@ -135,6 +138,12 @@ def model_name(info: GetInfoResponse) -> str:
     if name is None:
         raise TinsmithError(f"get_info: the service does not name the base model of {info.model_id}")
     return name
+
+
+async def find_model_tokenizer(created: Future[GetInfoResponse], connection: Connection) -> Tokenizer:
+    """Return the tokenizer of a model's base, once the model is made."""
+    info = await share(created)
+    return await find_tokenizer(info.model_data.tokenizer_id or model_name(info), connection)
 
 
 def default_step(info: GetInfoResponse) -> AdamParams:

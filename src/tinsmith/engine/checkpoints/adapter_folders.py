@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.adapter_files.safetensors_header import read_metadata
+from tinsmith.engine.adapters.references import BASE, Reference
 from tinsmith.engine.adapters.slots import Slot, targets_for
 from tinsmith.engine.adapters.trained_adapters import Adapter
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint
@@ -23,7 +24,7 @@ from tinsmith.engine.checkpoints.peft_layout import adapter_config, check_tensor
 from tinsmith.engine.checkpoints.whole_folders import read_file, read_manifest, write_folder
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.types.errors import UserError
-from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER, REFERENCE_WEIGHTS
 from tinsmith.types.params import LoraConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,6 +40,7 @@ class SavedAdapter:
         tensors: weights by PEFT name.
         moments: both moments by PEFT name; None where they were not asked for.
         step: optimizer steps taken.
+        reference: what the run measured preferences against; None where that is the base.
     """
 
     where: str
@@ -46,6 +48,7 @@ class SavedAdapter:
     tensors: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]] | None
     step: int
+    reference: SavedAdapter | None = None
 
     def check_shape(self, lora: LoraConfig) -> None:
         """Refuse to load into an adapter of another shape.
@@ -93,14 +96,20 @@ class AdapterFolders:
         self._mixture = getattr(base.config, "num_experts_per_tok", None) is not None
         self._fingerprint = fingerprint(base)
 
-    def save_state(self, adapter: Adapter, folder: str | Path) -> int:
-        """Write weights and optimizer; return the bytes written."""
+    def save_state(self, adapter: Adapter, folder: str | Path, reference: Reference = BASE) -> int:
+        """Write weights, optimizer and the reference of the run; return the bytes written."""
         layout, rank = adapter.slot.pool.layout, adapter.slot.rank
         moments: dict[str, Tensor] = {}
         for name, flat in zip(_MOMENTS, (adapter.exp_avg, adapter.exp_avg_sq), strict=True):
             moments |= {f"{name}.{k}": v for k, v in export_tensors(flat, layout, rank).items()}
         files = self._weight_files(adapter.master, adapter.slot, adapter.lora) | {OPTIMIZER: dump_tensors(moments)}
-        return write_folder(Path(folder), files, self._facts("state", adapter.lora, adapter.step))
+        facts = self._facts("state", adapter.lora, adapter.step)
+        # Its weights and not where they came from: what they were saved as may be deleted.
+        if reference.slot is not None and reference.lora is not None:
+            tensors = export_tensors(reference.slot.flat, reference.slot.pool.layout, reference.slot.rank)
+            files[REFERENCE_WEIGHTS] = dump_tensors(tensors)
+            facts["reference"] = {"lora": reference.lora.model_dump()}
+        return write_folder(Path(folder), files, facts)
 
     def save_weights(self, flat: Tensor, slot: Slot, lora: LoraConfig, folder: str | Path) -> int:
         """Write the weights of a flat vector [P] only; return the bytes written."""
@@ -148,7 +157,16 @@ class AdapterFolders:
         lora = LoraConfig.model_validate(manifest["lora"])
         check_tensors(where, tensors, self._targets, lora.rank)
         moments = self._read_moments(folder, where, manifest, lora.rank) if optimizer else None
-        return SavedAdapter(where, lora, tensors, moments, int(manifest["step"]))
+        reference = self._read_reference(folder, where, manifest)
+        return SavedAdapter(where, lora, tensors, moments, int(manifest["step"]), reference)
+
+    def _read_reference(self, folder: Path, where: str, manifest: dict[str, Any]) -> SavedAdapter | None:
+        if "reference" not in manifest:
+            return None
+        tensors = _parse(where, REFERENCE_WEIGHTS, read_file(folder, REFERENCE_WEIGHTS, manifest))
+        lora = LoraConfig.model_validate(manifest["reference"]["lora"])
+        check_tensors(f"{where}: {REFERENCE_WEIGHTS}", tensors, self._targets, lora.rank)
+        return SavedAdapter(where, lora, tensors, None, 0)
 
     def _read_foreign(self, folder: Path, optimizer: bool) -> SavedAdapter:
         where = "adapter"

@@ -99,6 +99,8 @@ class ForwardContext:
         slot_mapping: cell of the paged cache for each new key, int64 [T].
         block_tables: blocks of each sequence, int32 [S, blocks], padded with 0.
         context_lens: keys of each sequence, the new ones included, int32 [S].
+        heads: tokens that each sequence has before its own `lengths`, which are the first ones of the sequence ahead of
+            it (PACKED); empty where no sequences share a head.
     """
 
     mode: Mode
@@ -110,6 +112,7 @@ class ForwardContext:
     slot_mapping: Tensor | None = None
     block_tables: Tensor | None = None
     context_lens: Tensor | None = None
+    heads: tuple[int, ...] = ()
     # Both are the same in every layer, so that the first one that asks pays for all.
     _layout: PaddedLayout | None = field(default=None, init=False)
     _stretches: tuple[list[Slot | None], Tensor] | None = field(default=None, init=False)
@@ -118,7 +121,7 @@ class ForwardContext:
     def layout(self) -> PaddedLayout:
         """How the sequences are padded for attention."""
         if self._layout is None:
-            self._layout = PaddedLayout.of(self.lengths, self.positions.device)
+            self._layout = PaddedLayout.of(self.lengths, self.positions.device, self.heads)
         return self._layout
 
     @property

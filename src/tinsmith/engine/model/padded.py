@@ -6,6 +6,9 @@ cost a kernel launch each. Sequences of similar length share a batch, so that bo
 How wide a sequence's batch is follows from its own length alone, never from what else is in the pass. A kernel adds up
 its keys in an order that depends on the width, so a width that neighbours had a say in would let them change the last
 bits of a tenant's gradients.
+
+Two sequences that begin alike may share their head: its tokens stand in the stream once, as tokens of the first, and in
+the padded batches twice, so that attention sees both sequences whole.
 """
 
 from __future__ import annotations
@@ -34,12 +37,16 @@ class LengthGroup:
         width: tokens that each is padded to, by `width_of`.
         source: place of each token in the stream, int64 [tokens]; None where the group is the whole stream in order.
         target: place of each token in the padded batch, int64 [tokens]; None where nothing is padded.
+        own: which of `source` are no tokens of a shared head, int64; None where all are.
+        borrowed: the others, each once in all groups together; None where there are none.
     """
 
     members: tuple[int, ...]
     width: int
     source: Tensor | None
     target: Tensor | None
+    own: Tensor | None = None
+    borrowed: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -55,15 +62,22 @@ class PaddedLayout:
     tokens: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> PaddedLayout:
-        """Group the sequences by the width that each has by itself."""
+    def of(cls, lengths: Sequence[int], device: torch.device, heads: Sequence[int] = ()) -> PaddedLayout:
+        """Group the sequences by the width that each has by itself.
+
+        Args:
+            lengths: tokens of each sequence in the stream.
+            device: of the layout.
+            heads: how many tokens each sequence has before those, which are the first ones of the sequence ahead of
+                it; that one has no such head itself. Empty where no sequence has one.
+        """
+        heads = heads or [0] * len(lengths)
         by_width: dict[int, list[int]] = defaultdict(list)
         for i, length in enumerate(lengths):
             if length:
-                by_width[width_of(length)].append(i)
-        starts = torch.tensor((0, *lengths)).cumsum(0).tolist()
-        whole = len(by_width) == 1
-        groups = (_group(members, width, lengths, starts, whole, device) for width, members in by_width.items())
+                by_width[width_of(heads[i] + length)].append(i)
+        whole = len(by_width) == 1 and not any(heads)
+        groups = (_group(members, width, lengths, heads, whole, device) for width, members in by_width.items())
         return cls(tuple(groups), sum(lengths))
 
 
@@ -77,26 +91,44 @@ def width_of(length: int) -> int:
 
 
 def _group(
-    members: list[int], width: int, lengths: Sequence[int], starts: Sequence[int], whole: bool, device: torch.device
+    members: list[int], width: int, lengths: Sequence[int], heads: Sequence[int], whole: bool, device: torch.device
 ) -> LengthGroup:
     # The places are worked out on the CPU and moved once: on an accelerator each small step would be a launch.
-    sizes = torch.tensor([lengths[i] for i in members])  # [S]
+    starts = torch.tensor((0, *lengths)).cumsum(0)
+    index = torch.tensor(members)  # [S]
+    head = torch.tensor(heads)[index]
+    sizes = head + torch.tensor(lengths)[index]
     offsets = torch.arange(int(sizes.sum())) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)  # [tokens]
-    source = torch.repeat_interleave(torch.tensor([starts[i] for i in members]), sizes) + offsets
+    behind = offsets - torch.repeat_interleave(head, sizes)
+    borrowed = behind < 0
+    # A head lies where the sequence ahead begins.
+    lender = torch.repeat_interleave(starts[(index - 1).clamp_min(0)], sizes)
+    source = torch.where(borrowed, lender + offsets, torch.repeat_interleave(starts[index], sizes) + behind)
     target = torch.repeat_interleave(torch.arange(len(members)) * width, sizes) + offsets
+    shared = bool(borrowed.any())
     return LengthGroup(
         tuple(members),
         width,
         None if whole else source.to(device),
         None if bool((sizes == width).all()) else target.to(device),
+        (~borrowed).nonzero()[:, 0].to(device) if shared else None,
+        borrowed.nonzero()[:, 0].to(device) if shared else None,
     )
 
 
-def pad_groups(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
-    """Split a stream [T, ...] into its groups, each [count * width, ...] with zeros for padding."""
+def pad_groups(x: Tensor, layout: PaddedLayout, *, heads: bool = True) -> tuple[Tensor, ...]:
+    """Split a stream [T, ...] into its groups, each [count * width, ...] with zeros for padding.
+
+    Args:
+        x: the stream.
+        layout: its layout.
+        heads: whether sequences get the heads that they share; else zeros stand there.
+    """
     padded: list[Tensor] = []
     for group in layout.groups:
         picked = x if group.source is None else x.index_select(0, group.source)
+        if not heads and group.borrowed is not None:
+            picked = picked.index_fill(0, group.borrowed, 0)
         if group.target is not None:
             # Zeros, not whatever memory holds: a NaN in a padded value would reach real tokens as 0 * NaN.
             blank = picked.new_zeros(group.count * group.width, *x.shape[1:])
@@ -105,18 +137,33 @@ def pad_groups(x: Tensor, layout: PaddedLayout) -> tuple[Tensor, ...]:
     return tuple(padded)
 
 
-def unpad_groups(padded: Sequence[Tensor], layout: PaddedLayout) -> Tensor:
-    """Inverse of `pad_groups`, padding dropped."""
+def unpad_groups(padded: Sequence[Tensor], layout: PaddedLayout, *, heads: bool = False) -> Tensor:
+    """Inverse of `pad_groups`, padding dropped.
+
+    Args:
+        padded: the groups.
+        layout: of the stream.
+        heads: whether what stands at the second copy of a shared head is added to its tokens; else it is dropped.
+    """
     out: Tensor | None = None
+    borrowed: list[tuple[Tensor, Tensor]] = []
     for group, x in zip(layout.groups, padded, strict=True):
         picked = x if group.target is None else x.index_select(0, group.target)
         if group.source is None:
             return picked
-        # Every token belongs to exactly one group, so nothing of the empty tensor is left unwritten.
+        source = group.source
+        if group.own is not None and group.borrowed is not None:
+            borrowed.append((source[group.borrowed], picked[group.borrowed]))
+            source, picked = source[group.own], picked[group.own]
+        # Every token is one sequence's own, so nothing of the empty tensor is left unwritten.
         out = picked.new_empty(layout.tokens, *x.shape[1:]) if out is None else out
-        out.index_copy_(0, group.source, picked)
+        out.index_copy_(0, source, picked)
     if out is None:
         raise ValueError("a pass needs at least one token")
+    if heads:
+        for source, picked in borrowed:
+            # No token is borrowed twice, so that each sum has two parts and no order.
+            out.index_add_(0, source, picked)
     return out
 
 
@@ -124,7 +171,7 @@ class Pad(torch.autograd.Function):
     """`pad_groups`; its gradient is `unpad_groups`.
 
     Autograd's own gradient of an index_select is an index_add, which adds atomically on CUDA and so in any order.
-    Here every token has exactly one place, so both ways are copies and a pass repeats bit by bit.
+    Here every token has one place, or two in a shared head, so a pass repeats bit by bit.
     """
 
     @staticmethod
@@ -135,7 +182,7 @@ class Pad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return unpad_groups(grads, ctx.layout), None
+        return unpad_groups(grads, ctx.layout, heads=True), None
 
 
 class Unpad(torch.autograd.Function):
@@ -150,4 +197,4 @@ class Unpad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        return (None, *pad_groups(grad, ctx.layout))
+        return (None, *pad_groups(grad, ctx.layout, heads=False))

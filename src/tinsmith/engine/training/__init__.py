@@ -1,4 +1,5 @@
-"""Training: rows become packed streams (`packing`), a pass gives losses and gradients (`training_pass`, `losses`).
+"""Training: rows become packed streams (`packing`), a pass gives losses and gradients (`training_pass`, `losses`,
+`paired_losses`); what pairs are measured against is computed once (`reference_logprobs`).
 
 May import `model/` and `adapters/`; knows nothing of sampling or of files.
 """

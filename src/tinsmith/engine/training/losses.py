@@ -4,7 +4,8 @@ lp is the target's logprob under the current policy, q under the policy that sam
 r = exp(lp - q). A position whose weight (cross entropy) or advantage times weight (the others) is zero contributes
 exactly 0 to value and gradient, whatever its logprobs are: it is left out before anything is multiplied.
 
-A row is a datum. `gspo` takes a mean over each row, and a row is never split between passes.
+A row is a datum. `gspo` takes a mean over each row, and a row is never split between passes. Losses over pairs of rows
+are in `paired_losses`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class LossInputs:
         logprobs: q, of the sampling policy; zeros for cross entropy.
         advantages: A; zeros for cross entropy.
         ratio_mask: 1 at the positions that a row's ratio is the mean of, else 0.
+        reference: logprobs under the reference that a loss over pairs measures against; zeros for the others.
         rows: int64, each position's row, counted from 0 within the pass.
     """
 
@@ -35,6 +37,7 @@ class LossInputs:
     logprobs: Tensor
     advantages: Tensor
     ratio_mask: Tensor
+    reference: Tensor
     rows: Tensor
 
     def at(self, pairs: Tensor) -> LossInputs:

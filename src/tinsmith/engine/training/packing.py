@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tinsmith.engine.adapters.references import Reference
 from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.jobs import TrainRow
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
@@ -30,6 +31,9 @@ class PackedRow:
         slot: its adapter.
         tokens: int64 [N].
         targets: int64 [N] or [N, K].
+        reference: what its loss measures against; None where it reads none.
+        ref_logprobs: of the targets under it, [N]; None until they are known.
+        head: its first tokens and targets that are also those of the row ahead of it, and are computed there.
     """
 
     index: int
@@ -37,12 +41,18 @@ class PackedRow:
     slot: Slot
     tokens: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
+    reference: Reference | None = None
+    ref_logprobs: npt.NDArray[np.floating] | None = None
+    head: int = 0
 
     @classmethod
-    def of(cls, index: int, row: TrainRow, slot: Slot) -> PackedRow:
+    def of(cls, index: int, row: TrainRow, slot: Slot, reference: Reference | None = None) -> PackedRow:
         """Read a row's arrays; the row has been checked."""
         tokens = np.asarray(row.datum.model_input.to_ints(), dtype=np.int64)
-        return cls(index, row, slot, tokens, row.datum.loss_fn_inputs["target_tokens"].to_numpy())
+        inputs = row.datum.loss_fn_inputs
+        given = inputs.get("ref_logprobs")
+        targets = inputs["target_tokens"].to_numpy()
+        return cls(index, row, slot, tokens, targets, reference, given.to_numpy() if given is not None else None)
 
     @property
     def loss(self) -> tuple[str, tuple[tuple[str, float | None], ...]]:
@@ -65,6 +75,26 @@ class PackedRow:
         return trains.astype(np.float32)
 
 
+# Rows that nothing may part, because their loss is one: a pair, or a single row.
+Unit = tuple[PackedRow, ...]
+
+
+def share_prompt(unit: Unit) -> Unit:
+    """Let the second row of a pair take what comes before its completion from the first.
+
+    The last token of the prompt stays with each row, because its target is the row's own.
+    """
+    if len(unit) != 2:
+        return unit
+    chosen, rejected = unit
+    # A row keeps at least one token.
+    length = min(row.tokens.size for row in unit) - 1
+    same = (chosen.tokens[:length] == rejected.tokens[:length]) & (chosen.targets[:length] == rejected.targets[:length])
+    # What trains is each row's own: its logprob has a gradient from either.
+    same &= (chosen.floats("weights", 1.0)[:length] == 0) & (rejected.floats("weights", 1.0)[:length] == 0)
+    return chosen, replace(rejected, head=int(same.argmin()) if not same.all() else length)
+
+
 @dataclass(frozen=True, slots=True)
 class LossGroup:
     """Pairs that share a loss and its options; `pairs` is None where they are all of the stream's, in order."""
@@ -75,39 +105,53 @@ class LossGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """T tokens with P (token, target) pairs, on the device.
+
+    Attributes:
+        input_ids: int64 [T].
+        context: of the pass.
+        pairs: what logprobs are wanted, without those of shared heads.
+        places: where each of the P pairs stands in `pairs`, int64 [P]; None where every one has its own place.
+    """
+
+    input_ids: Tensor
+    context: ForwardContext
+    pairs: Pairs
+    places: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
-    """One stream of T tokens with P (token, target) pairs, on the device.
+    """One stream with what its losses read.
 
     Attributes:
         rows: in stream order.
-        input_ids: int64 [T].
-        context: of the pass.
-        pairs: what logprobs are wanted.
+        stream: their tokens.
         inputs: of the losses, [P] each; their `rows` are places in `rows`.
         groups: which loss applies to which pairs.
     """
 
     rows: tuple[PackedRow, ...]
-    input_ids: Tensor
-    context: ForwardContext
-    pairs: Pairs
+    stream: Stream
     inputs: LossInputs
     groups: tuple[LossGroup, ...]
 
 
-def micro_batches(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
-    """Sort rows by adapter and cut them into batches of at most `budget` tokens; a longer row goes alone."""
+def micro_batches(units: Sequence[Unit], budget: int) -> list[list[PackedRow]]:
+    """Sort units by adapter and cut them into batches of at most `budget` tokens; a longer unit goes alone."""
     # Equal adapters side by side share a span, and adapters of one pool lie in one block of the stream. Stable, so that
     # rows of an adapter keep their order and its gradient is summed in that order.
-    pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(r.slot.pool for r in rows))}
+    pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(unit[0].slot.pool for unit in units))}
     batches: list[list[PackedRow]] = []
     used = 0
-    for row in sorted(rows, key=lambda r: (pools[id(r.slot.pool)], r.slot.index)):
-        if not batches or used + row.tokens.size > budget:
+    for unit in sorted(units, key=lambda u: (pools[id(u[0].slot.pool)], u[0].slot.index)):
+        tokens = sum(row.tokens.size - row.head for row in unit)
+        if not batches or used + tokens > budget:
             batches.append([])
             used = 0
-        batches[-1].append(row)
-        used += row.tokens.size
+        batches[-1].extend(unit)
+        used += tokens
     return batches
 
 
@@ -126,41 +170,69 @@ def pack(
     row_of_pair = np.repeat(np.arange(len(rows)), [r.targets.size for r in rows])
     return Packed(
         rows=tuple(rows),
-        input_ids=torch.from_numpy(np.concatenate([r.tokens for r in rows])).to(device),
-        context=_context(rows, device, gradients),
-        pairs=_pairs(rows, device),
+        stream=lay_out(rows, [r.slot for r in rows], device, gradients),
         inputs=_loss_inputs(rows, row_of_pair, device, dtype),
         groups=_loss_groups(rows, row_of_pair, device),
     )
 
 
-def _context(rows: Sequence[PackedRow], device: torch.device, gradients: PassGradients | None) -> ForwardContext:
-    lengths = [r.tokens.size for r in rows]
-    # From 0 again in every row: a sequence is computed as if it were alone.
-    positions = np.arange(sum(lengths)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+def lay_out(
+    rows: Sequence[PackedRow], slots: Sequence[Slot | None], device: torch.device, gradients: PassGradients | None
+) -> Stream:
+    """Lay out the tokens of rows, each to be computed with the adapter at its place; None is the base alone."""
+    return Stream(
+        input_ids=torch.from_numpy(np.concatenate([r.tokens[r.head :] for r in rows])).to(device),
+        context=_context(rows, slots, device, gradients),
+        pairs=_pairs(rows, device),
+        places=_places(rows, device),
+    )
+
+
+def _context(
+    rows: Sequence[PackedRow], slots: Sequence[Slot | None], device: torch.device, gradients: PassGradients | None
+) -> ForwardContext:
+    heads = [r.head for r in rows]
+    lengths = [r.tokens.size - r.head for r in rows]
+    # From 0 again in every row, behind its head: a sequence is computed as if it were alone.
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(sum(lengths)) - np.repeat(starts - heads, lengths)
     return ForwardContext(
         mode=Mode.PACKED,
         positions=torch.from_numpy(positions).to(device),
         lengths=tuple(lengths),
-        spans=adapter_spans([r.slot for r in rows], lengths),
+        spans=adapter_spans(slots, lengths),
         gradients=gradients,
+        heads=tuple(heads) if any(heads) else (),
     )
 
 
 def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
-    """Return the pairs of all targets; a token of [N, K] targets stands in K of them."""
-    lengths = [r.tokens.size for r in rows]
+    """Return the pairs of all targets behind the heads; a token of [N, K] targets stands in K of them."""
+    lengths = [r.tokens.size - r.head for r in rows]
     per_token = np.repeat([r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows], lengths)  # [T]
     return Pairs(
         torch.from_numpy(np.repeat(np.arange(sum(lengths)), per_token)).to(device),
-        torch.from_numpy(np.concatenate([r.targets.reshape(-1) for r in rows])).to(device),
+        torch.from_numpy(np.concatenate([r.targets[r.head :].reshape(-1) for r in rows])).to(device),
     )
+
+
+def _places(rows: Sequence[PackedRow], device: torch.device) -> Tensor | None:
+    if not any(r.head for r in rows):
+        return None
+    places: list[npt.NDArray[np.int64]] = []
+    ahead = start = 0
+    for row in rows:
+        own = row.targets[row.head :].size
+        # The row ahead has no head, and one target per token.
+        places += [np.arange(ahead, ahead + row.head), np.arange(start, start + own)]
+        ahead, start = start, start + own
+    return torch.from_numpy(np.concatenate(places)).to(device)
 
 
 def _loss_inputs(
     rows: Sequence[PackedRow], row_of_pair: npt.NDArray[np.int64], device: torch.device, dtype: torch.dtype
 ) -> LossInputs:
-    def column(arrays: Sequence[npt.NDArray[np.float32]]) -> Tensor:
+    def column(arrays: Sequence[npt.NDArray[np.floating]]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(device, dtype)
 
     # What a loss does not take is filled in all the same, so that rows of different losses share a stream.
@@ -169,6 +241,7 @@ def _loss_inputs(
         logprobs=column([r.floats("logprobs", 0.0) for r in rows]),
         advantages=column([r.floats("advantages", 0.0) for r in rows]),
         ratio_mask=column([r.ratio_mask() for r in rows]),
+        reference=column([np.zeros(r.targets.size) if r.ref_logprobs is None else r.ref_logprobs for r in rows]),
         rows=torch.from_numpy(row_of_pair).to(device),
     )
 

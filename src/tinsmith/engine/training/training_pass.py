@@ -14,17 +14,20 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprobs import head_spans, target_logprobs
 from tinsmith.engine.model.shards import sum_gradients
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
-from tinsmith.engine.training.packing import Packed, PackedRow, micro_batches, pack
+from tinsmith.engine.training.packing import Packed, Stream, Unit, micro_batches, pack
+from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS, pair_metrics
+
+_FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
 
 
-def run_rows(
-    base: BaseModel, rows: Sequence[PackedRow], budget: int, chunk: int, backward: bool
+def run_units(
+    base: BaseModel, units: Sequence[Unit], budget: int, chunk: int, backward: bool
 ) -> tuple[dict[int, RowOutput], PassGradients]:
     """Compute rows in micro-batches.
 
     Args:
         base: the base model.
-        rows: checked rows of any adapters.
+        units: checked rows of any adapters; those of a unit stay together.
         budget: tokens of one micro-batch.
         chunk: tokens to project to the vocabulary at once.
         backward: whether gradients are wanted.
@@ -36,13 +39,10 @@ def run_rows(
     # but rounding.
     gradients = PassGradients(base.wide_dtype)
     outputs: dict[int, RowOutput] = {}
-    for batch in micro_batches(rows, budget):
+    for batch in micro_batches(units, budget):
         packed = pack(batch, base.device, base.wide_dtype, gradients if backward else None)
-        with base.cell.use(packed.context), torch.set_grad_enabled(backward):
-            hidden = base.hidden(packed.input_ids, packed.context)  # [T, H]
-            logprobs = target_logprobs(
-                base.head, hidden, head_spans(base.head, packed.context), packed.pairs, chunk, packed.context.gradients
-            )
+        with base.cell.use(packed.stream.context), torch.set_grad_enabled(backward):
+            logprobs = stream_logprobs(base, packed.stream, chunk)
             losses = per_position_losses(packed, logprobs)  # [P]
             if backward:
                 # One scalar for every tenant's rows: no token sees another's sequence, so their gradients do not mix.
@@ -55,16 +55,27 @@ def run_rows(
     return outputs, gradients
 
 
+def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
+    """Return the logprobs of a stream's pairs, [P]; its context must be the running pass's."""
+    context = stream.context
+    hidden = base.hidden(stream.input_ids, context)  # [T, H]
+    logprobs = target_logprobs(
+        base.head, hidden, head_spans(base.head, context), stream.pairs, chunk, context.gradients
+    )
+    # The second copy of a shared head is of weight 0: what comes back from there is 0, in whatever order it is added.
+    return logprobs if stream.places is None else logprobs[stream.places]
+
+
 def per_position_losses(packed: Packed, logprobs: Tensor) -> Tensor:
     """Apply each group's loss: [P] to [P]."""
     if len(packed.groups) == 1:
         (group,) = packed.groups
-        return LOSS_FUNCTIONS[group.loss_fn](logprobs, packed.inputs, group.config)
+        return _FUNCTIONS[group.loss_fn](logprobs, packed.inputs, group.config)
     losses = torch.zeros_like(logprobs)
     for group in packed.groups:
         assert group.pairs is not None
         some = group.pairs
-        loss = LOSS_FUNCTIONS[group.loss_fn](logprobs[some], packed.inputs.at(some), group.config)
+        loss = _FUNCTIONS[group.loss_fn](logprobs[some], packed.inputs.at(some), group.config)
         losses = losses.index_copy(0, some, loss)
     return losses
 
@@ -75,7 +86,30 @@ def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput
     sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.inputs.rows, losses).tolist()
     sizes = [r.targets.size for r in packed.rows]
     parts = np.split(logprobs.cpu().numpy(), np.cumsum(sizes)[:-1])
+    metrics = _metrics(packed, logprobs)
     return [
-        RowOutput(part.reshape(row.targets.shape), total)
-        for row, part, total in zip(packed.rows, parts, sums, strict=True)
+        RowOutput(
+            part.reshape(row.targets.shape),
+            total,
+            metrics.get(place, {}),
+            None if row.ref_logprobs is None else row.ref_logprobs.astype(part.dtype, copy=False),
+        )
+        for place, (row, part, total) in enumerate(zip(packed.rows, parts, sums, strict=True))
     ]
+
+
+def _metrics(packed: Packed, logprobs: Tensor) -> dict[int, dict[str, float]]:
+    """Return what losses over pairs tell of each row, by its place in the pass."""
+    found: dict[int, dict[str, float]] = {}
+    for group in packed.groups:
+        if group.loss_fn not in PAIRED_LOSS_FUNCTIONS:
+            continue
+        inputs, lp = packed.inputs, logprobs
+        if group.pairs is not None:
+            inputs, lp = inputs.at(group.pairs), lp[group.pairs]
+        places = torch.unique_consecutive(inputs.rows).tolist()
+        of_pairs = pair_metrics(group.loss_fn, lp, inputs, group.config)  # [B] each
+        columns = {f"{name}:mean": values.tolist() for name, values in of_pairs.items()}
+        for i, place in enumerate(places):
+            found[place] = {name: column[i // 2] for name, column in columns.items()}
+    return found

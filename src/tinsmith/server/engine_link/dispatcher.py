@@ -14,6 +14,7 @@ from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
 from tinsmith.types.engine_messages.host_events import EngineLink, Failure, Result
 from tinsmith.types.engine_messages.operations import (
+    ForwardBackward,
     LoadSampler,
     LoadState,
     Operation,
@@ -25,6 +26,7 @@ from tinsmith.types.engine_messages.operations import (
     Skip,
     TakeSnapshot,
 )
+from tinsmith.types.facts.loss_table import BASE_REFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ class Dispatcher:
             raise ValueError(f"operation {record.request_id} ({record.kind}) was refused, so nothing is known to run")
         if isinstance(work, LoadState | SaveState | SaveSampler | TakeSnapshot):
             work = replace(work, folder=str(self._data_folder.absolute(work.folder)))
+        elif isinstance(work, ForwardBackward) and work.reference is not None and work.reference != BASE_REFERENCE:
+            work = replace(work, reference=str(self._data_folder.absolute(work.reference)))
         return Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path, replay)
 
     def skip(self, record: Record) -> None:

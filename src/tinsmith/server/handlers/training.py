@@ -8,6 +8,7 @@ from typing import Any
 from tinsmith.server.handlers.bodies import canonical, check_body, parse_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.handlers.provenance import fill_in, named_requests
+from tinsmith.server.handlers.references import ReferencesHandler
 from tinsmith.server.state.live import TrainingRun
 from tinsmith.server.state.notes import PassNote
 from tinsmith.server.state.records import Record
@@ -27,8 +28,9 @@ log = logging.getLogger("tinsmith.server")
 class TrainingHandler:
     """Turns training steps into operations."""
 
-    def __init__(self, core: Core, model_order: ModelOrder) -> None:
+    def __init__(self, core: Core, model_order: ModelOrder, references: ReferencesHandler) -> None:
         self._model_order = model_order
+        self._references = references
         self._settings = core.settings
         self._catalog = core.catalog
         self._recordings = core.recordings
@@ -51,6 +53,9 @@ class TrainingHandler:
             searched = loss is not None and loss.recorded and len(request.data) <= self._settings.max_datums
             effects = await self._fill_in(request, record) if searched else []
             await check_body(body, _check_pass, request, info, self._settings.max_datums)
+            # Last, because it leaves files: a request that is refused has done nothing.
+            if LOSSES[request.loss_fn].referenced:
+                record.work = ForwardBackward(await self._references.find(run, decode_loss_config(request)))
             return Prepared(effects)
 
         return await self._model_order.accept(record, request.model_id, request.seq_id, prepare)

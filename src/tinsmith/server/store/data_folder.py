@@ -75,6 +75,14 @@ class DataFolder:
         """Make `target` hold the files of `source`, so that deleting or replacing the source does no harm."""
         await anyio.to_thread.run_sync(_link_tree, self.root / source, self.root / target)
 
+    async def pin_once(self, source: str, target: str) -> None:
+        """As `pin`, into a folder that appears whole; one that is there already stays."""
+        await anyio.to_thread.run_sync(_link_tree_once, self.root / source, self.root / target)
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the folders that match a pattern, sorted by name."""
+        return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
+
     async def remove(self, folder: str) -> None:
         """Remove a folder; one that is gone already is no error."""
         await anyio.to_thread.run_sync(_remove, self.root / folder)
@@ -85,6 +93,19 @@ def _link_tree(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, copy_function=_link_or_copy)
+
+
+def _link_tree_once(source: Path, target: Path) -> None:
+    # Under another name first: requests that name the same weights come side by side.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    shutil.copytree(source, fresh, copy_function=_link_or_copy)
+    try:
+        fresh.rename(target)
+    except OSError:
+        shutil.rmtree(fresh)
+        if not target.is_dir():
+            raise
 
 
 def _link_or_copy(source: str, target: str) -> None:

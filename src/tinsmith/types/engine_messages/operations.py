@@ -73,9 +73,16 @@ class LoadState(StrictFields):
 
 @dataclass(frozen=True, slots=True)
 class ForwardBackward(StrictFields):
-    """Compute losses and add gradients, or losses only; which of them is in the body, the protobuf request."""
+    """Compute losses and add gradients, or losses only; which of them is in the body, the protobuf request.
+
+    Attributes:
+        reference: what the request names for preferences to be measured against: a folder, or `base`; None where it
+            names nothing.
+    """
 
     kind: ClassVar[OpKind] = OpKind.FORWARD_BACKWARD
+
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,3 +7,5 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Ours, in training states only: PEFT has no name for an optimizer.
 OPTIMIZER = "optimizer.safetensors"
+# Ours too: what a run measured preferences against, where that is not the base.
+REFERENCE_WEIGHTS = "reference_model.safetensors"

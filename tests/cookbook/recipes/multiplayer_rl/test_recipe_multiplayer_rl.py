@@ -127,7 +127,7 @@ def test_the_rules_are_told_to_models_that_do_not_know_the_games() -> None:
     assert not parse(Config, ["model_name=Qwen/Qwen3-8B", "rules=false"]).tells_rules()
 
 
-def test_each_game_has_a_rate_and_a_penalty_of_its_own() -> None:
+def test_each_game_has_defaults_of_its_own() -> None:
     assert parse(Config, []).with_own().learning_rate == 3e-3
     assert parse(Config, ["env=tic_tac_toe"]).with_own().learning_rate == 2e-3
     assert parse(Config, ["learning_rate=3e-4"]).with_own().learning_rate == 3e-4
@@ -135,6 +135,8 @@ def test_each_game_has_a_rate_and_a_penalty_of_its_own() -> None:
     assert parse(Config, []).with_own().kl_penalty_coef == 0.0
     assert parse(Config, ["env=tic_tac_toe"]).with_own().kl_penalty_coef == 0.1
     assert parse(Config, ["env=tic_tac_toe", "kl_penalty_coef=0"]).with_own().kl_penalty_coef == 0.0
+    questions = parse(Config, ["env=twenty_questions", "max_steps=7"]).with_own()
+    assert (questions.batch_size, questions.max_steps, questions.eval_games) == (4, 7, 54)
     with pytest.raises(UserError, match="turn_discount: got 2, expected 0 to 1, or None"):
         parse(Config, ["turn_discount=2"])
 

@@ -35,8 +35,19 @@ def _opening(config: Any, field: str) -> None:
 
 # Of the embedded model. Matches against oneself are the noisiest, and want the smallest.
 _EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 2e-3}
-# A policy that plays itself finds an answer to itself, and would forget what answers to others are: the base holds it.
-_KL_PENALTIES: dict[GameName, float] = {"guess_number": 0.0, "twenty_questions": 0.0, "tic_tac_toe": 0.1}
+# Settings that every game has, each with a default of its own; None in a config stands for it.
+_BY_GAME: dict[str, dict[GameName, Any]] = {
+    # Games of twenty questions are three times as long.
+    "batch_size": {"guess_number": 8, "twenty_questions": 4, "tic_tac_toe": 8},
+    "group_size": {"guess_number": 12, "twenty_questions": 8, "tic_tac_toe": 12},
+    "max_steps": {"guess_number": 24, "twenty_questions": 20, "tic_tac_toe": 30},
+    # As turns are judged by what came soon after them, long games teach little more than their beginning.
+    "max_turns": {"guess_number": None, "twenty_questions": 10, "tic_tac_toe": None},
+    # Matches end in one of three ways, so that it takes more of them to see a difference.
+    "eval_games": {"guess_number": 128, "twenty_questions": 54, "tic_tac_toe": 240},
+    # A policy that plays itself finds an answer to itself, and would forget what answers others: the base holds it.
+    "kl_penalty_coef": {"guess_number": 0.0, "twenty_questions": 0.0, "tic_tac_toe": 0.1},
+}
 
 
 @chz.chz
@@ -70,7 +81,9 @@ class Config(RLConfig):
     eval_temperature: float = chz.field(
         default=1.0, validator=at_least(0), doc="of sampling in an evaluation; 1 is what training sees, 0 is greedy"
     )
-    eval_games: int = chz.field(default=120, validator=at_least(1), doc="games of an evaluation")
+    eval_games: int | None = chz.field(
+        default=None, validator=at_least(1), doc="games of an evaluation; None: 128, 54 or 240, as the games are listed"
+    )
 
     # What a question narrows down is known at once, and so is an illegal move.
     turn_discount: float | None = chz.field(
@@ -84,12 +97,25 @@ class Config(RLConfig):
         validator=at_least(0),
         doc="weight of the penalty for leaving the reference; None: 0.1 in tic_tac_toe",
     )
-    batch_size: int = chz.field(default=8, validator=at_least(1), doc="groups per step: secrets, or openings")
-    group_size: int = chz.field(default=8, validator=at_least(1), doc="episodes per group; tic_tac_toe: two a game")
-    max_steps: int | None = chz.field(
-        default=30,
+    batch_size: int | None = chz.field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
         validator=at_least(1),
-        doc="steps to do; None: through all secrets or openings, `epochs` times",
+        doc="groups per step: secrets, or openings; None: 8, or 4 in twenty_questions",
+    )
+    group_size: int | None = chz.field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        validator=at_least(1),
+        doc="episodes per group, two a game in tic_tac_toe; None: 12, or 8 in twenty_questions",
+    )
+    max_steps: int | None = chz.field(
+        default=None,
+        validator=at_least(1),
+        doc="steps to do; None: 24, 20 or 30, as the games are listed",
+    )
+    max_turns: int | None = chz.field(
+        default=None,
+        validator=at_least(1),
+        doc="turns of a game that is learned from; None: all there are, or 10 in twenty_questions",
     )
     max_tokens: int = chz.field(default=32, validator=at_least(1), doc="longest turn, in tokens")
     lora_rank: int = chz.field(default=32, doc="rank of the adapter, 1 to 256")
@@ -102,22 +128,22 @@ class Config(RLConfig):
                 raise invalid(name, value, f"None, as env is {self.env} and this is a setting of {game}")
         if self.answerer_renderer_name is not None and self.answerer_model is None:
             raise invalid("answerer_renderer_name", self.answerer_renderer_name, "None, or an answerer_model")
-        if self.env == "tic_tac_toe" and self.group_size % 2:
+        if self.env == "tic_tac_toe" and self.of_game("group_size") % 2:
             raise invalid("group_size", self.group_size, "an even number, as a game has two players")
 
     def of_game(self, name: str) -> Any:
-        """Return a setting of one game, or its default."""
+        """Return a setting that one game has, or each with a default of its own; None stands for that default."""
         value = getattr(self, name)
-        return _OWN[name][1] if value is None else value
+        if value is not None:
+            return value
+        return _BY_GAME[name][self.env] if name in _BY_GAME else _OWN[name][1]
 
     def with_own(self) -> Config:
-        """Return the config with the game's own penalty and, for the embedded model, rate, where none is given."""
-        rate, penalty = self.learning_rate, self.kl_penalty_coef
-        if rate is None and self.model_name == EMBEDDED_MODEL:
-            rate = _EMBEDDED_RATES[self.env]
-        return chz.replace(
-            self, learning_rate=rate, kl_penalty_coef=_KL_PENALTIES[self.env] if penalty is None else penalty
-        )
+        """Return the config with the game's own defaults where nothing is given; the rate is the embedded model's."""
+        own = {name: self.of_game(name) for name in _BY_GAME}
+        if self.learning_rate is None and self.model_name == EMBEDDED_MODEL:
+            own["learning_rate"] = _EMBEDDED_RATES[self.env]
+        return chz.replace(self, **own)
 
     def tells_rules(self) -> bool:
         """Return whether the policy is told the rules."""

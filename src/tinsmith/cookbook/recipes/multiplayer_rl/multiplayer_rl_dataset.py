@@ -120,7 +120,7 @@ def _search(
     """
     # Every secret is learned from and measured, in games of their own. One that never came up would teach the policy
     # not to look for it: that is what the replies are about, and no more than that is held back.
-    each = -(-config.eval_games // len(secrets))
+    each = -(-config.of_game("eval_games") // len(secrets))
 
     def group(secret: Secret, size: int) -> rl.EnvGroupBuilder:
         return rl.RepeatedEnv(lambda: rl.EnvFromMessageEnv(model.renderer, make(secret)), size)
@@ -133,7 +133,12 @@ def _search(
         )
 
     return Game(
-        rl.ItemDataset(secrets, lambda secret: group(secret, config.group_size), config.batch_size, config.seed),
+        rl.ItemDataset(
+            secrets,
+            lambda secret: group(secret, config.of_game("group_size")),
+            config.of_game("batch_size"),
+            config.seed,
+        ),
         rl.ItemDataset(secrets, lambda secret: group(secret, each), len(secrets), seed=None),
         shown=("reward", "found", make(secrets[0]).turns, "wasted"),
         simple={name: measure(player) for name, player in players.items()},
@@ -152,8 +157,10 @@ def _tic_tac_toe(config: Config, model: ModelSetup) -> Game:
     return Game(
         rl.ItemDataset(
             list(enumerate(learned)),
-            lambda item: SelfPlay(model.renderer, item[1], config.group_size, f"self-{config.seed}-{item[0]}", rules),
-            config.batch_size,
+            lambda item: SelfPlay(
+                model.renderer, item[1], config.of_game("group_size"), f"self-{config.seed}-{item[0]}", rules
+            ),
+            config.of_game("batch_size"),
             config.seed,
         ),
         rl.ItemDataset(
@@ -178,7 +185,7 @@ def _openings(config: Config) -> tuple[list[Board], list[Board]]:
     learned = [rng.choice(rng.choice(split)[0]) for _ in range(_OPENINGS)]
     tested = [[board for board in held_out if value(board) >= 0] for _, held_out in split]
     tested = [boards for boards in tested if boards] or [[EMPTY]]
-    return learned, [rng.choice(rng.choice(tested)) for _ in range(-(-config.eval_games // 3))]
+    return learned, [rng.choice(rng.choice(tested)) for _ in range(-(-config.of_game("eval_games") // 3))]
 
 
 def _odds(starts: Sequence[Start]) -> dict[str, float]:

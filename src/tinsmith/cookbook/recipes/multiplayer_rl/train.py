@@ -10,6 +10,8 @@ Without arguments the embedded model learns to guess a number.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +45,8 @@ def main(config: Config) -> TrainResult:
         def simple(_: EvalContext) -> dict[str, float]:
             return {f"simple/{player}/{n}": v for player, found in game.simple.items() for n, v in found.items()}
 
-        played = RolloutEvaluator(game.test, config.limits(), config.env, temperature=config.eval_temperature)
+        whole = replace(config.limits(), max_turns=None)
+        played = RolloutEvaluator(game.test, whole, config.env, temperature=config.eval_temperature)
         evaluators = [played, simple]
         result = train_on_groups(config, run, model, game.groups, evaluators=evaluators, advantages=game.advantages)
     _show(config, game, result)
