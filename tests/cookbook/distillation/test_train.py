@@ -180,6 +180,21 @@ def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any], me
         DistillationConfig(**settings)
 
 
+@pytest.mark.row(104)
+def test_off_policy_what_is_about_rollouts_is_refused_and_long_answers_are_cut(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="loss_fn: got 'ppo', expected importance_sampling: off-policy nothing is rolled"
+    ):
+        train_off_policy(config(tmp_path / "run", loss_fn="ppo"), "test", [domain()])
+    assert not (tmp_path / "run").exists()
+    settings = config(tmp_path / "run", max_steps=1, max_trajectory_tokens=7, top_k=2)
+    train_off_policy(settings, "test", [Domain("sums", sums(16), (), ITSELF)])
+    row = rows(tmp_path / "run")[0]
+    # A question has 6 to 8 tokens, its answer two or three.
+    assert row["train/truncated"] > 0
+    assert row["train/trained_tokens"] <= row["train/examples"]
+
+
 def test_a_group_without_a_teacher_is_refused(tmp_path: Path) -> None:
     settings = config(tmp_path / "run", max_steps=1)
     with Run(settings, "test") as run:

@@ -21,6 +21,17 @@ _OF_REWARDS = {
 # Settings that a sum over likeliest tokens has no use for.
 _OF_SAMPLED_TOKENS = {"loss_fn": "importance_sampling", "loss_fn_config": None, "kl_discount": 0.0}
 
+# Settings of rollouts, which nobody does where the teacher speaks.
+OF_ROLLOUTS = {
+    "max_steps_off_policy": 0,
+    "stream_minibatches": 0,
+    "num_substeps": 1,
+    "loss_fn": "importance_sampling",
+    "loss_fn_config": None,
+    "kl_discount": 0.0,
+    "on_high_kl": "warn",
+}
+
 
 def _discount(config: Any, field: str) -> None:
     value = getattr(config, field)
@@ -57,3 +68,14 @@ class DistillationConfig(RLConfig):
         for name, expected in _OF_SAMPLED_TOKENS.items():
             if self.top_k and getattr(self, name) != expected:
                 raise invalid(name, getattr(self, name), f"{expected}, or top_k=0: it is about sampled tokens")
+
+
+def check_off_policy(config: DistillationConfig) -> None:
+    """Check that no setting is given that is about rollouts.
+
+    Raises:
+        UserError: one is.
+    """
+    for name, expected in OF_ROLLOUTS.items():
+        if getattr(config, name) != expected:
+            raise invalid(name, getattr(config, name), f"{expected}: off-policy nothing is rolled out")

@@ -127,6 +127,7 @@ class OffPolicyTrainer:
             model.tokenizer,
             batch_size=config.batch_size * config.group_size,
             seed=config.seed,
+            max_length=config.max_trajectory_tokens,
             examples=self._examples,
         )
         self.rates = LearningRates(config, self._batches.total_steps(config.epochs, config.max_steps))
@@ -183,7 +184,7 @@ def _soft_datum(datum: Datum, first: int, ids: npt.NDArray[np.int64], weights: n
         ids, weights: [S, K] of the answer's tokens.
     """
     length = datum.model_input.length
-    learned = min(len(ids), length - first)
+    learned = max(0, min(len(ids), length - first))
     targets = np.zeros((length, ids.shape[1]), np.int64)
     shares = np.zeros((length, ids.shape[1]), np.float32)
     targets[first : first + learned] = ids[:learned]

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from tinsmith.cookbook.distillation.answers import sample_teachers, teacher_answers, usable
-from tinsmith.cookbook.distillation.config import DistillationConfig
+from tinsmith.cookbook.distillation.config import DistillationConfig, check_off_policy
 from tinsmith.cookbook.distillation.off_policy import OffPolicyTrainer
 from tinsmith.cookbook.distillation.on_policy import TeacherObjective
 from tinsmith.cookbook.distillation.prompts import Domain, Grade, Lesson, Prompt, exact, make_lesson
@@ -67,6 +67,7 @@ def train_off_policy(
 
     The answers are kept in `teacher.jsonl` of the run's folder.
     """
+    check_off_policy(config)
     with _opened(config, recipe, domains, grade) as opened:
         run, model = opened.run, opened.model
         # At once: answers are kept from the first one on, long before there is a state of the student.

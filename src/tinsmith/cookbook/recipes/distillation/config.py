@@ -7,21 +7,12 @@ from typing import Any, Literal
 import chz
 
 from tinsmith.cookbook.distillation import DistillationConfig
+from tinsmith.cookbook.distillation.config import check_off_policy
 from tinsmith.cookbook.utils import at_least, positive
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 from tinsmith.types.names.paths import CheckpointPath
 
-# Settings of rollouts, which nobody does where the teacher speaks.
-OF_ROLLOUTS = {
-    "max_steps_off_policy": 0,
-    "stream_minibatches": 0,
-    "num_substeps": 1,
-    "loss_fn": "importance_sampling",
-    "loss_fn_config": None,
-    "kl_discount": 0.0,
-    "on_high_kl": "warn",
-}
 _ONE_TEACHER = ("teacher_model", "teacher_path", "teacher_base_url", "teacher_sees")
 # Less than what the embedded model takes for supervised training: the policy that samples is the one that moves.
 SHIPPED_LEARNING_RATE = 3e-3
@@ -122,6 +113,4 @@ class Config(DistillationConfig):
     @chz.validate
     def _rollouts(self) -> None:
         if self.method == "off_policy":
-            for name, expected in OF_ROLLOUTS.items():
-                if getattr(self, name) != expected:
-                    raise invalid(name, getattr(self, name), f"{expected}: off-policy nothing is rolled out")
+            check_off_policy(self)

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tinsmith.cookbook.distillation import Domain, train_off_policy, train_on_policy
-from tinsmith.cookbook.recipes.distillation.config import OF_ROLLOUTS, SHIPPED_LEARNING_RATE, Config
+from tinsmith.cookbook.distillation.config import OF_ROLLOUTS
+from tinsmith.cookbook.recipes.distillation.config import SHIPPED_LEARNING_RATE, Config
 from tinsmith.cookbook.recipes.distillation.distillation_dataset import best_constant, grade_of, load_domains
 from tinsmith.cookbook.recipes.distillation.shipped_teacher import make_teacher
 from tinsmith.cookbook.runs.command import run_recipe
