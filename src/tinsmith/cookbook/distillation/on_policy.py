@@ -40,6 +40,11 @@ class TeacherObjective:
     def __init__(self, config: DistillationConfig) -> None:
         self._config = config
 
+    def __str__(self) -> str:
+        if self._config.top_k:
+            return f"reverse KL over the teacher's {self._config.top_k} likeliest tokens"
+        return f"reverse KL of sampled tokens, by {self._config.loss_fn}"
+
     def __call__(self, client: TrainingClient, part: Sequence[GroupExamples]) -> ForwardedPart:
         """Ask the teachers about all examples of a part, and submit it.
 

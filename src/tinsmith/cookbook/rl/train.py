@@ -64,7 +64,7 @@ def train_on_groups(
     Args:
         config, dataset, evaluators, advantages: as of `train`.
         run, model: open.
-        objective: what is minimised; None is `config.loss_fn` on the advantages.
+        objective: what is minimised, `str` of it is what it is called; None is `config.loss_fn` on the advantages.
     """
     run.hold("groups", {**dataset.facts(), "kl_reference": config.kl_reference or config.model_name})
     if config.learning_rate is None:
@@ -78,7 +78,7 @@ def train_on_groups(
         facts = {
             "groups": f"{config.batch_size} of {config.group_size} episodes",
             "mode": _mode(config),
-            "loss": config.loss_fn,
+            "loss": config.loss_fn if objective is None else str(objective),
             "renderer": model.renderer.name,
         }
         return run_trainer(trainer, run, rates, Evaluation(config, run, model, evaluators), facts)
