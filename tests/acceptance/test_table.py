@@ -15,6 +15,11 @@ def test_the_rows_are_numbered_without_a_gap() -> None:
     assert all(row.text for row in rows)
 
 
+def test_every_row_of_the_mission_has_a_test() -> None:
+    marked = marked_tests()
+    assert [row.number for row in read_rows() if row.part == "A" and not marked.get(row.number)] == []
+
+
 def test_no_test_is_marked_with_a_row_that_is_none() -> None:
     assert set(marked_tests()) <= {row.number for row in read_rows()}
 
