@@ -191,5 +191,5 @@ def test_rlhf_without_arguments_raises_the_score_and_stays_near_the_base(tmp_pat
     run_without_arguments("preference.rlhf", tmp_path)
     rows = numbers_of(tmp_path / "run")
     before, after = rows[0], rows[-1]
-    assert after["eval/test/score"] > before["eval/test/score"]
+    assert after["eval/test/score"] > before["eval/test/score"] + 0.15
     assert after["eval/test/quality"] > before["eval/test/quality"] - 0.08
