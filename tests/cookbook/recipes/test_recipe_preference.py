@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cookbook.recipes.expected import expected_numbers, run_without_arguments
+from tests.cookbook.rl.sums import assert_same_rows
 from tests.support.checkpoints import checkpoint
 from tests.support.recipe_runs import RecipeRun
 from tinsmith.cookbook.preference import RewardModel
@@ -142,7 +143,7 @@ def test_a_killed_dpo_run_keeps_its_reference_and_equals_an_undisturbed_one(tmp_
 @pytest.mark.row(93, 110)
 def test_rlhf_that_is_killed_in_either_stage_equals_an_undisturbed_run(tmp_path: Path) -> None:
     settings = ("batch_size=4", "group_size=2", "max_steps=8", "reward_steps=8", "reward_batch_size=4", "held_out=8",
-                "eval_every=4", "save_every=3", "lora_rank=8")  # fmt: skip
+                "eval_every=4", "save_every=3", "lora_rank=8", "advantages=mean")  # fmt: skip
     whole = RecipeRun("preference.rlhf.train", tmp_path / "whole", tmp_path / "home", settings, {})
     killed = RecipeRun("preference.rlhf.train", tmp_path / "killed", tmp_path / "home", settings, {})
     whole.finish()
@@ -152,7 +153,8 @@ def test_rlhf_that_is_killed_in_either_stage_equals_an_undisturbed_run(tmp_path:
     assert killed.kill_after(5, Random(1))
     killed.finish()
     assert numbers_of(tmp_path / "killed/reward_model") == numbers_of(tmp_path / "whole/reward_model")
-    assert killed.metrics() == whole.metrics()
+    # Scores are logprobs of a sampler, whose last bit depends on what is computed beside them.
+    assert_same_rows(killed.metrics(), whole.metrics())
 
 
 def _kill_in_first_stage(stage: RecipeRun, run: RecipeRun) -> None:
