@@ -46,7 +46,7 @@ def test_the_types_of_a_twin_can_be_looked_up(client: type, name: str) -> None:
     [
         (
             TrainingClient.forward_backward_async,
-            "async forward_backward_async(self, data: 'Sequence[Datum]', loss_fn: 'str', "
+            "async forward_backward_async(self, data: 'TrainingData', loss_fn: 'str', "
             "loss_fn_config: 'LossConfig | None' = None, **config: 'float | str') "
             "-> 'APIFuture[ForwardBackwardOutput]'",
         ),

@@ -1,6 +1,7 @@
 """The cookbook: everything between a person's data and the four verbs of the SDK.
 
-From the top: `recipes/` and `demo`, `supervised/`, `training/` (the skeleton of every trainer), `eval/`, `batches/`,
-`rows/` (data) and `runs/` (the log path), `completers` (sampled turns), `model_info`, `renderers/`, `datasets/`.
+From the top: `recipes/` and `demo`, `distillation/`, `supervised/` and `rl/`, `training/` (the skeleton of every
+trainer), `eval/`, `batches/`, `rows/` (data) and `runs/` (the log path), `completers` (sampled turns),
+`model_info`, `renderers/`, `datasets/`.
 `utils`, `hyperparam_utils` and `tokenizer_utils` have names of the hosted service's cookbook, for scripts of others.
 """

@@ -89,7 +89,7 @@ def test_a_teacher_that_was_stopped_is_asked_only_for_the_rest(tmp_path: Path, m
     task = [*write_task(tmp_path, 48), "teacher_temperature=1.5", "epochs=1"]
     main(small(tmp_path, *task, log_path="whole"))
 
-    append = teacher._append
+    append = teacher.append_rows
     appended: list[int] = []
 
     def stop_in_the_second(path: Path, rows: Any) -> None:
@@ -101,7 +101,7 @@ def test_a_teacher_that_was_stopped_is_asked_only_for_the_rest(tmp_path: Path, m
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(teacher, "_append", stop_in_the_second)
+        patch.setattr(teacher, "append_rows", stop_in_the_second)
         with pytest.raises(KeyboardInterrupt):
             main(small(tmp_path, *task, log_path="stopped"))
     asked: list[int] = []

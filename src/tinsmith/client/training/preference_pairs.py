@@ -23,7 +23,7 @@ from tinsmith.types.facts.loss_table import unit_of
 from tinsmith.types.pair_checks import check_even
 from tinsmith.types.preference_pair import PreferencePair, in_turn
 
-Data = Sequence[Datum] | Sequence[PreferencePair] | Sequence[Mapping[str, Any]]
+TrainingData = Sequence[Datum] | Sequence[PreferencePair] | Sequence[Mapping[str, Any]]
 Messages = list[Mapping[str, Any]]
 
 _COMPLETIONS = ("chosen", "rejected")
@@ -41,7 +41,7 @@ class PreferenceRow:
 Batch = list[Datum] | list[PreferenceRow]
 
 
-def read_batch(data: Data, loss_fn: str) -> Batch:
+def read_batch(data: TrainingData, loss_fn: str) -> Batch:
     """Return a batch in the one form that it has: datums in turn, or rows to be rendered.
 
     Raises:

@@ -18,7 +18,7 @@ from tinsmith.client.training.batch_requests import BatchRequests, LossConfig, P
 from tinsmith.client.training.custom_loss import CustomLoss, check_torch
 from tinsmith.client.training.model_creation import create_model, creation_body, lora_of
 from tinsmith.client.training.ordered_calls import OrderedCalls
-from tinsmith.client.training.preference_pairs import Data, check_datums, read_batch
+from tinsmith.client.training.preference_pairs import TrainingData, check_datums, read_batch
 from tinsmith.client.training.training_ops import TrainingOps, find_model_tokenizer
 from tinsmith.client.transport.async_twins import awaiting, submitting
 from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
@@ -114,7 +114,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def forward(
-        self, data: Data, loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
+        self, data: TrainingData, loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
     ) -> APIFuture[ForwardBackwardOutput]:
         """Compute logprobs and loss without gradients; arguments as for `forward_backward`."""
         asked = Pass(loss_fn, merge_loss_config(loss_fn_config, config), forward_only=True)
@@ -123,7 +123,7 @@ class TrainingClient(APIFuture["TrainingClient"]):
     forward_async = submitting(forward)
 
     def forward_backward(
-        self, data: Data, loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
+        self, data: TrainingData, loss_fn: str, loss_fn_config: LossConfig | None = None, **config: float | str
     ) -> APIFuture[ForwardBackwardOutput]:
         """Compute the loss and add its gradient to what is accumulated since the last `optim_step`.
 

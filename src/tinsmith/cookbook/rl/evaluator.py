@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tinsmith.cookbook.eval import EvalContext
 from tinsmith.cookbook.rl.environment import EnvGroupBuilder, MakeDataset, RLDataset
@@ -32,6 +32,7 @@ class RolloutEvaluator:
         temperature: of sampling; 1 measures what training sees, 0 is greedy.
         shown: groups that the transcript shows.
         errors: what is done where an environment fails; None goes on without its episode and counts it.
+        measure: measures something more of the groups, by names that are put behind `eval/NAME/`; None: nothing.
     """
 
     # It asks the sampler alone, so training may go on beside it.
@@ -46,12 +47,14 @@ class RolloutEvaluator:
         temperature: float = 1.0,
         shown: int = 4,
         errors: ErrorPolicy | None = None,
+        measure: Callable[[Sequence[TrajectoryGroup]], Mapping[str, float]] | None = None,
     ) -> None:
         self.name = name
         self._dataset = dataset
         self._limits = limits
         self._temperature = temperature
         self._shown = shown
+        self._measure = measure
         self._errors = errors or ErrorPolicy("drop", min_group_size=1)
 
     def __call__(self, context: EvalContext) -> dict[str, float]:
@@ -68,7 +71,9 @@ class RolloutEvaluator:
             context.transcript.heading(f"{self.name}: {len(groups)} groups")
             learned = [group_examples(group, mean_baseline, remove_constant=True) for group in groups[: self._shown]]
             show_groups(context.transcript, context.tokenizer, learned)
-        return env_metrics(groups, f"eval/{self.name}")
+        more = {} if self._measure is None else self._measure(groups)
+        prefix = f"eval/{self.name}"
+        return env_metrics(groups, prefix) | {f"{prefix}/{name}": value for name, value in more.items()}
 
 
 async def _play(

@@ -11,7 +11,7 @@ from tinsmith.cookbook.rl.environment import MakeDataset, RLDataset
 from tinsmith.cookbook.rl.learning.advantages import AdvantageFunction
 from tinsmith.cookbook.rl.rollouts.rollout_thread import RolloutThread
 from tinsmith.cookbook.rl.trainer.config import FREE, RLConfig
-from tinsmith.cookbook.rl.trainer.trainer import RLTrainer
+from tinsmith.cookbook.rl.trainer.trainer import Objective, RLTrainer
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.training import Evaluation, LearningRates, ModelSetup, TrainResult, run_trainer, set_up_model
 from tinsmith.cookbook.utils import recommended_rl_lr
@@ -57,8 +57,15 @@ def train_on_groups(
     *,
     evaluators: Sequence[Evaluator] = (),
     advantages: AdvantageFunction | None = None,
+    objective: Objective | None = None,
 ) -> TrainResult:
-    """Do the same in a run that is open already, with a service that is, too."""
+    """Do the same in a run that is open already, with a service that is, too.
+
+    Args:
+        config, dataset, evaluators, advantages: as of `train`.
+        run, model: open.
+        objective: what is minimised, `str` of it is what it is called; None is `config.loss_fn` on the advantages.
+    """
     run.hold("groups", {**dataset.facts(), "kl_reference": config.kl_reference or config.model_name})
     if config.learning_rate is None:
         config = chz.replace(config, learning_rate=recommended_rl_lr(config.model_name))
@@ -67,10 +74,11 @@ def train_on_groups(
         trainer = RLTrainer(config, model, dataset, rates, thread)
         if advantages is not None:
             trainer.advantages = advantages
+        trainer.objective = objective
         facts = {
             "groups": f"{config.batch_size} of {config.group_size} episodes",
             "mode": _mode(config),
-            "loss": config.loss_fn,
+            "loss": config.loss_fn if objective is None else str(objective),
             "renderer": model.renderer.name,
         }
         return run_trainer(trainer, run, rates, Evaluation(config, run, model, evaluators), facts)

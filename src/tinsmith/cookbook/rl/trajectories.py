@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from tinsmith.cookbook.rl.environment import Logs, Metrics, Observation
+from tinsmith.cookbook.rl.environment import EnvGroupBuilder, Logs, Metrics, Observation
 
 
 class EndReason(StrEnum):
@@ -122,6 +122,7 @@ class TrajectoryGroup:
         tags: names of the kinds of problem that this is.
         sampler_step: training steps that the weights had when they were sampled from.
         errors: of environments, also of attempts that were repeated.
+        builder: what made its environments; None where nobody says. Equal groups may come from different ones.
     """
 
     trajectories: list[Trajectory]
@@ -130,6 +131,7 @@ class TrajectoryGroup:
     tags: Sequence[str] = ()
     sampler_step: int = 0
     errors: list[RolloutError] = field(default_factory=list[RolloutError])
+    builder: EnvGroupBuilder | None = field(default=None, compare=False, repr=False)
 
     def get_total_rewards(self) -> list[float]:
         """Return the G rewards, those of the steps and that of the group added up."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import count
 from pathlib import Path
@@ -37,6 +38,23 @@ def open_folder(log_path: str | None, recipe: str) -> Path:
 def unusable(log_path: object, error: OSError) -> UserError:
     """Make the error of a folder that cannot hold a run."""
     return invalid("log_path", str(log_path), f"a folder that can be written ({error.strerror})")
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows to a JSONL file of a run's folder, and wait until they are on disk.
+
+    For what was dear to come by, a teacher's answers for example: what the run has told is never asked for twice.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unusable(path.parent, error) from error
 
 
 def describe(config: Any, recipe: str) -> dict[str, Any]:

@@ -106,6 +106,14 @@ def test_what_a_guess_tells_is_paid_at_once() -> None:
     assert trajectory.reward == pytest.approx(0.5 + 0.5 * 2 / 5)
 
 
+def test_a_guess_that_tells_nothing_costs_what_it_says() -> None:
+    replies = iter(["Guess: 16", "Guess: 17", "twelve", "Guess: 12"])
+    done = played(game(12, most=5, wasted_cost=0.1), Speaker(lambda text, rng: next(replies)))
+    (trajectory,) = done.trajectories
+    assert [transition.reward for transition in trajectory.transitions][1:3] == [-0.1, -0.1]
+    assert trajectory.reward == pytest.approx(0.5 + 0.5 * 2 / 5 - 0.2)
+
+
 @pytest.mark.parametrize(
     ("limits", "end"),
     [({"max_turns": 2}, "max_turns"), ({"max_trajectory_tokens": 80}, "max_tokens")],

@@ -129,7 +129,7 @@ def test_the_rules_are_told_to_models_that_do_not_know_the_games() -> None:
 
 def test_each_game_has_defaults_of_its_own() -> None:
     assert parse(Config, []).with_own().learning_rate == 3e-3
-    assert parse(Config, ["env=tic_tac_toe"]).with_own().learning_rate == 2e-3
+    assert parse(Config, ["env=tic_tac_toe"]).with_own().learning_rate == 1.5e-3
     assert parse(Config, ["learning_rate=3e-4"]).with_own().learning_rate == 3e-4
     assert parse(Config, ["model_name=Qwen/Qwen3-8B"]).with_own().learning_rate is None
     assert parse(Config, []).with_own().kl_penalty_coef == 0.0

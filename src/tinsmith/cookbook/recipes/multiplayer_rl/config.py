@@ -34,13 +34,13 @@ def _opening(config: Any, field: str) -> None:
 
 
 # Of the embedded model. Matches against oneself are the noisiest, and want the smallest.
-_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 2e-3}
+_EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 1.5e-3}
 # Settings that every game has, each with a default of its own; None in a config stands for it.
 _BY_GAME: dict[str, dict[GameName, Any]] = {
     # Games of twenty questions are three times as long.
     "batch_size": {"guess_number": 8, "twenty_questions": 4, "tic_tac_toe": 8},
     "group_size": {"guess_number": 12, "twenty_questions": 8, "tic_tac_toe": 12},
-    "max_steps": {"guess_number": 24, "twenty_questions": 20, "tic_tac_toe": 30},
+    "max_steps": {"guess_number": 20, "twenty_questions": 20, "tic_tac_toe": 24},
     # As turns are judged by what came soon after them, long games teach little more than their beginning.
     "max_turns": {"guess_number": None, "twenty_questions": 10, "tic_tac_toe": None},
     # Matches end in one of three ways, so that it takes more of them to see a difference.
@@ -85,6 +85,12 @@ class Config(RLConfig):
         default=None, validator=at_least(1), doc="games of an evaluation; None: 128, 54 or 240, as the games are listed"
     )
 
+    wasted_cost: float = chz.field(
+        default=0.1,
+        validator=at_least(0),
+        doc="what a turn costs, in the searches that are learned from, that could tell nothing new",
+    )
+
     # What a question narrows down is known at once, and so is an illegal move.
     turn_discount: float | None = chz.field(
         default=0.5,
@@ -110,7 +116,7 @@ class Config(RLConfig):
     max_steps: int | None = chz.field(
         default=None,
         validator=at_least(1),
-        doc="steps to do; None: 24, 20 or 30, as the games are listed",
+        doc="steps to do; None: 20, or 24 in tic_tac_toe",
     )
     max_turns: int | None = chz.field(
         default=None,

@@ -84,7 +84,7 @@ def _guess_number(config: Config, model: ModelSetup) -> Game:
         config,
         model,
         range(1, highest + 1),
-        lambda secret: GuessNumberEnv(secret, highest, most, rules=rules),
+        lambda secret, cost: GuessNumberEnv(secret, highest, most, wasted_cost=cost, rules=rules),
         {name: functools.partial(guesser, highest) for name, guesser in guessers.items()},
     )
 
@@ -100,7 +100,7 @@ def _twenty_questions(config: Config, model: ModelSetup) -> Game:
         config,
         model,
         THINGS,
-        lambda secret: TwentyQuestionsEnv(secret, answerer, most, rules=rules),
+        lambda secret, cost: TwentyQuestionsEnv(secret, answerer, most, wasted_cost=cost, rules=rules),
         {"one_thing": one_thing, "any_question": any_question, "category_first": category_first},
     )
 
@@ -109,25 +109,25 @@ def _search(
     config: Config,
     model: ModelSetup,
     secrets: Sequence[Secret],
-    make: Callable[[Secret], SearchEnv],
+    make: Callable[[Secret, float], SearchEnv],
     players: Mapping[str, Callable[[Random], Player]],
 ) -> Game:
     """Return the game of searching one of some secrets.
 
     Args:
-        make: makes the environment of a secret.
+        make: makes the environment of a secret, with the cost of a wasted turn.
         players: simple ones.
     """
     # Every secret is learned from and measured, in games of their own. One that never came up would teach the policy
     # not to look for it: that is what the replies are about, and no more than that is held back.
     each = -(-config.of_game("eval_games") // len(secrets))
 
-    def group(secret: Secret, size: int) -> rl.EnvGroupBuilder:
-        return rl.RepeatedEnv(lambda: rl.EnvFromMessageEnv(model.renderer, make(secret)), size)
+    def group(secret: Secret, size: int, cost: float) -> rl.EnvGroupBuilder:
+        return rl.RepeatedEnv(lambda: rl.EnvFromMessageEnv(model.renderer, make(secret, cost)), size)
 
     def measure(player: Callable[[Random], Player]) -> dict[str, float]:
         return measured(
-            (make(secret), player(Random(f"{config.seed}-{secret}-{number}")))
+            (make(secret, 0.0), player(Random(f"{config.seed}-{secret}-{number}")))
             for secret in secrets
             for number in range(each)
         )
@@ -135,12 +135,12 @@ def _search(
     return Game(
         rl.ItemDataset(
             secrets,
-            lambda secret: group(secret, config.of_game("group_size")),
+            lambda secret: group(secret, config.of_game("group_size"), config.wasted_cost),
             config.of_game("batch_size"),
             config.seed,
         ),
-        rl.ItemDataset(secrets, lambda secret: group(secret, each), len(secrets), seed=None),
-        shown=("reward", "found", make(secrets[0]).turns, "wasted"),
+        rl.ItemDataset(secrets, lambda secret: group(secret, each, 0.0), len(secrets), seed=None),
+        shown=("reward", "found", make(secrets[0], 0.0).turns, "wasted"),
         simple={name: measure(player) for name, player in players.items()},
     )
 

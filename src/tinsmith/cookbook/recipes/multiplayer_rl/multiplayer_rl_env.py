@@ -57,18 +57,21 @@ class SearchEnv(GameEnv):
 
     Found with turn t it is worth 0.5 + 0.5 (M - t + 1) / M in all. Not found, it is worth 0.5 times how far it was
     narrowed down, so that games that are lost can be compared as well. What a turn narrows down is paid at once, so
-    that a turn can be judged for itself (`turn_discount`): one that could tell nothing new gets 0.
+    that a turn can be judged for itself (`turn_discount`).
 
     Args:
         most: M.
+        wasted_cost: what a turn costs that could tell nothing new. Games to learn from have a price on it: luck pays
+            far more than such a turn misses, and would hide it.
         rules: as in `GameEnv`.
     """
 
     # What turns are called: the metric of that name is t, and M where the secret was not found.
     turns: ClassVar[str]
 
-    def __init__(self, most: int, *, rules: str | None) -> None:
+    def __init__(self, most: int, *, wasted_cost: float = 0.0, rules: str | None) -> None:
         super().__init__(rules)
+        self._wasted_cost = wasted_cost
         self._most = most
         self._taken = 0
         self._wasted = 0
@@ -98,6 +101,8 @@ class SearchEnv(GameEnv):
         narrowed = 0.5 * (1.0 if reply.found else self.narrowed())
         parts = {"narrowed": narrowed - self._paid}
         self._paid = narrowed
+        if reply.wasted and self._wasted_cost:
+            parts["wasted"] = -self._wasted_cost
         if reply.found:
             parts["found"] = 0.5 * (self._most - self._taken + 1) / self._most
         reward, metrics = sum(parts.values()), self.metrics(found=reply.found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tinsmith.cookbook.completers import Completer, SampledTurn, sample_response
 from tinsmith.cookbook.recipes.prompt_distillation.config import Config
 from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset import Query
 from tinsmith.cookbook.runs import Run
-from tinsmith.cookbook.runs.folder import unusable
+from tinsmith.cookbook.runs.folder import append_rows
 from tinsmith.cookbook.runs.jsonl import keep_rows, read_rows
 from tinsmith.types.errors import invalid
 
@@ -82,7 +81,7 @@ def _ask_rest(
             seed=config.seed + start,
         )
         sampled = [_row(start + offset, response) for offset, response in enumerate(responses)]
-        _append(path, sampled)
+        append_rows(path, sampled)
         answers += sampled
         print(f"teacher: {len(answers)} of {len(queries)} answers", flush=True)
 
@@ -148,14 +147,3 @@ def _check_old_header(
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-            file.flush()
-            # What the run has told as sampled is on disk: nobody pays a large teacher twice.
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unusable(path.parent, error) from error

@@ -54,11 +54,18 @@ class KLPenalty:
         # Logprobs of a prompt need room for one token behind it, so the very last token of a full context has none;
         # it counts as no difference.
         room = len(example.tokens) if self._context_length is None else self._context_length - 1
-        logprobs = await self._reference.compute_logprobs(example.tokens[:room])
-        reference = np.zeros(len(example.tokens))
-        known = np.array([0.0 if value is None else value for value in logprobs])
-        reference[: len(known)] = known
-        difference = np.asarray(example.logprobs) - reference
-        difference[len(known) :] = 0.0
-        difference[~np.asarray(example.action)] = 0.0
-        return difference
+        return log_ratios(example, await self._reference.compute_logprobs(example.tokens[:room]))
+
+
+def log_ratios(example: Example, reference: Sequence[float | None]) -> np.ndarray:
+    """Return d = log pi(token) - log pi_ref(token) of N tokens in nats; 0 where none was sampled, or one is not known.
+
+    Args:
+        example: N tokens.
+        reference: logprobs of the first of them; fewer than N where the reference reads no more.
+    """
+    known = np.zeros(len(example.tokens), dtype=bool)
+    known[: len(reference)] = [value is not None for value in reference]
+    logprobs = np.zeros(len(example.tokens))
+    logprobs[: len(reference)] = [value or 0.0 for value in reference]
+    return np.where(known & np.asarray(example.action), np.asarray(example.logprobs) - logprobs, 0.0)

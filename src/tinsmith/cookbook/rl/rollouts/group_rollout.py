@@ -85,6 +85,7 @@ async def do_group_rollout(
             else:
                 raise
         group.errors = errors + group.errors
+        group.builder = builder
         return group
 
 

@@ -44,6 +44,22 @@ def show_groups(page: Page, tokenizer: Any, groups: Sequence[GroupExamples]) -> 
                 page.table(logs)
 
 
+def show_learned(page: Page, tokenizer: Any, groups: Sequence[GroupExamples]) -> None:
+    """Add what is learned from groups, where it is not their rewards: every token with an advantage of its own.
+
+    Args:
+        page: filled.
+        tokenizer: of the model; spells the tokens.
+        groups: forwarded.
+    """
+    for number, learned in enumerate(groups):
+        page.heading(f"group {number}{''.join(f' · {tag}' for tag in learned.group.tags)}")
+        for _, example in learned.examples[:_SHOWN]:
+            pairs = zip(example.logprobs, example.action, strict=True)
+            logprobs = [logprob if action else None for logprob, action in pairs]
+            page.tokens(token_texts(tokenizer, example.tokens), example.advantages, logprobs, example.tokens)
+
+
 def _advantage(turns: Sequence[float]) -> str:
     told = [f"{advantage:.4g}" for advantage in turns]
     return f"advantage {told[0]}" if len(set(told)) == 1 else f"advantages {', '.join(told) or 'none'}"

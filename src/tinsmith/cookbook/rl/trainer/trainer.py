@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from tinsmith import SamplingClient, TrainingClient
@@ -22,6 +22,8 @@ from tinsmith.cookbook.rl.trajectories import TrajectoryGroup
 from tinsmith.cookbook.training import LearningRates, ModelSetup
 
 Part = list[GroupExamples]
+# Hands a part of a batch that has examples to the service; takes the place of `config.loss_fn` on advantages.
+Objective = Callable[[TrainingClient, Part], ForwardedPart]
 
 
 class RLTrainer:
@@ -36,12 +38,14 @@ class RLTrainer:
 
     Attributes:
         advantages: gives those of the episodes of a group; `config.advantages`, unless somebody sets another.
+        objective: what is minimised; None is `config.loss_fn` on the advantages, unless somebody sets another.
     """
 
     def __init__(
         self, config: RLConfig, model: ModelSetup, dataset: RLDataset, rates: LearningRates, thread: RolloutThread
     ) -> None:
         self.advantages: AdvantageFunction = ADVANTAGES[config.advantages]
+        self.objective: Objective | None = None
         self._config = config
         self._model = model
         self._rates = rates
@@ -63,6 +67,7 @@ class RLTrainer:
         batches = self._rollouts(step)
         waited_before = batches.waited_seconds
         submitted = SubmittedRLStep(step, self._config, self._rates.at(step), self._model.tokenizer)
+        submitted.of_rewards = self.objective is None
         too_far = False
         for substep in self._substeps(batches, step):
             forwarded = False
@@ -125,6 +130,9 @@ class RLTrainer:
         examples = list(examples_in(part))
         if not examples:
             return False
+        if self.objective is not None:
+            submitted.parts.append(self.objective(self._client, part))
+            return True
         reference_kl = None
         if self._penalty is not None:
             reference_kl = self._thread.submit(self._penalty.apply(examples)).result()

@@ -20,13 +20,16 @@ class GuessNumberEnv(SearchEnv):
         secret: the number.
         highest: it lies between 1 and this.
         max_guesses: guesses of a game.
+        wasted_cost: as in `SearchEnv`.
         rules: as in `GameEnv`.
     """
 
     turns = "guesses"
 
-    def __init__(self, secret: int, highest: int, max_guesses: int, *, rules: str | None = None) -> None:
-        super().__init__(max_guesses, rules=rules)
+    def __init__(
+        self, secret: int, highest: int, max_guesses: int, *, wasted_cost: float = 0.0, rules: str | None = None
+    ) -> None:
+        super().__init__(max_guesses, wasted_cost=wasted_cost, rules=rules)
         self._secret = secret
         self._highest = highest
         # What the replies leave open.

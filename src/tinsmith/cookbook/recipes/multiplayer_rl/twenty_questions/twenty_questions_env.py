@@ -26,6 +26,7 @@ class TwentyQuestionsEnv(SearchEnv):
         secret: the thing, one of a kind that has a name.
         answerer: answers the questions that do not ask for the secret itself; that this was right is not left to it.
         max_questions: questions of a game.
+        wasted_cost: as in `SearchEnv`.
         rules: as in `GameEnv`.
     """
 
@@ -37,9 +38,10 @@ class TwentyQuestionsEnv(SearchEnv):
         answerer: Answerer,
         max_questions: int = 20,
         *,
+        wasted_cost: float = 0.0,
         rules: str | None = None,
     ) -> None:
-        super().__init__(max_questions, rules=rules)
+        super().__init__(max_questions, wasted_cost=wasted_cost, rules=rules)
         self._secret = secret
         self._answerer = answerer
         self._topics: set[str] = set()
