@@ -171,9 +171,10 @@ def _kill_in_first_stage(stage: RecipeRun, run: RecipeRun) -> None:
 def test_dpo_without_arguments(tmp_path: Path) -> None:
     run_without_arguments("preference", tmp_path)
     rows = numbers_of(tmp_path / "run")
-    expected = expected_numbers("preference")
-    assert rows[-1]["test/accuracy"] >= min(expected["chosen is preferred"]) - 0.1
-    assert rows[-1]["test/margin"] > 0.1
+    after, _longer, _random = expected_numbers("preference")["chosen is preferred"]
+    assert rows[-1]["test/accuracy"] >= after - 0.05
+    assert rows[-1]["eval/quality"] > rows[0]["eval/quality"] - 0.02
+    assert rows[-1]["test/margin"] > 0.3
 
 
 @pytest.mark.slow

@@ -64,9 +64,7 @@ def _show(result: TrainResult, count: int) -> None:
     before, after = read_rows(result.path / "metrics.jsonl")[0], result.metrics
     table = Table("held-out comparisons", "before", "after", "longer answer", "random", title=f"{count} of them")
     # Before the first step policy and reference are one, and no answer has the larger reward.
-    table.add_row(
-        "chosen is preferred", "", f"{after['test/accuracy']:.1%}", f"{after['test/length']:.1%}", "50.0%"
-    )
+    table.add_row("chosen is preferred", "", f"{after['test/accuracy']:.1%}", f"{after['test/length']:.1%}", "50.0%")
     for told, name in (
         ("margin", "test/margin"),
         ("loss", "test/loss"),
