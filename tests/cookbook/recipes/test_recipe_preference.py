@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cookbook.recipes.expected import expected_numbers, run_without_arguments
+from tests.cookbook.rl.sums import assert_same_rows
 from tests.support.checkpoints import checkpoint
 from tests.support.recipe_runs import RecipeRun
 from tinsmith.cookbook.preference import RewardModel
@@ -142,7 +143,7 @@ def test_a_killed_dpo_run_keeps_its_reference_and_equals_an_undisturbed_one(tmp_
 @pytest.mark.row(93, 110)
 def test_rlhf_that_is_killed_in_either_stage_equals_an_undisturbed_run(tmp_path: Path) -> None:
     settings = ("batch_size=4", "group_size=2", "max_steps=8", "reward_steps=8", "reward_batch_size=4", "held_out=8",
-                "eval_every=4", "save_every=3", "lora_rank=8")  # fmt: skip
+                "eval_every=4", "save_every=3", "lora_rank=8", "advantages=mean")  # fmt: skip
     whole = RecipeRun("preference.rlhf.train", tmp_path / "whole", tmp_path / "home", settings, {})
     killed = RecipeRun("preference.rlhf.train", tmp_path / "killed", tmp_path / "home", settings, {})
     whole.finish()
@@ -152,7 +153,8 @@ def test_rlhf_that_is_killed_in_either_stage_equals_an_undisturbed_run(tmp_path:
     assert killed.kill_after(5, Random(1))
     killed.finish()
     assert numbers_of(tmp_path / "killed/reward_model") == numbers_of(tmp_path / "whole/reward_model")
-    assert killed.metrics() == whole.metrics()
+    # Scores are logprobs of a sampler, whose last bit depends on what is computed beside them.
+    assert_same_rows(killed.metrics(), whole.metrics())
 
 
 def _kill_in_first_stage(stage: RecipeRun, run: RecipeRun) -> None:
@@ -169,9 +171,10 @@ def _kill_in_first_stage(stage: RecipeRun, run: RecipeRun) -> None:
 def test_dpo_without_arguments(tmp_path: Path) -> None:
     run_without_arguments("preference", tmp_path)
     rows = numbers_of(tmp_path / "run")
-    expected = expected_numbers("preference")
-    assert rows[-1]["test/accuracy"] >= min(expected["chosen is preferred"]) - 0.1
-    assert rows[-1]["test/margin"] > 0.1
+    after, _longer, _random = expected_numbers("preference")["chosen is preferred"]
+    assert rows[-1]["test/accuracy"] >= after - 0.05
+    assert rows[-1]["eval/quality"] > rows[0]["eval/quality"] - 0.02
+    assert rows[-1]["test/margin"] > 0.3
 
 
 @pytest.mark.slow
@@ -191,5 +194,5 @@ def test_rlhf_without_arguments_raises_the_score_and_stays_near_the_base(tmp_pat
     run_without_arguments("preference.rlhf", tmp_path)
     rows = numbers_of(tmp_path / "run")
     before, after = rows[0], rows[-1]
-    assert after["eval/test/score"] > before["eval/test/score"]
+    assert after["eval/test/score"] > before["eval/test/score"] + 0.15
     assert after["eval/test/quality"] > before["eval/test/quality"] - 0.08

@@ -132,7 +132,6 @@ class RewardAccuracy:
         Raises:
             UserError: no pair fits into the context.
         """
-        import torch
 
         assert context.training_client is not None
         tokens = reward_tokens(context.tokenizer)
@@ -142,7 +141,7 @@ class RewardAccuracy:
         if not datums:
             raise invalid(f"{self.name} comparisons", "none that fits", "answers within max_length and the context")
         outputs = context.training_client.forward(datums, "cross_entropy").result().loss_fn_outputs
-        loss, told = bradley_terry([torch.from_numpy(output["logprobs"].to_numpy()) for output in outputs])
+        loss, told = bradley_terry([output["logprobs"].to_torch() for output in outputs])
         return {
             f"{self.name}/loss": float(loss) / (len(datums) // 2),
             **{f"{self.name}/{name.removesuffix(':mean')}": value for name, value in told.items()},
