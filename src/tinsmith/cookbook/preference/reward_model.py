@@ -19,6 +19,8 @@ from tinsmith.cookbook.renderers import Renderer
 from tinsmith.types.errors import TinsmithError, invalid
 from tinsmith.types.tensor import TensorData
 
+# Of a score, in nats: float32 logprobs are right to about 1e-5.
+_DECIMALS = 3
 Said = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 
@@ -145,7 +147,9 @@ class RewardModel:
                 f"{self._name}: score: got {score} (logprobs {float(good)}, {float(bad)}), expected a finite number; "
                 "its weights have diverged: train it anew, with a lower learning_rate"
             )
-        return score
+        # What is computed beside a request moves its last bits. Equal answers must have equal scores: a group of them
+        # would be told apart by noise, which dividing by its deviation makes large.
+        return round(score, _DECIMALS)
 
 
 def _messages(said: Said, field: str, role: str) -> Messages:
