@@ -176,3 +176,32 @@ def _own_logging() -> object:
     yield
     root.handlers, root.level = before[0], before[1]
     ours.setLevel(before[2])
+
+
+@chz.chz
+class WithTable(RunConfig):
+    table: dict[str, float] | None = chz.field(default=None, doc="numbers by name")
+
+
+@pytest.mark.row(104)
+def test_a_table_is_given_whole_or_by_its_keys() -> None:
+    expected = {"low": 0.8, "high": 1.28}
+    assert parse(WithTable, ["table.low=0.8", "table.high=1.28"]).table == expected
+    assert parse(WithTable, ["--table.low=0.8", "table.high=1.28"]).table == expected
+    assert parse(WithTable, ['table={"low": 0.8, "high": 1.28}']).table == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["table.low=much"], "table.low: got 'much', expected a number"),
+        (["table.low=1", "table.low=2"], "table.low: got '1 and 2', expected one value"),
+        (["table.low=1", "table={}"], "table: got '{} and table.low', expected the table as a whole, or its keys"),
+        (["seed.low=1"], "command line: got 'seed.low', expected seed=1, as this setting has no keys"),
+        (["tabel.low=1"], "command line: got 'tabel', expected the name of a setting"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_named(argv: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(WithTable, argv)
+    assert said in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ def run_recipe(
 def parse(config_class: type[C], argv: Sequence[str]) -> C:
     """Read a config from `name=value`, `--name=value` and `--name value`; `--name` alone sets a flag.
 
+    A setting that is a table of numbers is given as a whole, `name={"key": 1.5}`, or by its keys, `name.key=1.5`.
+
     Raises:
         UserError: a name is unknown or given twice, or a value does not fit.
     """
@@ -85,6 +88,7 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
 
 def _pairs(config_class: type[object], argv: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
+    tables: dict[str, dict[str, float]] = {}
     rest = list(argv)
     while rest:
         argument = rest.pop(0)
@@ -93,13 +97,34 @@ def _pairs(config_class: type[object], argv: Sequence[str]) -> dict[str, str]:
         key = key.removeprefix("--").replace("-", "_") if hyphens else key
         if not key or not (equals or hyphens):
             raise invalid("command line", argument, "name=value, e.g. batch_size=64; --help lists the names")
-        name = _field(config_class, key)
+        name, _, entry = key.partition(".")
+        name = _field(config_class, name)
+        if entry:
+            _add_entry(config_class, tables, (name, entry), text)
+            continue
         if not equals:
             text = _value_after(config_class, name, rest)
         if name in found:
             raise invalid(name, f"{found[name]} and {text}", "one value")
         found[name] = text
+    for name, table in tables.items():
+        if name in found:
+            raise invalid(name, f"{found[name]} and {name}.{next(iter(table))}", "the table as a whole, or its keys")
+        found[name] = json.dumps(table)
     return found
+
+
+def _add_entry(config_class: type[object], tables: dict[str, dict[str, float]], at: tuple[str, str], text: str) -> None:
+    name, entry = at
+    if "dict" not in str(chz.chz_fields(config_class)[name].final_type):
+        raise invalid("command line", f"{name}.{entry}", f"{name}={text}, as this setting has no keys")
+    table = tables.setdefault(name, {})
+    if entry in table:
+        raise invalid(f"{name}.{entry}", f"{table[entry]:g} and {text}", "one value")
+    try:
+        table[entry] = float(text)
+    except ValueError as error:
+        raise invalid(f"{name}.{entry}", text, "a number") from error
 
 
 def _field(config_class: type[object], key: str) -> str:
