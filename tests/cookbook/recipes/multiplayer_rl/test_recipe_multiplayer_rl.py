@@ -79,6 +79,7 @@ def test_a_model_may_answer_the_questions(tmp_path: Path) -> None:
         (["env=tic_tac_toe", "opening_moves=8"], "opening_moves: got 8, expected 0 to 7"),
         (["env=guess_number", "highest=3"], "highest: got 3, expected at least 4"),
         (["env=twenty_questions", "answerer_renderer_name=llama3"], "answerer_renderer_name: .* or an answerer_model"),
+        (["env=twenty_questions", "favourites=55"], "favourites: got 55, expected 1 to 54"),
         (["env=twenty_questions", "max_questions=0"], "max_questions: got 0, expected at least 1"),
     ],
 )
@@ -96,13 +97,22 @@ def items_of(dataset: Any) -> list[Any]:
     return list(dataset.items)
 
 
-@pytest.mark.parametrize(("env", "count"), [("guess_number", 16), ("twenty_questions", 54)])
+@pytest.mark.parametrize(("env", "count"), [("guess_number", 16), ("twenty_questions", 9)])
 def test_every_secret_is_learned_and_measured(env: str, count: int) -> None:
     game = loaded(f"env={env}", "eval_games=60")
     learned, measured = items_of(game.groups), items_of(game.test)
     assert len(set(learned)) == len(learned) == count
     assert measured == learned
     assert all(group.group_size == -(-60 // count) for group in game.test.get_batch(0))
+
+
+def test_favourites_are_drawn_by_seed() -> None:
+    first, again, other = (
+        items_of(loaded("env=twenty_questions", "favourites=5", f"seed={seed}").groups) for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert len(set(first)) == 5
+    assert len(items_of(loaded("env=twenty_questions", "favourites=54").groups)) == 54
 
 
 def test_no_match_to_learn_from_begins_with_a_board_that_is_held_out() -> None:
@@ -136,7 +146,7 @@ def test_each_game_has_defaults_of_its_own() -> None:
     assert parse(Config, ["env=tic_tac_toe"]).with_own().kl_penalty_coef == 0.1
     assert parse(Config, ["env=tic_tac_toe", "kl_penalty_coef=0"]).with_own().kl_penalty_coef == 0.0
     questions = parse(Config, ["env=twenty_questions", "max_steps=7"]).with_own()
-    assert (questions.batch_size, questions.max_steps, questions.eval_games) == (4, 7, 54)
+    assert (questions.batch_size, questions.max_steps, questions.eval_games) == (8, 7, 54)
     with pytest.raises(UserError, match="turn_discount: got 2, expected 0 to 1, or None"):
         parse(Config, ["turn_discount=2"])
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import chz
 
+from tinsmith.cookbook.recipes.multiplayer_rl.twenty_questions.things import THINGS
 from tinsmith.cookbook.rl import RLConfig
 from tinsmith.cookbook.rl.trainer.config import discount_or_none
 from tinsmith.cookbook.schedules import Schedule
@@ -20,6 +21,7 @@ _OWN: dict[str, tuple[GameName, Any]] = {
     "highest": ("guess_number", 16),
     "max_guesses": ("guess_number", 8),
     "max_questions": ("twenty_questions", 20),
+    "favourites": ("twenty_questions", 9),
     "answerer_model": ("twenty_questions", None),
     "answerer_renderer_name": ("twenty_questions", None),
     "opening_moves": ("tic_tac_toe", 6),
@@ -33,14 +35,19 @@ def _opening(config: Any, field: str) -> None:
         raise invalid(field.removeprefix("X_"), value, "0 to 7")
 
 
+def _favourites(config: Any, field: str) -> None:
+    value = getattr(config, field)
+    if isinstance(value, int) and not 1 <= value <= len(THINGS):
+        raise invalid(field.removeprefix("X_"), value, f"1 to {len(THINGS)}")
+
+
 # Of the embedded model. Matches against oneself are the noisiest, and want the smallest.
 _EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_questions": 3e-3, "tic_tac_toe": 1.5e-3}
 # Settings that every game has, each with a default of its own; None in a config stands for it.
 _BY_GAME: dict[str, dict[GameName, Any]] = {
-    # Games of twenty questions are three times as long.
-    "batch_size": {"guess_number": 8, "twenty_questions": 4, "tic_tac_toe": 8},
+    "batch_size": {"guess_number": 8, "twenty_questions": 8, "tic_tac_toe": 8},
     "group_size": {"guess_number": 12, "twenty_questions": 8, "tic_tac_toe": 12},
-    "max_steps": {"guess_number": 20, "twenty_questions": 20, "tic_tac_toe": 24},
+    "max_steps": {"guess_number": 20, "twenty_questions": 14, "tic_tac_toe": 24},
     # As turns are judged by what came soon after them, long games teach little more than their beginning.
     "max_turns": {"guess_number": None, "twenty_questions": 10, "tic_tac_toe": None},
     # Matches end in one of three ways, so that it takes more of them to see a difference.
@@ -66,6 +73,11 @@ class Config(RLConfig):
     )
     max_questions: int | None = chz.field(
         default=None, validator=at_least(1), doc="twenty_questions: questions of a game; None: 20"
+    )
+    favourites: int | None = chz.field(
+        default=None,
+        validator=_favourites,
+        doc="twenty_questions: how many of the 54 things are ever thought of, drawn by seed; None: 9",
     )
     answerer_model: str | None = chz.field(
         default=None, doc="twenty_questions: model that answers; None: a rule, which knows 54 things"
@@ -106,7 +118,7 @@ class Config(RLConfig):
     batch_size: int | None = chz.field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None,
         validator=at_least(1),
-        doc="groups per step: secrets, or openings; None: 8, or 4 in twenty_questions",
+        doc="groups per step: secrets, or openings; None: 8",
     )
     group_size: int | None = chz.field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None,
@@ -116,7 +128,7 @@ class Config(RLConfig):
     max_steps: int | None = chz.field(
         default=None,
         validator=at_least(1),
-        doc="steps to do; None: 20, or 24 in tic_tac_toe",
+        doc="steps to do; None: 20, 14 or 24, as the games are listed",
     )
     max_turns: int | None = chz.field(
         default=None,

@@ -96,10 +96,12 @@ def _twenty_questions(config: Config, model: ModelSetup) -> Game:
     if config.answerer_model is not None:
         renderer_name = config.answerer_renderer_name
         answerer = ModelAnswerer(model.service, config.answerer_model, renderer_name, config.seed)
+    # Whoever thinks of things has favourites. What is likely can be found out by playing, as well as how to ask.
+    favourites = Random(f"favourites-{config.seed}").sample(THINGS, config.of_game("favourites"))
     return _search(
         config,
         model,
-        THINGS,
+        favourites,
         lambda secret, cost: TwentyQuestionsEnv(secret, answerer, most, wasted_cost=cost, rules=rules),
         {"one_thing": one_thing, "any_question": any_question, "category_first": category_first},
     )
