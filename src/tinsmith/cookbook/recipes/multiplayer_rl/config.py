@@ -47,7 +47,7 @@ _EMBEDDED_RATES: dict[GameName, float] = {"guess_number": 3e-3, "twenty_question
 _BY_GAME: dict[str, dict[GameName, Any]] = {
     "batch_size": {"guess_number": 8, "twenty_questions": 8, "tic_tac_toe": 8},
     "group_size": {"guess_number": 12, "twenty_questions": 8, "tic_tac_toe": 12},
-    "max_steps": {"guess_number": 20, "twenty_questions": 14, "tic_tac_toe": 24},
+    "max_steps": {"guess_number": 20, "twenty_questions": 12, "tic_tac_toe": 24},
     # As turns are judged by what came soon after them, long games teach little more than their beginning.
     "max_turns": {"guess_number": None, "twenty_questions": 10, "tic_tac_toe": None},
     # Matches end in one of three ways, so that it takes more of them to see a difference.
@@ -128,7 +128,7 @@ class Config(RLConfig):
     max_steps: int | None = chz.field(
         default=None,
         validator=at_least(1),
-        doc="steps to do; None: 20, 14 or 24, as the games are listed",
+        doc="steps to do; None: 20, 12 or 24, as the games are listed",
     )
     max_turns: int | None = chz.field(
         default=None,
