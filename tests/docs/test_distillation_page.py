@@ -13,6 +13,7 @@ import pytest
 PAGE = Path(__file__).parent.parent.parent / "docs" / "distillation.md"
 
 
+@pytest.mark.slow
 @pytest.mark.row(100)
 def test_the_program_runs_and_measures(tmp_path: Path) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)

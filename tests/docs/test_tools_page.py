@@ -34,6 +34,7 @@ def test_the_first_is_short() -> None:
     assert len([line for line in TOOLS.splitlines() if line.strip()]) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.row(98)
 @pytest.mark.parametrize("program", [TOOLS, AGENT], ids=["tools", "agent"])
 def test_it_runs_as_it_stands(program: str, tmp_path: Path) -> None:

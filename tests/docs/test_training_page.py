@@ -21,6 +21,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.row(60, 110)
 def test_the_trainer_of_one_s_own_learns_and_is_taken_up_again(tmp_path: Path) -> None:
     (tmp_path / "by_heart.py").write_text(SNIPPET)

@@ -100,6 +100,7 @@ def steps_of(run: Path) -> list[int]:
     return [row["step"] for row in read_lines(run / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_conversation_file_trains_to_the_end_under_the_folder_s_own_name(
     server: LiveServer, model_folder: str, tmp_path: Path
 ) -> None:

@@ -289,6 +289,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.row(68)
 def test_a_service_at_a_url_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = str(shipped_model())

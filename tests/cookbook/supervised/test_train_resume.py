@@ -49,6 +49,7 @@ def assert_equal_runs(given: RecipeRun, expected: RecipeRun, data_dir: Path | No
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 @pytest.mark.row(60, 110)
 def test_a_killed_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
     settings = (
