@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ _HEAD = """\
 # What works, and which test shows it
 
 Written by `make acceptance`, which runs everything but what needs a GPU. Part A is the mission, part B the field. A row
-has **passed** where all its tests have, and is **open** where no test shows it yet.
+has passed where all its tests have that were run, and is **open** where no test shows it yet. The whole takes hours
+and may be run in pieces, `pytest -m "not gpu" --rows=acceptance.json --rows-page=docs/acceptance.md FILE`: what was
+not run is named.
 
 | part | rows | passed | open | otherwise |
 |---|---|---|---|---|
@@ -114,10 +116,14 @@ def merged(earlier: Results, now: Results) -> dict[int, dict[str, str]]:
 
 
 def _is_marked(node: str, marked: Container[str]) -> bool:
+    name = _name(node)
+    return name.partition("::")[0] in marked or name in marked
+
+
+def _name(node: str) -> str:
+    """Return `path::name` of a node id: the test itself, without its class and parameters."""
     path, _, rest = node.partition("::")
-    # The name of the test itself, without its class and parameters.
-    name = rest.split("[")[0].rpartition("::")[2]
-    return path in marked or f"{path}::{name}" in marked
+    return f"{path}::{rest.split('[')[0].rpartition('::')[2]}"
 
 
 def verdict(outcomes: Iterable[str]) -> str:
@@ -128,14 +134,15 @@ def verdict(outcomes: Iterable[str]) -> str:
     return next(name for name in ("failed", "passed", "skipped") if name in found)
 
 
-def page(rows: Iterable[Row], results: Results) -> str:
+def page(rows: Iterable[Row], results: Results, marked: Mapping[int, Collection[str]] | None = None) -> str:
     """Return the page.
 
     Args:
         rows: all of them.
         results: of tests that were run.
+        marked: all tests of each row, so that those that were not run are named; None takes those of this folder.
     """
-    rows = list(rows)
+    rows, tests = list(rows), marked_tests() if marked is None else marked
     verdicts = {row.number: verdict(results.get(row.number, {}).values()) for row in rows}
     lines = [_HEAD.rstrip()]
     for part in sorted({row.part for row in rows}):
@@ -154,10 +161,17 @@ def page(rows: Iterable[Row], results: Results) -> str:
                 "|---|---|---|---|",
             ]
         state = verdicts[row.number]
-        shown = "<br>".join(_by_file(results.get(row.number, {})))
+        shown = "<br>".join([*_by_file(results.get(row.number, {})), *_not_run(results, tests, row.number)])
         text = row.text.replace("|", "\\|")
         lines.append(f"| {row.number} | {text} | {state if state == 'passed' else f'**{state}**'} | {shown} |")
     return "\n".join(lines) + "\n"
+
+
+def _not_run(results: Results, marked: Mapping[int, Collection[str]], row: int) -> list[str]:
+    run = {_name(node) for node in results.get(row, {})}
+    # A mark of a whole file stands for the tests in it.
+    left = sorted(test for test in marked.get(row, ()) if "::" in test and test not in run)
+    return [f"not run: {', '.join(test.rpartition('::')[2] for test in left)}"] if left else []
 
 
 def _by_file(results: Mapping[str, str]) -> list[str]:

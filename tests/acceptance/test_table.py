@@ -48,10 +48,11 @@ def test_the_page_names_what_is_open_and_what_failed() -> None:
         1: {"tests/x/test_a.py::test_one[a]": "passed", "tests/x/test_a.py::test_one[b]": "passed"},
         2: {"tests/x/test_a.py::test_one[a]": "passed", "tests/y/test_b.py::test_two": "failed"},
     }
-    text = page(rows, results)
+    marked = {1: {"tests/x/test_a.py::test_one", "tests/z/test_c.py::test_slow"}, 2: {"tests/y/test_b.py"}}
+    text = page(rows, results, marked)
     assert "| A | 2 | 1 | 0 | 1 |" in text
     assert "| B | 1 | 0 | 1 | 0 |" in text
-    assert "| 1 | This \\| that. | passed | `x/test_a.py`, 2 tests |" in text
+    assert "| 1 | This \\| that. | passed | `x/test_a.py`, 2 tests<br>not run: test_slow |" in text
     assert "| 2 | More. | **failed** | `x/test_a.py`, 1 test<br>`y/test_b.py`, 1 test (test_two failed) |" in text
     assert "| 201 | Else. | **open** |  |" in text
 
