@@ -157,7 +157,7 @@ def test_each_game_has_defaults_of_its_own() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     ("env", "name", "by"),
-    [("guess_number", "guesses", -0.6), ("twenty_questions", "reward", 0.1), ("tic_tac_toe", "loss", -0.05)],
+    [("guess_number", "guesses", -0.6), ("twenty_questions", "reward", 0.1), ("tic_tac_toe", "loss", -0.02)],
 )
 def test_each_game_is_learned(env: str, name: str, by: float, seed: int, tmp_path: Path) -> None:
     main(parse(Config, [f"env={env}", f"seed={seed}", "save_every=0", f"log_path={tmp_path}/run"]))
