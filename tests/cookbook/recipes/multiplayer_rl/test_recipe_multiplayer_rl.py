@@ -147,7 +147,7 @@ def test_each_game_has_defaults_of_its_own() -> None:
     assert parse(Config, ["env=tic_tac_toe", "kl_penalty_coef=0"]).with_own().kl_penalty_coef == 0.0
     questions = parse(Config, ["env=twenty_questions", "max_steps=7"]).with_own()
     assert (questions.batch_size, questions.max_steps, questions.eval_games) == (8, 7, 54)
-    with pytest.raises(UserError, match="turn_discount: got 2.0, expected 0 to 1, or None"):
+    with pytest.raises(UserError, match=r"turn_discount: got 2\.0, expected 0 to 1, or None"):
         parse(Config, ["turn_discount=2"])
 
 
