@@ -45,7 +45,7 @@ types: $(VENV)/.dev  ## type-check
 layers: $(VENV)/.dev  ## check that arrows point down only
 	$(BIN)/lint-imports
 
-test: lint types layers $(VENV)/.cookbook  ## everything that must be green, in at most 8 minutes on 2 cores
+test: lint types layers $(VENV)/.cookbook  ## everything that must be green; the slow tests are in acceptance
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 acceptance: setup  ## the slow tests too: learning runs and chaos, with a table row by row
