@@ -1,6 +1,6 @@
 """How long does importing the SDK take, beside the official one? Each in a fresh process, in turns.
 
-    python -m benchmarks.import_time
+python -m benchmarks.import_time
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("README.md"))]
 # A block that holds a fence of its own has a longer one around it.
-_BLOCK = re.compile(r"^(```+)python\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^(```+)python\n(.*?)^\1$(?:\n\n```\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+_TOLD = re.compile(r"^print\(.*\)  # → (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,23 @@ class Block:
     Attributes:
         place: page and line of the first line of code, for tracebacks.
         code: as it stands on the page.
+        printed: lines that the page says it prints: `print(...)  # → text`, or a fence right behind the block.
     """
 
     place: str
     code: str
+    printed: tuple[str, ...]
 
 
 def blocks_of(page: Path) -> list[Block]:
     """Return the Python blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
     name = page.relative_to(ROOT)
-    return [Block(f"{name}:{text.count(chr(10), 0, found.start(2)) + 1}", found[2]) for found in _BLOCK.finditer(text)]
+    found: list[Block] = []
+    for match in _BLOCK.finditer(text):
+        place = f"{name}:{text.count(chr(10), 0, match.start(2)) + 1}"
+        found.append(Block(place, match[2], (*_TOLD.findall(match[2]), *(match[3] or "").splitlines())))
+    return found
 
 
 def paste(blocks: Sequence[Block], monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str] = ()) -> dict[str, object]:

@@ -39,8 +39,7 @@ def test_the_python_of_a_page_runs_as_pasted_and_prints_what_it_says(
     paste(blocks, monkeypatch, ARGUMENTS.get(name, ()))
     printed = iter(capsys.readouterr().out.splitlines())
     for block in blocks:
-        # `print(...)  # → text` says what comes of it.
-        for text in re.findall(r"^print\(.*\)  # → (.*)$", block.code, re.MULTILINE):
+        for text in block.printed:
             assert text in printed, f"{block.place}: {text!r} was not printed"
 
 
