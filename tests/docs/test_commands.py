@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import runpy
@@ -21,30 +22,51 @@ from tinsmith.cookbook.eval import run_inspect
 from tinsmith.cookbook.runs import command
 
 
-def commands_of(page: Path) -> Iterator[list[str]]:
-    """Yield the words of each command in the shell blocks of a page, and in its sentences."""
-    text = page.read_text(encoding="utf-8")
-    # What stands for an address that only the reader knows.
-    text = text.replace("tinker://…/", "tinker://RUN/").replace("tinker://…", "tinker://RUN/weights/NAME")
+def commands_of(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command in the shell blocks of a page and in its sentences."""
     for block in re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        command = ""
-        for line in block.replace("\\\n", " ").splitlines(keepends=True):
-            command += line
-            # An open quote goes on in the next line.
-            if command.count('"') % 2 == 0:
-                yield shlex.split(command, comments=True)
-                command = ""
+        yield from commands_in(block)
     for line in re.findall(r"`((?:OMP_NUM_THREADS=1 )?(?:python -m|tinsmith) [^`]+)`", text):
-        yield shlex.split(line.removeprefix("OMP_NUM_THREADS=1 "))
+        yield from commands_in(line.removeprefix("OMP_NUM_THREADS=1 "))
+
+
+def commands_in(block: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a shell block."""
+    # What stands for an address that only the reader knows, and for further settings.
+    block = re.sub(r"tinker://(…|\.\.\.)/", "tinker://RUN/", block)
+    block = re.sub(r"tinker://(…|\.\.\.)", "tinker://RUN/weights/NAME", block).replace(" ... ", " ")
+    command = ""
+    for line in block.replace("\\\n", " ").splitlines(keepends=True):
+        command += line
+        # An open quote goes on in the next line.
+        if command.count('"') % 2 == 0:
+            yield shlex.split(command, comments=True)
+            command = ""
+
+
+def usage_of(module: Path) -> Iterator[list[str]]:
+    """Yield the words of each command that a module's docstring shows, which `--help` prints."""
+    told = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    yield from commands_in("\n".join(re.findall(r"^    (python -m .*(?:\\\n.*)*)$", told, re.MULTILINE)))
+
+
+def everything() -> dict[Path, list[list[str]]]:
+    # What must work one day is on the page of acceptance, too.
+    pages = {page: list(commands_of(page.read_text(encoding="utf-8"))) for page in PAGES if page.stem != "acceptance"}
+    return pages | {module: list(usage_of(module)) for module in (ROOT / "src/tinsmith/cookbook").rglob("*.py")}
+
+
+EVERYTHING = everything()
 
 
 def shown(start: str) -> list[Any]:
-    # What must work one day is on that page, too.
-    pages = [page for page in PAGES if page.name != "acceptance.md"]
-    found = [(page, words) for page in pages for words in commands_of(page) if " ".join(words).startswith(start)]
     # Once each: several pages show the same.
-    once = {" ".join(words): (page, words) for page, words in found}
-    return [pytest.param(words, id=f"{page.relative_to(ROOT)}: {line}") for line, (page, words) in once.items()]
+    once = {" ".join(words): (place, words) for place, found in EVERYTHING.items() for words in found}
+    return [
+        pytest.param(words, id=f"{place.relative_to(ROOT)}: {line}")
+        for line, (place, words) in once.items()
+        if line.startswith(start)
+    ]
 
 
 @pytest.mark.parametrize("words", shown("python -m tinsmith."))

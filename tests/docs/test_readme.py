@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from tests.docs.snippets import PAGES, ROOT, blocks_of, paste
+from tinsmith.cookbook.hyperparam_utils import get_lora_param_count
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -30,6 +32,20 @@ def test_the_twelve_lines_run_and_the_model_has_learned_the_sentence(
 def test_what_a_page_links_to_is_there(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_every_page_is_linked() -> None:
+    linked = {(ROOT / link).resolve() for link in re.findall(r"\]\(([^)#\s]+)", TEXT)}
+    assert {page for page in (ROOT / "docs").glob("*.md") if page not in linked} == set()
+
+
+def test_the_memory_of_an_adapter_is_reckoned_for_its_real_size(tmp_path: Path) -> None:
+    (told,) = re.findall(r"Llama-3\.1-8B, rank 32, every layer \(P = (\d+) million\)", TEXT)
+    shape = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **shape, **heads}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert round(get_lora_param_count(str(tmp_path), 32) / 1e6) == int(told)
 
 
 @pytest.mark.row(107)
