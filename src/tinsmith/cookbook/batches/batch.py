@@ -14,6 +14,7 @@ from tinsmith.cookbook.batches.token_bytes import token_bytes
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, row_check
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.types.datum import Datum
@@ -194,6 +195,6 @@ class Batches:
 def _check_all(rows: Sequence[Row], check: RowCheck) -> None:
     for index, row in enumerate(rows):
         try:
-            check(row)
+            check(row, notes=RowNotes())
         except UserError as error:
             raise UserError(f"row {index}: {error}") from None
