@@ -102,9 +102,7 @@ def row_to_examples(
     return renderer.build_supervised_examples(messages, TrainOnWhat.CUSTOMIZED, tools=said.tools)
 
 
-def text_to_example(
-    text: str, tokenizer: Any, *, control_tokens: bool = False, eos: bool = False
-) -> SupervisedExample:
+def text_to_example(text: str, tokenizer: Any, *, control_tokens: bool = False, eos: bool = False) -> SupervisedExample:
     """Make an example of raw text: every token is learned.
 
     The tokens that the tokenizer itself puts before a text (BOS) come first.

@@ -42,8 +42,8 @@ def read_comparison(row: Any, renderer: Renderer | None = None, notes: RowNotes 
 
     Args:
         row: of TRL's shape, `{"prompt", "chosen", "rejected"}` or without the prompt, each a text or a list of
-            messages, perhaps with `tools` and `system`; or of HHH, HelpSteer3, UltraFeedback, OpenAI or LLaMA-Factory as
-            they come.
+            messages, perhaps with `tools` and `system`; or of HHH, HelpSteer3, UltraFeedback, OpenAI or LLaMA-Factory
+            as they come.
         renderer: whose format has to be able to say it; None asks for well-formed conversations only.
         notes: takes what is worth telling of the row.
 

@@ -99,7 +99,7 @@ def _check(message: Mapping[str, Any], field: str) -> CheckedMessage:
         raise invalid(f"{field}.trainable", trainable, "true or false")
     for key in _FOREIGN:
         if message.get(key):
-            raise invalid(f"{field}.{key}", message[key], "none here: `conversation_to_datum` and data files convert it first")
+            raise invalid(f"{field}.{key}", message[key], "none here: data files and conversation_to_datum convert it")
     calls = check_tool_calls(message.get("tool_calls"), f"{field}.tool_calls")
     tokens = _tokens(message, field)
     for key, given in (("tool_calls", calls), ("tokens", tokens), ("unparsed_tool_calls", None)):

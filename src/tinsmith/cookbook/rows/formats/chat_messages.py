@@ -77,15 +77,16 @@ def _own(message: Mapping[str, Any], field: str, notes: RowNotes) -> dict[str, A
     _move(said, "reasoning", "reasoning_content", field)
     # A refusal is what the assistant says in the place of an answer, in a field of its own.
     _move(said, "refusal", "content", field)
-    if isinstance(said.get("content"), list):
-        said["content"] = [_part(part, f"{field}.content[{i}]") for i, part in enumerate(said["content"])]
+    content = said.get("content")
+    if isinstance(content, list):
+        said["content"] = [_part(part, f"{field}.content[{i}]") for i, part in enumerate(content)]
     if call := said.pop("function_call", None):
         if said.get("tool_calls"):
             raise invalid(f"{field}.function_call", call, "none beside tool_calls, the newer name of the same")
         said["tool_calls"] = [{"type": "function", "function": call}]
-    if isinstance(said.get("tool_calls"), list):
-        calls = enumerate(said["tool_calls"])
-        said["tool_calls"] = [_call(call, f"{field}.tool_calls[{i}]") for i, call in calls]
+    calls = said.get("tool_calls")
+    if isinstance(calls, list):
+        said["tool_calls"] = [_call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
     return said
 
 

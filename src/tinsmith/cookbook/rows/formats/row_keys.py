@@ -8,15 +8,17 @@ from typing import Any
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.types.errors import invalid
 
-_PICTURES = "none: pictures, sounds and films cannot be learned"
+_PICTURES = "none: models here read texts alone"
 _IDS = "none beside a text: rows are rendered here; Batches(examples=...) takes tokens and weights of your own"
 _WEIGHTS = "none: of a row, messages have weights, 0 or 1; data=a.jsonl:0.7,b.jsonl:0.3 weights files"
 _THINKING = "none beside the messages: as reasoning_content in the message of the assistant"
 _TEMPLATE = "none: renderer_name= chooses what the format says"
 _KTO = "none: completions that are marked good or bad are not for supervised training; leave out the bad ones"
+# What no model here can read.
+PICTURES = ("image", "images", "video", "videos", "audio", "audios")
 # What says something that is learned, or is not, and cannot be said here.
 _REFUSED = {
-    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _PICTURES),
+    **dict.fromkeys(PICTURES, _PICTURES),
     **dict.fromkeys(("input_ids", "token_ids", "labels", "completion_mask", "assistant_masks", "loss_mask"), _IDS),
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THINKING),
     **dict.fromkeys(("chat_template_kwargs", "chat_template", "enable_thinking", "reasoning_effort"), _TEMPLATE),
@@ -32,6 +34,20 @@ _NUMBERS = {
     **dict.fromkeys(("mask", "masks", "train", "training", "trainable", "loss", "train_on_inputs"), _WEIGHTS),
 }
 _FLAGS = {"label": _KTO, "kto_tag": _KTO}
+
+
+def settle_keys_of_question(row: Mapping[str, Any], used: Iterable[str], notes: RowNotes) -> None:
+    """As `settle_keys`, for a row of which only a question is asked: whatever answers stand in it teach nothing.
+
+    Raises:
+        UserError: a key says more of the question than its text.
+    """
+    for key in row.keys() - frozenset(used):
+        if row[key] is None:
+            continue
+        if key in PICTURES and row[key]:
+            raise invalid(key, row[key], _PICTURES)
+        notes.unused(str(key))
 
 
 def settle_keys(row: Mapping[str, Any], used: Iterable[str], notes: RowNotes) -> None:
