@@ -174,9 +174,9 @@ def test_what_the_hub_cannot_give_is_replaced_by_arithmetic_and_said(
 @pytest.mark.parametrize(
     ("source", "test", "message"),
     [
-        ("gsm8", None, r"env: got 'gsm8', expected arithmetic, gsm8k, math, a JSONL .*\(did you mean 'gsm8k'\?\)"),
-        ("nowhere/a.jsonl", None, "env: got 'nowhere/a.jsonl', expected a JSONL file that is there"),
-        ("arithmetic", "mine", "test: got 'mine', expected a JSONL file, or owner/name of the hub"),
+        ("gsm8", None, r"env: got 'gsm8', expected arithmetic, gsm8k, math, a file .*\(did you mean 'gsm8k'\?\)"),
+        ("nowhere/a.jsonl", None, "env: got 'nowhere/a.jsonl', expected a file that is there"),
+        ("arithmetic", "mine", "test: got 'mine', expected a file of problems, or owner/name of the hub"),
         ("{folder}/bad.jsonl", None, "bad.jsonl, line 2: problem: got 3, expected a text"),
     ],
 )

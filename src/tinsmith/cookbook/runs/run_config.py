@@ -58,8 +58,8 @@ class RunConfig:
     learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="peak rate of Adam; None: the course's formula for the model"
     )
-    # 128 is the course's: large enough for a steady gradient, small enough for some hundred steps.
-    batch_size: int | None = chz.field(default=128, validator=at_least(1), doc="examples per step")
+    # The course's: large enough for a steady gradient, small enough for some hundred steps.
+    batch_size: int = chz.field(default=128, validator=at_least(1), doc="examples per step")
     lora_rank: int = chz.field(default=32, validator=_rank, doc="rank of the adapter, 1 to 256")
     max_steps: int | None = chz.field(default=None, validator=at_least(1), doc="steps to do; None: all there are")
     seed: int = chz.field(default=0, doc="of the adapter, of the order of the data and of what is sampled")
