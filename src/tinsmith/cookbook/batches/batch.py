@@ -116,6 +116,8 @@ class Batches:
         """
         if max_steps is not None:
             return max_steps
+        if self.per_epoch is None and epochs != 1:
+            raise invalid("epochs", epochs, "max_steps in its place: the rows are a stream, which has no length")
         if self.per_epoch is None:
             raise invalid("max_steps", None, "a number of steps: the rows are a stream, which has no length")
         return epochs * self.per_epoch

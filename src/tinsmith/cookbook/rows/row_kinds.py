@@ -119,7 +119,7 @@ def _check_own(row: Row, renderer: Renderer | None, train_on_what: TrainOnWhat |
         if renderer is not None and not row.get("text_control_tokens"):
             note_spelled(notes, renderer.tokenizer, "text", text)
         return
-    said = read_messages(row)
+    said = _said(row)
     if renderer is None:
         check_tools(said.tools)
         messages = check_messages(said.messages)
@@ -158,7 +158,10 @@ def read_messages(row: Mapping[str, Any]) -> Said:
     Raises:
         UserError: it has no such fields, or one of another kind.
     """
-    row = own_row(dict(row))
+    return _said(own_row(dict(row)))
+
+
+def _said(row: Mapping[str, Any]) -> Said:
     if "messages" in row:
         if not isinstance(row["messages"], list):
             raise invalid("messages", row["messages"], "a list of messages")

@@ -80,7 +80,7 @@ class RowNotes:
         found: dict[str, object] = {}
         if self._formats:
             names = self._formats.items()
-            found["converted"] = ", ".join(f"{count} rows of {name}" if counted else name for name, count in names)
+            found["converted"] = ", ".join(f"{_rows(count)} of {name}" if counted else name for name, count in names)
         if self._unused:
             names = list(self._unused)
             more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
@@ -98,6 +98,10 @@ class RowNotes:
         place, (field_, token, remedy) = self._spelled
         warn_once(
             f"control tokens in {name}",
-            f"data: {self._spelling} rows of {name} spell control tokens of the model; the first, {place}: "
+            f"data: {_rows(self._spelling)} of {name} with a control token of the model as text; the first, {place}: "
             f"{field_} has {token!r}, which {remedy}",
         )
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"

@@ -102,7 +102,8 @@ def _evaluators(config: Config) -> list[Evaluator]:
         found.append(WinRateEvaluator(words, GradedJudge(), name="pig_latin_win_rate", max_tokens=_WORD_TOKENS))
     if config.general is not None:
         # There is seldom one right answer to a question of a general kind: the loss says it.
-        found.append(ForgettingEvaluator(general_rows(config.general, config.seed), grader=None))
+        rows = general_rows(config.general, config.seed, skip_bad_rows=config.skip_bad_rows)
+        found.append(ForgettingEvaluator(rows, grader=None))
     elif config.data == PIG_LATIN:
         found.append(ForgettingEvaluator(general_rows(None, config.seed), max_tokens=64))
     return found
