@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tinsmith.cookbook.preference.formats import EXPECTED, to_trl
 from tinsmith.cookbook.renderers import Renderer
-from tinsmith.cookbook.renderers.messages import check_messages
+from tinsmith.cookbook.renderers.messages import check_messages, flagged
 from tinsmith.cookbook.renderers.tools import ToolSpec, check_tools
 from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.rows.row_notes import RowNotes
@@ -121,14 +121,14 @@ def _of_messages(prompt: Any, chosen: Any, rejected: Any) -> Comparison:
         length = 0
         # The answers themselves are no part of the prompt, even if they are equal.
         shortest = min(len(chosen), len(rejected)) - 1
-        while length < shortest and chosen[length] == rejected[length]:
+        while length < shortest and _same(chosen[length : length + 1], rejected[length : length + 1]):
             length += 1
         if not length:
             expected = "a conversation that begins as chosen does; what both begin with is the prompt"
             raise invalid("rejected", rejected[0], expected)
         return _answering(chosen[:length], chosen[length:], rejected[length:])
     # UltraFeedback has a prompt and whole conversations beside it.
-    whole = [messages[: len(given)] == given and len(messages) > len(given) for messages in (chosen, rejected)]
+    whole = [_same(messages[: len(given)], given) and len(messages) > len(given) for messages in (chosen, rejected)]
     if all(whole):
         return _answering(given, chosen[len(given) :], rejected[len(given) :])
     if chosen[0].get("role") == "user" or rejected[0].get("role") == "user":
@@ -137,6 +137,11 @@ def _of_messages(prompt: Any, chosen: Any, rejected: Any) -> Comparison:
             f"{field}[0]", messages[0], "an answer to the row's prompt, or a conversation that begins with it"
         )
     return _answering(given, chosen, rejected)
+
+
+def _same(ours: Messages, theirs: Messages) -> bool:
+    """Return whether messages say the same, whatever is said of whether they are learned."""
+    return [flagged(message, False) for message in ours] == [flagged(message, False) for message in theirs]
 
 
 def _answering(prompt: Messages, chosen: Messages, rejected: Messages) -> Comparison:
