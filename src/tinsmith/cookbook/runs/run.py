@@ -155,6 +155,11 @@ class Run:
             UserError: it has done more than that.
         """
         if self.first_step > total_steps:
+            epochs = getattr(self._config, "epochs", None)
+            # The setting that was given is the one to name.
+            if self._config.max_steps is None and epochs is not None:
+                done = f"these are {total_steps} steps, and the run in {self.path} has done {self.first_step}"
+                raise invalid("epochs", epochs, f"more: {done}")
             raise invalid(
                 "max_steps", total_steps, f"at least {self.first_step}, which the run in {self.path} has done"
             )
