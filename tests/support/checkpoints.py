@@ -80,7 +80,6 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
         eos_token="<|eot_id|>" if llama else "<|im_end|>",
         pad_token="<|finetune_right_pad_id|>" if llama else "<|endoftext|>",
         chat_template=_LLAMA_TEMPLATE if llama else _QWEN_TEMPLATE,
-        model_max_length=SHAPE.context_length,
         clean_up_tokenization_spaces=False,
     )
 

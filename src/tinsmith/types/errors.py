@@ -33,6 +33,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
+        # Names that foreign files give may hold half a character (a lone surrogate), which no answer and no row can.
+        message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(message)
         self.message = message
         self.status = status
