@@ -126,6 +126,8 @@ def make_checkpoint(
             "decoder_sparse_step": 1,
             "norm_topk_prob": True,
         }
+    if family == "mixtral":
+        fields |= {"num_local_experts": SHAPE.experts, "num_experts_per_tok": SHAPE.experts_per_token}
     fields |= config
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**fields))

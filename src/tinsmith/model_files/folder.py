@@ -60,8 +60,17 @@ def read_config(place: str, folder: Path) -> dict[str, Any]:
     heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
     if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
         raise invalid(f"{where}: num_key_value_heads", groups, f"a divisor of num_attention_heads ({heads})")
+    _check_experts(where, config)
     _check_token_ids(where, config)
     return config
+
+
+def _check_experts(where: str, config: dict[str, Any]) -> None:
+    chosen = config.get("num_experts_per_tok")
+    for field in ("num_experts", "num_local_experts"):
+        experts = config.get(field)
+        if type(experts) is int and experts > 0 and type(chosen) is int and not 1 <= chosen <= experts:
+            raise invalid(f"{where}: num_experts_per_tok", chosen, f"a whole number from 1 to {field} ({experts})")
 
 
 def _check_token_ids(where: str, fields: dict[str, Any]) -> None:

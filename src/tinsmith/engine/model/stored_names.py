@@ -25,6 +25,9 @@ from transformers.core_model_loading import (
 
 Shape = tuple[int, ...]
 
+# One tensor per expert, stacked; one per expert and projection, stacked and then laid one below the other.
+_STACKED = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -32,11 +35,14 @@ class Piece:
 
     Attributes:
         name: of the tensor.
+        written: its name in a file that is written anew: the same, but with the `model.` that a decoder saved alone
+            lacks, as `save_pretrained` would write it.
         expert: whose; None where the tensor is the whole parameter.
         rows: of the parameter's (or expert's) outputs, [start, end).
     """
 
     name: str
+    written: str
     expert: int | None
     rows: tuple[int, int]
 
@@ -65,51 +71,74 @@ class StoredNames:
             shapes: of the stored tensors, by their names.
         """
         found = cls()
-        state: dict[str, Any] = model.state_dict()
-        rules: list[Any] = get_model_conversion_mapping(model)
-        converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+        rules = _Rules(model)
         # Tensors of each parameter that a converter makes, by the pattern that they match.
         parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         # In the order in which `transformers` stacks them: experts by number, not by letters.
         for name in sorted(shapes, key=dot_natural_key):
-            target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
-            if target not in state and name in state:
-                target, pattern = name, None
-            if target not in state:
+            target, pattern = rules.apply(name)
+            if target is None:
                 found.unused.append(name)
             elif pattern is None:
-                found.pieces[target] = [Piece(name, None, (0, (shapes[name] or (1,))[0]))]
+                found.pieces[target] = [Piece(name, rules.written(name), None, (0, (shapes[name] or (1,))[0]))]
             else:
                 parts[target][pattern].append(name)
         for target, groups in parts.items():
-            converter: Any = by_pattern[next(iter(groups))]
-            found._convert(
-                target, [groups.get(pattern, []) for pattern in converter.source_patterns], converter, shapes
-            )
+            converter = rules.converter_of(next(iter(groups)))
+            columns = [groups.get(pattern, []) for pattern in converter.source_patterns]
+            kinds = [(type(op), getattr(op, "dim", None)) for op in converter.operations]
+            if kinds in _STACKED and len({len(column) for column in columns}) == 1:
+                found.pieces[target] = _stack(columns, shapes, rules)
+            else:
+                names = " and ".join(kind.__name__ for kind, _ in kinds)
+                first = converter.target_patterns[0]
+                # One stored tensor may become several parameters: what is fused on disk and apart in the model.
+                for pattern in converter.target_patterns:
+                    parameter = target.replace(first, pattern)
+                    found.unfollowed[parameter] = (
+                        f"{next(iter(groups.values()))[0]} and its like become {parameter} by {names}"
+                    )
         return found
-
-    def _convert(
-        self, target: str, groups: Sequence[Sequence[str]], converter: Any, shapes: Mapping[str, Shape]
-    ) -> None:
-        """Tell where the tensors of a fused parameter stand, one group per projection, one tensor per expert."""
-        kinds = [(type(op), op.dim) if hasattr(op, "dim") else (type(op), None) for op in converter.operations]
-        stacked = kinds in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
-        if not stacked or len({len(group) for group in groups}) != 1:
-            named = " and ".join(kind.__name__ for kind, _ in kinds)
-            names = [name for group in groups for name in group]
-            self.unfollowed[target] = f"{names[0]} and its like become {target} by {named}"
-            return
-        pieces: list[Piece] = []
-        for expert, names in enumerate(zip(*groups, strict=True)):
-            start = 0
-            for name in names:
-                end = start + shapes[name][0]
-                pieces.append(Piece(name, expert, (start, end)))
-                start = end
-        self.pieces[target] = pieces
 
     def file_names(self, parameter: str) -> list[str]:
         """Return the stored tensors of a parameter, laid end to end in its order; none where there are none."""
         return [piece.name for piece in self.pieces.get(parameter, [])]
+
+
+class _Rules:
+    """What `transformers` does to the names of a checkpoint when it loads it into a model."""
+
+    def __init__(self, model: Any) -> None:
+        self._state: dict[str, Any] = model.state_dict()
+        self._prefix: str = model.base_model_prefix
+        rules: list[Any] = get_model_conversion_mapping(model)
+        self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+
+    def apply(self, name: str) -> tuple[str | None, str | None]:
+        """Return the parameter that a stored tensor goes to, and the pattern of the converter that takes it there."""
+        renamed = rename_source_key(name, self._renamings, self._converters, self._prefix, self._state)
+        if renamed[0] not in self._state and name in self._state:
+            renamed = (name, None)
+        return renamed if renamed[0] in self._state else (None, None)
+
+    def written(self, name: str) -> str:
+        """Return the name with the prefix of the decoder, where it lacks it."""
+        renamed, _ = rename_source_key(name, self._renamings, self._converters)
+        prefixed = f"{self._prefix}.{renamed}"
+        return f"{self._prefix}.{name}" if renamed not in self._state and prefixed in self._state else name
+
+    def converter_of(self, pattern: str) -> Any:
+        return next(rule for rule in self._converters if pattern in rule.source_patterns)
+
+
+def _stack(columns: Sequence[Sequence[str]], shapes: Mapping[str, Shape], rules: _Rules) -> list[Piece]:
+    """Tell where the tensors of a fused parameter stand: one column per projection, one tensor of each per expert."""
+    pieces: list[Piece] = []
+    for expert, names in enumerate(zip(*columns, strict=True)):
+        start = 0
+        for name in names:
+            end = start + shapes[name][0]
+            pieces.append(Piece(name, rules.written(name), expert, (start, end)))
+            start = end
+    return pieces
