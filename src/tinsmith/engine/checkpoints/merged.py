@@ -27,6 +27,7 @@ from tinsmith.engine.checkpoints.foreign import check_finite
 from tinsmith.engine.checkpoints.merge_names import Update, find_updates
 from tinsmith.engine.model.stored_names import Piece
 from tinsmith.model_files.folder import INDEX, SINGLE
+from tinsmith.model_files.reading import check_file
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -46,6 +47,7 @@ def read_adapter_config(adapter: Path) -> AdapterConfig:
     path = adapter / ADAPTER_CONFIG
     if not path.is_file():
         raise invalid("adapter", str(adapter), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
+    check_file("adapter", path, "a config of PEFT")
     return parse_config(f"adapter: {ADAPTER_CONFIG}", path.read_bytes())
 
 
@@ -215,9 +217,13 @@ def _load_adapter(adapter: Path) -> tuple[dict[str, Tensor], str | None]:
     """Return an adapter's tensors, and the fingerprint of its base where it has one."""
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise invalid("adapter", str(adapter), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
+    check_file("adapter", adapter / ADAPTER_WEIGHTS, "safetensors")
     try:
         with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            for name, tensor in tensors.items():
+                if not tensor.is_floating_point():
+                    raise invalid(f"adapter: {ADAPTER_WEIGHTS}: {name}: dtype", tensor.dtype, "a floating one")
             return tensors, (opened.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
         raise UserError(
