@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     # Engine. Budgets are in tokens, because a pass costs what its tokens cost, however many rows they are.
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field(
-        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float64`."
+        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float16`, `float64`."
     )
     max_tokens_per_pass: int = Field(default=4096, ge=16, description="Token budget of one packed training pass.")
     prefill_tokens: int = Field(default=2048, ge=16, description="Token budget of one prefill slice.")

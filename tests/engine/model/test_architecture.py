@@ -151,7 +151,7 @@ def test_devices_and_dtypes() -> None:
     for device in ("tpu", "cuda:99", "cuda:x", ""):
         with pytest.raises(UserError, match=f"device: got '{device}'"):
             Engine.load("x", folder, device, "float32", Settings())
-    with pytest.raises(UserError, match="dtype: got 'int8', expected auto or one of"):
+    with pytest.raises(UserError, match="dtype: got 'int8', expected auto, float32, bfloat16"):
         Engine.load("x", folder, "cpu", "int8", Settings())
 
 
