@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "tinsmith.cli.demo",
     "chat": "tinsmith.cli.chat",
     "serve": "tinsmith.cli.serve",
+    "run": "tinsmith.cli.catalogue.runs",
     "checkpoint": "tinsmith.cli.checkpoint",
     "key": "tinsmith.cli.key",
 }

@@ -184,6 +184,9 @@ class Checkpoint(WireResponse):
     public: bool = False
     user_metadata: Metadata | None = None
     expires_at: datetime | None = None
+    # Tinsmith's own fields.
+    base_model: str | None = None
+    lora_rank: int | None = None
 
 
 class TrainingRun(WireResponse):
@@ -199,6 +202,9 @@ class TrainingRun(WireResponse):
     last_checkpoint: Checkpoint | None = None
     last_sampler_checkpoint: Checkpoint | None = None
     user_metadata: Metadata | None = None
+    # Tinsmith's own fields: of all its checkpoints together.
+    checkpoint_count: int | None = None
+    size_bytes: int | None = None
 
 
 class TrainingRunsResponse(WireResponse):

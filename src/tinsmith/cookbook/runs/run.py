@@ -90,7 +90,7 @@ class Run:
         # One writer for all files: a checkpoint's row must not reach the disk before the metrics it stands on.
         self._writer = JsonlWriter(self.path)
         self._checkpoints = RunCheckpoints(
-            self._writer, recorded, self.first_step, self._clients.rest, self._config.ttl_seconds
+            self._writer, recorded, self.first_step, self._clients, self._config.ttl_seconds
         )
         self._log = MetricLog(self._writer, self.path / METRICS, self.first_step)
         self._exits.push(self._close_log)
