@@ -1,4 +1,4 @@
-"""The catalogue of a data folder, straight from its database: no engine, no service, also while one holds the folder."""
+"""The catalogue of a data folder, straight from its database, also while a service holds the folder."""
 
 from __future__ import annotations
 

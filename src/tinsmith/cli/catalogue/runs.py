@@ -25,9 +25,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="List trainin
 
 
 @app.command("list")
-def list_runs(
-    limit: Limit = 20, as_json: Json = False, base_url: BaseUrl = None, data_dir: DataDir = None
-) -> None:
+def list_runs(limit: Limit = 20, as_json: Json = False, base_url: BaseUrl = None, data_dir: DataDir = None) -> None:
     """List training runs, the one used last first."""
     with open_catalogue(base_url, data_dir) as catalogue:
         found = catalogue.runs(limit)
