@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 
 
 class KeyValueFormatter(logging.Formatter):
@@ -53,6 +54,12 @@ def tell_starts() -> None:
         starting.addHandler(PlainLines())
         starting.setLevel(logging.INFO)
         starting.propagate = False  # once is enough, also where the program logs for itself
+
+
+def hush_missing_widgets() -> None:
+    """Say nothing of ipywidgets that a notebook lacks, which tqdm warns of as soon as a library imports it."""
+    # By its message: no bar of ours needs them, and whoever wants bars of tqdm's own has them.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def configure(process: str) -> None:

@@ -114,6 +114,8 @@ class ModelData(WireResponse):
     # Tinsmith's own fields.
     hidden_size: int | None = None
     context_length: int | None = None
+    device: str | None = None
+    dtype: str | None = None
 
 
 class GetInfoResponse(WireResponse):

@@ -20,7 +20,7 @@ from tinsmith.cookbook.runs.run_clients import RunClients
 from tinsmith.cookbook.runs.run_config import FREE, RunConfig
 from tinsmith.cookbook.runs.start.code_version import FILE as STARTS
 from tinsmith.cookbook.runs.start.code_version import code_version
-from tinsmith.cookbook.runs.start.folder import check_config, describe, unusable, write_config
+from tinsmith.cookbook.runs.start.folder import RESOLVED, check_config, describe, unusable, write_config
 from tinsmith.cookbook.runs.start.held_facts import check_facts, note_path, write_facts
 from tinsmith.cookbook.runs.start.made_folder import NOTHING_KEPT, MadeFolder, how_to_go_on
 from tinsmith.cookbook.runs.start.run_lock import LOCK, NOTE, RunLock
@@ -105,9 +105,10 @@ class Run:
         self._log = MetricLog(self._writer, self.path / METRICS, self.first_step)
         self._exits.push(self._close_log)
         open_sinks(self._config, self._log.sinks, self.path, self.first_step, described)
-        version = code_version(self.path, self.first_step)
-        self._notes |= {name for name in (version.get("diff"),) if name}
-        self._writer.append(STARTS, version)
+        self._described = described
+        # On record once it is known what computes: see `training_client`.
+        self._start: dict[str, Any] | None = code_version(self.path, self.first_step)
+        self._notes |= {name for name in (self._start.get("diff"),) if name}
 
     def _take_up(self, recorded: list[dict[str, Any]]) -> None:
         """Find out where the run carries on: at the newest state on record that the service still has."""
@@ -158,7 +159,15 @@ class Run:
             UserError: `load_checkpoint_path` is of another model or rank.
         """
         self._client = self._clients.training(self.last_state)
+        data = self._client.get_info().model_data
+        self._note_start({"device": data.device, "dtype": data.dtype})
         return self._client
+
+    def _note_start(self, computes: Mapping[str, str | None]) -> None:
+        if self._start is not None:
+            # Of a service that does not say, nothing is known.
+            self._writer.append(STARTS, self._start | {name: value for name, value in computes.items() if value})
+            self._start = None
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -184,8 +193,11 @@ class Run:
         Args:
             total: steps of the whole run.
             learning_rate: the peak.
-            facts: what else to tell, by name: rows, renderer, ...
+            facts: what else to tell, by name: rows, renderer, ...; `config.json` has all of it as `resolved`.
         """
+        resolved = {name.replace(" ", "_"): value for name, value in facts.items()}
+        resolved = {"learning_rate": learning_rate, "steps": total, **resolved}
+        write_config(self.path / CONFIG, {**self._described, RESOLVED: resolved})
         told = {"run": self.path, "model": self._config.model_name, "steps": total, "rate": f"{learning_rate:g}"}
         if self.last_state is not None:
             told["goes on"] = f"after step {self.first_step}, from {self.last_state.path}"
@@ -318,6 +330,7 @@ class Run:
     def _close_log(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._note_start({})  # of a run that never asked for its client
         self._log.close(failed=error is not None)
         for file, rows in self._writer.unwritten().items():
             logger.error(f"{self.path / file}: {len(rows)} rows could not be written and are lost")

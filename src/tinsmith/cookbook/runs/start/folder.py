@@ -14,6 +14,9 @@ import chz
 from tinsmith.cookbook.runs.jsonl import replace_text
 from tinsmith.types.errors import UserError, invalid
 
+# What the settings came to: a rate that is recommended for the model, its own renderer, the number of rows.
+RESOLVED = "resolved"
+
 
 def unusable(log_path: object, error: OSError) -> UserError:
     """Make the error of a folder that cannot hold a run."""
@@ -57,7 +60,8 @@ def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) ->
         raise UserError(f"{path}: got what is not JSON ({error}), expected the settings of the run") from error
     # A setting that is no more: where the run had it off, it is the same run without it.
     gone = {key for key, value in before.items() if key not in config and not value}
-    other = [key for key in (before | dict(config)) if key not in free | gone and before.get(key) != config.get(key)]
+    passed = free | gone | {RESOLVED}
+    other = [key for key in (before | dict(config)) if key not in passed and before.get(key) != config.get(key)]
     if other:
         told = "; ".join(f"{key}: got {config.get(key)!r}, expected {before.get(key)!r}" for key in other)
         raise UserError(f"{told}, as the run in {path.parent} has it, or another log_path")
@@ -65,7 +69,7 @@ def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) ->
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write a run's settings."""
-    replace_text(path, json.dumps(config, indent=2) + "\n")
+    replace_text(path, json.dumps(config, indent=2, default=_plain) + "\n")
 
 
 def _plain(value: object) -> object:
