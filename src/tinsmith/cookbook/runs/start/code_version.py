@@ -37,7 +37,7 @@ def code_version(folder: Path, first_step: int) -> dict[str, Any]:
         "first_step": first_step,
         "tinsmith": tinsmith.__version__,
         "python": platform.python_version(),
-        **{name: version for name in _COMPUTING if (version := _installed(name)) is not None},
+        **{name: found for name in _COMPUTING if (found := _installed(name)) is not None},
         "platform": platform.platform(),
         # As it was typed: `sys.argv` does not say whether it was a file or a module.
         "command": sys.orig_argv,
