@@ -32,9 +32,9 @@ DataDir = Annotated[
 
 
 def _place(data_dir: Path | None) -> tuple[Settings, Path]:
-    from tinsmith.settings import get_settings
+    from tinsmith.types.environment import read_settings
 
-    settings = get_settings()
+    settings = read_settings()
     return settings, (data_dir or settings.home).expanduser().resolve()
 
 

@@ -82,9 +82,9 @@ def open_catalogue(base_url: str | None, data_dir: Path | None) -> Iterator[Cata
     if base_url is not None and data_dir is not None:
         raise invalid("--data-dir", str(data_dir), "it without --base-url: a service has its own folder")
     # Here and not at the top, so that `--help` need not wait for it.
-    from tinsmith.settings import get_settings
+    from tinsmith.types.environment import read_settings
 
-    settings = get_settings()
+    settings = read_settings()
     url = base_url if base_url is not None else settings.base_url
     catalogue = _remote(url) if url and data_dir is None else _local(settings, data_dir)
     try:
