@@ -24,6 +24,7 @@ from tinsmith.cookbook.runs.start.folder import RESOLVED, check_config, describe
 from tinsmith.cookbook.runs.start.held_facts import check_facts, note_path, write_facts
 from tinsmith.cookbook.runs.start.made_folder import NOTHING_KEPT, MadeFolder, how_to_go_on
 from tinsmith.cookbook.runs.start.run_lock import LOCK, NOTE, RunLock
+from tinsmith.cookbook.runs.transcripts.run_index import write_index
 from tinsmith.cookbook.runs.transcripts.transcript import Transcript
 from tinsmith.types.errors import TinsmithError, UserError, invalid
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tinsmith.cookbook")
 METRICS = "metrics.jsonl"
+TRANSCRIPTS = "transcripts"
 CONFIG = "config.json"
 # What a start writes about itself and its trackers: of no use where nothing came of it.
 _NOTES = frozenset({CONFIG, STARTS, LOCK, NOTE, "tensorboard", "wandb", "wandb_id"})
@@ -245,7 +247,7 @@ class Run:
 
     def transcript(self, step: int) -> Transcript:
         """Return a page to fill, as a context manager: `transcripts/step-000010.html`, listed in `index.html` there."""
-        return Transcript(self.path / "transcripts", step, self._recipe)
+        return Transcript(self.path / TRANSCRIPTS, step, self._recipe)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -332,6 +334,7 @@ class Run:
     ) -> None:
         self._note_start({})  # of a run that never asked for its client
         self._log.close(failed=error is not None)
+        self._close_index()
         for file, rows in self._writer.unwritten().items():
             logger.error(f"{self.path / file}: {len(rows)} rows could not be written and are lost")
             if file == CHECKPOINTS:
@@ -343,6 +346,16 @@ class Run:
                 f"the run stopped after {self._log.next_step} steps; the same command with log_path={self.path} "
                 + (f"carries on after step {done}" if done else "begins anew: no checkpoint is recorded yet")
             )
+
+    def _close_index(self) -> None:
+        """Bring the index of the transcripts up to the last row of metrics, which comes after the last page."""
+        folder = self.path / TRANSCRIPTS
+        if not folder.is_dir():
+            return
+        try:
+            write_index(folder, self._recipe)
+        except (OSError, UserError) as error:
+            logger.warning(f"{folder / 'index.html'}: the last rows are not in it ({error})")
 
     def _give_back(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
