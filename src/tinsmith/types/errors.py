@@ -49,6 +49,12 @@ def invalid(field: str, value: object, expected: str, *, status: int = 400) -> U
     return UserError(f"{field}: got {shown}, expected {expected}", status)
 
 
+def one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
 class StartupError(Exception):
     """The service cannot start, e.g. because a model does not load; the message is for the person who started it."""
 

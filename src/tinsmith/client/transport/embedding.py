@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tinsmith.installing import install_command
-from tinsmith.logs import hush_missing_widgets
+from tinsmith.logs import hush_missing_widgets, starting
 from tinsmith.types.errors import TinsmithError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
 
     if _start is None:
         check_available()
+        starting.info("starting a service in this process: loading torch and transformers takes some seconds")
         hush_missing_widgets()
         try:
             # On a thread, because importing torch would stop every other request of the loop for seconds.

@@ -44,6 +44,10 @@ class RunClients:
             )
         return self._service
 
+    def noted(self, step: int | None = None) -> dict[str, str]:
+        """Return what listings tell of a run's adapter, and of a checkpoint after `step` steps."""
+        return {"recipe": self._recipe, **({} if step is None else {"step": str(step)})}
+
     def rest(self) -> RestClient:
         """Return the client that knows checkpoints."""
         return self.service().create_rest_client()
@@ -56,14 +60,17 @@ class RunClients:
         """
         service = self.service()
         if state is not None:
-            return service.create_training_client_from_state_with_optimizer(state.path)
+            return service.create_training_client_from_state_with_optimizer(state.path, user_metadata=self.noted())
         start = self._config.load_checkpoint_path
         if start is not None:
             self._check_start(start)
             # Without the optimizer: its moments belong to the run that made them.
-            return service.create_training_client_from_state(start)
+            return service.create_training_client_from_state(start, user_metadata=self.noted())
         return service.create_lora_training_client(
-            self._config.model_name, rank=self._config.lora_rank, seed=self._config.seed
+            self._config.model_name,
+            rank=self._config.lora_rank,
+            seed=self._config.seed,
+            user_metadata=self.noted(),
         )
 
     def _check_start(self, path: str) -> None:

@@ -148,6 +148,8 @@ def _info(
         eos_token_ids=[] if eos is None else [eos] if isinstance(eos, int) else list(eos),
         parameters=parameters,
         has_tokenizer=has_tokenizer,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
     )
 
 
