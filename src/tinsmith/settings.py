@@ -26,13 +26,15 @@ def _named_models(value: object) -> object:
     return {name: source for name, _, source in pairs}
 
 
-class Settings(BaseSettings):
-    """Settings of client, service and engine; `docs/settings.md` is made from these fields."""
-
+class _Environment(BaseSettings):
     # `populate_by_name`: code passes a setting by its field's name, whatever its variable is called.
     model_config = SettingsConfigDict(env_prefix="TINSMITH_", extra="ignore", populate_by_name=True)
 
-    # Client. Ours first, then the hosted service's names, so that its scripts run as they are.
+
+class ClientSettings(_Environment):
+    """What a script reads that talks to a service: the SDK, recipes, commands."""
+
+    # Ours first, then the hosted service's names, so that its scripts run as they are.
     base_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("TINSMITH_BASE_URL", "TINKER_BASE_URL"),
@@ -47,6 +49,10 @@ class Settings(BaseSettings):
     client_retry_s: float = Field(
         default=300.0, gt=0, description="How long a client retries an unreachable service, seconds."
     )
+
+
+class ServerSettings(_Environment):
+    """What a service reads: one of `tinsmith serve`, and the embedded one of a script without a URL."""
 
     # Places
     home: Path = Field(default_factory=_default_home, description="Journal, blobs, checkpoints and caches.")
@@ -130,10 +136,14 @@ class Settings(BaseSettings):
         default=315_360_000, ge=1, description="Longest lifetime of a checkpoint, seconds."
     )
 
-    # Engine. Budgets are in tokens, because a pass costs what its tokens cost, however many rows they are.
+
+class EngineSettings(_Environment):
+    """What an engine reads, which holds the models: of `tinsmith serve` a process of its own."""
+
+    # Budgets are in tokens, because a pass costs what its tokens cost, however many rows they are.
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field(
-        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float64`."
+        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float16`, `float64`."
     )
     max_tokens_per_pass: int = Field(default=4096, ge=16, description="Token budget of one packed training pass.")
     prefill_tokens: int = Field(default=2048, ge=16, description="Token budget of one prefill slice.")
@@ -157,6 +167,10 @@ class Settings(BaseSettings):
     engine_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the engine; unset: one for small models, else torch's default."
     )
+
+
+class Settings(EngineSettings, ServerSettings, ClientSettings):
+    """All settings; `docs/settings.md` is made from these fields."""
 
 
 def get_settings() -> Settings:

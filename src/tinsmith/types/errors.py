@@ -36,6 +36,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
+        # Names that foreign files give may hold half a character (a lone surrogate), which no answer and no row can.
+        message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(message)
         self.message = message
         self.status = status
@@ -56,6 +58,12 @@ def shown(value: object) -> str:
         value = dict(islice(value.items(), _SHOWN))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     text = repr(value)  # pyright: ignore[reportUnknownArgumentType]
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 class StartupError(Exception):

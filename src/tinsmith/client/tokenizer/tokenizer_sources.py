@@ -20,6 +20,8 @@ from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.opening import open_connection
 from tinsmith.hub import fetch
+from tinsmith.model_files.reading import read_optional, read_text
+from tinsmith.model_files.tokenizer_json import make_tokenizer
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
 from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError
@@ -52,10 +54,8 @@ class Bundle:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Make the tokenizer."""
-        # Native code that takes a while to load, and that most processes need late or never.
-        from tokenizers import Tokenizer as Backend
-
-        return Tokenizer(Backend.from_str(self.tokenizer_json), self.tokenizer_config, self.chat_template, name)
+        backend = make_tokenizer(f"tokenizer of {name}: tokenizer.json", self.tokenizer_json)
+        return Tokenizer(backend, self.tokenizer_config, self.chat_template, name)
 
 
 def get_tokenizer(name: str) -> Tokenizer:
@@ -132,24 +132,24 @@ def _source(name: str, connection: Connection | None) -> str:
 
 def _from_folder(name: str) -> Bundle | None:
     folder = shipped_path(name) if name in SHIPPED else Path(name).expanduser()
-    return read_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    return read_folder(folder) if (folder / "tokenizer.json").exists() else None
 
 
 def read_folder(folder: Path) -> Bundle:
-    """Read the tokenizer files of a checkpoint folder."""
+    """Read the tokenizer files of a checkpoint folder.
 
-    def read(file: str) -> str | None:
-        path = folder / file
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-
-    tokenizer_json = read("tokenizer.json")
-    if tokenizer_json is None:
-        raise TinsmithError(f"{folder}: no tokenizer.json")
+    Raises:
+        UserError: one of them cannot be read; names the file.
+    """
+    place, template = "tokenizer", folder / "chat_template.jinja"
     return make_bundle(
-        tokenizer_json,
+        read_text(place, folder / "tokenizer.json"),
         # Older checkpoints keep their special tokens in a file of their own; where both name one, the config counts.
-        {**json.loads(read("special_tokens_map.json") or "{}"), **json.loads(read("tokenizer_config.json") or "{}")},
-        read("chat_template.jinja"),
+        {
+            **read_optional(place, folder / "special_tokens_map.json"),
+            **read_optional(place, folder / "tokenizer_config.json"),
+        },
+        read_text(place, template) if template.exists() else None,
     )
 
 

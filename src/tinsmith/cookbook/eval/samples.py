@@ -50,6 +50,7 @@ class SampledAnswers:
             tools=self._tools,
         )
         context.transcript.heading("Sampled answers")
-        for (question, given), response in zip(self._asked, responses, strict=True):
-            context.transcript.conversation([*question, response.message], note=f"in the data: {spoken(given)}")
+        for (question, given), tools, response in zip(self._asked, self._tools, responses, strict=True):
+            told = f"in the data: {spoken(given)}"
+            context.transcript.conversation([*question, response.message], note=told, tools=tools)
         return {}

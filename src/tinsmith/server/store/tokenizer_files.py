@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from tinsmith.model_files.folder import CONFIG, GENERATION, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
+from tinsmith.model_files.reading import read_optional, read_text
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.types.errors import UserError
+
+_PLACE = "model"
 
 
 class TokenizerFiles:
@@ -26,34 +28,29 @@ class TokenizerFiles:
         """Return the JSON and its ETag.
 
         Raises:
-            UserError: the folder holds no tokenizer.json (404).
+            UserError: the folder holds no tokenizer.json (404), or a file in it cannot be read; names the file.
         """
         if folder not in self._read:
-            body = orjson.dumps(_collect(folder))
+            body = to_bytes(_collect(folder))
             self._read[folder] = (body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
         return self._read[folder]
 
 
 def _collect(folder: Path) -> dict[str, Any]:
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise UserError(f"model: got a checkpoint without tokenizer.json ({folder.name}), expected one with it", 404)
-    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
-    generation = _json(folder / "generation_config.json")
-    model = _json(folder / "config.json")
-    template = folder / "chat_template.jinja"
+    if not (folder / TOKENIZER).exists():
+        raise UserError(f"model: got a checkpoint without {TOKENIZER} ({folder.name}), expected one with it", 404)
+    config = read_optional(_PLACE, folder / SPECIAL_TOKENS) | read_optional(_PLACE, folder / TOKENIZER_CONFIG)
+    generation = read_optional(_PLACE, folder / GENERATION)
+    model = read_optional(_PLACE, folder / CONFIG)
+    template = folder / TEMPLATE
     # The generation config counts where both name ends: chat models end a turn with more than one token.
     eos = generation.get("eos_token_id", model.get("eos_token_id"))
     return {
-        "tokenizer_json": tokenizer.read_text(encoding="utf-8"),
+        "tokenizer_json": read_text(_PLACE, folder / TOKENIZER, "a tokenizer"),
         "tokenizer_config": config,
-        "chat_template": template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template"),
+        "chat_template": read_text(_PLACE, template) if template.exists() else config.get("chat_template"),
         "generation_config": generation,
         "bos_token_id": generation.get("bos_token_id", model.get("bos_token_id")),
         "eos_token_ids": eos if isinstance(eos, list) else [] if eos is None else [eos],
         "pad_token_id": generation.get("pad_token_id", model.get("pad_token_id")),
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

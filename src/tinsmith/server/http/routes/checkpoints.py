@@ -17,7 +17,7 @@ from tinsmith.types.errors import invalid
 from tinsmith.types.names.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
-from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse, WeightsInfoResponse
+from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse
 
 router = APIRouter(prefix=API_PREFIX)
 
@@ -84,16 +84,7 @@ async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) 
 async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
     path = CheckpointPath.parse((await parse(WeightsInfoRequest, body)).tinker_path, "tinker_path")
     saved = await service.core.checkpoints.readable(path, {owner}, "tinker_path")
-    lora = saved.lora
-    return reply(
-        WeightsInfoResponse(
-            base_model=saved.base_model,
-            lora_rank=lora.rank,
-            train_unembed=lora.train_unembed,
-            train_mlp=lora.train_mlp,
-            train_attn=lora.train_attn,
-        )
-    )
+    return reply(saved.shape())
 
 
 @router.post("/import_checkpoint")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from tinsmith.server.handlers.bodies import read_body
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.service import Service
 from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record
@@ -85,7 +85,7 @@ def page_of(usual: int) -> Callable[[int, int], Awaitable[Paging]]:
 def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:
     """Answer with JSON; fields of a model that are None are left out."""
     fields = message.model_dump(mode="json", exclude_none=True) if isinstance(message, BaseModel) else message
-    return Response(orjson.dumps(fields), status, media_type=JSON)
+    return Response(to_bytes(fields), status, media_type=JSON)
 
 
 def promise(record: Record) -> Response:

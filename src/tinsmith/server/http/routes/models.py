@@ -35,6 +35,8 @@ async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
         tokenizer_id=run.base_model,
         hidden_size=info.hidden_size,
         context_length=info.context_length,
+        device=info.device,
+        dtype=info.dtype,
     )
     return reply(GetInfoResponse(model_id=run.id, model_data=data, lora_rank=run.lora.rank, model_name=run.base_model))
 

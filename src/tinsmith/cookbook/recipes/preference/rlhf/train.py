@@ -1,12 +1,12 @@
-"""Reinforcement learning from human feedback, both stages: a reward model from comparisons, and a policy that its
-scores reward, held near the base model by a penalty.
+"""Reinforcement learning from human feedback: a reward model from comparisons, then a policy that it rewards.
 
     python -m tinsmith.cookbook.recipes.preference.rlhf.train
     python -m tinsmith.cookbook.recipes.preference.rlhf.train kl_penalty_coef=0
     python -m tinsmith.cookbook.recipes.preference.rlhf.train data=helpsteer3 model_name=Qwen/Qwen3-8B max_tokens=1024
     python -m tinsmith.cookbook.recipes.preference.rlhf.train reward_model=tinker://... data=prompts.jsonl
 
-Without arguments both stages run on the embedded model. The same command takes up whichever stage was stopped.
+A penalty holds the policy near the base model. Without arguments both stages run on the embedded model. The same
+command takes up whichever stage was stopped.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class Config(RLConfig):
             learning_rate=self.reward_learning_rate,
             batch_size=self.reward_batch_size,
             lora_rank=self.lora_rank,
+            train_attn=self.train_attn,
+            train_mlp=self.train_mlp,
+            train_unembed=self.train_unembed,
             max_steps=self.reward_steps,
             seed=self.seed,
             data=self.data,
