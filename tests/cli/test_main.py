@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tinsmith.cli.main import COMMANDS, app
+from tinsmith.installing import install_command
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 
@@ -112,5 +113,5 @@ def test_a_missing_extra_is_named_before_anything_is_done(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     result = runner.invoke(app, ["demo", "--out", str(tmp_path / "run")])
     assert result.exit_code == 1
-    assert "which is not installed: pip install 'tinsmith[cookbook]'" in result.output
+    assert f"which is not installed: {install_command('cookbook')}" in result.output
     assert not (tmp_path / "run").exists()

@@ -197,6 +197,7 @@ class Run:
             learning_rate: the peak.
             facts: what else to tell, by name: rows, renderer, ...; `config.json` has all of it as `resolved`.
         """
+        facts = {"trains": self._clients.trained_parts(self.last_state).words(), **facts}
         resolved = {name.replace(" ", "_"): value for name, value in facts.items()}
         resolved = {"learning_rate": learning_rate, "steps": total, **resolved}
         write_config(self.path / CONFIG, {**self._described, RESOLVED: resolved})

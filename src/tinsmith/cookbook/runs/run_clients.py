@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tinsmith.cookbook.runs.run_checkpoints import SavedState
 from tinsmith.cookbook.runs.run_config import RunConfig
+from tinsmith.cookbook.runs.trained_parts import TrainedParts
 from tinsmith.types.errors import invalid
 
 # The SDK takes a moment to import, and `--help` needs none of it.
@@ -70,11 +72,27 @@ class RunClients:
             self._config.model_name,
             rank=self._config.lora_rank,
             seed=self._config.seed,
+            **asdict(TrainedParts.of(self._config)),
             user_metadata=self.noted(),
         )
 
+    def trained_parts(self, state: SavedState | None) -> TrainedParts:
+        """Return what the adapter of `training` acts on.
+
+        Raises:
+            UserError: the settings ask for something else than the checkpoint has.
+        """
+        start = self._config.load_checkpoint_path
+        path = state.path if state is not None else start
+        if path is None:
+            return TrainedParts.of(self._config)
+        info = self.rest().get_weights_info_by_tinker_path(path).result()
+        what = "the state of the run" if state is not None else "load_checkpoint_path"
+        return TrainedParts.saved(self._config, info, what)
+
     def _check_start(self, path: str) -> None:
         info = self.rest().get_weights_info_by_tinker_path(path).result()
+        TrainedParts.saved(self._config, info, "load_checkpoint_path")
         for field, value, found, what in (
             ("model_name", self._config.model_name, info.base_model, "the base"),
             ("lora_rank", self._config.lora_rank, info.lora_rank, "the rank"),
