@@ -130,7 +130,8 @@ def test_a_start_names_what_computes_and_the_settings_what_they_came_to(tmp_path
     assert (row["device"], row["dtype"]) == ("cpu", "float32")
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["learning_rate"] is None
-    assert config["resolved"] == {"learning_rate": 1e-3, "steps": 1, "rows": 2}
+    trains = "attention, MLP, output projection (vLLM and SGLang need it merged)"
+    assert config["resolved"] == {"learning_rate": 1e-3, "steps": 1, "trains": trains, "rows": 2}
     # Taken up again, it is written anew, not compared.
     toy_recipe.main(toy_recipe.Config(log_path=str(tmp_path), max_steps=2, batch_size=2, eval_every=0))
     assert json.loads((tmp_path / "config.json").read_text())["resolved"]["steps"] == 2
