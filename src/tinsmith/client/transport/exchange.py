@@ -61,7 +61,7 @@ async def request(
     return await http.request(
         method,
         url,
-        json=body,
+        json=parts.get("json"),
         content=parts.get("content"),
         params=None if params is None else {key: value for key, value in params.items() if value is not None},
         headers=parts.get("headers"),
