@@ -244,6 +244,7 @@ class Run:
         Raises:
             UserError: the step, or one after it, has a row already.
         """
+        self._note_start({})  # of a run that has clients of its own
         self._log.add(step, metrics)
 
     def logged(self, step: int) -> dict[str, float]:
@@ -338,7 +339,7 @@ class Run:
     def _close_log(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._note_start({})  # of a run that never asked for its client
+        self._note_start({})
         self._log.close(failed=error is not None)
         self._close_index()
         for file, rows in self._writer.unwritten().items():
