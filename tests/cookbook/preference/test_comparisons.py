@@ -297,4 +297,4 @@ def test_calls_in_comparisons_have_objects_for_arguments_and_unused_keys_are_tol
     with pytest.raises(UserError, match=r"line 5: row: got \[\], expected .*skip_bad_rows=true leaves the row out"):
         load_comparisons(str(path), held_out=1)
     kept = load_comparisons(str(path), held_out=1, skip_bad_rows=True)
-    assert kept.train.remarks() == {"keys not used": "score_chosen", "left out": "1 of 5 rows"}
+    assert kept.train.remarks() == {"keys not used": "score_chosen", "bad rows left out": "1 of 5"}

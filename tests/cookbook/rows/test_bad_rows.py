@@ -57,7 +57,7 @@ def test_bad_rows_are_counted_and_the_first_are_named_or_they_are_left_out(
     with caplog.at_level(logging.WARNING, "tinsmith.cookbook"):
         found = load_rows(path, skip_bad_rows=True)
     assert list(found) == [GOOD, GOOD]  # type: ignore[arg-type]
-    assert found.remarks() == {"left out": "5 of 7 rows"}  # type: ignore[union-attr]
+    assert found.remarks() == {"bad rows left out": "5 of 7"}  # type: ignore[union-attr]
     assert caplog.messages == [f"data: 5 of 7 rows of {path} are left out; {places[0]}: {reason}"]
 
 
@@ -90,7 +90,7 @@ def test_what_is_left_out_and_what_is_kept_are_all_lines(tmp_path: Path, rest: l
     found = load_rows(str(path), skip_bad_rows=True)
     assert list(found) == [GOOD, *good]  # type: ignore[arg-type]
     bad = sum(bool(line) for line in rest) - len(good)
-    told = {"left out": f"{bad} of {bad + len(good) + 1} rows"} if bad else {}
+    told = {"bad rows left out": f"{bad} of {bad + len(good) + 1}"} if bad else {}
     assert found.remarks() == told  # type: ignore[union-attr]
 
 

@@ -76,8 +76,11 @@ def test_every_reader_of_a_small_file_holds_some_of_it_out(tmp_path: Path, told:
     assert [len(side) for side in prompts] == [54, 6]
     queries = load_queries(write(lambda n: {"query": f"{n}?"}), None, 0)
     assert [len(side) for side in queries] == [54, 6]
-    assert [message.split(" are")[0] for message in told.messages] == [
+    sizes = [message for message in told.messages if message.startswith("held_out")]
+    assert [message.split(" are")[0] for message in sizes] == [
         f"held_out: 6 of 60 {what}" for what in ("problems", "comparisons", "prompts", "queries")
     ]
+    # What no header tells of is told at once.
+    assert f"{path}: keys not used: source" in told.messages
     with pytest.raises(UserError, match="held_out: got 200, expected"):
         load_queries(str(path), 200, 0)

@@ -14,7 +14,7 @@ from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.problems.problem import ANSWERS, QUESTIONS, Problem, read_problem
 from tinsmith.cookbook.rows.default_sizes import held_out_count
 from tinsmith.cookbook.rows.hub_rows import NotReachedError, open_hub
-from tinsmith.cookbook.rows.row_notes import RowNotes
+from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.rows.sources import names_a_file, open_file
 from tinsmith.types.errors import invalid
@@ -129,7 +129,9 @@ def _open(source: str, field: str, skip: bool | None) -> list[Problem]:
     if names_a_file(source):
         if not path.is_file():
             raise invalid(field, source, "a file that is there: .jsonl, .json, .parquet or .csv")
-        return [read_problem(row) for row in open_file(path, _check, _check_columns, field=field, skip=skip)]
+        rows = open_file(path, _check, _check_columns, field=field, skip=skip)
+        tell_facts(source, rows.remarks())
+        return [read_problem(row) for row in rows]
     if source.count("/") == 1:
         return _of_hub([_Part(source, "train" if field == "env" else "test")])
     near = get_close_matches(source, [ARITHMETIC, *NAMED], n=1)

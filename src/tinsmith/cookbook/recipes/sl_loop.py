@@ -14,7 +14,6 @@ import chz
 
 import tinsmith
 from tinsmith.cookbook import model_info, renderers
-from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.rows.sources import load_conversations
 from tinsmith.cookbook.runs import Run, RunConfig
 from tinsmith.cookbook.runs.command import run_recipe
@@ -32,9 +31,6 @@ class Config(RunConfig):
     )
     learning_rate: float | None = chz.field(
         default=1e-4, validator=positive, doc="of Adam; None: the course's formula for the model"
-    )
-    batch_size: int | None = chz.field(
-        default=None, validator=at_least(1), doc="rows per step; None: 128, or fewer where 10 batches are not filled"
     )
     epochs: int = chz.field(default=1, validator=at_least(1), doc="how often the data are gone through")
     train_on_what: renderers.TrainOnWhat = chz.field(
@@ -58,7 +54,7 @@ def main(config: Config) -> None:
             config.data, config.seed, renderer, config.train_on_what, skip_bad_rows=config.skip_bad_rows
         )
         run.hold("data", rows.facts())  # taken up again with other data, it would be another run
-        batch_size = min(rows_per_batch(config.batch_size, rows.epoch_size, usual=128), rows.epoch_size)
+        batch_size = min(config.batch_size, rows.epoch_size)
         n_batches_per_epoch = rows.epoch_size // batch_size  # rows that fill no batch are left out
         n_train_batches = config.max_steps or config.epochs * n_batches_per_epoch
         learning_rate = config.learning_rate or recommended_lr(config.model_name)

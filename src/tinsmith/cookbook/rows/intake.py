@@ -60,7 +60,7 @@ class Intake:
             raise UserError(self._refusal(total))
         facts = self._notes.facts()
         if self.bad:
-            facts["left out"] = f"{self.bad} of {total} rows"
+            facts["bad rows left out"] = f"{self.bad} of {total}"
             place, error = self._first[0]
             told = f"data: {self.bad} of {total} rows of {self._name} are left out; {place}: {error}"
             warn_once(f"rows of {self._name}", told)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tinsmith.cookbook.notices import warn_once
+from tinsmith.cookbook.notices import tell_once, warn_once
 
 # Names that are told; a table of a hundred columns should not fill the header.
 _TOLD = 12
+
+
+def tell_facts(name: str, facts: Mapping[str, object]) -> None:
+    """Log, once, what a header would say of rows, where no header of theirs is written."""
+    for fact, told in facts.items():
+        tell_once(f"{fact} of {name}", f"{name}: {fact}: {told}")
 
 
 class Spelled(NamedTuple):

@@ -7,7 +7,7 @@ from itertools import islice
 
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
-from tinsmith.cookbook.rows.row_notes import RowNotes
+from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.types.errors import UserError, invalid
 
@@ -110,5 +110,4 @@ class RowStream:
     def _tell(self, notes: RowNotes) -> None:
         """Say what there is to say of the rows so far: nobody has seen the whole stream when the header is written."""
         notes.warn(self.name)
-        for name, told in notes.facts(counted=False).items():
-            warn_once(f"{name} of {self.name}", f"data: {self.name}: {name}: {told}")
+        tell_facts(self.name, notes.facts(counted=False))

@@ -81,7 +81,9 @@ class Config(DistillationConfig):
         doc="shipped sums without a named teacher: supervised steps that make one of the embedded model",
     )
     teacher_learning_rate: float = chz.field(default=4e-3, validator=positive, doc="peak rate of these steps")
-    batch_size: int = chz.field(default=32, validator=at_least(1), doc="prompts per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="prompts per step; None: 32, or fewer where 10 batches are not filled"
+    )
     epochs: int = chz.field(default=1, validator=at_least(1), doc="how often the prompts are gone through")
     max_tokens: int = chz.field(default=256, validator=at_least(1), doc="longest answer, of student and teacher")
 

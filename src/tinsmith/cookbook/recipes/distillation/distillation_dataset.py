@@ -19,7 +19,7 @@ from tinsmith.cookbook.rows.formats.own_form import SYSTEMS, add_system
 from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
 from tinsmith.cookbook.rows.formats.sharegpt import is_turn, turns_to_messages
 from tinsmith.cookbook.rows.hub_rows import open_hub
-from tinsmith.cookbook.rows.row_notes import RowNotes
+from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.rows.sources import names_a_file, open_file
 from tinsmith.types.errors import UserError, invalid
@@ -92,6 +92,7 @@ def load_prompts(
         rows = open_hub(source, _check)
     else:
         rows = open_file(Path(source), _check, _check_columns, field="prompts", skip=skip_bad_rows)
+    tell_facts(source, rows.remarks())
     prompts = [_prompt(row, RowNotes()) for row in rows]
     count = max(1, held_out_count(held_out, len(prompts), USUAL_HELD_OUT, "prompts"))
     if count >= len(prompts):

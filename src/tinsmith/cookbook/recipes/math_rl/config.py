@@ -52,7 +52,9 @@ class Config(RLConfig):
     reward_wrong: float = chz.field(default=0.0, doc="for a wrong one, or none; -1 for rewards of +1 and -1")
     reward_boxed: float = chz.field(default=0.1, doc="on top, for an answer in a box")
     reward_unboxed: float = chz.field(default=0.0, doc="on top, for one without; below 0 is a penalty")
-    batch_size: int = chz.field(default=16, validator=at_least(1), doc="problems per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="problems per step; None: 16, or fewer where 10 batches are not filled"
+    )
     eval_every: int = chz.field(default=10, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
 
     def rewards(self) -> RewardMap:

@@ -19,7 +19,7 @@ from tinsmith.cookbook.rows.formats.chat_messages import own_messages
 from tinsmith.cookbook.rows.formats.own_form import SYSTEMS, add_system
 from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
 from tinsmith.cookbook.rows.formats.sharegpt import is_turn, turns_to_messages
-from tinsmith.cookbook.rows.row_notes import RowNotes
+from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.sources import open_file
 from tinsmith.cookbook.words import Split
 from tinsmith.types.errors import invalid
@@ -110,6 +110,7 @@ def load_queries(
         count = count if isinstance(count, int) else round(count * _SHIPPED["train"])
         return _shipped("train", _SHIPPED["train"], seed), _shipped("held_out", count, seed)
     rows = open_file(Path(path), _check, _check_columns, field="queries", skip=skip_bad_rows)
+    tell_facts(path, rows.remarks())
     queries = [_query(row, RowNotes()) for row in rows]
     count = max(1, held_out_count(held_out, len(queries), _SHIPPED["held_out"], "queries"))
     if count >= len(queries):
