@@ -69,13 +69,24 @@ class ServerSettings(_Environment):
         default="normal", description="`normal` survives a killed process, `full` a power loss too (slower)."
     )
     max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
+    max_json_mb: int = Field(default=8, ge=1, description="Largest JSON body, MiB; batches travel as protobuf.")
     max_import_mb: int = Field(default=8192, ge=1, description="Largest adapter that can be imported, MiB.")
 
     # Limits of requests: a client that goes wrong is told so, and does not take the others' memory or time.
     max_lora_rank: int = Field(default=256, ge=1, le=256, description="Largest LoRA rank accepted.")
     max_datums: int = Field(default=4096, ge=1, description="Most datums in one forward_backward request.")
+    max_sparse_cells: int = Field(
+        default=4_194_304,
+        ge=1,
+        description="Most cells that the sparse tensors of one request may stand for, listed or not.",
+    )
     max_samples: int = Field(default=1024, ge=1, description="Most samples of one prompt in one request.")
     max_topk: int = Field(default=64, ge=0, description="Largest k of top-k logprobs and alternative tokens.")
+    max_table_cells: int = Field(
+        default=16_777_216,
+        ge=1,
+        description="Most cells of tables of alternatives (top-k, drawn anew) that one sampling request may ask for.",
+    )
     max_stop_sequences: int = Field(default=64, ge=1, description="Most stop strings or stop tokens of one request.")
     max_queued_samples: int = Field(
         default=20_000, ge=1, description="Queued sampling requests before back-pressure (429)."

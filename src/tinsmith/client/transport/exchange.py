@@ -54,14 +54,14 @@ async def request(
     Raises:
         UserError: the body has a number that JSON cannot say; the message names its field.
     """
-    body = parts.get("json")
-    if isinstance(body, dict):
-        check_finite(cast("dict[str, object]", body))
+    said = parts.get("json")
+    if isinstance(said, Mapping):
+        check_finite(cast("Mapping[str, Any]", said))
     params = parts.get("params")
     return await http.request(
         method,
         url,
-        json=body,
+        json=parts.get("json"),
         content=parts.get("content"),
         params=None if params is None else {key: value for key, value in params.items() if value is not None},
         headers=parts.get("headers"),

@@ -180,6 +180,11 @@ class Run:
             UserError: it has done more than that.
         """
         if self.first_step > total_steps:
+            epochs = getattr(self._config, "epochs", None)
+            # The setting that was given is the one to name.
+            if self._config.max_steps is None and epochs is not None:
+                done = f"these are {total_steps} steps, and the run in {self.path} has done {self.first_step}"
+                raise invalid("epochs", epochs, f"more: {done}")
             raise invalid(
                 "max_steps", total_steps, f"at least {self.first_step}, which the run in {self.path} has done"
             )
@@ -239,6 +244,7 @@ class Run:
         Raises:
             UserError: the step, or one after it, has a row already.
         """
+        self._note_start({})  # of a run that has clients of its own
         self._log.add(step, metrics)
 
     def logged(self, step: int) -> dict[str, float]:
@@ -333,7 +339,7 @@ class Run:
     def _close_log(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._note_start({})  # of a run that never asked for its client
+        self._note_start({})
         self._log.close(failed=error is not None)
         self._close_index()
         for file, rows in self._writer.unwritten().items():

@@ -96,7 +96,7 @@ class ImportingHandler:
         return None
 
     async def _load(self, owner: str, key: str, upload: Upload) -> Record:
-        request = parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
+        request = await parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
         check_name(request.name)
         check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
         info = await self._catalog.find(request.base_model)

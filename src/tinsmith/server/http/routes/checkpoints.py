@@ -73,7 +73,7 @@ async def unpublish(service: ServiceDep, owner: Owner, path: Address) -> Respons
 @router.put(ONE + "/ttl")
 async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) -> Response:
     settings = service.settings
-    ttl = parse(SetTtlRequest, body).ttl_seconds
+    ttl = (await parse(SetTtlRequest, body)).ttl_seconds
     check_ttl(ttl, settings.checkpoint_min_ttl_s, settings.checkpoint_max_ttl_s)
     expires_at = time.time() + ttl if ttl is not None else None
     await service.core.checkpoints.change(path, owner, expires_at=expires_at)
@@ -82,7 +82,7 @@ async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) 
 
 @router.post("/weights_info")
 async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    path = CheckpointPath.parse(parse(WeightsInfoRequest, body).tinker_path, "tinker_path")
+    path = CheckpointPath.parse((await parse(WeightsInfoRequest, body)).tinker_path, "tinker_path")
     saved = await service.core.checkpoints.readable(path, {owner}, "tinker_path")
     return reply(saved.shape())
 

@@ -55,13 +55,20 @@ def token_of(request: Request) -> str | None:
 
 
 async def get_body(request: Request) -> bytes:
-    """Return the decompressed body."""
+    """Return the decompressed body of a JSON request."""
+    settings = service_of(request).settings
+    return await read_body(request, min(settings.max_json_mb, settings.max_upload_mb) * 2**20)
+
+
+async def get_batch(request: Request) -> bytes:
+    """Return the decompressed body of a request that brings a batch."""
     return await read_body(request, service_of(request).settings.max_upload_mb * 2**20)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
 Owner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
+BatchBody = Annotated[bytes, Depends(get_batch)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
 

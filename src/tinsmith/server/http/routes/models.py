@@ -27,7 +27,7 @@ async def get_server_capabilities(service: ServiceDep, owner: Owner) -> Response
 
 @router.post("/get_info")
 async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    run = service.core.live.run(parse(GetInfoRequest, body).model_id, owner)
+    run = service.core.live.run((await parse(GetInfoRequest, body)).model_id, owner)
     info = await service.core.catalog.find(run.base_model)
     data = ModelData(
         arch=info.model_type,

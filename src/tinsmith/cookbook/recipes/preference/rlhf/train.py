@@ -58,8 +58,13 @@ class Config(RLConfig):
         default=None, doc="comparisons, as the recipe preference takes them; their prompts are what the policy answers"
     )
     test: str | None = chz.field(default=None, doc="file of held-out ones; None: as the recipe preference does")
-    held_out: int | float = chz.field(
-        default=200, validator=held_out_rows, doc="rows, or the share of them below 1.0, that are not trained on"
+    held_out: int | float | None = chz.field(
+        default=None,
+        validator=held_out_rows,
+        doc="rows, or the share of them below 1.0, held out of training; None: 200, or a tenth of fewer than 2,000",
+    )
+    skip_bad_rows: bool = chz.field(
+        default=False, doc="leave out rows of a file that are no comparisons; they are counted"
     )
     reward_model: str | None = chz.field(
         default=None, validator=_checkpoint, doc="tinker:// reward model; None: one is trained first"
@@ -67,7 +72,9 @@ class Config(RLConfig):
     reward_steps: int | None = chz.field(
         default=None, validator=at_least(1), doc="steps of the reward model; None: all comparisons once"
     )
-    reward_batch_size: int = chz.field(default=32, validator=at_least(1), doc="comparisons per step of it")
+    reward_batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="comparisons per step of it; None: 64, or fewer of few comparisons"
+    )
     reward_learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="its peak rate; None: the course's formula for the model"
     )
@@ -112,7 +119,9 @@ def main(config: Config) -> TrainResult:
         EnvError: the reward model gave no finite score.
         TinsmithError: the service failed.
     """
-    comparisons = load_comparisons(config.data, config.test, config.held_out, config.seed)
+    comparisons = load_comparisons(
+        config.data, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows
+    )
     config = chz.replace(config, max_tokens=longest_answer(comparisons, config.max_tokens))
     if config.learning_rate is None and config.model_name == EMBEDDED_MODEL:
         config = chz.replace(config, learning_rate=_EMBEDDED_RATE)
