@@ -15,6 +15,7 @@ from tinsmith.cli import chat as chat_command
 from tinsmith.cli.chat_commands import COMMANDS
 from tinsmith.cli.main import app
 from tinsmith.cookbook.chat import Chat
+from tinsmith.models import path as shipped_path
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 
@@ -46,7 +47,21 @@ def test_a_checkpoint_is_exported_as_a_peft_folder(which: int, saved: tuple[str,
     folder = tmp_path / "adapter"
     result = runner.invoke(app, ["checkpoint", "export", saved[which], str(folder)])
     assert result.exit_code == 0, result.output
-    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    tokenizer = ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", *tokenizer]
+    assert sorted(file.name for file in folder.iterdir()) == files
+    # The tiny model's adapter acts on the output projection: that, and what loads it all the same, is said.
+    told = dict(line.split(":", 1) for line in result.stdout.splitlines()[1:])
+    assert list(told) == ["PEFT", "vLLM", "SGLang", "merged"]
+    assert told["vLLM"].strip().startswith("no: it adapts the output projection (lm_head)")
+    card = (folder / "README.md").read_text()
+    assert "rank 4, alpha 32, on attention, MLP, output projection." in card
+    assert saved[which] in card
+    from transformers import AutoTokenizer
+
+    text = "copy: abc"
+    ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert ids == AutoTokenizer.from_pretrained(shipped_path())(text)["input_ids"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     from peft import PeftConfig
 
@@ -63,9 +78,11 @@ def test_a_checkpoint_goes_out_whole_and_an_adapter_comes_in(saved: tuple[str, s
     whole, adapter = tmp_path / "whole", tmp_path / "adapter"
     result = runner.invoke(app, ["checkpoint", "export", saved[0], str(whole), "--merged", "--dtype", "fp32"])
     assert result.exit_code == 0, result.output
+    assert "`tinsmith-tiny` with the LoRA adapter" in (whole / "README.md").read_text()
     assert result.stdout.splitlines()[1:] == [
         f'transformers: AutoModelForCausalLM.from_pretrained("{whole}")',
         f"vLLM:         vllm serve {whole}",
+        f"SGLang:       python -m sglang.launch_server --model-path {whole}",
         f"tinsmith:     tinsmith chat {whole}",
     ]
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -39,53 +39,21 @@ def export(
 ) -> None:
     """Write a checkpoint as a plain PEFT folder, or with --merged as a whole model for transformers and vLLM.
 
-    The PEFT folder holds adapter_model.safetensors and adapter_config.json, checked against the service's checksums.
+    The PEFT folder holds adapter_model.safetensors and adapter_config.json, checked against the service's checksums,
+    the base's tokenizer and a model card; what is printed says which of PEFT, vLLM and SGLang load it.
     A merged model is computed here, tensor by tensor, and needs the base model on this machine, not in memory.
     """
+    # What reads and writes models is not imported for `--help`.
+    from tinsmith.cli.export import export_adapter, export_whole
+
     if merged:
-        _export_merged(source, folder, base, dtype, base_url)
+        export_whole(source, folder, base, dtype, base_url)
         return
     # Refused, not ignored: whoever gives a dtype expects weights of it.
     for option, value in (("--base", base), ("--dtype", dtype)):
         if value is not None:
             raise UserError(f"{option}: got {value!r}, expected it with --merged only")
-    import tinsmith
-
-    written = tinsmith.RestClient(base_url=base_url).download_checkpoint(source, folder).result()
-    _tell_files(written)
-    typer.echo(f'PEFT:   peft.PeftModel.from_pretrained(model, "{written}")')
-    typer.echo(f"merged: tinsmith checkpoint export {written} NEW_FOLDER --merged --base BASE")
-
-
-def _export_merged(source: str, folder: Path, base: str | None, dtype: str | None, base_url: str | None) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from tinsmith.weights import export_merged
-
-    # On standard error, so that standard output holds the result alone.
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("merging", total=None)
-        written = export_merged(
-            source,
-            folder,
-            base=base,
-            dtype=dtype,
-            base_url=base_url,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    _tell_files(written)
-    typer.echo(f'transformers: AutoModelForCausalLM.from_pretrained("{written}")')
-    typer.echo(f"vLLM:         vllm serve {written}")
-    typer.echo(f"tinsmith:     tinsmith chat {written}")
-
-
-def _tell_files(folder: Path) -> None:
-    files = sorted(folder.iterdir())
-    size = sum(file.stat().st_size for file in files)
-    typer.echo(f"{folder}: {size / 1e6:.1f} MB: " + ", ".join(file.name for file in files))
+    export_adapter(source, folder, base_url)
 
 
 @app.command("import")
