@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from tinsmith.client.tokenizer.joints import Joints, Place, ids_around
 from tinsmith.types.errors import invalid
 
 if TYPE_CHECKING:
@@ -159,12 +160,41 @@ class Tokenizer:
             fields["offset_mapping"] = [e.offsets for e in encoded]
         return Encoding({key: values[0] if single else values for key, values in fields.items()})
 
+    @cached_property
+    def joints(self) -> Joints:
+        """Parts of texts as this tokenizer treats them in their places."""
+        return Joints(self.backend_tokenizer)
+
+    def begin(self, ids: list[int]) -> list[int]:
+        """Return ids behind those that the tokenizer puts before a text (BOS), if any."""
+        return [*self._ids_before, *ids]
+
+    @cached_property
+    def _ids_before(self) -> list[int]:
+        return ids_around(self.backend_tokenizer)[0]
+
     # -- ids to text --------------------------------------------------------------------------------------------------
 
     def decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of token ids (a list, array or tensor, or one id)."""
         ids = _ids(token_ids)
         return self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def decode_following(
+        self, before: Sequence[int], token_ids: Sequence[int], skip_special_tokens: bool = False
+    ) -> str:
+        """Return the text that token ids add to those before them, a space at its beginning included.
+
+        Args:
+            before: e.g. a prompt.
+            token_ids: e.g. what was sampled.
+            skip_special_tokens: leave special tokens out.
+        """
+        if not before:
+            place = Place.BEGINNING
+        else:
+            place = Place.CONTROL if before[-1] in self.backend_tokenizer.get_added_tokens_decoder() else Place.TEXT
+        return self.joints.decode(token_ids, place, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """Return the text of each sequence."""

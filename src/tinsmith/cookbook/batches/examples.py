@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tinsmith.client.tokenizer.joints import ids_around
 from tinsmith.cookbook.batches.datums import datum_from_tokens_weights
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
 from tinsmith.cookbook.renderers.base import Conversation, Tools
@@ -94,12 +95,14 @@ def row_to_examples(
 def text_to_example(text: str, tokenizer: Any) -> SupervisedExample:
     """Make an example of raw text: every token is learned.
 
-    The tokens that the tokenizer itself puts before a text (BOS) come first; control tokens spelled in the text stay
-    text; no end-of-text token is added.
+    The tokens that the tokenizer itself puts before a text (BOS) and behind it (EOS) stand there, and no others;
+    control tokens spelled in the text stay text.
     """
     encoder = _encoder(fast_tokenizer(tokenizer))
-    # BOS as the tokenizer would put it, the text as plain data: `<|eot_id|>` in somebody's essay must not end a turn.
-    tokens = encoder.backend.encode("", add_special_tokens=True).ids + encoder.encode([Piece(text, data=True)])
+    # The text as plain data: `<|eot_id|>` in somebody's essay must not end a turn.
+    middle = encoder.encode([Piece(text, data=True)])
+    before, behind = ids_around(encoder.backend)
+    tokens = [*before, *middle, *behind]
     return SupervisedExample(tokens, [1.0] * len(tokens))
 
 

@@ -74,6 +74,8 @@ class AnswerForm:
             for begin in (self.thought, self.thought.strip(), "<think>"):
                 thinking = thinking.removeprefix(begin)
             text = text if end == ends[0] else text.lstrip("\n")
+        else:
+            text = text.removeprefix(self.answer)
         message = self._read_calls(text)
         if thinking is not None and thinking.strip():
             message["reasoning_content"] = thinking.strip("\n")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import pairwise, takewhile
 from typing import Any
 
+from tinsmith.client.tokenizer.joints import Place
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers.base import (
     Conversation,
@@ -60,6 +61,8 @@ class TemplateRenderer(Renderer):
         self._template = TemplateText(tokenizer, self.encoder)
         self.abilities = find_abilities(self._template)
         end, later_end, call_end = self._find_ends()
+        # What an answer follows, as every prompt ends.
+        self._before = [Piece(self._template.render([QUESTION], prompt=True))]
         opening = self._find_opening()
         self._header = opening.partition("<think>")[0]
         # Nobody's words can spell what opens an answer, if there is a control token in it.
@@ -96,7 +99,7 @@ class TemplateRenderer(Renderer):
         self, messages: Conversation, prefill: str | None = None, *, tools: Tools = None
     ) -> ModelInput:
         pieces, _ = self._render(messages, self.check(messages, tools), tools, set(), prompt=True)
-        return ModelInput.from_ints(self.encoder.encode(pieces) + self.encoder.encode_prefill(prefill))
+        return ModelInput.from_ints(self.encoder.encode(pieces) + self.encoder.encode_prefill(prefill, self._before))
 
     def build_supervised_example(
         self,
@@ -116,7 +119,7 @@ class TemplateRenderer(Renderer):
         return SupervisedExample(*self.encoder.encode_weighted(pieces, weights))
 
     def parse_response(self, tokens: Sequence[int], *, prefill: str | None = None) -> ParsedResponse:
-        whole = self.encoder.encode_prefill(prefill) + sampled_ids(tokens)
+        whole = self.encoder.encode_prefill(prefill, self._before) + sampled_ids(tokens)
         said, end = cut_at(whole, self._ends)
         text, mark = self._spell(said)
         message = without(self._form.read(text), mark)
@@ -237,7 +240,8 @@ class TemplateRenderer(Renderer):
         # The template ends what it does not go on with, perhaps in a control token.
         ids = [self.encoder.encode([Piece(text)]) for text in (prompt, question)]
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False)))
-        return self.encoder.decode(ids[0][shared:])
+        follows_control = shared == 0 or self.encoder.control_text(ids[0][shared - 1]) is not None
+        return self.encoder.decode(ids[0][shared:], Place.CONTROL if follows_control else Place.TEXT)
 
     def _said(self, messages: list[dict[str, Any]]) -> str:
         """Return what the last message says, without its end marker."""
@@ -267,17 +271,18 @@ class TemplateRenderer(Renderer):
 
     def _spell(self, tokens: list[int]) -> tuple[str, str]:
         """Return the text of ids with a mark inside what only looks like a control token, and the mark."""
-        mark = Marks.outside(self.encoder.decode(tokens)).break_
+        mark = Marks.outside(self.encoder.decode(tokens, Place.TEXT)).break_
         parts: list[str] = []
         run: list[int] = []
+        place = self.encoder.place_behind(self._before)
         for token in [*tokens, None]:
             control = None if token is None else self.encoder.control_text(token)
             if token is not None and control is None:
                 run.append(token)
                 continue
-            parts.append(self._template.break_up(self.encoder.decode(run), mark))
+            parts.append(self._template.break_up(self.encoder.decode(run, place), mark))
             parts.append(control or "")
-            run = []
+            run, place = [], Place.CONTROL
         return "".join(parts), mark
 
 
