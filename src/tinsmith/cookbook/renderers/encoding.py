@@ -241,7 +241,8 @@ class PieceEncoder:
         if piece.ids is not None:
             if not piece.ids:
                 return left
-            return _Left(Place.CONTROL if piece.ids[-1] in self._ids else Place.TEXT)
+            last = self.control_text(piece.ids[-1])
+            return _Left(Place.TEXT) if last is None else self._left_of(last, piece.ids[-1], left)
         for text, control in self._split(piece):
             left = self._left_of(text, control, left)
         return left
