@@ -9,9 +9,10 @@ import logging
 import os
 import tempfile
 import weakref
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.transport.connection import Connection, latest_connection
@@ -19,15 +20,18 @@ from tinsmith.client.transport.exchange import checked
 from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.opening import open_connection
-from tinsmith.hub import fetch
+from tinsmith.hub import fetch, list_files
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
-from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError
+from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError, UserError
+from tinsmith.types.tokenizer_fields import ChatTemplate, as_class_builds, merge_config, merge_templates, read_templates
 
 logger = logging.getLogger("tinsmith")
 
 _NOT_MODIFIED = 304
 _NOT_FOUND = 404
+# Where a checkpoint has chat templates beside the one of every day, a file each.
+_TEMPLATES = "additional_chat_templates"
 
 # The tokenizers that a connection gave, by the names asked for. By connection, because two services may serve different
 # models under one name; weak, so that they go when it goes. Only coroutines of the SDK's loop touch it.
@@ -41,13 +45,13 @@ class Bundle:
     Attributes:
         tokenizer_json: contents of `tokenizer.json`.
         tokenizer_config: fields of `tokenizer_config.json`.
-        chat_template: the template, from its own file or from the config.
+        chat_template: the template, from its own file or from the config; several by name.
         etag: of the service's answer.
     """
 
     tokenizer_json: str
     tokenizer_config: dict[str, Any]
-    chat_template: str | None = None
+    chat_template: ChatTemplate | None = None
     etag: str | None = None
 
     def tokenizer(self, name: str) -> Tokenizer:
@@ -142,25 +146,30 @@ def read_folder(folder: Path) -> Bundle:
         path = folder / file
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
+    bundle = _from_files(read, lambda: [file.name for file in (folder / _TEMPLATES).glob("*.jinja")])
+    if bundle is None:
+        raise TinsmithError(f"{folder}: no tokenizer.json")
+    return bundle
+
+
+def _from_files(read: Callable[[str], str | None], templates: Callable[[], list[str]]) -> Bundle | None:
+    """Make a bundle of a checkpoint's files; None where it has no `tokenizer.json`.
+
+    Args:
+        read: gives the text of a file, or None where there is no such file.
+        templates: gives the names of the files in the folder of additional chat templates.
+    """
+
+    def fields(file: str) -> dict[str, Any]:
+        return json.loads(read(file) or "{}")
+
     tokenizer_json = read("tokenizer.json")
     if tokenizer_json is None:
-        raise TinsmithError(f"{folder}: no tokenizer.json")
-    return make_bundle(
-        tokenizer_json,
-        # Older checkpoints keep their special tokens in a file of their own; where both name one, the config counts.
-        {**json.loads(read("special_tokens_map.json") or "{}"), **json.loads(read("tokenizer_config.json") or "{}")},
-        read("chat_template.jinja"),
-    )
-
-
-def make_bundle(tokenizer_json: str, config: dict[str, Any], chat_template: str | None) -> Bundle:
-    """Make a bundle; a template in the config stands in for one in a file of its own."""
-    template: Any = chat_template or config.get("chat_template")
-    if isinstance(template, list):
-        # Several named templates: the one called "default" is for plain chats.
-        entries = cast("list[dict[str, str]]", template)
-        template = next((entry["template"] for entry in entries if entry["name"] == "default"), None)
-    return Bundle(tokenizer_json, config, template)
+        return None
+    config = merge_config(fields("tokenizer_config.json"), fields("special_tokens_map.json"), fields("added_tokens.json"))
+    additional = {name.removesuffix(".jinja"): read(f"{_TEMPLATES}/{name}") or "" for name in sorted(templates())}
+    template = merge_templates(config, read("chat_template.jinja"), additional)
+    return Bundle(*as_class_builds(tokenizer_json, config, fields("config.json").get("model_type")), template)
 
 
 # -- service ----------------------------------------------------------------------------------------------------------
@@ -192,8 +201,9 @@ def _parse(answer: Any, etag: str | None) -> Bundle:
     try:
         raw = answer["tokenizer_json"]
         text = raw if isinstance(raw, str) else json.dumps(raw)
-        bundle = make_bundle(text, answer.get("tokenizer_config") or {}, answer.get("chat_template"))
-    except (KeyError, TypeError, AttributeError) as error:
+        config = answer.get("tokenizer_config") or {}
+        bundle = Bundle(text, config, read_templates(answer.get("chat_template") or config.get("chat_template")))
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise APIResponseValidationError(f"tokenizer: the answer holds none ({error!r})", body=answer) from error
     return replace(bundle, etag=etag)
 
@@ -238,12 +248,10 @@ def _from_hub(name: str, told: list[str]) -> Bundle | None:
         return None if path is None else path.read_text(encoding="utf-8")
 
     try:
-        tokenizer_json = read("tokenizer.json")
-        if tokenizer_json is None:
+        bundle = _from_files(read, lambda: [file for file in list_files(name, _TEMPLATES) if file.endswith(".jinja")])
+        if bundle is None:
             told.append("the hub has it without a tokenizer.json")
-            return None
-        config = json.loads(read("tokenizer_config.json") or "{}")
-        return make_bundle(tokenizer_json, config, read("chat_template.jinja"))
+        return bundle
     except (OSError, ValueError) as error:
         told.append(f"the hub: {str(error).strip().splitlines()[0]}")
         return None
