@@ -1,7 +1,7 @@
 """The files of a tokenizer as one set of fields, the same for the SDK and the service.
 
-Several files may say the same thing. Which counts is `transformers`' choice (version 5), so that a folder means here what
-it means there.
+Several files may say the same thing. Which counts is `transformers`' choice (version 5), so that a folder means here
+what it means there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tinsmith.types.errors import invalid
 ChatTemplate = str | dict[str, str]
 
 # Model types whose tokenizers `transformers` takes from tokenizer.json as it stands, whatever class their config names.
-_AS_IT_STANDS = frozenset(
+_AS_IT_STANDS = (
     "arctic chatlm deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 ernie4_5 ernie4_5_moe flex_olmo glm glm4 glm4_moe "
     "glm4_moe_lite gpt_bigcode granite granitemoe granitemoehybrid granitemoeshared h2ovl_chat hyperclovax internlm2 "
     "jamba kimi_linear mimo_v2_flash minicpm3 minimax_m2 ministral ministral3 mistral mistral3 mixtral nemotron olmo2 "
-    "olmo3 olmo_hybrid opencua persimmon phi3 phimoe stablelm step3p5".split()
+    "olmo3 olmo_hybrid opencua persimmon phi3 phimoe stablelm step3p5"
 )
 
 
@@ -71,18 +71,19 @@ def read_templates(given: Any) -> ChatTemplate | None:
     """
     if given is None or isinstance(given, str):
         return given
+    pairs: list[tuple[Any, Any]] = [(None, None)]
     if isinstance(given, list):
         entries = cast("list[Any]", given)
-        pairs = [(e.get("name"), e.get("template")) if isinstance(e, Mapping) else (None, None) for e in entries]
-    else:
-        pairs = list(cast("Mapping[Any, Any]", given).items()) if isinstance(given, Mapping) else [(None, None)]
+        pairs = [(_field(entry, "name"), _field(entry, "template")) for entry in entries]
+    elif isinstance(given, Mapping):
+        pairs = list(cast("Mapping[Any, Any]", given).items())
     if not pairs or not all(isinstance(name, str) and isinstance(template, str) for name, template in pairs):
-        raise invalid("chat_template", given, "a template, or a list of objects with name and template")
+        raise invalid("chat_template", cast("Any", given), "a template, or a list of objects with name and template")
     return dict(pairs)
 
 
 def as_class_builds(tokenizer_json: str, config: dict[str, Any], model_type: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the tokenizer that the config's class builds of `tokenizer.json`, and the config with the class's defaults.
+    """Return the tokenizer that a config's class builds of `tokenizer.json`, and the config with the class's defaults.
 
     `LlamaTokenizer` keeps the vocabulary and builds the rest anew: a space stands before the first text alone, or (with
     `legacy: true`) behind each control token too.
@@ -93,21 +94,23 @@ def as_class_builds(tokenizer_json: str, config: dict[str, Any], model_type: str
         model_type: of `config.json`; None where there is none.
     """
     kind = str(config.get("tokenizer_class") or "").removesuffix("Fast")
-    if kind != "LlamaTokenizer" or model_type in _AS_IT_STANDS:
+    if kind != "LlamaTokenizer" or model_type in _AS_IT_STANDS.split():
         return tokenizer_json, config
-    fields = json.loads(tokenizer_json)
-    model = fields.get("model") if isinstance(fields, dict) else None
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not {"vocab", "merges"} <= model.keys():
+    fields: dict[str, Any] = json.loads(tokenizer_json)
+    model: dict[str, Any] = fields["model"]
+    if model.get("type", "BPE") != "BPE" or not {"vocab", "merges"} <= model.keys():
         return tokenizer_json, config
     prefix = config.get("add_prefix_space")
     prefix = True if prefix is None else bool(prefix)
     scheme = "never" if not prefix else "always" if config.get("legacy") else "first"
     space = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    decoder: list[dict[str, Any]] = [space, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if prefix:
+        decoder.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     fields |= {
         "normalizer": None,
         "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False},
-        "decoder": {"type": "Sequence", "decoders": [space, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
+        "decoder": {"type": "Sequence", "decoders": decoder},
         "model": {
             "type": "BPE",
             "vocab": model["vocab"],
@@ -123,4 +126,8 @@ def as_class_builds(tokenizer_json: str, config: dict[str, Any], model_type: str
 
 
 def _text(token: Any) -> Any:
-    return cast("Mapping[str, Any]", token).get("content") if isinstance(token, Mapping) else token
+    return token if isinstance(token, str) else _field(token, "content")
+
+
+def _field(entry: Any, name: str) -> Any:
+    return cast("Mapping[str, Any]", entry).get(name) if isinstance(entry, Mapping) else None

@@ -78,9 +78,7 @@ def _sentencepiece(backend: Tokenizer, scheme: str) -> None:
     else:
         backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", scheme.removesuffix("_split"), scheme.endswith("_split"))
     strip = [] if scheme.startswith("never") else [decoders.Strip(" ", 1, 0)]
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
 
 
 def _bpe(scheme: str) -> Tokenizer:
@@ -120,9 +118,7 @@ def _unigram() -> Tokenizer:
     alphabet = [chr(c) for c in range(33, 127)] + ["▁", "\n"]
     backend.train_from_iterator(
         _CORPUS,
-        trainers.UnigramTrainer(
-            vocab_size=300, initial_alphabet=alphabet, special_tokens=["<unk>"], unk_token="<unk>"
-        ),
+        trainers.UnigramTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<unk>"], unk_token="<unk>"),
     )
     return backend
 

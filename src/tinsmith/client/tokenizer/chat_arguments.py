@@ -43,7 +43,7 @@ def conversations_of(conversation: Any) -> tuple[list[Messages], bool]:
     """
     expected = "a list of messages, each an object with role and content, or a list of such lists"
     if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
-        raise invalid("conversation", conversation, expected)
+        raise invalid("conversation", cast("Any", conversation), expected)
     entries = cast("Sequence[Any]", conversation)
     if not entries:
         raise invalid("conversation", entries, "at least one message")
@@ -54,7 +54,7 @@ def conversations_of(conversation: Any) -> tuple[list[Messages], bool]:
         if not isinstance(chat, list | tuple) and (several or not isinstance(chat, Sequence)):
             raise invalid(field, chat, "a list of messages, as the first one is")
         if not chat:
-            raise invalid(field, chat, "at least one message")
+            raise invalid(field, cast("Any", chat), "at least one message")
         for index, message in enumerate(cast("Sequence[Any]", chat)):
             if not isinstance(message, Mapping):
                 raise invalid(f"{field}[{index}]", message, "a message, an object with role and content")
@@ -70,7 +70,7 @@ def tool_schemas(tools: Any) -> list[Any] | None:
     if tools is None:
         return None
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
-        raise invalid("tools", tools, "a list of JSON schemas")
+        raise invalid("tools", cast("Any", tools), "a list of JSON schemas")
     schemas = list(cast("Sequence[Any]", tools))
     for index, tool in enumerate(schemas):
         if not isinstance(tool, Mapping):

@@ -112,4 +112,4 @@ def _break_off(message: dict[str, Any], field: str) -> str:
             said = part["text"]
             part["text"] = said + _BREAK
             return said
-    raise invalid(f"continue_final_message: {field}", value, "a text of the last message to go on with")
+    raise invalid(f"continue_final_message: {field}", cast("Any", value), "a text of the last message to go on with")

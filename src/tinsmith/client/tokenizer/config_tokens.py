@@ -43,10 +43,8 @@ def apply_config(backend: Backend, config: Mapping[str, Any]) -> ConfigTokens:
     Raises:
         UserError: a token is none; names the field.
     """
-    from tokenizers import AddedToken
-
     # What it was saved with is for calls that ask for it.
-    padding = backend.padding
+    padding = cast("dict[str, Any] | None", cast("Any", backend).padding)
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = bool(config.get("split_special_tokens"))
@@ -76,7 +74,7 @@ def apply_config(backend: Backend, config: Mapping[str, Any]) -> ConfigTokens:
         if token.content in found.named.values():
             token.special = True
     if new:
-        backend.add_tokens(new)
+        cast("Any", backend).add_tokens(new)
     return found
 
 

@@ -1,8 +1,8 @@
 """Parts of a text as the tokenizer treats them in their places.
 
-Many tokenizers put a space before whatever begins: before a text, or behind each control token (SentencePiece's, and what
-was made of them). A part that is encoded alone gets a space that the whole text does not have; a part that is decoded
-alone loses one.
+Many tokenizers put a space before whatever begins: before a text, or behind each control token (SentencePiece's, and
+what was made of them). A part that is encoded alone gets a space that the whole text does not have; a part that is
+decoded alone loses one.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _state(component: Any) -> dict[str, Any] | None:
     """Return a component of a tokenizer as `tokenizer.json` has it; None for one that is written in Python."""
     try:
         return None if component is None else json.loads(component.__getstate__())
-    except Exception:  # noqa: BLE001 - `tokenizers` raises bare ones
+    except Exception:  # `tokenizers` raises a bare one for what it cannot write down
         return None
 
 
@@ -194,14 +194,14 @@ def _with_parts(backend: Backend, normalizer: dict[str, Any] | None, pre_tokeniz
     """Return the tokenizer with another normalizer and pre-tokenizer; the vocabulary is shared, not copied."""
     from tokenizers import Tokenizer
 
-    empty = {"type": "BPE", "vocab": {}, "merges": []}
-    parts = {"version": "1.0", "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
-    made = Tokenizer.from_str(json.dumps({**parts, "post_processor": None, "decoder": None, "model": empty}))
+    parts: dict[str, Any] = {"version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    parts |= {"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    made = Tokenizer.from_str(json.dumps(parts))
     other = Tokenizer(backend.model)
     if made.normalizer is not None:
         other.normalizer = made.normalizer
     if made.pre_tokenizer is not None:
         other.pre_tokenizer = made.pre_tokenizer
     added = backend.get_added_tokens_decoder()
-    other.add_tokens([token for _, token in sorted(added.items())])
+    cast("Any", other).add_tokens([token for _, token in sorted(added.items())])
     return other

@@ -166,7 +166,9 @@ def _from_files(read: Callable[[str], str | None], templates: Callable[[], list[
     tokenizer_json = read("tokenizer.json")
     if tokenizer_json is None:
         return None
-    config = merge_config(fields("tokenizer_config.json"), fields("special_tokens_map.json"), fields("added_tokens.json"))
+    config = merge_config(
+        fields("tokenizer_config.json"), fields("special_tokens_map.json"), fields("added_tokens.json")
+    )
     additional = {name.removesuffix(".jinja"): read(f"{_TEMPLATES}/{name}") or "" for name in sorted(templates())}
     template = merge_templates(config, read("chat_template.jinja"), additional)
     return Bundle(*as_class_builds(tokenizer_json, config, fields("config.json").get("model_type")), template)
@@ -201,7 +203,7 @@ def _parse(answer: Any, etag: str | None) -> Bundle:
     try:
         raw = answer["tokenizer_json"]
         text = raw if isinstance(raw, str) else json.dumps(raw)
-        config = answer.get("tokenizer_config") or {}
+        config: dict[str, Any] = answer.get("tokenizer_config") or {}
         bundle = Bundle(text, config, read_templates(answer.get("chat_template") or config.get("chat_template")))
     except (KeyError, TypeError, AttributeError, UserError) as error:
         raise APIResponseValidationError(f"tokenizer: the answer holds none ({error!r})", body=answer) from error

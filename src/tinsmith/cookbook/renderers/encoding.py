@@ -307,7 +307,7 @@ class PieceEncoder:
             return self._encode_plain(text, left)
         starts = [0, *accumulate(len(part.text) for part in run)]
         gaps: list[tuple[int, int]] = [(0, 0)]
-        for part, start, end in zip(run, starts, starts[1:], strict=False):
+        for part, end in zip(run, starts[1:], strict=True):
             if part.control is not None:
                 gaps.append((end, end))
             else:

@@ -17,7 +17,8 @@ class TokenizerFiles:
     """Reads tokenizers once and keeps them.
 
     The answer holds `tokenizer_json` (the text of tokenizer.json, as the tokenizer's class builds it),
-    `tokenizer_config`, `chat_template` (a text, or texts by name), `generation_config`, `bos_token_id`, `eos_token_ids` and `pad_token_id`.
+    `tokenizer_config`, `chat_template` (a text, or texts by name), `generation_config`, `bos_token_id`,
+    `eos_token_ids` and `pad_token_id`.
     """
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from tinsmith.cookbook.renderers.encoding import Piece
 from tinsmith.cookbook.renderers.messages import CheckedMessage
 from tinsmith.cookbook.renderers.pieces import PieceRenderer, Turn
 from tinsmith.cookbook.renderers.tools import ToolSpec
+from tinsmith.types.errors import invalid
 
 _BOS_TOKENS = ("<|begin_of_text|>", "<s>", "<bos>")
 
@@ -23,6 +24,13 @@ class RoleColonRenderer(PieceRenderer):
 
     def __init__(self, tokenizer: Any, name: str = "role_colon") -> None:
         super().__init__(tokenizer, name)
+        spelled = self.encoder.encode([Piece(f"A{self.end_marker}")])
+        if self.end_marker not in self.encoder.decode(spelled, Place.TEXT):
+            raise invalid(
+                "tokenizer",
+                "one whose text has no line breaks",
+                f"one that spells line breaks: {name!r} ends with them",
+            )
         own, _ = ids_around(self.encoder.backend)
         known = [self.encoder.control_id(token, name) for token in _BOS_TOKENS if self.encoder.has_control(token)]
         # What stands before a text in pretraining. Some tokenizers have such a token and leave it to others to put it.
@@ -57,7 +65,9 @@ class RoleColonRenderer(PieceRenderer):
 
     def sampled(self, tokens: Sequence[int]) -> list[Piece]:
         piece = Piece("", spoken=True, ids=tuple(tokens))
-        return [piece] if self.end_marker in self.encoder.decode(tokens, Place.TEXT) else [piece, Piece(self.end_marker)]
+        return (
+            [piece] if self.end_marker in self.encoder.decode(tokens, Place.TEXT) else [piece, Piece(self.end_marker)]
+        )
 
     def get_stop_sequences(self) -> list[int] | list[str]:
         return [self.end_marker]
