@@ -1,4 +1,4 @@
-"""Templates with conditions: ids of nine letters, calls beside tools alone, a system turn that must come or comes last."""
+"""Templates with conditions: ids of nine letters, calls beside tools alone, a system turn that must or comes last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cookbook.renderers.generated import TEMPLATES, generated_tokenizer
 from tinsmith.cookbook.renderers import Renderer, get_renderer
 from tinsmith.types.errors import UserError
 
-MARKS = "[INST] [/INST] [TOOL_CALLS] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS]".split()
+MARKS = "[INST] [/INST] [TOOL_CALLS] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS]"
 MISTRAL = (
     "{{ bos_token }}{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}"
     "{% if m.role == 'user' %}{% if tools and m == asked[-1] %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]"
@@ -54,7 +54,7 @@ KINDS = pytest.mark.parametrize("kind", ["byte_level", "prepend", "metaspace_fir
 def renderer_of(kind: str, template: str) -> Renderer:
     backend = generated_tokenizer(kind, "bare").backend_tokenizer
     backend.add_special_tokens(
-        [AddedToken(mark, normalized=False) for mark in (*MARKS, "<tool_call>", "</tool_call>", "<|tool|>")]
+        [AddedToken(mark, normalized=False) for mark in (*MARKS.split(), "<tool_call>", "</tool_call>", "<|tool|>")]
     )
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return get_renderer(

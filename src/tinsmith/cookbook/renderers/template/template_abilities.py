@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 from tinsmith.cookbook.renderers.base import Tools
-from tinsmith.cookbook.renderers.messages import THOUGHT_FIELDS, CheckedMessage
+from tinsmith.cookbook.renderers.messages import DEVELOPER, THOUGHT_FIELDS, CheckedMessage
 from tinsmith.cookbook.renderers.template.template_text import TemplateText
 from tinsmith.cookbook.renderers.tools import ToolCall, arguments_text, to_json
 from tinsmith.types.errors import UserError
@@ -94,6 +94,7 @@ class Abilities:
         no_content: whether calls may have None for their content; if not, it is given an empty text.
         results: whether it shows the results of calls.
         tools: whether it shows definitions.
+        developer: whether it knows the role of a developer; if not, one speaks as the system.
         probe: the conversation that found it out.
     """
 
@@ -102,6 +103,7 @@ class Abilities:
     no_content: bool
     results: bool
     tools: bool
+    developer: bool
     probe: Probe
 
     @property
@@ -116,6 +118,8 @@ class Abilities:
     def said(self, message: Mapping[str, Any], checked: CheckedMessage) -> dict[str, Any]:
         """Return a message with the fields and forms that the template reads."""
         said: dict[str, Any] = {"role": checked.role, "content": checked.text}
+        if message.get("role") == DEVELOPER and self.developer:
+            said["role"] = DEVELOPER
         if message.get("content") is None and self.no_content:
             said["content"] = None
         if checked.thinking is not None and self.thinking is not None:
@@ -153,7 +157,8 @@ def find_abilities(template: TemplateText) -> Abilities:
     thoughts = (f for f in THOUGHT_FIELDS if _shows(template, probe.asked(ANSWER | {f: THOUGHT}), [THOUGHT]))
     tools = next(((tool,) for tool in _TOOLS if _shows(template, probe.asked(), [NAME], (tool,))), None)
     probe, arguments = _find_calls(template, probe, tools)
-    able = Abilities(next(thoughts, None), arguments, probe.no_content, False, tools is not None, probe)
+    developer = template.mentions(DEVELOPER)
+    able = Abilities(next(thoughts, None), arguments, probe.no_content, False, tools is not None, developer, probe)
     if arguments is None:
         return able
     empty = able.call() | {"content": None}

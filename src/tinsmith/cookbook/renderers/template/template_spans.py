@@ -12,7 +12,7 @@ from typing import Any
 
 from tinsmith.cookbook.renderers.base import Tools
 from tinsmith.cookbook.renderers.encoding import PieceEncoder
-from tinsmith.cookbook.renderers.messages import THOUGHT_FIELDS
+from tinsmith.cookbook.renderers.messages import DEVELOPER, THOUGHT_FIELDS
 from tinsmith.cookbook.renderers.template.template_text import Marks, TemplateText
 from tinsmith.types.errors import UserError
 
@@ -103,7 +103,7 @@ class Spans:
         """Return where the system speaks; nothing where the template hides it."""
         places: list[int] = []
         for index, message in enumerate(self._messages):
-            if message["role"] == "system" and message["content"]:
+            if message["role"] in ("system", DEVELOPER) and message["content"]:
                 with suppress(UserError):  # it can hardly stand behind an answer then
                     places.append(self._stand_in(index)[0])
         return places

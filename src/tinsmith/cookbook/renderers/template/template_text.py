@@ -109,6 +109,10 @@ class TemplateText:
             raise UserError(f"messages: the tokenizer's chat template refuses the conversation: {error}") from error
         return str(text)
 
+    def mentions(self, word: str) -> bool:
+        """Whether a template names something, e.g. a role: most write the name of any role that they are given."""
+        return any(word in text for text in self._marked)
+
     def break_up(self, value: Any, mark: str, by_assistant: bool = False) -> Any:
         """Return a value with the mark inside each spelled-out control token.
 
