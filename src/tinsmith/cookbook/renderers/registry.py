@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers.base import Renderer
@@ -157,4 +157,4 @@ def _load(name: str) -> RendererBuilder:
         raise invalid("renderer name", name, f"module:Class; {module_name} has {', '.join(there) or 'no class'}")
     if inspect.isclass(builder) and not issubclass(builder, Renderer):
         raise invalid("renderer name", name, "module:Class of a subclass of Renderer")
-    return builder
+    return cast("RendererBuilder", builder)
