@@ -51,13 +51,11 @@ class Probe:
         lead: messages before the question.
         call_tools: definitions without which calls are not shown; None where they are shown anyway.
         ids: how calls are numbered, a name of `_IDS`.
-        no_content: whether a message of calls has None for its content.
     """
 
     lead: tuple[dict[str, Any], ...] = ()
     call_tools: tuple[Mapping[str, Any], ...] | None = None
     ids: str = "kimi"
-    no_content: bool = False
 
     def asked(self, *others: dict[str, Any]) -> list[dict[str, Any]]:
         """Return a question and the messages behind it."""
@@ -70,7 +68,7 @@ class Probe:
             call = {"type": "function", "function": {"name": NAME, "arguments": arguments}}
             given = self.call_id(number)
             calls.append(call if given is None else {"id": given, **call})
-        return {"role": "assistant", "content": None if self.no_content else "", "tool_calls": calls}
+        return {"role": "assistant", "content": "", "tool_calls": calls}
 
     def call_id(self, number: int) -> str | None:
         """Return the id of a call, the first or the second."""
@@ -158,7 +156,7 @@ def find_abilities(template: TemplateText) -> Abilities:
     tools = next(((tool,) for tool in _TOOLS if _shows(template, probe.asked(), [NAME], (tool,))), None)
     probe, arguments = _find_calls(template, probe, tools)
     developer = template.mentions(DEVELOPER)
-    able = Abilities(next(thoughts, None), arguments, probe.no_content, False, tools is not None, developer, probe)
+    able = Abilities(next(thoughts, None), arguments, False, False, tools is not None, developer, probe)
     if arguments is None:
         return able
     empty = able.call() | {"content": None}
@@ -178,8 +176,8 @@ def _find_calls(
 ) -> tuple[Probe, str | None]:
     """Return the probe with which a template shows calls, and the form of arguments that it wants (None: no calls)."""
     forms = {"object": ARGUMENTS, "text": to_json(ARGUMENTS)}
-    for given, ids, no_content in product((None, tools) if tools else (None,), _IDS, (False, True)):
-        tried = replace(probe, call_tools=given, ids=ids, no_content=no_content)
+    for given, ids in product((None, tools) if tools else (None,), _IDS):
+        tried = replace(probe, call_tools=given, ids=ids)
         able = [
             form
             for form, arguments in forms.items()
