@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 
 
 class KeyValueFormatter(logging.Formatter):
@@ -30,6 +31,12 @@ class KeyValueFormatter(logging.Formatter):
         where = f"process={self._process} logger={record.name}"
         line = f'time={moment}.{int(record.msecs):03d}Z level={level} {where} message="{message}"'
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def hush_missing_widgets() -> None:
+    """Say nothing of ipywidgets that a notebook lacks, which tqdm warns of as soon as a library imports it."""
+    # By its message: no bar of ours needs them, and whoever wants bars of tqdm's own has them.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def configure(process: str) -> None:

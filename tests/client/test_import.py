@@ -1,4 +1,4 @@
-"""Importing the SDK: no torch, nothing heavy, half a second at most."""
+"""Importing the SDK: no torch, nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,32 +13,39 @@ import pytest
 import tinsmith
 import tinsmith.types
 
-_HEAVY = ("torch", "transformers", "fastapi", "sqlalchemy", "datasets", "pandas", "httpx", "tinsmith.server")
 _PROBE = """
-import json, sys, time
-began = time.process_time()
+import json, sys
+before = set(sys.modules)
 import tinsmith
-face = time.process_time() - began
+face = set(sys.modules) - before
 from tinsmith import APIFuture, RestClient, SamplingClient, ServiceClient, TrainingClient
 from tinsmith.types import AdamParams, Datum, ModelInput, SamplingParams, TensorData
-print(json.dumps([face, time.process_time() - began, sorted(sys.modules)]))
+print(json.dumps([sorted(face), sorted(set(sys.modules) - before)]))
 """
-
-
-def _probe() -> tuple[float, float, list[str]]:
-    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout))
+# What the SDK's names may load: the protocol's own libraries. httpx, rich, jinja2, tokenizers and typer come with the
+# first call that needs them.
+_LIGHT = {
+    "annotated_types", "google", "numpy", "pydantic", "pydantic_core", "tenacity", "tinsmith", "typing_extensions",
+    "typing_inspection", "zstandard",
+}  # fmt: skip
+_OURS_AT_MOST = 90
 
 
 @pytest.mark.row(9, 10)
 def test_import_is_light() -> None:
-    runs = [_probe() for _ in range(7)]
-    modules = runs[0][2]
-    assert [name for name in _HEAVY if name in modules] == []
-    # Processor time, so that waiting for a busy machine does not count; and the least of several, because what shares
-    # a core's caches and units with us still adds to it, and nothing ever takes away from it.
-    assert min(face for face, _, _ in runs) < 0.25
-    assert min(everything for _, everything, _ in runs) < 0.5
+    """What is loaded decides how long an import takes; `benchmarks/import_time.py` measures it, here nothing does."""
+    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True)
+    face, everything = json.loads(done.stdout)
+    assert _packages(face) == {"tinsmith"}
+    assert _packages(everything) <= _LIGHT
+    ours = [name for name in everything if name.startswith("tinsmith")]
+    assert len(ours) <= _OURS_AT_MOST
+    assert [name for name in ours if name.startswith(("tinsmith.server", "tinsmith.engine", "tinsmith.cookbook"))] == []
+
+
+def _packages(modules: list[str]) -> set[str]:
+    names = {name.split(".")[0] for name in modules}
+    return {name for name in names if name not in sys.stdlib_module_names and not name.startswith("_")}
 
 
 @pytest.mark.row(9, 17)

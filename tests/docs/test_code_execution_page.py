@@ -1,26 +1,23 @@
-"""The page about running code: its first example, its sandbox of one's own, and its table of reasons."""
+"""The page about running code: its sandbox of one's own, and its table of reasons."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
 import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from tests.docs.snippets import ROOT, blocks_of
 from tinsmith.cookbook.code_execution import CodeProblem, Limits, LocalSandbox, SandboxError, grade_code
 from tinsmith.cookbook.code_execution.sandbox import Reason
 
-PAGE = (Path(__file__).parents[2] / "docs/code-execution.md").read_text(encoding="utf-8")
-# The first holds a fence of its own, so that its own is one backtick longer.
-FIRST, OWN = (code for _, code in re.findall(r"^(```+)python\n(.*?)^\1$", PAGE, re.DOTALL | re.MULTILINE))
+PAGE = ROOT / "docs/code-execution.md"
+OWN = blocks_of(PAGE)[-1].code
 pytestmark = pytest.mark.row(70)
 
 
@@ -62,15 +59,6 @@ def url() -> Iterator[str]:
     thread.join()
 
 
-def test_the_first_example_prints_what_it_says() -> None:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(FIRST, {})
-    first, described = printed.getvalue().splitlines()
-    assert first == "True 1.0 passed"
-    assert described == LocalSandbox().describe()
-
-
 def test_a_sandbox_of_one_s_own_grades_like_the_local_one(url: str) -> None:
     names: dict[str, Any] = {}
     exec(OWN, names)
@@ -93,7 +81,8 @@ def test_a_sandbox_of_one_s_own_grades_like_the_local_one(url: str) -> None:
 
 
 def test_the_table_names_every_reason_and_the_limits_as_they_are() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## How a run ends")[2], re.MULTILINE))
+    ends = PAGE.read_text(encoding="utf-8").partition("## How a run ends")[2]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", ends, re.MULTILINE))
     assert set(rows) == set(get_args(Reason))
     limits = Limits()
     for reason, value in (

@@ -1,18 +1,18 @@
-"""The programs of the page on tools run as they stand, in as few lines as it says, and learn."""
+"""The programs of the page on tools are as short as it says, and learn."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "tools.md").read_text(encoding="utf-8")
-TOOLS, AGENT = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+from tests.docs.snippets import ROOT, blocks_of
+
+TOOLS, AGENT = (block.code for block in blocks_of(ROOT / "docs" / "tools.md"))
 
 
 def play(folder: Path, program: str, *settings: str) -> list[dict[str, float]]:
@@ -32,15 +32,6 @@ def play(folder: Path, program: str, *settings: str) -> list[dict[str, float]]:
 
 def test_the_first_is_short() -> None:
     assert len([line for line in TOOLS.splitlines() if line.strip()]) <= 30
-
-
-@pytest.mark.slow
-@pytest.mark.row(98)
-@pytest.mark.parametrize("program", [TOOLS, AGENT], ids=["tools", "agent"])
-def test_it_runs_as_it_stands(program: str, tmp_path: Path) -> None:
-    rows = play(tmp_path, program, "batch_size=2", "group_size=2", "max_steps=1", "lora_rank=4")
-    assert rows[0]["env/episodes"] == 4
-    assert rows[0]["env/turns"] > 1
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
-"""The trainer that the training page shows runs as it stands, learns, and is taken up again."""
+"""The trainer that the training page shows is short, learns, and is taken up again."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
-(SNIPPET,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "__main__" in code]
+from tests.docs.snippets import ROOT, blocks_of
+
+(SNIPPET,) = [block.code for block in blocks_of(ROOT / "docs/training.md") if "__main__" in block.code]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -301,8 +301,10 @@ def render() -> str:
         "```python",
         "import tinker",
         "",
-        'service = tinker.ServiceClient(base_url="http://127.0.0.1:8000", api_key="tml-...")',
-        'training = service.create_lora_training_client("NAME", rank=32).result()',
+        "service = tinker.ServiceClient()  # TINKER_BASE_URL and TINKER_API_KEY, which `tinsmith serve` prints",
+        "model = service.get_server_capabilities().supported_models[0].model_name  # or the name that you serve it by",
+        "training = service.create_lora_training_client(model, rank=32)",
+        "print(training.get_info())",
         "```",
     ]
     for client, probes in PROBES.items():

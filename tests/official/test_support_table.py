@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tinker
 
+from tests.docs.snippets import blocks_of, paste
 from tests.official.support import CLIENTS, OPTIONS, PROBES, Probe, World, asynchronous, methods, plain, render
 from tests.support.live_server import LiveServer
 
@@ -55,6 +56,14 @@ def test_every_option_does_what_the_page_says(name: str, world: World) -> None:
 @pytest.mark.row(201)
 def test_the_page_is_current() -> None:
     assert PAGE.read_text() == render(), "run: python -m tests.official.test_support_table"
+
+
+@pytest.mark.row(201)
+def test_the_script_of_the_page_runs(live_server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_BASE_URL", live_server.url)
+    monkeypatch.setenv("TINKER_API_KEY", live_server.key)
+    names = paste(blocks_of(PAGE), monkeypatch)
+    assert names["model"] in live_server.models
 
 
 if __name__ == "__main__":

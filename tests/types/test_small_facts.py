@@ -101,7 +101,7 @@ def test_errors_pickle_and_know_their_status() -> None:
     assert (str(error), error.request_id, error.category) == ("no", "r1", "user")
     refused = pickle.loads(pickle.dumps(status_error(400, {"detail": "bad"})))
     assert isinstance(refused, BadRequestError)
-    assert str(refused) == "Error code: 400 - bad"
+    assert str(refused) == "bad (HTTP 400)"
     assert isinstance(status_error(503, None), InternalServerError)
     assert type(status_error(418, "tea")) is APIStatusError
     assert RequestErrorCategory.parse("odd") is RequestErrorCategory.UNKNOWN

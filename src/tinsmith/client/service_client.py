@@ -61,6 +61,9 @@ class ServiceClient:
         )
         self._session = ClientSession(open_connection(base_url, api_key, default_headers_overrides), request)
 
+    def __repr__(self) -> str:
+        return f"ServiceClient({self._session.connection.address})"
+
     # -- training clients ---------------------------------------------------------------------------------------------
 
     def create_lora_training_client(

@@ -5,3 +5,8 @@ trainer), `eval/`, `batches/`, `rows/` (data) and `runs/` (the log path), `compl
 `model_info`, `renderers/`, `datasets/`.
 `utils`, `hyperparam_utils` and `tokenizer_utils` have names of the hosted service's cookbook, for scripts of others.
 """
+
+from tinsmith.logs import hush_missing_widgets
+
+# Before any room of it imports transformers or datasets.
+hush_missing_widgets()

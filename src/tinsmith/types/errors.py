@@ -172,12 +172,13 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 
 
-def _detail(body: object) -> object:
+def _detail(body: object) -> str:
     fields: dict[str, object] = cast("dict[str, object]", body) if isinstance(body, dict) else {"detail": body}
-    return fields.get("detail", fields)
+    detail = fields.get("detail", fields)
+    return "the service gave no reason" if detail in (None, "", {}) else str(detail)
 
 
 def status_error(status_code: int, body: object) -> APIStatusError:
-    """Make the error of an HTTP status; the message is the body's `detail` where it has one."""
+    """Make the error of an HTTP status; the message is the body's `detail` where it has one, and ends in the status."""
     cls = _BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)
-    return cls(f"Error code: {status_code} - {_detail(body)}", status_code=status_code, body=body)
+    return cls(f"{_detail(body)} (HTTP {status_code})", status_code=status_code, body=body)

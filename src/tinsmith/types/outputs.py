@@ -40,16 +40,31 @@ class OptimStepResponse(BaseModel):
     metrics: dict[str, float] | None = None
 
 
-class SaveWeightsResponse(BaseModel):
-    """Where a training state was saved."""
-
+class _Saved(BaseModel):
     path: str
+    failed_operations: int = 0
+    first_failure: str | None = None
 
 
-class SaveWeightsForSamplerResponse(BaseModel):
-    """Where weights for sampling were saved."""
+class SaveWeightsResponse(_Saved):
+    """Where a training state was saved, and what failed before.
 
-    path: str
+    Attributes:
+        path: the checkpoint's address.
+        failed_operations: training operations of the same client that failed before the save, since it was made or
+            since it last loaded a state: the saved weights lack them.
+        first_failure: method and reason of the first of them; None without one.
+    """
+
+
+class SaveWeightsForSamplerResponse(_Saved):
+    """Where weights for sampling were saved, and what failed before.
+
+    Attributes:
+        path: the checkpoint's address.
+        failed_operations: as of `SaveWeightsResponse`.
+        first_failure: as of `SaveWeightsResponse`.
+    """
 
 
 class LoadWeightsResponse(BaseModel):

@@ -76,7 +76,7 @@ def test_faults_that_pass(service: ServiceClient, fake: FakeService, faults: lis
 )
 def test_refusals_are_final(service: ServiceClient, fake: FakeService, faults: list, status: int, error: type) -> None:
     faults.append(_status(status))
-    with pytest.raises(error, match=f"{status} - told so"):
+    with pytest.raises(error, match=rf"told so \(HTTP {status}\)"):
         service.list_models()
     assert len(fake.seen) == 1
 

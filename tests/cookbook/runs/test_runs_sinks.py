@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,53 @@ from tinsmith.cookbook.runs.metrics.sinks import Sinks
 from tinsmith.cookbook.runs.metrics.tensorboard_sink import TensorBoardSink
 from tinsmith.cookbook.runs.metrics.wandb_sink import WandbSink
 from tinsmith.types.errors import UserError
+
+
+class Cell:
+    """A notebook's cell: its outputs by their ids, as `IPython.display.display` makes and replaces them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.outputs: list[dict[str, str]] = []
+        display = ModuleType("IPython.display")
+        display.display = self.display  # pyright: ignore[reportAttributeAccessIssue]
+        ipython = ModuleType("IPython")
+        ipython.get_ipython = lambda: SimpleNamespace(kernel=object())  # pyright: ignore[reportAttributeAccessIssue]
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+
+    def display(self, bundle: dict[str, str], *, raw: bool, display_id: bool) -> Any:
+        assert raw
+        assert display_id
+        number = len(self.outputs)
+        self.outputs.append(bundle)
+
+        def update(bundle: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            self.outputs[number] = bundle
+
+        return SimpleNamespace(update=update)
+
+
+def test_a_notebook_s_bar_is_one_output_that_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = Cell(monkeypatch)
+    console = RunConsole()
+    console.header({"model": "tinsmith-tiny", "steps": 3})
+    console.start(0, 3)
+    for step in range(3):
+        console.log(step, {"train/nll": 2.0 - step, "train/<b>": 1.0})
+        (shown,) = cell.outputs
+        assert shown["text/plain"].startswith(f"step {step + 1}/3  nll {2 - step}  <b> 1  ")
+        assert f'<progress value="{step + 1}" max="3"' in shown["text/html"]
+        assert "<b>" not in shown["text/html"]
+    console.log(3, {"test/nll": 9.0})  # the evaluation at the end, which is no step
+    assert cell.outputs[0]["text/plain"].startswith("step 3/3  nll 0  ")
+    console.close(failed=False)
+    printed = capsys.readouterr().out
+    assert "model  tinsmith-tiny" in printed
+    assert "metrics after 3 steps" in printed
+    assert "step 1/3" not in printed
 
 
 def config(folder: Path, **settings: Any) -> RunConfig:

@@ -66,11 +66,15 @@ class RestClient:
         self._session = session
         self._connection = session.connection if session is not None else open_connection(base_url, api_key)
 
+    def __repr__(self) -> str:
+        return f"RestClient({self._connection.address})"
+
     def _call(self, answer: type[M], method: str, path: str, **parts: Unpack[RequestParts]) -> APIFuture[M]:
-        return Pending(self._connection.submit(self._connection.call(answer, method, path, **parts)))
+        asking = self._connection.call(answer, method, path, **parts)
+        return Pending(self._connection.submit_operation(asking, f"{method} {path}"))
 
     def _do(self, method: str, path: str, **parts: Unpack[RequestParts]) -> APIFuture[None]:
-        return Pending(self._connection.submit(self._send(method, path, **parts)))
+        return Pending(self._connection.submit_operation(self._send(method, path, **parts), f"{method} {path}"))
 
     async def _send(self, method: str, path: str, **parts: Unpack[RequestParts]) -> None:
         await self._connection.send(method, path, **parts)
@@ -173,9 +177,8 @@ class RestClient:
             UserError: it is no checkpoint path; from the future, where the folder is not empty.
             TinsmithError: from the future, where a file arrived damaged.
         """
-        return Pending(
-            self._connection.submit(download(self._connection, _parsed(tinker_path), Path(folder).absolute()))
-        )
+        fetching = download(self._connection, _parsed(tinker_path), Path(folder).absolute())
+        return Pending(self._connection.submit_operation(fetching, "download_checkpoint"))
 
     download_checkpoint_async = awaiting(download_checkpoint)
 
@@ -214,7 +217,8 @@ class RestClient:
             ttl_seconds=ttl_seconds,
             user_metadata=user_metadata,
         )
-        return Pending(self._connection.submit(import_adapter(self._connection, adapter, request)))
+        importing = import_adapter(self._connection, adapter, request)
+        return Pending(self._connection.submit_operation(importing, "import_checkpoint"))
 
     import_checkpoint_async = awaiting(import_checkpoint)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, overload
 
-from tinsmith.client.transport.futures import APIFuture
+from tinsmith.client.transport.futures import APIFuture, state_of
+from tinsmith.client.transport.outcomes import OperationFuture
 from tinsmith.types.outputs import SampledSequence, StopReason
 
 if TYPE_CHECKING:
@@ -107,13 +108,19 @@ class SampleFuture(APIFuture[Completions]):
         count: number of prompts times samples of each.
     """
 
-    def __init__(self, future: Future[Completions], count: int) -> None:
+    def __init__(self, future: OperationFuture[Completions], count: int) -> None:
         self._future = future
         self._count = count
 
     def future(self) -> Future[Completions]:
         """Return the `concurrent.futures.Future` behind it."""
         return self._future
+
+    def __repr__(self) -> str:
+        state = state_of(self._future)
+        if state != "done":
+            return f"<SampleFuture: {state}>"
+        return f"<SampleFuture: {[_short(completion) for completion in self._future.result()]}>"
 
     def __len__(self) -> int:
         return self._count
@@ -132,3 +139,7 @@ class SampleFuture(APIFuture[Completions]):
     def groups(self) -> list[list[Completion]]:
         """The completions of each prompt."""
         return self.result().groups
+
+
+def _short(text: str) -> str:
+    return text[:200] + ("..." if len(text) > 200 else "")

@@ -8,14 +8,13 @@ import logging
 import time
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.exchange import checked, parse
-from tinsmith.client.transport.futures import share
 from tinsmith.client.transport.loop import background
+from tinsmith.client.transport.outcomes import OperationFuture, peek
 from tinsmith.client.transport.polling import PromiseLostError
 from tinsmith.client.transport.retry import asked_delay
 from tinsmith.client.transport.session import ClientSession
@@ -109,7 +108,12 @@ class SamplePoster:
     """
 
     def __init__(
-        self, session: ClientSession, opened: Future[OpenedSampler], first_seq_id: int = 0, *, shared: bool = False
+        self,
+        session: ClientSession,
+        opened: OperationFuture[OpenedSampler],
+        first_seq_id: int = 0,
+        *,
+        shared: bool = False,
     ) -> None:
         self._session = session
         self.opened = opened
@@ -156,7 +160,7 @@ class SamplePoster:
             self._idle.set()
 
     async def _sample(self, spec: SampleSpec) -> SampleResponse:
-        sampler = await share(self.opened)
+        sampler = await peek(self.opened)
         body = spec.body() | {"sampling_session_id": sampler.sampling_session_id}
         while True:
             # A new number for every new request; under the old one the service would give the promise that it lost.
@@ -202,16 +206,16 @@ class SamplePoster:
             logger.info("request %s could not be cancelled: %s", request_id, error)
 
 
-def _close_unheld(connection: Connection, opened: Future[OpenedSampler]) -> None:
+def _close_unheld(connection: Connection, opened: OperationFuture[OpenedSampler]) -> None:
     # Called by the garbage collector, which may run anywhere, a forked child included: start work, wait for nothing.
     if connection.usable:
         background().submit(_close(connection, opened))
 
 
-async def _close(connection: Connection, opened: Future[OpenedSampler]) -> None:
+async def _close(connection: Connection, opened: OperationFuture[OpenedSampler]) -> None:
     """Close a sampler at a service that can; whatever goes wrong, the end of its session frees it."""
     try:
-        sampler = await share(opened)
+        sampler = await peek(opened)
         # A route of ours, which other services do not have; theirs end samplers with the session.
         if (await connection.config()).close_sampler:
             await connection.exchange("POST", f"samplers/{sampler.sampling_session_id}/close", json={})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tinsmith.client.checkpoints.saved_path import settled
 from tinsmith.client.sampling.handles import SamplerHandle, first_seq_id
@@ -14,7 +14,8 @@ from tinsmith.client.sampling.prompts import parse_params
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
 from tinsmith.client.transport.async_twins import awaiting
-from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
+from tinsmith.client.transport.futures import APIFuture, Pending, share, state_of, wait_blocking
+from tinsmith.client.transport.outcomes import OperationFuture, Outcome, peek
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.errors import TinsmithError, invalid
 from tinsmith.types.model_input import ModelInput
@@ -24,6 +25,7 @@ from tinsmith.types.requests import CreateSamplingSessionRequest
 from tinsmith.types.responses import CreateSamplingSessionResponse, GetSamplerResponse
 from tinsmith.types.tensor import TensorData
 
+T = TypeVar("T")
 SamplingClientKind = Literal["snapshot", "inflight"]
 
 
@@ -40,7 +42,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
     def __init__(
         self,
         session: ClientSession,
-        opened: Future[OpenedSampler],
+        opened: OperationFuture[OpenedSampler],
         *,
         first_seq_id: int = 0,
         shared: bool = False,
@@ -69,7 +71,8 @@ class SamplingClient(APIFuture["SamplingClient"]):
             raise invalid("create_sampling_client", "neither model_path nor base_model", "one of them")
         # The number is taken at the call, not when the request goes out, so that it follows the order of the calls.
         seq_id = next(session.sampling_session_seq_ids)
-        opened = session.submit(_open(session, seq_id, model_path, base_model))
+        opening = _open(session, seq_id, model_path, base_model)
+        opened = session.connection.submit_operation(opening, "create_sampling_client")
         return cls(session, opened, record_stability_info=record_stability_info)
 
     def future(self) -> Future[SamplingClient]:
@@ -82,30 +85,38 @@ class SamplingClient(APIFuture["SamplingClient"]):
             ready: Future[SamplingClient] = Future()
             ready.set_result(self)
             return ready
-        ready = self._session.submit(self._when_ready())
+        ready = self._session.connection.submit_operation(self._when_ready(), opened.outcome.operation, opened.outcome)
         # It may be done by now, and its coroutine has cleared `_ready` before this line sets it.
         self._ready = None if ready.done() else ready
         return ready
 
     async def _when_ready(self) -> SamplingClient:
-        await share(self._poster.opened)
+        await peek(self._poster.opened)
         # A client that held a future of itself would stay, and its weights at the service, until garbage is collected.
         self._ready = None
         return self
+
+    def __repr__(self) -> str:
+        opened, state = self._poster.opened, state_of(self._poster.opened)
+        if state != "done":
+            return f"SamplingClient({state})"
+        sampler = opened.peek()
+        weights = f", model_path={sampler.model_path!r}" if sampler.model_path else ""
+        return f"SamplingClient(base_model={sampler.base_model!r}{weights}, id={sampler.sampling_session_id!r})"
 
     @property
     def failed(self) -> bool:
         """Whether the sampler could not be made."""
         opened = self._poster.opened
-        return opened.done() and (opened.cancelled() or opened.exception() is not None)
+        return opened.done() and (opened.cancelled() or opened.outcome.reason is not None)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
     def sample(
         self,
         prompt: ModelInput | Sequence[int],
-        num_samples: int,
-        sampling_params: SamplingParams | Mapping[str, Any],
+        num_samples: int = 1,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
         topk_sample_logprobs: int = 0,
@@ -118,7 +129,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
         Args:
             prompt: a `ModelInput` or token ids.
             num_samples: completions to draw.
-            sampling_params: how; a dict of the same fields is accepted.
+            sampling_params: how; a dict of the same fields is accepted, None takes the defaults.
             include_prompt_logprobs: give the model's logprob of each prompt token.
             topk_prompt_logprobs: give the likeliest k tokens at each prompt position.
             topk_sample_logprobs: give the likeliest k tokens at each sampled position.
@@ -134,7 +145,7 @@ class SamplingClient(APIFuture["SamplingClient"]):
             UserError: an argument is out of range.
         """
         spec = SampleSpec(
-            prompt=prompt.to_ints() if isinstance(prompt, ModelInput) else [int(token) for token in prompt],
+            prompt=_token_ids(prompt),
             params=parse_params(sampling_params, None)[0],
             num_samples=num_samples,
             prompt_logprobs=include_prompt_logprobs,
@@ -146,9 +157,12 @@ class SamplingClient(APIFuture["SamplingClient"]):
             record_stability_info=self._record_stability_info,
         )
         _check_spec(spec)
-        return Pending(self._session.submit(self._poster.sample(spec)))
+        return Pending(self._submit(self._poster.sample(spec), "sample"))
 
     sample_async = awaiting(sample)
+
+    def _submit(self, asking: Coroutine[Any, Any, T], operation: str) -> OperationFuture[T]:
+        return self._session.connection.submit_operation(asking, operation, self._poster.opened.outcome)
 
     async def sample_spec(self, spec: SampleSpec) -> SampleResponse:
         """Send a request from a coroutine of the SDK's loop."""
@@ -159,13 +173,13 @@ class SamplingClient(APIFuture["SamplingClient"]):
     ) -> APIFuture[list[float | None]]:
         """Compute the model's logprob of each prompt token; None at the first and where none was asked for."""
         spec = SampleSpec(
-            prompt=prompt.to_ints() if isinstance(prompt, ModelInput) else [int(token) for token in prompt],
+            prompt=_token_ids(prompt),
             params=SamplingParams(max_tokens=1),
             prompt_logprobs=True,
             prompt_logprobs_last_n=prompt_logprobs_last_n,
         )
         _check_spec(spec)
-        return Pending(self._session.submit(self._logprobs(spec)))
+        return Pending(self._submit(self._logprobs(spec), "compute_logprobs"))
 
     async def _logprobs(self, spec: SampleSpec) -> list[float | None]:
         logprobs = (await self._poster.sample(spec)).prompt_logprobs
@@ -192,11 +206,12 @@ class SamplingClient(APIFuture["SamplingClient"]):
 
     def get_tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the base model."""
+        self.get_base_model()  # raised here, an error has been seen
         return wait_blocking(self._session.submit(self.tokenizer()))
 
     async def tokenizer(self) -> Tokenizer:
         """Return the tokenizer, from a coroutine of the SDK's loop."""
-        return await find_tokenizer((await share(self._poster.opened)).base_model, self._session.connection)
+        return await find_tokenizer((await peek(self._poster.opened)).base_model, self._session.connection)
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
@@ -265,6 +280,25 @@ def refuse_retry_config(retry_config: object) -> None:
         raise invalid("retry_config", retry_config, "None: the client retries by itself (TINSMITH_CLIENT_RETRY_S)")
 
 
+def _token_ids(prompt: ModelInput | Sequence[int]) -> list[int]:
+    """Return the ids of a prompt; this client takes no text, as it returns none.
+
+    Raises:
+        UserError: it is a text, or a list of something else than ids.
+    """
+    if isinstance(prompt, ModelInput):
+        return prompt.to_ints()
+    if isinstance(prompt, str):
+        expected = "token ids or a ModelInput: client.get_tokenizer().encode(text), or TrainingClient.sample for texts"
+        raise invalid("sample.prompt", prompt, expected)
+    ids = list(prompt)
+    for token in ids:
+        # NumPy's whole numbers are ids, too; a bool is a mask that was passed by mistake.
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise invalid("sample.prompt", prompt, "token ids or a ModelInput")
+    return [int(token) for token in ids]
+
+
 def _check_spec(spec: SampleSpec) -> None:
     target = spec.target_prompt_logprobs
     if target is not None and (target.dtype != "int64" or len(target.shape) != 2):
@@ -298,7 +332,7 @@ async def _open(session: ClientSession, seq_id: int, model_path: str | None, bas
 
 
 def _restore(handle: SamplerHandle, api_key: str | None) -> SamplingClient:
-    opened: Future[OpenedSampler] = Future()
+    opened = OperationFuture[OpenedSampler](Outcome("from_sampler_handle"))
     opened.set_result(OpenedSampler(handle.sampling_session_id, handle.base_model))
     return SamplingClient(
         handle.join(api_key),

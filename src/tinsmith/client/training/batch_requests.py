@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
@@ -16,6 +15,7 @@ from tinsmith.client.training.ordered_calls import OrderedCalls
 from tinsmith.client.training.preference_fallback import PreferenceFallback, evaluated, pair_loss, with_references
 from tinsmith.client.training.preference_pairs import Batch, PreferenceRow, render
 from tinsmith.client.training.training_ops import find_model_tokenizer
+from tinsmith.client.transport.outcomes import OperationFuture
 from tinsmith.types.codec import decode_forward_backward_output, encode_forward_backward_request
 from tinsmith.types.compression import zstd_compress
 from tinsmith.types.datum import Datum
@@ -78,7 +78,7 @@ class BatchRequests:
         self._posts = asyncio.Semaphore(_PARALLEL_POSTS)
         self._fallback = PreferenceFallback(ordered)
 
-    def run(self, batch: Batch, asked: Pass) -> Future[ForwardBackwardOutput]:
+    def run(self, batch: Batch, asked: Pass) -> OperationFuture[ForwardBackwardOutput]:
         """Submit a forward or forward_backward."""
 
         async def send() -> _Sent:
@@ -93,16 +93,17 @@ class BatchRequests:
             sizes = _sizes(data, asked.loss_fn, config)
             return _Sent(await self._post(split(data, sizes), asked_now, config))
 
-        return self._ordered.submit(send, self._received)
+        name = "forward" if asked.forward_only else "forward_backward"
+        return self._ordered.submit(name, send, self._received, trains=not asked.forward_only)
 
-    def run_custom(self, batch: list[Datum], loss_fn: CustomLoss) -> Future[ForwardBackwardOutput]:
+    def run_custom(self, batch: list[Datum], loss_fn: CustomLoss) -> OperationFuture[ForwardBackwardOutput]:
         """Submit a forward_backward of a loss that is computed here; later operations wait until it is sent."""
         inputs = forward_data(batch)
 
         async def send() -> _Sent:
             return await self._send_custom(batch, inputs, loss_fn)
 
-        return self._ordered.submit(send, self._received)
+        return self._ordered.submit("forward_backward_custom", send, self._received, trains=True)
 
     async def _received(self, sent: _Sent) -> ForwardBackwardOutput:
         return sent.finish(await self._outputs(sent.request_ids))

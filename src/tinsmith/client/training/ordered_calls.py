@@ -10,8 +10,10 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, Unpack, cast
 
+from tinsmith.client.training.training_record import TrainingRecord
 from tinsmith.client.transport.exchange import RequestParts, parse
 from tinsmith.client.transport.futures import share
+from tinsmith.client.transport.outcomes import OperationFuture, all_ended, peek
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.errors import (
     APIConnectionError,
@@ -73,12 +75,14 @@ class OrderedCalls:
 
     Attributes:
         voided: why a forward_backward never came about, for the step that then finds its gradients cleared.
+        record: what became of the operations that train.
     """
 
-    def __init__(self, session: ClientSession, created: Future[GetInfoResponse]) -> None:
+    def __init__(self, session: ClientSession, created: OperationFuture[GetInfoResponse]) -> None:
         self.session = session
         self.created = created
         self.voided: Exception | None = None
+        self.record = TrainingRecord()
         self._line = Line()
         # From 1, because in the protobuf request 0 is the same as unset.
         self._seq_ids = itertools.count(1)
@@ -87,29 +91,70 @@ class OrderedCalls:
     @property
     def model_id(self) -> str:
         """Id of the model; known in every turn, which the creation comes before."""
-        return self.created.result().model_id
+        return self.created.peek().model_id
 
     @property
     def lost(self) -> bool:
         """Whether the model takes no more operations."""
         return self._lost is not None
 
-    def submit(self, send: Callable[[], Awaitable[P]], receive: Callable[[P], Awaitable[T]]) -> Future[T]:
+    def submit(
+        self,
+        operation: str,
+        send: Callable[[], Awaitable[P]],
+        receive: Callable[[P], Awaitable[T]],
+        *,
+        trains: bool = False,
+    ) -> OperationFuture[T]:
         """Queue an operation.
 
         Args:
+            operation: the method that asks for it.
             send: posts it, in its turn, and returns what `receive` needs.
             receive: waits for the result.
+            trains: it changes the weights or their gradients, so what follows depends on it.
         """
         # Before the ticket is drawn: a call that fails here would leave a turn that nobody takes.
         self.session.connection.check_usable()
         # Two tasks, because a caller may cancel the second, the waiting, and must not cancel the first.
         sent = self.session.submit_lasting(self._in_turn(self._line.ticket(), send))
-        return self.session.submit_lasting(self._receive(sent, receive))
+        received = self.session.submit_lasting(self._receive(sent, receive))
+        future = self.session.connection.outcomes.watch(received, operation, self.created.outcome)
+        if trains:
+            self.record.follow(future)
+        return future
+
+    def submit_dependent(
+        self,
+        operation: str,
+        send: Callable[[], Awaitable[P]],
+        receive: Callable[[P], Awaitable[T]],
+        finish: Callable[[T, int], T] | None = None,
+    ) -> OperationFuture[T]:
+        """Queue an operation that is worth what the training before it is worth, and warn where that has failed.
+
+        Args:
+            operation: the method that asks for it.
+            send: as for `submit`.
+            receive: as for `submit`.
+            finish: makes the caller's result of the received one and of the operation's position in the record, once
+                it is known what failed before. What has one warns every time, anything else once.
+        """
+        # Taken at the call: what is submitted later and fails is no fault of this one.
+        running, position = self.record.running(), self.record.position
+
+        async def receive_and_tell(sent: P) -> T:
+            result = await receive(sent)
+            # They came first at the service, too, so nearly always their results are here by now.
+            await all_ended(running)
+            self.record.tell(operation, position, again=finish is not None)
+            return finish(result, position) if finish is not None else result
+
+        return self.submit(operation, send, receive_and_tell)
 
     async def _in_turn(self, ticket: int, send: Callable[[], Awaitable[P]]) -> P:
         async with self._line.turn(ticket):
-            await share(self.created)
+            await peek(self.created)
             if self._lost is not None:
                 raise TinsmithError(f"this model takes no more operations: {self._lost}") from self._lost
             return await send()

@@ -117,7 +117,7 @@ class PreferenceFallback:
         sampler = self._samplers.get(reference)
         if sampler is None or sampler.failed:
             if reference == BASE_REFERENCE:
-                sampler = SamplingClient.create(self._session, base_model=model_name(self._created.result()))
+                sampler = SamplingClient.create(self._session, base_model=model_name(self._created.peek()))
             else:
                 field = f"loss_fn_config[{REFERENCE_KEY!r}]"
                 if CheckpointPath.parse(reference, field).kind != "sampler_weights":

@@ -19,10 +19,11 @@ from tinsmith.client.training.custom_loss import CustomLoss, check_torch
 from tinsmith.client.training.model_creation import create_model, creation_body, lora_of
 from tinsmith.client.training.ordered_calls import OrderedCalls
 from tinsmith.client.training.preference_pairs import TrainingData, check_datums, read_batch
-from tinsmith.client.training.training_ops import TrainingOps, find_model_tokenizer
+from tinsmith.client.training.training_ops import TrainingOps, find_model_tokenizer, model_name
 from tinsmith.client.transport.async_twins import awaiting, submitting
-from tinsmith.client.transport.futures import APIFuture, Pending, share, wait_blocking
+from tinsmith.client.transport.futures import APIFuture, Pending, share, state_of, wait_blocking
 from tinsmith.client.transport.opening import open_connection
+from tinsmith.client.transport.outcomes import all_ended, peek
 from tinsmith.client.transport.session import ClientSession
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import TinsmithError, invalid
@@ -38,6 +39,9 @@ from tinsmith.types.outputs import (
 )
 from tinsmith.types.params import AdamParams, LoraConfig
 from tinsmith.types.responses import GetInfoResponse
+
+# How long `get_info` waits for operations under way, to be able to say that they failed.
+_INFO_WAIT_S = 5.0
 
 
 class TrainingClient(APIFuture["TrainingClient"]):
@@ -91,8 +95,11 @@ class TrainingClient(APIFuture["TrainingClient"]):
         self._session = session
         self._owns_session = owns_session
         self._model_seq_id = next(session.model_seq_ids)
-        self._created = session.submit_lasting(create_model(session, self._model_seq_id, path, body))
-        ordered = OrderedCalls(session, self._created)
+        self._asked = body
+        made_by = "create_lora_training_client" if path == "create_model" else "create_training_client_from_state"
+        creating = session.submit_lasting(create_model(session, self._model_seq_id, path, body))
+        self._created = session.connection.outcomes.watch(creating, made_by)
+        ordered = self._ordered = OrderedCalls(session, self._created)
         self._batches = BatchRequests(ordered)
         self._ops = TrainingOps(ordered)
         self._ready: Future[TrainingClient] | None = None
@@ -104,12 +111,27 @@ class TrainingClient(APIFuture["TrainingClient"]):
     def future(self) -> Future[TrainingClient]:
         """Return the `concurrent.futures.Future` of the client itself, once its adapter is made."""
         if self._ready is None:
-            self._ready = self._session.submit(self._when_ready())
+            creation = self._created.outcome
+            self._ready = self._session.connection.submit_operation(self._when_ready(), creation.operation, creation)
         return self._ready
 
     async def _when_ready(self) -> TrainingClient:
-        await share(self._created)
+        await peek(self._created)
         return self
+
+    def __repr__(self) -> str:
+        facts: dict[str, Any] = {key: self._asked[key] for key in ("base_model", "path") if key in self._asked}
+        if "lora_config" in self._asked:
+            facts["rank"] = self._asked["lora_config"]["rank"]
+        state = state_of(self._created)
+        if state == "done":
+            info = self._created.peek()
+            facts = {"base_model": model_name(info), "rank": info.lora_rank, "model_id": info.model_id}
+        record = self._ordered.record
+        failed = len(record.failures())
+        facts |= {"steps": record.steps} | ({"failed_operations": failed} if failed else {})
+        told = ", ".join(f"{key}={value!r}" for key, value in facts.items())
+        return f"TrainingClient({told}{'' if state == 'done' else f', creation {state}'})"
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -306,7 +328,8 @@ class TrainingClient(APIFuture["TrainingClient"]):
         """
         asked = parse_prompts(prompts)
         how, count = parse_params(params, num_samples)
-        work = self._session.submit(sample_texts(self._current(), asked, how, count))
+        sampling = sample_texts(self._current(), asked, how, count)
+        work = self._session.connection.submit_operation(sampling, "sample", self._created.outcome)
         return SampleFuture(work, len(asked) * count)
 
     sample_async = submitting(sample)
@@ -358,16 +381,28 @@ class TrainingClient(APIFuture["TrainingClient"]):
         return training_run_id(self._session.id_blocking(), self._model_seq_id)
 
     def get_info(self) -> GetInfoResponse:
-        """Return the model's facts; waits until its adapter is made, asks only once."""
-        return wait_blocking(self._created)
+        """Return the model's facts; waits until its adapter is made, asks only once.
+
+        Warns where training operations submitted before have failed; for those that are running it waits up to five
+        seconds to know.
+        """
+        return wait_blocking(self._session.submit(self.get_info_async()))
 
     async def get_info_async(self) -> GetInfoResponse:
         """Asynchronous twin of `get_info`."""
-        return await share(self._created)
+        info = await share(self._created)
+        record = self._ordered.record
+        await all_ended(record.running(), _INFO_WAIT_S)
+        record.tell("get_info", record.position)
+        return info
 
     def get_tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the base model."""
-        return wait_blocking(self._session.submit(find_model_tokenizer(self._created, self._session.connection)))
+        return wait_blocking(self._session.submit(self._tokenizer()))
+
+    async def _tokenizer(self) -> Tokenizer:
+        await share(self._created)  # raised here, an error has been seen
+        return await find_model_tokenizer(self._created, self._session.connection)
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

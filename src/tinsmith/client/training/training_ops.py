@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from tinsmith.client.checkpoints.saved_path import SavedPath, settled
@@ -12,7 +12,7 @@ from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer
 from tinsmith.client.training.ordered_calls import OrderedCalls
 from tinsmith.client.transport.connection import Connection
-from tinsmith.client.transport.futures import share
+from tinsmith.client.transport.outcomes import OperationFuture, all_ended, peek
 from tinsmith.types.errors import RequestErrorCategory, RequestFailedError, TinsmithError
 from tinsmith.types.facts.learning_rate import default_adam_params
 from tinsmith.types.facts.lineup import lookup
@@ -27,6 +27,10 @@ from tinsmith.types.params import AdamParams
 from tinsmith.types.responses import GetInfoResponse, WireResponse
 
 R = TypeVar("R", SaveWeightsResponse, SaveWeightsForSamplerResponse)
+
+
+# What a service of ours says of a step whose batches did not all go well.
+_INCOMPLETE = "the gradients are incomplete"
 
 
 class SnapshotResponse(WireResponse):
@@ -51,13 +55,15 @@ class TrainingOps:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def step(self, params: AdamParams | None) -> Future[OptimStepResponse]:
+    def step(self, params: AdamParams | None) -> OperationFuture[OptimStepResponse]:
         """Submit an optimizer step; None takes the default parameters of the model."""
+        record = self._ordered.record
+        running, position = record.running(), record.position
 
         async def send() -> tuple[str, Exception | None]:
             # Taken in turn, so that it is this step that the failure belongs to.
             voided, self._ordered.voided = self._ordered.voided, None
-            adam = params or default_step(self._created.result())
+            adam = params or default_step(self._created.peek())
             body = {"type": "optim_step", "adam_params": adam.model_dump()}
             return await self._ordered.post_json("optim_step", body), voided
 
@@ -66,13 +72,16 @@ class TrainingOps:
             try:
                 return await self._session.poller.json(request_id, OptimStepResponse)
             except RequestFailedError as error:
-                if voided is None:
+                # The service only says that a batch before it was empty or failed; the caller wants to hear of what.
+                await all_ended(running)
+                batches = [one for one in record.failures(position) if one.operation.startswith("forward_backward")]
+                why = batches[-1].reason if batches and _INCOMPLETE in error.message else voided
+                if why is None:
                     raise
-                # The service only knows of an empty batch; what the caller wants to hear is what came before it.
-                message = f"no step was taken: the forward_backward before it failed ({voided})"
+                message = f"no step was taken: the forward_backward before it failed ({why})"
                 raise RequestFailedError(message, request_id, RequestErrorCategory.USER) from error
 
-        return self._ordered.submit(send, receive)
+        return self._ordered.submit("optim_step", send, receive, trains=True)
 
     # -- saves and loads ----------------------------------------------------------------------------------------------
 
@@ -93,12 +102,19 @@ class TrainingOps:
                 raise TinsmithError(f"the service saved to {saved.path}, expected {path}")
             return saved
 
-        return SavedPath[R].of(path, self._ordered.submit(lambda: self._ordered.post_json(endpoint, body), receive))
+        method = "save_state" if kind == "weights" else endpoint
+
+        def finish(saved: R, position: int) -> R:
+            return saved.model_copy(update=self._ordered.record.facts(position))
+
+        send = partial(self._ordered.post_json, endpoint, body)
+        saving = self._ordered.submit_dependent(method, send, receive, finish)
+        return SavedPath[R].of(path, saving)
 
     def _next_name(self) -> str:
         return next(name for name in (f"auto-{n}" for n in self._auto) if name not in self._names)
 
-    def load(self, path: str, optimizer: bool, token: str | None) -> Future[LoadWeightsResponse]:
+    def load(self, path: str, optimizer: bool, token: str | None) -> OperationFuture[LoadWeightsResponse]:
         """Submit a load of a checkpoint into this model."""
         body: dict[str, Any] = {"type": "load_weights", "optimizer": optimizer}
         body |= {"weights_access_token": token} if token is not None else {}
@@ -113,9 +129,9 @@ class TrainingOps:
         async def receive(request_id: str) -> LoadWeightsResponse:
             return await self._session.poller.json(request_id, LoadWeightsResponse)
 
-        return self._ordered.submit(send, receive)
+        return self._ordered.submit("load_state", send, receive, trains=True)
 
-    def snapshot(self, kind: str) -> Future[OpenedSampler]:
+    def snapshot(self, kind: str) -> OperationFuture[OpenedSampler]:
         """Submit a snapshot of the weights for sampling, which has no address and ends with its client."""
         seq_id = next(self._session.sampling_session_seq_ids)
         endpoint = "save_weights_for_sampler"
@@ -123,9 +139,11 @@ class TrainingOps:
 
         async def receive(request_id: str) -> OpenedSampler:
             answer = await self._session.poller.json(request_id, SnapshotResponse)
-            return OpenedSampler(answer.sampling_session_id, model_name(await share(self._created)))
+            return OpenedSampler(answer.sampling_session_id, model_name(await peek(self._created)))
 
-        return self._ordered.submit(lambda: self._ordered.post_json(endpoint, body), receive)
+        return self._ordered.submit_dependent(
+            "snapshot for sampling", lambda: self._ordered.post_json(endpoint, body), receive
+        )
 
 
 def model_name(info: GetInfoResponse) -> str:
@@ -140,9 +158,9 @@ def model_name(info: GetInfoResponse) -> str:
     return name
 
 
-async def find_model_tokenizer(created: Future[GetInfoResponse], connection: Connection) -> Tokenizer:
+async def find_model_tokenizer(created: OperationFuture[GetInfoResponse], connection: Connection) -> Tokenizer:
     """Return the tokenizer of a model's base, once the model is made."""
-    info = await share(created)
+    info = await peek(created)
     return await find_tokenizer(info.model_data.tokenizer_id or model_name(info), connection)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tinsmith.client.transport.address import Address
 from tinsmith.client.transport.exchange import RequestParts, checked, idempotency_key, network_faults, parse, request
 from tinsmith.client.transport.loop import background
+from tinsmith.client.transport.outcomes import OperationFuture, Outcome, Outcomes
 from tinsmith.client.transport.retry import Outage, is_transient, retrying
 from tinsmith.types.errors import NotFoundError, TinsmithError
 from tinsmith.types.names.http_names import IDEMPOTENCY_KEY_HEADER
@@ -75,6 +76,7 @@ class Connection:
         self.settings = settings
         self.headers = dict(headers or {})
         self.closed = False
+        self.outcomes = Outcomes()
         self._pid = os.getpid()
         # One for all requests: when the service is away, every one of them fails, and one line in the log is enough.
         self._outage = Outage(str(self.address), settings.client_retry_s)
@@ -100,6 +102,21 @@ class Connection:
             coroutine.close()
             raise
         return background().submit(coroutine)
+
+    def submit_operation(
+        self, coroutine: Coroutine[Any, Any, T], operation: str, cause: Outcome | None = None
+    ) -> OperationFuture[T]:
+        """Start a coroutine whose future goes to the user: an error that nobody looks at is told at the end.
+
+        Args:
+            coroutine: what to do.
+            operation: the method that asks for it.
+            cause: what it fails of where that has failed.
+
+        Raises:
+            TinsmithError: as from `submit`.
+        """
+        return self.outcomes.watch(self.submit(coroutine), operation, cause)
 
     @property
     def usable(self) -> bool:

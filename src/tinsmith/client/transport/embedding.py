@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tinsmith.logs import hush_missing_widgets
 from tinsmith.types.errors import TinsmithError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
 
     if _start is None:
         check_available()
+        hush_missing_widgets()
         try:
             # On a thread, because importing torch would stop every other request of the loop for seconds.
             await asyncio.to_thread(import_module, "tinsmith.embedded")

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from tinsmith.client.transport.loop import on_loop
+from tinsmith.client.transport.outcomes import OperationFuture
 
 T = TypeVar("T")
 
@@ -28,28 +29,33 @@ def wait_blocking(future: Future[T], timeout: float | None = None) -> T:
         TimeoutError: the timeout has passed; the operation goes on.
         RuntimeError: called on the SDK's own loop, which would wait for itself.
     """
-    if not future.done():
-        # The result comes from this very thread: waiting here, it would never come.
-        if on_loop():
-            raise RuntimeError("result() on the SDK's own event loop would wait for itself: await the future instead")
-        _warn_if_loop_runs()
+    # The result comes from this very thread: waiting here, it would never come.
+    if not future.done() and on_loop():
+        raise RuntimeError("result() on the SDK's own event loop would wait for itself: await the future instead")
     return future.result(timeout)
 
 
 _warned = False
 
 
-def _warn_if_loop_runs() -> None:
+def _warn_in_coroutine() -> None:
     global _warned
-    # A notebook's cells run inside a loop that has nothing else to do meanwhile.
-    if _warned or "ipykernel" in sys.modules:
+    # A notebook's cells run inside a loop that has nothing else to do meanwhile, whatever kernel runs them.
+    if _warned or _is_interactive():
         return
     try:
-        asyncio.get_running_loop()
+        # None where a loop runs but no coroutine of it does, as in the prompt of `python -m asyncio`.
+        task = asyncio.current_task()
     except RuntimeError:
         return
-    _warned = True
-    logger.warning("result() inside a coroutine stops its event loop until the result is there; `await` does not")
+    if task is not None:
+        _warned = True
+        logger.warning("result() inside a coroutine stops its event loop until the result is there; `await` does not")
+
+
+def _is_interactive() -> bool:
+    ipython = sys.modules.get("IPython")
+    return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)
 
 
 async def share(future: Future[T]) -> T:
@@ -83,7 +89,11 @@ class APIFuture(ABC, Generic[T]):
             RequestFailedError: the operation failed.
             APIError: the service could not be reached or refused the request.
         """
-        return wait_blocking(self.future(), timeout)
+        future = self.future()
+        # Here alone: a method that blocks and has no other form, such as `get_tokenizer`, gives no choice.
+        if not future.done():
+            _warn_in_coroutine()
+        return wait_blocking(future, timeout)
 
     async def result_async(self, timeout: float | None = None) -> T:
         """Wait for the result without blocking; arguments and errors as for `result`."""
@@ -124,12 +134,25 @@ class APIFuture(ABC, Generic[T]):
         self.future().add_done_callback(callback)
 
 
+def state_of(future: Future[Any]) -> str:
+    """Say in a word or two where a future stands; asking does not count as having looked at its error."""
+    if future.cancelled():
+        return "cancelled"
+    if not future.done():
+        return "pending"
+    reason = future.outcome.reason if isinstance(future, OperationFuture) else None
+    return "done" if reason is None else f"failed: {reason}"
+
+
 class Pending(APIFuture[T]):
     """An `APIFuture` around a future of the SDK's loop."""
 
-    def __init__(self, future: Future[T]) -> None:
+    def __init__(self, future: OperationFuture[T]) -> None:
         self._future = future
 
     def future(self) -> Future[T]:
         """Return the `concurrent.futures.Future` behind it."""
         return self._future
+
+    def __repr__(self) -> str:
+        return f"<APIFuture {self._future.outcome.operation}: {state_of(self._future)}>"

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.futures import share, wait_blocking
 from tinsmith.client.transport.loop import at_shutdown, background
+from tinsmith.client.transport.outcomes import tell_all
 from tinsmith.client.transport.polling import Poller
 from tinsmith.types.errors import APIConnectionError, TinsmithError
 from tinsmith.types.requests import CreateSessionRequest, FinishReason, FinishSessionRequest, SessionHeartbeatRequest
@@ -147,6 +148,10 @@ class ClientSession:
         if self._finished:
             return
         self._finished = True
+        # Whoever pressed Ctrl-C sees the frames of it, and most of what failed then failed of that.
+        if status != "interrupted":
+            self.connection.outcomes.tell()
+        self.connection.outcomes.close()
         # One that was never asked for, or that could not be made, has nothing to end at the service.
         opened = self._opened
         session_id = opened.result() if opened is not None and opened.done() and opened.exception() is None else None
@@ -230,6 +235,7 @@ def _finish_all() -> None:
             session.finish("interrupted")
         else:
             session.finish("success")
+    tell_all()
 
 
 at_shutdown(_finish_all)

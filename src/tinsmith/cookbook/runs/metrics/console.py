@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from tinsmith.cookbook.runs.metrics.notebook_bar import NotebookBar, in_notebook
+
 # Without a terminal: lines of a whole run, and the longest silence in seconds.
 _LINES = 20
 _SILENCE_S = 60.0
@@ -38,8 +40,12 @@ class RunConsole:
     name = "console"
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or _Console(highlight=False)
+        # A notebook gets plain text: rich would make an output of its own of every line, and a kernel's standard output
+        # says that it is a terminal.
+        terminal = False if in_notebook() else None
+        self._console = console or _Console(highlight=False, force_jupyter=False, force_terminal=terminal)
         self._progress: Progress | None = None
+        self._bar: NotebookBar | None = None
         self._first = self._total = 0
         self._last_line = 0.0
         self._paced: tuple[int, float] = (0, 0.0)  # steps done and time from which the pace is measured
@@ -81,6 +87,9 @@ class RunConsole:
             self._progress = Progress(*columns, console=self._console)
             self._progress.add_task("", total=total, completed=first, shown="")
             self._progress.start()
+        elif in_notebook():
+            self._bar = NotebookBar(total)
+            self._bar.update(first, "")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step."""
@@ -92,6 +101,10 @@ class RunConsole:
             self._progress.update(self._progress.task_ids[0], completed=done, shown=_headline(metrics))
             if done == self._total:
                 self._end_bar()  # while there is one, whatever is printed is wrapped, paths too
+        elif self._bar is not None:
+            self._bar.update(done, f"{_headline(metrics)}  {self._pace(done)}")
+            if done == self._total:
+                self._bar = None  # the last evaluation has no step of its own
         elif step < self._total and self._is_line_due(done):
             self._last_line = time.monotonic()
             self.say(f"step {done}/{self._total}  {_headline(metrics)}  {self._pace(done)}")
