@@ -44,7 +44,7 @@ def test_a_text_behind_another(kind: str) -> None:
         if kind not in LOSSY:
             assert tokenizer.decode(ahead + behind) == tokenizer.decode(whole)
             if "<" not in text:
-                # Behind a control token some tokenizers have one spelling for a text with a space before it and without.
+                # Behind a control token some have one spelling for a text with a space before it and without.
                 assert tokenizer.decode_following(ahead, behind) in (text, text.removeprefix(" "))
 
     check()

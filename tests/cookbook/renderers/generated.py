@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -161,11 +162,21 @@ LOSSY = ("unigram", "wordpiece")
 
 
 @functools.cache
-def generated_tokenizer(kind: str, template: str, around: str = "none") -> PreTrainedTokenizerFast:
-    """Return a tokenizer of a kind, with a template of `TEMPLATES` and a post-processor of `AROUND`."""
+def generated_tokenizer(kind: str, template: str, around: str = "none", grasping: int = 0) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of a kind, with a template of `TEMPLATES` and a post-processor of `AROUND`.
+
+    Args:
+        kind: of `KINDS`.
+        template: a name.
+        around: a name.
+        grasping: seed of which control tokens take the blanks beside them; 0: only Phi-3's.
+    """
     backend = Tokenizer.from_str(_trained(kind))
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROLS])
-    backend.add_special_tokens([AddedToken(GRASPING, special=True, normalized=False, rstrip=True)])
+    drawn = random.Random(grasping)
+    for control in (*CONTROLS, GRASPING):
+        taken = [drawn.random() < 0.3, drawn.random() < 0.3] if grasping else [False, control == GRASPING]
+        token = AddedToken(control, special=True, normalized=False, lstrip=taken[0], rstrip=taken[1])
+        backend.add_special_tokens([token])
     if around != "none":
         named = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
         backend.post_processor = processors.TemplateProcessing(single=AROUND[around], special_tokens=named)

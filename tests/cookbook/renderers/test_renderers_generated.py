@@ -36,9 +36,9 @@ def chats(text: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[str, Any]
 @by_kind
 def test_ids_are_those_of_the_template(kind: str) -> None:
     @quick
-    @given(templates, chats(words))
-    def check(template: str, messages: list[dict[str, Any]]) -> None:
-        tokenizer = generated_tokenizer(kind, template)
+    @given(templates, st.integers(0, 4), chats(words))
+    def check(template: str, grasping: int, messages: list[dict[str, Any]]) -> None:
+        tokenizer = generated_tokenizer(kind, template, grasping=grasping)
         renderer = get_renderer("chat_template", tokenizer)
 
         def own(messages: list[dict[str, Any]], prompt: bool) -> list[int]:
@@ -66,9 +66,9 @@ def test_ids_are_those_of_the_template(kind: str) -> None:
 @by_kind
 def test_an_answer_is_learned_with_its_end_and_read_back(kind: str) -> None:
     @quick
-    @given(templates, chats(st.one_of(words, hostile)))
-    def check(template: str, messages: list[dict[str, Any]]) -> None:
-        tokenizer = generated_tokenizer(kind, template)
+    @given(templates, st.integers(0, 4), chats(st.one_of(words, hostile)))
+    def check(template: str, grasping: int, messages: list[dict[str, Any]]) -> None:
+        tokenizer = generated_tokenizer(kind, template, grasping=grasping)
         renderer = get_renderer("chat_template", tokenizer)
         stops = renderer.get_stop_sequences()
         prompt = renderer.build_generation_prompt(messages[:-1]).to_ints()

@@ -35,6 +35,10 @@ class EncodedPart(NamedTuple):
 class Joints:
     """Encodes and decodes parts of texts with one tokenizer.
 
+    Attributes:
+        needs_left: whether what stands before a part has a say in how it is spelled.
+        added: tokens that are found in a text before it is split, by id.
+
     Args:
         backend: the tokenizer proper.
     """
@@ -52,6 +56,7 @@ class Joints:
             backend.model, "end_of_word_suffix", None
         )
         self.needs_left = bool(joined) or _adds_later(pre_tokenizer)
+        self.added = {index: token.content for index, token in backend.get_added_tokens_decoder().items()}
         self._anchor = self._find_anchor()
 
     def tokenizer_at(self, place: Place) -> Backend:
@@ -77,7 +82,23 @@ class Joints:
             if whole.ids[:count] == before and all(start >= border for start, _ in own):
                 return EncodedPart(whole.ids[count:], [(start - border, end - border) for start, end in own])
         encoding = self.tokenizer_at(place).encode(text, add_special_tokens=False)
-        return EncodedPart(encoding.ids, encoding.offsets)
+        cut = self._first_added(text, encoding.ids, encoding.offsets) if place is Place.TEXT else None
+        if cut is None:
+            return EncodedPart(encoding.ids, encoding.offsets)
+        # From there on the text is as it would be anyway.
+        head = self._inner.encode(text[:cut], add_special_tokens=False)
+        tail = self._backend.encode(text[cut:], add_special_tokens=False)
+        return EncodedPart(head.ids + tail.ids, head.offsets + [(cut + low, cut + high) for low, high in tail.offsets])
+
+    def _first_added(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> int | None:
+        """Return where the first token begins that is found in a text before it is split; None where there is none."""
+        if self._inner is self._backend:
+            return None
+        for token, (low, high) in zip(ids, offsets, strict=True):
+            # An unknown character becomes such a token, too, and does not spell it.
+            if token in self.added and text[low:high].strip() == self.added[token]:
+                return low
+        return None
 
     def encode_following(self, before: str, text: str) -> list[int]:
         """Return the ids that a text has behind another one, so that the other's ids stay as they are.
@@ -89,13 +110,8 @@ class Joints:
         rest = whole.offsets[len(ahead) :]
         if whole.ids[: len(ahead)] == ahead and all(start >= len(before) for start, _ in rest):
             return whole.ids[len(ahead) :]
-        # A token would span the border. Behind the next control token the text is as it would be anyway.
-        alone = self._backend.encode(text, add_special_tokens=False)
-        added = self._backend.get_added_tokens_decoder()
-        starts = (low for token, (low, _) in zip(alone.ids, alone.offsets, strict=True) if token in added)
-        cut = next(starts, len(text))
-        own = self._inner.encode(text[:cut], add_special_tokens=False).ids
-        return own + (self._backend.encode(text[cut:], add_special_tokens=False).ids if text[cut:] else [])
+        # A token would span the border.
+        return self.encode(text, Place.TEXT).ids
 
     def decode(self, ids: Sequence[int], place: Place, *, skip_special_tokens: bool = False) -> str:
         """Return the text of a part, without the space that the tokenizer put before it in its place."""

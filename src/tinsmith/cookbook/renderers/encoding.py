@@ -276,7 +276,9 @@ class PieceEncoder:
             encoded = there.encode_batch_fast([text for text, _ in clean], add_special_tokens=False) if clean else ()
             found |= {key: encoding.ids for key, encoding in zip(clean, encoded, strict=True)}
         return [
-            found[key] if key in found and self._forbidden.isdisjoint(found[key]) else self._encode_alone(*key)
+            found[key]
+            if key in found and self._joints.added.keys().isdisjoint(found[key])
+            else self._encode_alone(*key)
             for key in texts
         ]
 
@@ -295,8 +297,9 @@ class PieceEncoder:
             tokens += part.ids
             for token, (low, high) in zip(part.ids, part.offsets, strict=True):
                 last = start + max(low, high - 1)
-                if token in self._grasping:
-                    last = text.index(self._texts[token], start + low)
+                if token in self._grasping:  # or a character that the vocabulary lacks
+                    spelled = text.find(self._texts[token], start + low, start + high)
+                    last = last if spelled < 0 else spelled
                 weights.append(run[bisect_right(ends, last)].weight)
         return tokens, weights
 
