@@ -9,7 +9,6 @@ import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,16 @@ from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.opening import open_connection
 from tinsmith.hub import fetch, list_files
+from tinsmith.model_files.tokenizer_fields import ChatTemplate, join_files, read_templates, read_tokenizer_folder
+from tinsmith.model_files.tokenizer_json import make_tokenizer
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
 from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError, UserError
-from tinsmith.types.tokenizer_fields import ChatTemplate, as_class_builds, merge_config, merge_templates, read_templates
 
 logger = logging.getLogger("tinsmith")
 
 _NOT_MODIFIED = 304
 _NOT_FOUND = 404
-# Where a checkpoint has chat templates beside the one of every day, a file each.
-_TEMPLATES = "additional_chat_templates"
 
 # The tokenizers that a connection gave, by the names asked for. By connection, because two services may serve different
 # models under one name; weak, so that they go when it goes. Only coroutines of the SDK's loop touch it.
@@ -56,10 +54,8 @@ class Bundle:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Make the tokenizer."""
-        # Native code that takes a while to load, and that most processes need late or never.
-        from tokenizers import Tokenizer as Backend
-
-        return Tokenizer(Backend.from_str(self.tokenizer_json), self.tokenizer_config, self.chat_template, name)
+        backend = make_tokenizer(f"tokenizer of {name}: tokenizer.json", self.tokenizer_json)
+        return Tokenizer(backend, self.tokenizer_config, self.chat_template, name)
 
 
 def get_tokenizer(name: str) -> Tokenizer:
@@ -136,42 +132,16 @@ def _source(name: str, connection: Connection | None) -> str:
 
 def _from_folder(name: str) -> Bundle | None:
     folder = shipped_path(name) if name in SHIPPED else Path(name).expanduser()
-    return read_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    return read_folder(folder) if (folder / "tokenizer.json").exists() else None
 
 
 def read_folder(folder: Path) -> Bundle:
-    """Read the tokenizer files of a checkpoint folder."""
+    """Read the tokenizer files of a checkpoint folder.
 
-    def read(file: str) -> str | None:
-        path = folder / file
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-
-    bundle = _from_files(read, lambda: [file.name for file in (folder / _TEMPLATES).glob("*.jinja")])
-    if bundle is None:
-        raise TinsmithError(f"{folder}: no tokenizer.json")
-    return bundle
-
-
-def _from_files(read: Callable[[str], str | None], templates: Callable[[], list[str]]) -> Bundle | None:
-    """Make a bundle of a checkpoint's files; None where it has no `tokenizer.json`.
-
-    Args:
-        read: gives the text of a file, or None where there is no such file.
-        templates: gives the names of the files in the folder of additional chat templates.
+    Raises:
+        UserError: one of them cannot be read; names the file.
     """
-
-    def fields(file: str) -> dict[str, Any]:
-        return json.loads(read(file) or "{}")
-
-    tokenizer_json = read("tokenizer.json")
-    if tokenizer_json is None:
-        return None
-    config = merge_config(
-        fields("tokenizer_config.json"), fields("special_tokens_map.json"), fields("added_tokens.json")
-    )
-    additional = {name.removesuffix(".jinja"): read(f"{_TEMPLATES}/{name}") or "" for name in sorted(templates())}
-    template = merge_templates(config, read("chat_template.jinja"), additional)
-    return Bundle(*as_class_builds(tokenizer_json, config, fields("config.json").get("model_type")), template)
+    return Bundle(*read_tokenizer_folder("tokenizer", folder))
 
 
 # -- service ----------------------------------------------------------------------------------------------------------
@@ -250,10 +220,10 @@ def _from_hub(name: str, told: list[str]) -> Bundle | None:
         return None if path is None else path.read_text(encoding="utf-8")
 
     try:
-        bundle = _from_files(read, lambda: [file for file in list_files(name, _TEMPLATES) if file.endswith(".jinja")])
-        if bundle is None:
+        fields = join_files(f"the hub: {name}", read, lambda folder: list_files(name, folder))
+        if fields is None:
             told.append("the hub has it without a tokenizer.json")
-        return bundle
+        return None if fields is None else Bundle(*fields)
     except (OSError, ValueError) as error:
         told.append(f"the hub: {str(error).strip().splitlines()[0]}")
         return None

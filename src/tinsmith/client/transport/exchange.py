@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from tinsmith.types.errors import APIConnectionError, APIResponseValidationError, APITimeoutError, status_error
+from tinsmith.types.json_numbers import check_finite
 
 if TYPE_CHECKING:
     import httpx
@@ -49,12 +50,18 @@ async def request(
         url: the whole URL of a route.
         parts: body, query, headers, timeout.
         timeout: in seconds, where the parts have none.
+
+    Raises:
+        UserError: the body has a number that JSON cannot say; the message names its field.
     """
+    body = parts.get("json")
+    if isinstance(body, dict):
+        check_finite(cast("dict[str, object]", body))
     params = parts.get("params")
     return await http.request(
         method,
         url,
-        json=parts.get("json"),
+        json=body,
         content=parts.get("content"),
         params=None if params is None else {key: value for key, value in params.items() if value is not None},
         headers=parts.get("headers"),

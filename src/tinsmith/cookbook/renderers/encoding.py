@@ -116,6 +116,10 @@ class PieceEncoder:
         """Whether the tokenizer has a control token of that name."""
         return token in self._control_ids
 
+    def control_names(self) -> list[str]:
+        """Return the control tokens."""
+        return list(self._control_ids)
+
     def control_text(self, token: int) -> str | None:
         """Return the control token of an id; None where it is another token."""
         return self._texts.get(token)

@@ -23,6 +23,7 @@ from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
@@ -95,11 +96,11 @@ class ImportingHandler:
         return None
 
     async def _load(self, owner: str, key: str, upload: Upload) -> Record:
-        request = parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
+        request = await parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
         check_name(request.name)
         check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
         info = await self._catalog.find(request.base_model)
-        config = orjson.dumps(request.adapter_config)
+        config = to_bytes(request.adapter_config)
         prefix = await upload.take(LENGTH_BYTES, ADAPTER_WEIGHTS)
         header = await upload.take(header_length(ADAPTER_WEIGHTS, prefix, _MOST_HEADER), f"{ADAPTER_WEIGHTS}: header")
         lora, size = await anyio.to_thread.run_sync(_check, config, header, info.experts_per_token)

@@ -24,8 +24,8 @@ from tinsmith.cookbook.recipes.distillation.config import SHIPPED_LEARNING_RATE,
 from tinsmith.cookbook.recipes.distillation.distillation_dataset import best_constant, grade_of, load_domains
 from tinsmith.cookbook.recipes.distillation.shipped_teacher import make_teacher
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.runs.folder import open_folder
 from tinsmith.cookbook.runs.jsonl import read_rows
+from tinsmith.cookbook.runs.start.made_folder import recipe_folder
 from tinsmith.cookbook.training import TrainResult
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
@@ -47,19 +47,19 @@ def main(config: Config) -> TrainResult:
     # Before the run has a folder: a file that cannot be read leaves nothing behind.
     domains = load_domains(config)
     # All runs lie in it; that of the student which speaks itself is the folder's own.
-    folder = open_folder(config.log_path, RECIPE)
-    config = chz.replace(config, log_path=str(folder))
-    if made:
-        teacher = make_teacher(config, folder)
-        domains = [replace(domain, teacher=teacher) for domain in domains]
-    students: dict[str, TrainResult] = {}
-    if config.method == "both":
-        other = chz.replace(config, log_path=str(folder / OFF_POLICY), method="off_policy", **OF_ROLLOUTS)
-        students["off-policy"] = train_off_policy(other, f"{RECIPE}_{OFF_POLICY}", domains, grade=grade)
-    if config.method == "off_policy":
-        students["off-policy"] = train_off_policy(config, RECIPE, domains, grade=grade)
-    else:
-        students["on-policy"] = train_on_policy(config, RECIPE, domains, grade=grade)
+    with recipe_folder(config.log_path, RECIPE) as folder:
+        config = chz.replace(config, log_path=str(folder))
+        if made:
+            teacher = make_teacher(config, folder)
+            domains = [replace(domain, teacher=teacher) for domain in domains]
+        students: dict[str, TrainResult] = {}
+        if config.method == "both":
+            other = chz.replace(config, log_path=str(folder / OFF_POLICY), method="off_policy", **OF_ROLLOUTS)
+            students["off-policy"] = train_off_policy(other, f"{RECIPE}_{OFF_POLICY}", domains, grade=grade)
+        if config.method == "off_policy":
+            students["off-policy"] = train_off_policy(config, RECIPE, domains, grade=grade)
+        else:
+            students["on-policy"] = train_on_policy(config, RECIPE, domains, grade=grade)
     _show(students, domains)
     return list(students.values())[-1]
 

@@ -30,7 +30,7 @@ def main(config: Config) -> TrainResult:
         UserError: a setting, a problem or an example cannot be used.
         TinsmithError: the service failed.
     """
-    problems = load_problems(config.env, config.test, config.held_out, config.seed)
+    problems = load_problems(config.env, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows)
     problems = problems._replace(test=problems.test[: config.eval_problems])
     held_out = groups(config, problems, held_out=True)
     answers = RolloutEvaluator(held_out, config.limits(), problems.name, temperature=config.eval_temperature)

@@ -7,12 +7,19 @@ what it means there.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+from tinsmith.model_files.folder import CONFIG, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
+from tinsmith.model_files.reading import parse_object, read_text
 from tinsmith.types.errors import invalid
 
 ChatTemplate = str | dict[str, str]
+
+_ADDED_TOKENS = "added_tokens.json"
+# Where a checkpoint has chat templates beside the one of every day, a file each.
+_TEMPLATES = "additional_chat_templates"
 
 # Model types whose tokenizers `transformers` takes from tokenizer.json as it stands, whatever class their config names.
 _AS_IT_STANDS = (
@@ -21,6 +28,67 @@ _AS_IT_STANDS = (
     "jamba kimi_linear mimo_v2_flash minicpm3 minimax_m2 ministral ministral3 mistral mistral3 mixtral nemotron olmo2 "
     "olmo3 olmo_hybrid opencua persimmon phi3 phimoe stablelm step3p5"
 )
+
+
+class TokenizerFields(NamedTuple):
+    """What the files of a tokenizer say.
+
+    Attributes:
+        tokenizer_json: text of `tokenizer.json`, as the tokenizer's class builds it.
+        config: fields of `tokenizer_config.json`, with those of older files.
+        chat_template: one, several by name, or None.
+    """
+
+    tokenizer_json: str
+    config: dict[str, Any]
+    chat_template: ChatTemplate | None
+
+
+def read_tokenizer_folder(place: str, folder: Path) -> TokenizerFields:
+    """Read the tokenizer files of a checkpoint folder.
+
+    Args:
+        place: what messages call the model.
+        folder: of the model.
+
+    Raises:
+        UserError: one of them cannot be read; names the file.
+    """
+
+    def read(file: str) -> str | None:
+        return read_text(place, folder / file) if (folder / file).exists() else None
+
+    fields = join_files(f"{place}: {folder}", read, lambda name: [file.name for file in (folder / name).glob("*")])
+    # A missing one is named as every missing file is.
+    return fields or TokenizerFields(read_text(place, folder / TOKENIZER, "a tokenizer"), {}, None)
+
+
+def join_files(
+    where: str, read: Callable[[str], str | None], names: Callable[[str], list[str]]
+) -> TokenizerFields | None:
+    """Join the tokenizer files of a checkpoint; None where it has no `tokenizer.json`.
+
+    Args:
+        where: what messages call the checkpoint.
+        read: gives the text of a file, or None where there is no such file.
+        names: gives the names of the files in a folder.
+
+    Raises:
+        UserError: one holds something else than it should; names the file.
+    """
+
+    def fields(file: str) -> dict[str, Any]:
+        return parse_object(f"{where}/{file}", read(file) or "{}")
+
+    tokenizer_json = read(TOKENIZER)
+    if tokenizer_json is None:
+        return None
+    config = merge_config(fields(TOKENIZER_CONFIG), fields(SPECIAL_TOKENS), fields(_ADDED_TOKENS))
+    additional = [name for name in sorted(names(_TEMPLATES)) if name.endswith(".jinja")]
+    named = {name.removesuffix(".jinja"): read(f"{_TEMPLATES}/{name}") or "" for name in additional}
+    template = merge_templates(config, read(TEMPLATE), named)
+    model_type = fields(CONFIG).get("model_type")
+    return TokenizerFields(*as_class_builds(tokenizer_json, config, model_type), template)
 
 
 def merge_config(
@@ -96,9 +164,14 @@ def as_class_builds(tokenizer_json: str, config: dict[str, Any], model_type: str
     kind = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     if kind != "LlamaTokenizer" or model_type in _AS_IT_STANDS.split():
         return tokenizer_json, config
-    fields: dict[str, Any] = json.loads(tokenizer_json)
-    model: dict[str, Any] = fields["model"]
-    if model.get("type", "BPE") != "BPE" or not {"vocab", "merges"} <= model.keys():
+    try:
+        fields: dict[str, Any] = json.loads(tokenizer_json)
+        model: dict[str, Any] = fields["model"]
+        vocabulary, merges = model["vocab"], model["merges"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        # No tokenizer can be made of it either, and whoever tries says why.
+        return tokenizer_json, config
+    if model.get("type", "BPE") != "BPE":
         return tokenizer_json, config
     prefix = config.get("add_prefix_space")
     prefix = True if prefix is None else bool(prefix)
@@ -113,8 +186,8 @@ def as_class_builds(tokenizer_json: str, config: dict[str, Any], model_type: str
         "decoder": {"type": "Sequence", "decoders": decoder},
         "model": {
             "type": "BPE",
-            "vocab": model["vocab"],
-            "merges": model["merges"],
+            "vocab": vocabulary,
+            "merges": merges,
             "fuse_unk": True,
             "byte_fallback": True,
         },
