@@ -198,7 +198,7 @@ class Tokenizer:
         if not before:
             place = Place.BEGINNING
         else:
-            place = Place.CONTROL if before[-1] in self.backend_tokenizer.get_added_tokens_decoder() else Place.TEXT
+            place = Place.CONTROL if before[-1] in self.joints.added else Place.TEXT
         return self.joints.decode(token_ids, place, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
