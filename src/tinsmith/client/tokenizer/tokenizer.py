@@ -195,10 +195,11 @@ class Tokenizer:
             token_ids: e.g. what was sampled.
             skip_special_tokens: leave special tokens out.
         """
+        place = Place.TEXT
         if not before:
             place = Place.BEGINNING
-        else:
-            place = Place.CONTROL if before[-1] in self.joints.added else Place.TEXT
+        elif before[-1] in self.joints.added:
+            place = Place.CONTROL
         return self.joints.decode(token_ids, place, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
