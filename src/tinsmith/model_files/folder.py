@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tinsmith.adapter_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 from tinsmith.model_files.reading import check_file, file_error, read_object, read_optional, read_text
+from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 from tinsmith.types.errors import invalid
 
 CONFIG, GENERATION = "config.json", "generation_config.json"

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tinsmith.adapter_files.safetensors_header import TensorEntry
 from tinsmith.engine.model.loading_faults import named_faults
 from tinsmith.engine.model.stored_names import StoredNames
 from tinsmith.model_files.folder import read_config, read_weights
+from tinsmith.model_files.safetensors_header import TensorEntry
 from tinsmith.types.errors import UserError, invalid
 
 # What makes a checkpoint usable beside its weights; code that comes with one is left behind.

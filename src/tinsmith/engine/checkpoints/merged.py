@@ -20,7 +20,6 @@ from torch import Tensor
 
 from tinsmith.adapter_files.peft_config import AdapterConfig, parse_config
 from tinsmith.adapter_files.peft_parts import Parts, read_parts
-from tinsmith.adapter_files.safetensors_header import TensorEntry, make_header
 from tinsmith.engine.checkpoints.base_folder import EMBEDDINGS, HEAD, BaseFolder
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint_of_folder
 from tinsmith.engine.checkpoints.foreign import check_finite
@@ -28,6 +27,7 @@ from tinsmith.engine.checkpoints.merge_names import Update, find_updates
 from tinsmith.engine.model.stored_names import Piece
 from tinsmith.model_files.folder import INDEX, SINGLE
 from tinsmith.model_files.reading import check_file
+from tinsmith.model_files.safetensors_header import TensorEntry, make_header
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 

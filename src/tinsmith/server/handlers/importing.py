@@ -17,7 +17,7 @@ import orjson
 from tinsmith.adapter_files.expert_parts import fuse_experts
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.adapter_files.peft_parts import lora_of, read_parts
-from tinsmith.adapter_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.saving import SavingHandler
