@@ -13,6 +13,7 @@ from tinsmith.cookbook.completers import Completer
 from tinsmith.cookbook.renderers import Message, Renderer, get_text_content
 from tinsmith.cookbook.renderers.tools import check_tools
 from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG
 
 
 @dataclass
@@ -152,7 +153,7 @@ class Chat:
 
 
 def _check_no_adapter(base_model: str | None) -> None:
-    config = Path(base_model or "") / "adapter_config.json"
+    config = Path(base_model or "") / ADAPTER_CONFIG
     if base_model is None or not config.is_file():
         return
     try:
