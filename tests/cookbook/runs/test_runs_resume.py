@@ -126,7 +126,7 @@ def test_other_settings_are_refused_by_name_with_both_values(tmp_path: Path) -> 
         match=r"batch_size: got 4, expected 2; lora_rank: got 8, expected 4, as the run in .* has it, or another log_",
     ):
         toy_recipe.main(config(tmp_path, lora_rank=8, batch_size=4))
-    with pytest.raises(UserError, match="recipe: got 'another', expected 'toy'"):
+    with pytest.raises(UserError, match=r"log_path: got .*, expected another folder: this one holds a run of toy"):
         Run(config(tmp_path), "another")
     assert json.loads((tmp_path / "config.json").read_text())["lora_rank"] == 4
     free = {

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.transport.connection import Connection, latest_connection
@@ -19,12 +19,12 @@ from tinsmith.client.transport.exchange import checked
 from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.opening import open_connection
-from tinsmith.hub import fetch
-from tinsmith.model_files.reading import read_optional, read_text
+from tinsmith.hub import fetch, list_files
+from tinsmith.model_files.tokenizer_fields import ChatTemplate, join_files, read_templates, read_tokenizer_folder
 from tinsmith.model_files.tokenizer_json import make_tokenizer
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
-from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError
+from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError, UserError
 
 logger = logging.getLogger("tinsmith")
 
@@ -43,13 +43,13 @@ class Bundle:
     Attributes:
         tokenizer_json: contents of `tokenizer.json`.
         tokenizer_config: fields of `tokenizer_config.json`.
-        chat_template: the template, from its own file or from the config.
+        chat_template: the template, from its own file or from the config; several by name.
         etag: of the service's answer.
     """
 
     tokenizer_json: str
     tokenizer_config: dict[str, Any]
-    chat_template: str | None = None
+    chat_template: ChatTemplate | None = None
     etag: str | None = None
 
     def tokenizer(self, name: str) -> Tokenizer:
@@ -141,26 +141,7 @@ def read_folder(folder: Path) -> Bundle:
     Raises:
         UserError: one of them cannot be read; names the file.
     """
-    place, template = "tokenizer", folder / "chat_template.jinja"
-    return make_bundle(
-        read_text(place, folder / "tokenizer.json"),
-        # Older checkpoints keep their special tokens in a file of their own; where both name one, the config counts.
-        {
-            **read_optional(place, folder / "special_tokens_map.json"),
-            **read_optional(place, folder / "tokenizer_config.json"),
-        },
-        read_text(place, template) if template.exists() else None,
-    )
-
-
-def make_bundle(tokenizer_json: str, config: dict[str, Any], chat_template: str | None) -> Bundle:
-    """Make a bundle; a template in the config stands in for one in a file of its own."""
-    template: Any = chat_template or config.get("chat_template")
-    if isinstance(template, list):
-        # Several named templates: the one called "default" is for plain chats.
-        entries = cast("list[dict[str, str]]", template)
-        template = next((entry["template"] for entry in entries if entry["name"] == "default"), None)
-    return Bundle(tokenizer_json, config, template)
+    return Bundle(*read_tokenizer_folder("tokenizer", folder))
 
 
 # -- service ----------------------------------------------------------------------------------------------------------
@@ -192,8 +173,9 @@ def _parse(answer: Any, etag: str | None) -> Bundle:
     try:
         raw = answer["tokenizer_json"]
         text = raw if isinstance(raw, str) else json.dumps(raw)
-        bundle = make_bundle(text, answer.get("tokenizer_config") or {}, answer.get("chat_template"))
-    except (KeyError, TypeError, AttributeError) as error:
+        config: dict[str, Any] = answer.get("tokenizer_config") or {}
+        bundle = Bundle(text, config, read_templates(answer.get("chat_template") or config.get("chat_template")))
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise APIResponseValidationError(f"tokenizer: the answer holds none ({error!r})", body=answer) from error
     return replace(bundle, etag=etag)
 
@@ -238,12 +220,10 @@ def _from_hub(name: str, told: list[str]) -> Bundle | None:
         return None if path is None else path.read_text(encoding="utf-8")
 
     try:
-        tokenizer_json = read("tokenizer.json")
-        if tokenizer_json is None:
+        fields = join_files(f"the hub: {name}", read, lambda folder: list_files(name, folder))
+        if fields is None:
             told.append("the hub has it without a tokenizer.json")
-            return None
-        config = json.loads(read("tokenizer_config.json") or "{}")
-        return make_bundle(tokenizer_json, config, read("chat_template.jinja"))
+        return None if fields is None else Bundle(*fields)
     except (OSError, ValueError) as error:
         told.append(f"the hub: {str(error).strip().splitlines()[0]}")
         return None

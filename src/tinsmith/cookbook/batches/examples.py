@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tinsmith.client.tokenizer.joints import ids_around
 from tinsmith.cookbook.batches.datums import datum_from_tokens_weights
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
 from tinsmith.cookbook.renderers.base import Conversation, Tools
@@ -105,7 +106,7 @@ def row_to_examples(
 def text_to_example(text: str, tokenizer: Any, *, control_tokens: bool = False, eos: bool = False) -> SupervisedExample:
     """Make an example of raw text: every token is learned.
 
-    The tokens that the tokenizer itself puts before a text (BOS) come first.
+    The tokens that the tokenizer itself puts before a text (BOS) and behind it (EOS) stand there.
 
     Args:
         text: of a row.
@@ -117,13 +118,14 @@ def text_to_example(text: str, tokenizer: Any, *, control_tokens: bool = False, 
         UserError: an end token is asked for, and the tokenizer has none.
     """
     encoder = _encoder(fast_tokenizer(tokenizer))
-    # BOS as the tokenizer would put it, the text as plain data: `<|eot_id|>` in somebody's essay must not end a turn.
-    tokens = encoder.backend.encode("", add_special_tokens=True).ids
-    said = encoder.encode([Piece(text, data=not control_tokens)])
+    # The text as plain data: `<|eot_id|>` in somebody's essay must not end a turn.
+    tokens = encoder.encode([Piece(text, data=not control_tokens)])
+    before, behind = ids_around(encoder.backend)
     # Where control tokens are read, the text may bring its own.
-    tokens = said if tokens and said[: len(tokens)] == tokens else tokens + said
+    tokens = tokens if tokens[: len(before)] == before else before + tokens
+    tokens = tokens if not behind or tokens[-len(behind) :] == behind else tokens + behind
     end = end_token(tokenizer) if eos else None
-    if end is not None and tokens[-1] != end:
+    if end is not None and tokens[-1:] != [end]:
         tokens = [*tokens, end]
     return SupervisedExample(tokens, [1.0] * len(tokens))
 

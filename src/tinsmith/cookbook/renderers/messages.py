@@ -11,6 +11,8 @@ from tinsmith.cookbook.renderers.tools import ToolCall, UnparsedToolCall, check_
 from tinsmith.types.errors import invalid
 
 ROLES = ("system", "user", "assistant", "tool")
+# What newer models of OpenAI call the system's role; a format that has no such turn has a system turn.
+DEVELOPER = "developer"
 # Names under which chat templates look for an answer's thinking.
 THOUGHT_FIELDS = ("reasoning_content", "thinking")
 # Names under which data say whether a message is learned: OpenAI's, axolotl's two, and ms-swift's.
@@ -47,7 +49,7 @@ class CheckedMessage:
     """A message whose fields are known to be well formed.
 
     Attributes:
-        role: one of `ROLES`.
+        role: one of `ROLES`; a developer speaks as the system.
         text: what is said.
         thinking: what is thought before; None where the message has none.
         tool_calls: in order.
@@ -92,8 +94,10 @@ def _check(message: Mapping[str, Any], field: str) -> CheckedMessage:
     if not isinstance(message, Mapping):
         raise invalid(field, message, 'an object {"role": ..., "content": ...}')
     role = message.get("role")
+    if role == DEVELOPER:
+        role = "system"
     if role not in ROLES:
-        raise invalid(f"{field}.role", role, f"one of {', '.join(ROLES)}")
+        raise invalid(f"{field}.role", role, f"one of {', '.join((*ROLES, DEVELOPER))}")
     # What nearly all messages of nearly all data are; the rest of this takes ten times as long.
     if len(message) == 2 and isinstance(content := message.get("content"), str):
         check_unicode(content, f"{field}.content")

@@ -54,7 +54,7 @@ class RunConfig:
     load_checkpoint_path: str | None = chz.field(
         default=None, validator=_checkpoint, doc="tinker:// state whose weights to begin with; None: the base model"
     )
-    renderer_name: str | None = chz.field(default=None, doc="chat format; None: the model's own")
+    renderer_name: str | None = chz.field(default=None, doc="chat format, or module:Class; None: the model's own")
     learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="peak rate of Adam; None: the course's formula for the model"
     )

@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from tinsmith.model_files.folder import CONFIG, GENERATION, SPECIAL_TOKENS, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
-from tinsmith.model_files.reading import read_optional, read_text
+from tinsmith.model_files.folder import CONFIG, GENERATION, TOKENIZER
+from tinsmith.model_files.reading import read_optional
+from tinsmith.model_files.tokenizer_fields import read_tokenizer_folder
 from tinsmith.server.json_bytes import to_bytes
 from tinsmith.types.errors import UserError
 
@@ -17,8 +18,9 @@ _PLACE = "model"
 class TokenizerFiles:
     """Reads tokenizers once and keeps them.
 
-    The answer holds `tokenizer_json` (the text of tokenizer.json), `tokenizer_config`, `chat_template`,
-    `generation_config`, `bos_token_id`, `eos_token_ids` and `pad_token_id`.
+    The answer holds `tokenizer_json` (the text of tokenizer.json, as the tokenizer's class builds it),
+    `tokenizer_config`, `chat_template` (a text, or texts by name), `generation_config`, `bos_token_id`,
+    `eos_token_ids` and `pad_token_id`.
     """
 
     def __init__(self) -> None:
@@ -39,16 +41,15 @@ class TokenizerFiles:
 def _collect(folder: Path) -> dict[str, Any]:
     if not (folder / TOKENIZER).exists():
         raise UserError(f"model: got a checkpoint without {TOKENIZER} ({folder.name}), expected one with it", 404)
-    config = read_optional(_PLACE, folder / SPECIAL_TOKENS) | read_optional(_PLACE, folder / TOKENIZER_CONFIG)
+    fields = read_tokenizer_folder(_PLACE, folder)
     generation = read_optional(_PLACE, folder / GENERATION)
     model = read_optional(_PLACE, folder / CONFIG)
-    template = folder / TEMPLATE
     # The generation config counts where both name ends: chat models end a turn with more than one token.
     eos = generation.get("eos_token_id", model.get("eos_token_id"))
     return {
-        "tokenizer_json": read_text(_PLACE, folder / TOKENIZER, "a tokenizer"),
-        "tokenizer_config": config,
-        "chat_template": read_text(_PLACE, template) if template.exists() else config.get("chat_template"),
+        "tokenizer_json": fields.tokenizer_json,
+        "tokenizer_config": fields.config,
+        "chat_template": fields.chat_template,
         "generation_config": generation,
         "bos_token_id": generation.get("bos_token_id", model.get("bos_token_id")),
         "eos_token_ids": eos if isinstance(eos, list) else [] if eos is None else [eos],

@@ -58,6 +58,10 @@ def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) ->
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: got what is not JSON ({error}), expected the settings of the run") from error
+    # Before its settings, which differ from those of another recipe in every line.
+    if before.get("recipe") != config.get("recipe"):
+        expected = f"another folder: this one holds a run of {before.get('recipe')}"
+        raise invalid("log_path", str(path.parent), expected)
     # A setting that is no more: where the run had it off, it is the same run without it.
     gone = {key for key, value in before.items() if key not in config and not value}
     passed = free | gone | {RESOLVED}

@@ -26,6 +26,7 @@ from tinsmith.cookbook.recipes.preference.preference_env import groups
 from tinsmith.cookbook.recipes.preference.reward_model.train import show_reward_model
 from tinsmith.cookbook.rl import RLConfig, RolloutEvaluator, train_on_groups
 from tinsmith.cookbook.rl.trainer.config import FREE
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
@@ -40,6 +41,8 @@ RECIPE = "rlhf"
 _EMBEDDED_RATE = 3e-3
 # Of the set that ships, the policy answers the prompts of so many comparisons: 24 steps, in which the score has risen.
 _PROMPTS = 384
+# As the recipe `reward_model` has it.
+_REWARD_BATCH = 32
 # The folder of the first stage, within that of the run.
 REWARD_MODEL = "reward_model"
 
@@ -73,7 +76,7 @@ class Config(RLConfig):
         default=None, validator=at_least(1), doc="steps of the reward model; None: all comparisons once"
     )
     reward_batch_size: int | None = chz.field(
-        default=None, validator=at_least(1), doc="comparisons per step of it; None: 64, or fewer of few comparisons"
+        default=None, validator=at_least(1), doc="comparisons per step of it; None: 32, or fewer of few comparisons"
     )
     reward_learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="its peak rate; None: the course's formula for the model"
@@ -144,6 +147,8 @@ def _prompts(comparisons: Comparisons) -> Sequence[Row]:
 def _first_stage(config: Config, run: Run, comparisons: Comparisons) -> str:
     """Return the weights of the reward model of the run, trained as far as they were not yet."""
     settings = config.reward_model_config(str(run.path / REWARD_MODEL))
+    size = rows_per_batch(config.reward_batch_size, len(comparisons.train), _REWARD_BATCH, "comparisons")
+    settings = chz.replace(settings, batch_size=size)
     result = train_reward_model(settings, REWARD_MODEL, comparisons=comparisons)
     show_reward_model(result, len(comparisons.test))
     return result.sampler_path
