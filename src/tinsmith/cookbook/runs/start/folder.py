@@ -64,7 +64,9 @@ def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) ->
         raise invalid("log_path", str(path.parent), expected)
     # A setting that is no more: where the run had it off, it is the same run without it.
     gone = {key for key, value in before.items() if key not in config and not value}
-    passed = free | gone | {RESOLVED}
+    # And one that is new and off: the run was begun without it.
+    new = {key for key, value in config.items() if key not in before and not value}
+    passed = free | gone | new | {RESOLVED}
     other = [key for key in (before | dict(config)) if key not in passed and before.get(key) != config.get(key)]
     if other:
         told = "; ".join(f"{key}: got {config.get(key)!r}, expected {before.get(key)!r}" for key in other)
