@@ -47,6 +47,10 @@ def invalid(field: str, value: object, expected: str, *, status: int = 400) -> U
     return UserError(f"{field}: got {shown}, expected {expected}", status)
 
 
+class Damaged(Exception):
+    """Something that was stored is gone or is not what was written: the service's fault; the message names it."""
+
+
 class StartupError(Exception):
     """The service cannot start, e.g. because a model does not load; the message is for the person who started it."""
 

@@ -26,6 +26,7 @@ from tinsmith.types.engine_messages.operations import (
     Skip,
     TakeSnapshot,
 )
+from tinsmith.types.errors import Damaged
 from tinsmith.types.facts.loss_table import BASE_REFERENCE
 
 
@@ -114,6 +115,8 @@ class Dispatcher:
                 # The engine must not wait for a number that was refused.
                 self.skip(record)
             return
+        if record.damage is not None:
+            raise Damaged(record.damage)
         try:
             body, path = await self._journal.body(record, verify=verify)
         except BaseException:
@@ -132,7 +135,7 @@ class Dispatcher:
         """Run an operation again for its effect; its outcome is recorded.
 
         Raises:
-            TornBody: its body is lost.
+            Damaged: its body is lost.
         """
         # Verified: from a damaged body the run would learn something else without a word.
         await self._hand_over(record, replay=True, verify=True)
@@ -141,7 +144,7 @@ class Dispatcher:
         """Hand over an operation that has no outcome yet to a new host.
 
         Raises:
-            TornBody: its body is lost.
+            Damaged: its body is lost.
         """
         await self._hand_over(record, replay=False, verify=True)
 
@@ -153,7 +156,9 @@ class Dispatcher:
             work = replace(work, folder=str(self._data_folder.absolute(work.folder)))
         elif isinstance(work, ForwardBackward) and work.reference is not None and work.reference != BASE_REFERENCE:
             work = replace(work, reference=str(self._data_folder.absolute(work.reference)))
-        return Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path, replay)
+        op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path)
+        # Of bytes in memory nothing can have changed.
+        return replace(op, body_digest=record.body_digest if path is not None else None, replay=replay)
 
     def skip(self, record: Record) -> None:
         """Tell the host that an operation's place in the order is taken by nothing, and what its failure means."""
