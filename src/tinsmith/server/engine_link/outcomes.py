@@ -53,6 +53,7 @@ class Outcomes:
         self._checkpoints = core.checkpoints
         self._recordings = core.recordings
         self._data_folder = core.data_folder
+        self._clear = core.data_folder.remove if core.belongs else core.data_folder.set_aside
         self._tasks = core.tasks
         self._storing = Tasks()
 
@@ -82,9 +83,9 @@ class Outcomes:
             return
         record.fail(message, category)
         effects: list[Effect] = []
-        # Whatever the engine has written of it.
+        # Whatever the engine has written of it. By a database that is not the folder's, it may have been acknowledged.
         if (folder := record.checkpoint_folder) is not None:
-            self._tasks.start(self._data_folder.remove(folder))
+            self._tasks.start(self._clear(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             self._live.drop_sampler(sampler)
         if isinstance(record.note, SampleNote) and record.note.recorded:

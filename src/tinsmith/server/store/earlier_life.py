@@ -144,7 +144,9 @@ async def sweep_unfinished(core: Core) -> None:
     """Remove what was being written when the last life ended, except what an operation is about to write again."""
     saving = {folder for record in core.futures.records() if (folder := record.checkpoint_folder) is not None}
     await core.checkpoints.sweep_folders(list(core.live.runs), saving)
-    await core.journal.sweep_blobs(list(core.futures.records()))
+    # Of a database that is not the folder's, rows that named them may be missing.
+    if core.belongs:
+        await core.journal.sweep_blobs(list(core.futures.records()))
 
 
 def _end_instance(connection: Connection, instance: str) -> tuple[list[str], list[str]]:
