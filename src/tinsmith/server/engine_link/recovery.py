@@ -181,6 +181,11 @@ class Recovery:
             reason = f"base model {run.base_model!r} is not served since the last start"
             self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             return
+        if (reason := self._catalog.other_weights(run.base_model, run.base_weights)) is not None:
+            # Not stored either: the weights that it began with may come back.
+            advice = f"{reason}; restart the service with the weights that the run began with"
+            self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
+            return
         steps = plan(run, self._live)
         try:
             for step in steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.lineup import lookup
 from tinsmith.types.facts.loss_table import LOSSES
 from tinsmith.types.responses import SupportedModel
+
+log = logging.getLogger("tinsmith.server")
 
 # How long a request waits for an engine that is starting before its client is asked to repeat it.
 _START_WAIT_S = 20.0
@@ -62,6 +65,9 @@ class Catalog:
 
     async def up(self, models: list[BaseModelInfo]) -> None:
         """An engine host is up with these models."""
+        for model in models:
+            if (reason := self.other_weights(model.name, model.weights_digest)) is not None:
+                log.warning("%s; what began with those fails", reason)
         self._infos = {model.name: model for model in models}
         self.loaded = set(self._infos)
         self._up.set()
@@ -138,6 +144,19 @@ class Catalog:
     def known(self, name: str) -> BaseModelInfo | None:
         """Return what is known of a base model right now."""
         return self._infos.get(name)
+
+    def weights_digest(self, name: str) -> str | None:
+        """Return the digest of a base model's weights; None while none are loaded."""
+        info = self._infos.get(name)
+        return info.weights_digest if info is not None and name in self.loaded else None
+
+    def other_weights(self, name: str, digest: str | None) -> str | None:
+        """Say that a base model's weights are not those of a digest; None where they are, or either is not known."""
+        info = self._infos.get(name)
+        found = info.weights_digest if info is not None else None
+        if None in (found, digest) or found == digest:
+            return None
+        return f"base model {name!r} has other weights than before (digest {str(found)[:12]}, not {str(digest)[:12]})"
 
     def listing(self) -> list[SupportedModel]:
         """Return the base models as clients are told of them."""

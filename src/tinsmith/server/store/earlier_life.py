@@ -110,6 +110,7 @@ def _run(row: Any) -> TrainingRun:
         last_request_at=row.last_request_at,
         # Whatever was replayed at the start, the next step may ask for a point.
         pointed_at=None,
+        base_weights=row.base_weights,
     )
 
 
@@ -125,6 +126,7 @@ def _sampler(row: Any) -> SamplingSession:
         row.model_id,
         row.model_seq,
         row.created_at,
+        base_weights=row.base_weights,
     )
 
 
