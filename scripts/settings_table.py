@@ -6,18 +6,22 @@ from pathlib import Path
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
-from tinsmith.settings import Settings
+from tinsmith.settings import ClientSettings, EngineSettings, ServerSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Settings
 
-Every port, path and limit is a field of `tinsmith.settings.Settings`, read from the environment; options of
-`tinsmith serve` override them. This page is written by `python scripts/settings_table.py`.
-
+Every port, path and limit is a field of `tinsmith.settings.Settings`, read from the environment; options of a command
+override them. Each stands under those who read it: a script that talks to a server has no use for the server's. A
+service inside your own process reads all three. This page is written by `python scripts/settings_table.py`.
+"""
+TABLE = """
 | variable | default | meaning |
 |---|---|---|
 """
+GROUPS = {"Client": ClientSettings, "Server": ServerSettings, "Engine": EngineSettings}
 
 
 def variables(name: str, field: FieldInfo) -> str:
@@ -34,13 +38,18 @@ def default(name: str, field: FieldInfo) -> str:
     return "unset" if field.default is None else f"`{field.default}`"
 
 
-def page() -> str:
-    """Return the whole page."""
+def section(title: str, group: type[BaseSettings]) -> str:
+    """Return the part of the page about a group of settings."""
     rows = [
         f"| {variables(name, field)} | {default(name, field)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
+        for name, field in group.model_fields.items()
     ]
-    return HEAD + "\n".join(rows) + "\n"
+    return f"\n## {title}\n\n{group.__doc__}\n" + TABLE + "\n".join(rows) + "\n"
+
+
+def page() -> str:
+    """Return the whole page."""
+    return HEAD + "".join(section(title, group) for title, group in GROUPS.items())
 
 
 if __name__ == "__main__":

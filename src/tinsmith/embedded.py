@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from tinsmith.client.transport import embedding, session
 from tinsmith.client.transport.loop import at_shutdown, background
 from tinsmith.cluster.in_process import InProcessLink
 from tinsmith.cluster.model_sources import ModelSpec, resolve
+from tinsmith.logs import starting
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
@@ -53,7 +55,11 @@ class EmbeddedService:
     async def _load(self, name: str) -> tuple[BaseModelInfo, Path]:
         """Load a model by a name that the settings give it now, a folder's path or a hub id."""
         folder = await asyncio.to_thread(resolve, get_settings().models.get(name, name))
-        return await self._link.ensure_model(name, str(folder)), folder
+        starting.info("loading the model %s", name if str(folder) == name else f"{name} from {folder}")
+        began = time.monotonic()
+        info = await self._link.ensure_model(name, str(folder))
+        starting.info("loaded in %.1f s", time.monotonic() - began)
+        return info, folder
 
 
 class ShieldedTransport(httpx.ASGITransport):

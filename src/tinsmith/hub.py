@@ -54,6 +54,24 @@ def fetch(repository: str, file: str) -> Path | None:
         return None
 
 
+def list_files(repository: str, folder: str) -> list[str]:
+    """Return the names of the files in a folder of a hub repository; of the local cache where the hub does not answer.
+
+    Raises:
+        OSError: the hub refuses it.
+    """
+    from huggingface_hub import HfApi, snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        if unreachable() is None:
+            return [entry.path.rpartition("/")[2] for entry in HfApi().list_repo_tree(repository, folder)]
+        cached = Path(snapshot_download(repository, local_files_only=True)) / folder
+        return [file.name for file in cached.iterdir()] if cached.is_dir() else []
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return []
+
+
 def unreachable() -> str | None:
     """Return why the hub cannot be asked; None where it can."""
     from huggingface_hub import constants

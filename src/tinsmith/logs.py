@@ -1,4 +1,4 @@
-"""Logs as `key=value` lines, which people and machines can both read."""
+"""Logs: of a service as `key=value` lines, which people and machines can both read; of a start in plain words."""
 
 from __future__ import annotations
 
@@ -31,6 +31,29 @@ class KeyValueFormatter(logging.Formatter):
         where = f"process={self._process} logger={record.name}"
         line = f'time={moment}.{int(record.msecs):03d}Z level={level} {where} message="{message}"'
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+# What a service inside one's own process says while it starts and loads models; silent unless somebody listens.
+starting = logging.getLogger("tinsmith.starting")
+
+
+class PlainLines(logging.Handler):
+    """Prints records to whatever standard error is at that moment: a progress bar takes its place for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; where nobody listens any more, nothing is said."""
+        try:
+            print(self.format(record), file=sys.stderr)
+        except OSError:
+            self.handleError(record)
+
+
+def tell_starts() -> None:
+    """Let the starting of an embedded service be told on standard error: it takes seconds, for large models minutes."""
+    if not starting.handlers:
+        starting.addHandler(PlainLines())
+        starting.setLevel(logging.INFO)
+        starting.propagate = False  # once is enough, also where the program logs for itself
 
 
 def hush_missing_widgets() -> None:

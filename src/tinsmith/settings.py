@@ -26,13 +26,15 @@ def _named_models(value: object) -> object:
     return {name: source for name, _, source in pairs}
 
 
-class Settings(BaseSettings):
-    """Settings of client, service and engine; `docs/settings.md` is made from these fields."""
-
+class _Environment(BaseSettings):
     # `populate_by_name`: code passes a setting by its field's name, whatever its variable is called.
     model_config = SettingsConfigDict(env_prefix="TINSMITH_", extra="ignore", populate_by_name=True)
 
-    # Client. Ours first, then the hosted service's names, so that its scripts run as they are.
+
+class ClientSettings(_Environment):
+    """What a script reads that talks to a service: the SDK, recipes, commands."""
+
+    # Ours first, then the hosted service's names, so that its scripts run as they are.
     base_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("TINSMITH_BASE_URL", "TINKER_BASE_URL"),
@@ -47,6 +49,10 @@ class Settings(BaseSettings):
     client_retry_s: float = Field(
         default=300.0, gt=0, description="How long a client retries an unreachable service, seconds."
     )
+
+
+class ServerSettings(_Environment):
+    """What a service reads: one of `tinsmith serve`, and the embedded one of a script without a URL."""
 
     # Places
     home: Path = Field(default_factory=_default_home, description="Journal, blobs, checkpoints and caches.")
@@ -63,13 +69,24 @@ class Settings(BaseSettings):
         default="normal", description="`normal` survives a killed process, `full` a power loss too (slower)."
     )
     max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
+    max_json_mb: int = Field(default=8, ge=1, description="Largest JSON body, MiB; batches travel as protobuf.")
     max_import_mb: int = Field(default=8192, ge=1, description="Largest adapter that can be imported, MiB.")
 
     # Limits of requests: a client that goes wrong is told so, and does not take the others' memory or time.
     max_lora_rank: int = Field(default=256, ge=1, le=256, description="Largest LoRA rank accepted.")
     max_datums: int = Field(default=4096, ge=1, description="Most datums in one forward_backward request.")
+    max_sparse_cells: int = Field(
+        default=4_194_304,
+        ge=1,
+        description="Most cells that the sparse tensors of one request may stand for, listed or not.",
+    )
     max_samples: int = Field(default=1024, ge=1, description="Most samples of one prompt in one request.")
     max_topk: int = Field(default=64, ge=0, description="Largest k of top-k logprobs and alternative tokens.")
+    max_table_cells: int = Field(
+        default=16_777_216,
+        ge=1,
+        description="Most cells of tables of alternatives (top-k, drawn anew) that one sampling request may ask for.",
+    )
     max_stop_sequences: int = Field(default=64, ge=1, description="Most stop strings or stop tokens of one request.")
     max_queued_samples: int = Field(
         default=20_000, ge=1, description="Queued sampling requests before back-pressure (429)."
@@ -119,10 +136,14 @@ class Settings(BaseSettings):
         default=315_360_000, ge=1, description="Longest lifetime of a checkpoint, seconds."
     )
 
-    # Engine. Budgets are in tokens, because a pass costs what its tokens cost, however many rows they are.
+
+class EngineSettings(_Environment):
+    """What an engine reads, which holds the models: of `tinsmith serve` a process of its own."""
+
+    # Budgets are in tokens, because a pass costs what its tokens cost, however many rows they are.
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field(
-        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float64`."
+        default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float16`, `float64`."
     )
     max_tokens_per_pass: int = Field(default=4096, ge=16, description="Token budget of one packed training pass.")
     prefill_tokens: int = Field(default=2048, ge=16, description="Token budget of one prefill slice.")
@@ -146,6 +167,10 @@ class Settings(BaseSettings):
     engine_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the engine; unset: one for small models, else torch's default."
     )
+
+
+class Settings(EngineSettings, ServerSettings, ClientSettings):
+    """All settings; `docs/settings.md` is made from these fields."""
 
 
 def get_settings() -> Settings:

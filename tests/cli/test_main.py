@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tinsmith.cli.main import COMMANDS, app
+from tinsmith.installing import install_command
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 
@@ -27,9 +28,12 @@ def test_help_lists_every_command() -> None:
     [
         (["demo"], ["--eval", "--seed", "--steps", "--base-url", "pig latin"]),
         (["chat"], ["--temperature", "--max-tokens", "--system", "--base-url", "Ctrl-D"]),
-        (["checkpoint", "list"], ["--format", "--base-url", "newest first"]),
+        (["checkpoint", "list"], ["--json", "--base-url", "--data-dir", "newest first"]),
         (["checkpoint", "export"], ["tinker://", "--base-url", "PEFT", "--merged", "--base", "--dtype", "vLLM"]),
         (["checkpoint", "import"], ["--base-model", "--name", "--base-url", "TRL", "refused by name"]),
+        (["checkpoint", "delete"], ["--yes", "asks"]),
+        (["checkpoint", "set-ttl"], ["--ttl", "never"]),
+        (["run", "list"], ["--json", "--base-url"]),
         (["serve"], ["--host", "--port", "--data-dir", "--model", "--device", "--dtype"]),
     ],
 )
@@ -56,10 +60,39 @@ def test_the_version() -> None:
     assert runner.invoke(app, ["--version"]).output.strip() == f"tinsmith {tinsmith.__version__}"
 
 
-def test_an_unknown_command_is_named() -> None:
-    result = runner.invoke(app, ["dmo"])
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["dmo"], "No such command 'dmo'. Did you mean 'demo'?"),
+        (["checkpoints", "list"], "No such command 'checkpoints'. Did you mean 'checkpoint'?"),
+        (["checkpoint", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["key", "mak"], "No such command 'mak'."),
+        (["chat_sl"], "No such command 'chat_sl'. Did you mean 'train chat_sl'?"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+    ],
+)
+def test_an_unknown_command_is_named_with_the_nearest_that_there_is(typed: list[str], said: str) -> None:
+    result = runner.invoke(app, typed)
     assert result.exit_code == 2
-    assert "No such command 'dmo'" in result.output
+    assert said in result.output
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero\nmore"), PermissionError(13, "no", "x")])
+def test_an_error_is_one_line_and_its_frames_are_there_for_those_who_ask(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinsmith.cli.catalogue import checkpoints
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "open_catalogue", fail)
+    result = runner.invoke(app, ["checkpoint", "list"])
+    assert result.exit_code == 1
+    first = str(error).splitlines()[0]
+    assert result.output == f"error: {type(error).__name__}: {first}; --debug shows where it comes from\n"
+    for command in (["--debug", "checkpoint", "list"], ["checkpoint", "list", "--debug"]):
+        assert runner.invoke(app, command).exception is error
 
 
 def test_bad_words_end_in_one_line(tmp_path: Path) -> None:
@@ -80,5 +113,5 @@ def test_a_missing_extra_is_named_before_anything_is_done(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     result = runner.invoke(app, ["demo", "--out", str(tmp_path / "run")])
     assert result.exit_code == 1
-    assert "which is not installed: pip install 'tinsmith[cookbook]'" in result.output
+    assert f"which is not installed: {install_command('cookbook')}" in result.output
     assert not (tmp_path / "run").exists()

@@ -38,7 +38,7 @@ def test_an_engine_is_loaded_under_its_name() -> None:
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=f"model tiny cannot be served from {tmp_path}"):
+    with pytest.raises(StartupError, match=rf"model tiny: {tmp_path}/config\.json: got no such file"):
         load_engines([ModelSpec("tiny", str(tmp_path))], Settings(device="cpu"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinsmith.cookbook.extra import PACKAGES
+from tinsmith.installing import install_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +34,7 @@ def test_the_list_is_the_one_of_the_package() -> None:
 def test_a_recipe_ends_with_one_sentence(tmp_path: Path, missing: str) -> None:
     done = python(tmp_path, missing, "-m", "tinsmith.cookbook.recipes.sl_loop", "max_steps=1")
     assert done.returncode == 1
-    said = f'the cookbook needs {missing}, which is not installed: pip install "tinsmith[cookbook]"\n'
+    said = f"the cookbook needs {missing}, which is not installed: {install_command('cookbook')}\n"
     assert done.stderr == said
 
 
@@ -43,13 +44,13 @@ def test_an_import_says_so(tmp_path: Path, package: str) -> None:
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ModuleNotFoundError: the cookbook needs chz")
-    assert 'pip install "tinsmith[cookbook]"' in last
+    assert install_command("cookbook") in last
 
 
 def test_a_command_says_so_too(tmp_path: Path) -> None:
     done = python(tmp_path, "chz", "-m", "tinsmith.cli.main", "demo")
     assert done.returncode == 1
-    assert "pip install 'tinsmith[cookbook]'" in done.stderr
+    assert install_command("cookbook") in done.stderr
     assert "Traceback" not in done.stderr
 
 

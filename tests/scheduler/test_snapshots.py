@@ -143,6 +143,29 @@ def test_a_full_disk_is_tried_again(
     assert (tmp_path / "s" / "state").exists()
 
 
+def test_one_that_cannot_be_written_does_not_keep_others_from_the_disk(
+    engine: FakeEngine, driven: Driven, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cursed(sampler_id: str) -> None:
+        if sampler_id == "cursed":
+            raise OSError(36, "File name too long")
+
+    engine.write_hook = cursed
+    first, second, third = (snapshot(seq, name, tmp_path) for seq, name in enumerate(("cursed", "a", "b"), 1))
+    driven.run(create("m"), first, second, third)
+    for op in (second, third):
+        wait_until_flushed(driven, op)
+    assert "sampler cursed could not be written" in caplog.text
+
+
+def test_a_name_that_no_file_system_takes_ends_no_thread(
+    engine: FakeEngine, driven: Driven, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driven.run(create("m"), snapshot(1, "n" * 300, tmp_path), good := snapshot(2, "s", tmp_path))
+    wait_until_flushed(driven, good)
+    assert "could not be written" in caplog.text
+
+
 def test_what_cannot_be_written_is_let_go_on_release(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
     def full(sampler_id: str) -> None:
         raise OSError(28, "No space left on device")

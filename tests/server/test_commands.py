@@ -82,8 +82,16 @@ def test_faults_of_the_command_line_are_one_line_each(tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         cases = [
-            (["--port", port], {}, f"error: --port: got 127.0.0.1:{port}, which cannot be had"),
-            (["--port", "70000"], {}, "error: port: got 70000, expected less than or equal to 65535"),
+            (["--port", port], {}, f"error: --port: got {port} on 127.0.0.1, which cannot be had"),
+            (["--port", "70000"], {}, "error: --port: got 70000, expected less than or equal to 65535"),
+            (["--host", "nowhere.invalid"], {}, "error: --host: got 'nowhere.invalid', where nobody can listen"),
+            (
+                ["--dtype", "fp32"],
+                {},
+                "error: --dtype: got 'fp32', expected auto, float32, bfloat16, float16 or float64",
+            ),
+            (["--device", "gpu"], {}, "error: --device: got 'gpu', expected auto, cpu, cuda or cuda:N"),
+            ([], {"TINSMITH_DEVICE": "cuda:x"}, "error: device: got 'cuda:x', expected auto, cpu, cuda or cuda:N"),
             (["--model", "x=/nowhere at all"], {}, "error: model x: got '/nowhere at all', which is no folder"),
             (
                 [],
@@ -98,6 +106,12 @@ def test_faults_of_the_command_line_are_one_line_each(tmp_path: Path) -> None:
             [line] = [line for line in output.splitlines() if line.startswith("error: ")]
             assert line.startswith(message), line
             assert "Traceback" not in output
+            assert not (tmp_path / "data").exists()
+        mistyped = tmp_path / "vra" / "lib" / "data"
+        status, output = run("serve", "--data-dir", str(mistyped))
+        assert status == 1
+        assert f"error: --data-dir: got '{mistyped}', expected a data folder, or a new one in a folder that" in output
+        assert not (tmp_path / "vra").exists()
 
 
 @pytest.mark.row(213)
@@ -107,7 +121,7 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert status == 0
     assert re.fullmatch(r"tml-[\w-]{43}\n", token)
     status, output = run("key", "list", *place)
-    assert re.search(rf"1  tml-\.\.\.{token[-5:-1]}  valid .* ann  laptop", output)
+    assert re.search(rf"1 +tml-\.\.\.{re.escape(token[-5:-1])} +valid +just now +ann +laptop", output)
     assert run("key", "revoke", "1", *place) == (0, "key 1 is revoked\n")
     assert "revoked" in run("key", "list", *place)[1]
     status, output = run("key", "revoke", "1", *place)

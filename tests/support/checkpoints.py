@@ -80,7 +80,6 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
         eos_token="<|eot_id|>" if llama else "<|im_end|>",
         pad_token="<|finetune_right_pad_id|>" if llama else "<|endoftext|>",
         chat_template=_LLAMA_TEMPLATE if llama else _QWEN_TEMPLATE,
-        model_max_length=SHAPE.context_length,
         clean_up_tokenization_spaces=False,
     )
 
@@ -127,6 +126,8 @@ def make_checkpoint(
             "decoder_sparse_step": 1,
             "norm_topk_prob": True,
         }
+    if family == "mixtral":
+        fields |= {"num_local_experts": SHAPE.experts, "num_experts_per_tok": SHAPE.experts_per_token}
     fields |= config
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**fields))

@@ -123,7 +123,7 @@ def parse_config(where: str, data: bytes) -> AdapterConfig:
     _check_options(where, config)
     return AdapterConfig(
         where=where,
-        base_model=str(config.get("base_model_name_or_path") or ""),
+        base_model=_base_model(f"{where}: base_model_name_or_path", config.get("base_model_name_or_path")),
         rank=_rank(f"{where}: r", config.get("r")),
         alpha=_alpha(f"{where}: lora_alpha", config.get("lora_alpha")),
         rslora=bool(config.get("use_rslora")),
@@ -142,7 +142,7 @@ def parse_config(where: str, data: bytes) -> AdapterConfig:
 def _read_object(where: str, data: bytes) -> dict[str, Any]:
     try:
         config: Any = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: got a file that is no JSON ({error}), expected PEFT's config of a LoRA") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
@@ -155,12 +155,21 @@ def _check_options(where: str, config: dict[str, Any]) -> None:
     for option, value in config.items():
         if value and option not in _HARMLESS and option not in _READ:
             raise invalid(f"{where}: {option}", value, "it to be off")
+    # A text would count as true whatever it says.
+    if type(config.get("use_rslora", False)) not in (bool, type(None)):
+        raise invalid(f"{where}: use_rslora", config["use_rslora"], "true or false")
     if config.get("bias", "none") != "none":
         raise invalid(f"{where}: bias", config["bias"], "none")
     if config.get("init_lora_weights", True) not in _INITS:
         raise invalid(
             f"{where}: init_lora_weights", config["init_lora_weights"], "first weights that leave the base as it is"
         )
+
+
+def _base_model(field: str, value: object) -> str:
+    if not isinstance(value, str | None):
+        raise invalid(field, value, "the name of a model")
+    return value or ""
 
 
 def _rank(field: str, value: object) -> int:

@@ -1,52 +1,19 @@
-"""`tinsmith checkpoint`: list what a service has saved, fetch it, and bring adapters to it."""
+"""`tinsmith checkpoint`: the commands on the catalogue, and those that fetch checkpoints and bring adapters."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tinsmith.cli.catalogue import checkpoints
 from tinsmith.cli.options import BaseUrl
 from tinsmith.types.errors import UserError
 
-if TYPE_CHECKING:
-    from tinsmith import RestClient
-    from tinsmith.types.responses import Checkpoint
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="List checkpoints, fetch them and bring them in.")
-_PAGE = 100
-# Columns of the table, far more than any path has letters.
-_WIDTH = 600
-
-
-class Format(StrEnum):
-    """How a list is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-@app.command("list")
-def list_checkpoints(
-    run: Annotated[str | None, typer.Option(metavar="RUN", help="Only those of one training run.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many, newest first; 0 lists all.")] = 20,
-    output: Annotated[
-        Format, typer.Option("--format", "-f", help="Table for people, JSON for programs.")
-    ] = Format.TABLE,
-    base_url: BaseUrl = None,
-) -> None:
-    """List saved checkpoints, newest first."""
-    import tinsmith
-
-    client = tinsmith.RestClient(base_url=base_url)
-    found = client.list_checkpoints(run).result().checkpoints if run else _all_checkpoints(client, limit)
-    found = found[: limit or None]
-    if output is Format.JSON:
-        typer.echo("[" + ",\n ".join(checkpoint.model_dump_json() for checkpoint in found) + "]")
-    else:
-        _print_table(found)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="List checkpoints, fetch and import them.")
+for _name, _command in checkpoints.COMMANDS.items():
+    app.command(_name)(_command)
 
 
 @app.command()
@@ -72,53 +39,21 @@ def export(
 ) -> None:
     """Write a checkpoint as a plain PEFT folder, or with --merged as a whole model for transformers and vLLM.
 
-    The PEFT folder holds adapter_model.safetensors and adapter_config.json, checked against the service's checksums.
+    The PEFT folder holds adapter_model.safetensors and adapter_config.json, checked against the service's checksums,
+    the base's tokenizer and a model card; what is printed says which of PEFT, vLLM and SGLang load it.
     A merged model is computed here, tensor by tensor, and needs the base model on this machine, not in memory.
     """
+    # What reads and writes models is not imported for `--help`.
+    from tinsmith.cli.export import export_adapter, export_whole
+
     if merged:
-        _export_merged(source, folder, base, dtype, base_url)
+        export_whole(source, folder, base, dtype, base_url)
         return
     # Refused, not ignored: whoever gives a dtype expects weights of it.
     for option, value in (("--base", base), ("--dtype", dtype)):
         if value is not None:
             raise UserError(f"{option}: got {value!r}, expected it with --merged only")
-    import tinsmith
-
-    written = tinsmith.RestClient(base_url=base_url).download_checkpoint(source, folder).result()
-    _tell_files(written)
-    typer.echo(f'PEFT:   peft.PeftModel.from_pretrained(model, "{written}")')
-    typer.echo(f"merged: tinsmith checkpoint export {written} NEW_FOLDER --merged --base BASE")
-
-
-def _export_merged(source: str, folder: Path, base: str | None, dtype: str | None, base_url: str | None) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from tinsmith.weights import export_merged
-
-    # On standard error, so that standard output holds the result alone.
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("merging", total=None)
-        written = export_merged(
-            source,
-            folder,
-            base=base,
-            dtype=dtype,
-            base_url=base_url,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    _tell_files(written)
-    typer.echo(f'transformers: AutoModelForCausalLM.from_pretrained("{written}")')
-    typer.echo(f"vLLM:         vllm serve {written}")
-    typer.echo(f"tinsmith:     tinsmith chat {written}")
-
-
-def _tell_files(folder: Path) -> None:
-    files = sorted(folder.iterdir())
-    size = sum(file.stat().st_size for file in files)
-    typer.echo(f"{folder}: {size / 1e6:.1f} MB: " + ", ".join(file.name for file in files))
+    export_adapter(source, folder, base_url)
 
 
 @app.command("import")
@@ -144,34 +79,3 @@ def import_checkpoint(
     typer.echo(f'train on: service.create_training_client_from_state("{imported.state_path}")')
     typer.echo(f"recipes:  load_checkpoint_path={imported.state_path}")
     typer.echo(f"chat:     tinsmith chat {imported.sampler_path}")
-
-
-def _all_checkpoints(client: RestClient, limit: int) -> list[Checkpoint]:
-    found: list[Checkpoint] = []
-    # What is saved meanwhile moves the pages, and a path may then come twice: better than to miss one.
-    while True:
-        page = client.list_user_checkpoints(limit=_PAGE, offset=len(found)).result().checkpoints
-        found += page
-        if len(page) < _PAGE or (limit and len(found) >= limit):
-            return found
-
-
-def _print_table(checkpoints: list[Checkpoint]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    if not checkpoints:
-        typer.echo("no checkpoints")
-        return
-    # Wide enough for any path, without lines between: a path has to stay whole to be copied.
-    console = Console(width=_WIDTH, soft_wrap=True)
-    table = Table("saved", "kind", "size", "expires", "path", box=None, pad_edge=False)
-    for checkpoint in checkpoints:
-        table.add_row(
-            f"{checkpoint.time.astimezone():%Y-%m-%d %H:%M}",
-            checkpoint.checkpoint_type,
-            "" if checkpoint.size_bytes is None else f"{checkpoint.size_bytes / 1e6:.1f} MB",
-            "never" if checkpoint.expires_at is None else f"{checkpoint.expires_at.astimezone():%Y-%m-%d %H:%M}",
-            checkpoint.tinker_path,
-        )
-    console.print(table, crop=False)

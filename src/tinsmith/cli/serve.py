@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from tinsmith import logs
 from tinsmith.settings import Settings
-from tinsmith.types.errors import StartupError
+from tinsmith.types.errors import StartupError, UserError
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
+from tinsmith.types.names.devices import DEVICE_WORDS, DTYPE_WORDS, check_device_name, check_dtype_name
 
 if TYPE_CHECKING:
     from tinsmith.server.http.listener import Listener
@@ -39,10 +40,11 @@ def serve(
         typer.Option(metavar="NAME=FOLDER_OR_HUB_ID", help=f"A model to serve; repeatable. Default: {EMBEDDED_MODEL}."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cuda if there is one.", show_default=False)
+        str | None, typer.Option(help=f"{DEVICE_WORDS}. Default: cuda if there is one.", show_default=False)
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float64. Default: by device.", show_default=False)
+        str | None,
+        typer.Option(help=f"{DTYPE_WORDS}. Default: float32 on a CPU, bfloat16 on CUDA.", show_default=False),
     ] = None,
 ) -> None:
     """Serve models to Tinsmith and Tinker clients until Ctrl-C."""
@@ -56,18 +58,43 @@ def serve(
 
 
 def _settings(given: dict[str, Any]) -> Settings:
+    """Return the settings, checked as far as that goes before anything is started; faults name the option."""
     from tinsmith.server.faults import describe
 
+    def called(field: str) -> str:
+        option = "data-dir" if field == "home" else field.replace("_", "-")
+        return f"--{option}" if field in given else field
+
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
-        raise StartupError(describe(error)) from error
+        field, _, rest = describe(error).partition(":")
+        raise StartupError(f"{called(field)}:{rest}") from error
+    try:
+        check_device_name(called("device"), settings.device)
+        check_dtype_name(called("dtype"), settings.dtype)
+    except UserError as error:
+        raise StartupError(error.message) from error
+    _check_data_dir(called("home"), settings.home)
+    return settings
+
+
+def _check_data_dir(field: str, folder: Path) -> None:
+    """Check that a data folder is one, or would be a new one in a folder that is there."""
+    # The default home is made with all that it stands in; a path that somebody typed is more likely mistyped.
+    if field.startswith("--") and not folder.absolute().parent.is_dir():
+        raise StartupError(
+            f"{field}: got {str(folder)!r}, expected a data folder, or a new one in a folder that exists: "
+            f"{folder.absolute().parent} does not"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise StartupError(f"{field}: got {str(folder)!r}, which is no folder, expected a data folder")
 
 
 async def _serve(settings: Settings, specs: list[str]) -> None:
     from tinsmith.cluster.child import ChildLink
     from tinsmith.cluster.model_sources import ModelSpec, resolve_models
-    from tinsmith.server.http.listener import Listener
+    from tinsmith.server.http.listener import Listener, bind
     from tinsmith.server.service import Service
     from tinsmith.server.store.catalog import BaseModels
     from tinsmith.server.store.keys import check_token
@@ -76,7 +103,9 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     # Before the models, which may load for minutes: a key that cannot be one is a mistake of the command line.
     if settings.api_key is not None:
         check_token(settings.api_key)
+    listening = bind(settings.host, settings.port)
     folders = await asyncio.to_thread(resolve_models, specs)
+    new = not settings.home.exists()
     log.info("starting the engine with %s", ", ".join(folders))
     link = ChildLink([ModelSpec(name, str(folder)) for name, folder in folders.items()], settings)
     service = Service(settings, link, BaseModels(folders))
@@ -84,7 +113,7 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     try:
         key = await service.keys.ensure_first(settings.api_key)
         known = settings.api_key is None or await service.keys.owner_of(settings.api_key) is not None
-        listener = Listener(service, settings.host, settings.port)
+        listener = Listener(service, settings.host, listening)
         answering = asyncio.create_task(listener.run())
         ready = asyncio.create_task(service.wait_ready())
         # Listening begins while the models load, so that `/healthz` can say so; Ctrl-C may come before they are there.
@@ -92,7 +121,8 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
         if ready.done():
             try:
                 ready.result()
-                _greet(listener, sorted(folders), service.core.data_folder.root, key, known)
+                data = f"{service.core.data_folder.root}{' (new)' if new else ''}"
+                _greet(listener, sorted(folders), data, key, known)
             except StartupError:
                 listener.stop()
                 await answering
@@ -103,12 +133,12 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
         await service.stop()
 
 
-def _greet(listener: Listener, models: list[str], data_dir: Path, key: str | None, known: bool) -> None:
+def _greet(listener: Listener, models: list[str], data: str, key: str | None, known: bool) -> None:
     """Say where the service is and how to reach it; a new key is shown this once."""
     lines = [
         f"Tinsmith listens on {listener.url}",
         f"models: {', '.join(models)}",
-        f"data:   {data_dir}",
+        f"data:   {data}",
         "",
         f"export TINSMITH_BASE_URL={listener.url}",
     ]

@@ -23,7 +23,8 @@ def encode_frame(message: dict[str, Any], limit: int = MAX_FRAME) -> bytes:
     Raises:
         FrameError: the message is larger than `limit` bytes.
     """
-    payload = cast(bytes, msgpack.packb(message))
+    # A message about foreign content must not end the stream because it quotes half a character.
+    payload = cast(bytes, msgpack.packb(message, unicode_errors="backslashreplace"))
     # Refused here, where it is known whose message it is; the reader could only give up the whole stream.
     if len(payload) > limit:
         raise FrameError(f"frame: got {len(payload)} bytes, expected at most {limit}")

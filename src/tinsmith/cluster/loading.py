@@ -18,13 +18,23 @@ def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
     """Load one base model.
 
     Raises:
-        UserError: there is no model at the source, or it cannot be served.
+        UserError: there is no model at the source, or it cannot be served; the message names the model.
+        StartupError: it could not be loaded for any other reason, a device without memory say.
     """
     # Here, so that torch is imported only by the process in which engines live.
     from tinsmith.engine.engine import Engine
 
     started = time.monotonic()
-    engine = Engine.load(spec.name, spec.source, settings.device, settings.dtype, settings)
+    try:
+        engine = Engine.load(spec.name, spec.source, settings.device, settings.dtype, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        # No fault of the folder, which is named by now: what the engine makes of a sound one.
+        logger.exception("model %s could not be loaded", spec.name)
+        raise StartupError(
+            f"model {spec.name} could not be loaded from {spec.source}: {type(error).__name__}: {error}"
+        ) from error
     logger.info("loaded %s from %s in %.1f s", spec.name, spec.source, time.monotonic() - started)
     return engine
 
@@ -40,9 +50,5 @@ def load_engines(specs: Iterable[ModelSpec], settings: Settings) -> dict[str, Ho
         try:
             engines[spec.name] = load_engine(spec, settings)
         except UserError as error:
-            raise StartupError(f"model {spec.name} cannot be served from {spec.source}: {error.message}") from error
-        except Exception as error:
-            raise StartupError(
-                f"model {spec.name} could not be loaded from {spec.source}: {type(error).__name__}: {error}"
-            ) from error
+            raise StartupError(error.message) from error
     return engines

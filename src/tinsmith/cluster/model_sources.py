@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinsmith.hub import unreachable
+from tinsmith.model_files.folder import check_companions, read_config
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
-from tinsmith.types.errors import StartupError
+from tinsmith.types.errors import StartupError, UserError
 
 log = logging.getLogger("tinsmith.server")
 
@@ -83,7 +83,7 @@ def resolve(source: str, field: str = "model") -> Path:
         field: what messages call it.
 
     Raises:
-        StartupError: it is none of them, or holds no model.
+        StartupError: it is none of them, or a file of it is at fault; the message names file and field.
     """
     folder = Path(source).expanduser()
     # In this order: a folder that happens to have a shipped model's name must not change what the name means.
@@ -91,17 +91,17 @@ def resolve(source: str, field: str = "model") -> Path:
         folder = shipped_path(source)
     elif not folder.is_dir():
         folder = _fetch(source, field)
-    _check(folder, source, field)
+    _check(folder, field)
     return folder.resolve()
 
 
-def _check(folder: Path, source: str, field: str) -> None:
+def _check(folder: Path, field: str) -> None:
+    # What can be told without torch; the engine, which looks at the rest, takes seconds to start.
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StartupError(f"{field}: got {source!r} without a readable config.json, expected a checkpoint") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise StartupError(f"{field}: got {source!r} whose config.json names no model_type, expected a checkpoint")
+        read_config(field, folder)
+        check_companions(field, folder)
+    except UserError as error:
+        raise StartupError(error.message) from error
 
 
 def _fetch(source: str, field: str) -> Path:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from tinsmith.installing import install_command
+
 
 def require(packages: Sequence[str], extra: str, what: str) -> None:
     """Check that packages are there.
@@ -22,7 +24,7 @@ def require(packages: Sequence[str], extra: str, what: str) -> None:
     missing = next((name for name in packages if find_spec(name) is None), None)
     if missing is None:
         return
-    message = f'{what} needs {missing}, which is not installed: pip install "tinsmith[{extra}]"'
+    message = f"{what} needs {missing}, which is not installed: {install_command(extra)}"
     # That is what Python puts there while it looks for the module that `-m` names.
     if sys.argv[:1] == ["-m"]:
         raise SystemExit(message)

@@ -6,8 +6,10 @@ import torch
 
 from tinsmith.settings import Settings
 from tinsmith.types.errors import invalid
+from tinsmith.types.names.devices import DTYPES as DTYPE_NAMES
+from tinsmith.types.names.devices import check_device_name, check_dtype_name
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 # Where the settings are silent. A limit, not a reservation: pools grow as adapters come, while the KV cache takes its
 # share (`sampling.kv_cache`) of what is free when sampling begins.
@@ -23,9 +25,8 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device_name("device", device)
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise invalid("device", device, "auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise invalid("device", device, f"one of the {torch.cuda.device_count()} CUDA devices of this machine, or cpu")
     return torch.device(device)
@@ -39,8 +40,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise invalid("dtype", dtype, f"auto or one of {', '.join(DTYPES)}")
+    check_dtype_name("dtype", dtype)
     return DTYPES[dtype]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +37,15 @@ class Flush:
     write: Callable[[], object]
 
 
+# In the queue: nothing to write, but something is no longer wanted.
+_LOOK = Flush("", "", "", lambda: None)
+
+
 class Flusher:
     """A queue of snapshots and the thread that writes them.
 
-    A write that fails (a full disk, say) is tried again until it succeeds or the sampler is let go: until then the
-    journal is kept, so nothing is lost.
+    A write that fails (a full disk, say) is tried again, after the others, until it succeeds or the sampler is let go:
+    until then the journal is kept, so nothing is lost.
 
     Args:
         on_done: called on the flusher's thread with (flush, whether it is on disk).
@@ -51,7 +58,7 @@ class Flusher:
         self._busy: Counter[str] = Counter()
         self._unwanted: set[str] = set()
         self._stopping = False
-        self._wake = threading.Event()
+        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
     def add(self, flush: Flush) -> None:
@@ -71,7 +78,7 @@ class Flusher:
         """The sampler is about to be released: don't try again to write it."""
         if self.holds(sampler_id):
             self._unwanted.add(sampler_id)
-            self._wake.set()
+            self._queue.put(_LOOK)
 
     def forget(self, flush: Flush) -> None:
         """Let go of a sampler's weights; called on the host's thread once it has seen the outcome."""
@@ -84,31 +91,79 @@ class Flusher:
         """Write what is queued, for at most `timeout` seconds, and end the thread."""
         # In this order: a write that fails sees that it need not be tried again, and the thread ends after the queue.
         self._stopping = True
-        self._wake.set()
         self._queue.put(None)
         if self._thread is not None:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (flush := self._queue.get()) is not None:
-            self._on_done(flush, self._write(flush))
-
-    def _write(self, flush: Flush) -> bool:
-        delay = _FIRST_RETRY_S
-        # A replay may take a snapshot again whose files are there: the last host died before it could say so.
-        while not Path(flush.folder).exists():
-            if flush.sampler_id in self._unwanted:
-                return False
+        late: list[_Late] = []
+        # Until there is nothing more to come; what failed until then is then not tried again.
+        while True:
+            # First what is due, so that a queue that is never empty does not keep it from its turn; its next is later.
+            if late and not late[0].wait():
+                due = heappop(late)
+                self._attempt(due.flush, min(2 * due.delay, _LAST_RETRY_S), late)
             try:
+                flush = self._queue.get(timeout=late[0].wait() if late else None)
+            except Empty:
+                continue
+            if flush is None:
+                break
+            if flush is not _LOOK:
+                self._attempt(flush, _FIRST_RETRY_S, late)
+            # Those that are let go of need not wait for their turn to be told so.
+            for gone in [one for one in late if one.flush.sampler_id in self._unwanted]:
+                late.remove(gone)
+                self._done(gone.flush, False)
+            heapify(late)
+        for left in late:
+            self._done(left.flush, False)
+
+    def _attempt(self, flush: Flush, delay: float, late: list[_Late]) -> None:
+        """Write a snapshot, or put it aside for later: others must not wait behind one that cannot be written."""
+        if flush.sampler_id in self._unwanted:
+            self._done(flush, False)
+            return
+        try:
+            # A replay may take a snapshot again whose files are there: the last host died before it could say so.
+            if not Path(flush.folder).exists():
                 flush.write()
-            except Exception as error:
-                # The end of a session removes its folders, perhaps ahead of the release: that is no fault.
-                removed = isinstance(error, FileNotFoundError) and delay == _FIRST_RETRY_S
-                if not removed and flush.sampler_id not in self._unwanted:
-                    logger.exception("sampler %s could not be written to %s", flush.sampler_id, flush.folder)
-                if self._stopping:
-                    return False
-                self._wake.wait(delay)
-                self._wake.clear()
-                delay = min(2 * delay, _LAST_RETRY_S)
-        return True
+        except Exception as error:
+            # The end of a session removes its folders, perhaps ahead of the release: that is no fault.
+            removed = isinstance(error, FileNotFoundError) and delay == _FIRST_RETRY_S
+            if not removed and flush.sampler_id not in self._unwanted:
+                logger.exception("sampler %s could not be written to %s", flush.sampler_id, flush.folder)
+            if self._stopping:
+                self._done(flush, False)
+            else:
+                heappush(late, _Late(time.monotonic() + delay, next(self._numbers), flush, delay))
+        else:
+            self._done(flush, True)
+
+    def _done(self, flush: Flush, written: bool) -> None:
+        # Whatever goes wrong in telling, the thread lives on: it is the only one that writes.
+        try:
+            self._on_done(flush, written)
+        except Exception:
+            logger.exception("the outcome of writing sampler %s could not be told", flush.sampler_id)
+
+
+@dataclass(order=True, slots=True)
+class _Late:
+    """A snapshot that could not be written.
+
+    Attributes:
+        due: when to try again, on the monotonic clock.
+        number: breaks ties.
+        flush: the snapshot.
+        delay: seconds before this attempt; the next waits twice as long.
+    """
+
+    due: float
+    number: int
+    flush: Flush = field(compare=False)
+    delay: float = field(compare=False)
+
+    def wait(self) -> float:
+        """Seconds until it is due."""
+        return max(0.0, self.due - time.monotonic())

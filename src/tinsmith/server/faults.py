@@ -7,6 +7,8 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from tinsmith.types.errors import shown
+
 
 class Unavailable(Exception):
     """The service cannot do this right now; a client repeats the request by itself."""
@@ -27,8 +29,5 @@ def describe(error: ValidationError | RequestValidationError) -> str:
     field = ".".join(map(str, where)) or "body"
     if first["type"] == "missing":
         return f"{field}: got nothing, expected a value"
-    shown = repr(first["input"])
-    # A whole prompt would hide the rest of the message.
-    shown = shown if len(shown) <= 200 else shown[:197] + "..."
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{field}: got {shown}, expected {expected}"
+    return f"{field}: got {shown(first['input'])}, expected {expected}"

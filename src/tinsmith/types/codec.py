@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -295,7 +296,7 @@ def _decode_record(record: pb.ArrayRecord) -> list[dict[str, TensorData]]:
         for index, datum in enumerate(data):
             values = _array(batched.data[offsets[index] : offsets[index + 1]], batched.dtype, key)
             # The trailing shape may hold a 0; the leading dimension is then 0 as well.
-            rows = values.size // max(1, int(np.prod(trailing, dtype=np.int64)))
+            rows = values.size // max(1, math.prod(trailing))
             datum[key] = TensorData(values, "int64" if values.dtype.kind == "i" else "float32", [rows, *trailing])
     return data
 

@@ -7,7 +7,10 @@ for a fault of the request itself.
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import islice
 from typing import Any, cast
+
+_SHOWN = 200
 
 
 class RequestErrorCategory(StrEnum):
@@ -33,6 +36,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
+        # Names that foreign files give may hold half a character (a lone surrogate), which no answer and no row can.
+        message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(message)
         self.message = message
         self.status = status
@@ -40,11 +45,25 @@ class UserError(ValueError):
 
 def invalid(field: str, value: object, expected: str, *, status: int = 400) -> UserError:
     """Make the `UserError` of a bad value: `field: got VALUE, expected EXPECTATION`."""
-    shown = repr(value)
-    # A batch passed by mistake should not fill the screen, or the journal.
-    if len(shown) > 200:
-        shown = shown[:197] + "..."
-    return UserError(f"{field}: got {shown}, expected {expected}", status)
+    return UserError(f"{field}: got {shown(value)}, expected {expected}", status)
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: its `repr`, cut after 200 characters."""
+    # A batch passed by mistake should not fill the screen, or the journal. The parts that are cut off are not even
+    # written: of millions of numbers that takes a while.
+    if isinstance(value, str | bytes | list | tuple) and len(value) > _SHOWN:  # pyright: ignore[reportUnknownArgumentType]
+        value = value[: _SHOWN + 1]  # pyright: ignore[reportUnknownVariableType]
+    elif isinstance(value, dict) and len(value) > _SHOWN:  # pyright: ignore[reportUnknownArgumentType]
+        value = dict(islice(value.items(), _SHOWN))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    text = repr(value)  # pyright: ignore[reportUnknownArgumentType]
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 class Damaged(Exception):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 
@@ -21,6 +22,24 @@ class WireRequest(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+def _check_metadata(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Keep what is stored with every run and listed with it to what a person would write there."""
+    size = len(json.dumps(metadata)) if metadata else 0
+    if size > _MOST_METADATA:
+        raise ValueError(f"at most {_MOST_METADATA} bytes of JSON, not {size}")
+    return metadata
+
+
+# Bytes of JSON that a client may have stored with a session, a run or a checkpoint.
+_MOST_METADATA = 64 * 1024
+Metadata = Annotated[dict[str, Any], AfterValidator(_check_metadata)]
+OptionalMetadata = Annotated[dict[str, Any] | None, AfterValidator(_check_metadata)]
+
+
+# A name or a note of a person.
+Text = Annotated[str, StringConstraints(max_length=1024)]
+
+
 class ClientConfigRequest(WireRequest):
     """POST /client/config and /client/dynamic_config."""
 
@@ -30,11 +49,11 @@ class ClientConfigRequest(WireRequest):
 class CreateSessionRequest(WireRequest):
     """POST /create_session."""
 
-    tags: list[str] = []
-    user_metadata: dict[str, Any] = {}
-    sdk_version: str = ""
-    project_id: str | None = None
-    display_name: str | None = None
+    tags: Annotated[list[Text], Field(max_length=64)] = []
+    user_metadata: Metadata = {}
+    sdk_version: Text = ""
+    project_id: Text | None = None
+    display_name: Text | None = None
     type: Literal["create_session"] = "create_session"
 
 
@@ -78,7 +97,7 @@ class CreateModelRequest(WireRequest):
     base_model: str
     lora_config: WireLoraConfig
     optimizer_config: OptimizerConfig = OptimizerConfig()
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: OptionalMetadata = None
     type: Literal["create_model"] = "create_model"
 
 
@@ -109,7 +128,7 @@ class SaveWeightsRequest(WireRequest):
     seq_id: int
     ttl_seconds: int | None = None
     overwrite: bool = False
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: OptionalMetadata = None
     type: Literal["save_weights"] = "save_weights"
 
 
@@ -122,7 +141,7 @@ class SaveWeightsForSamplerRequest(WireRequest):
     sampling_session_seq_id: int | None = None
     kind: Literal["snapshot", "inflight"] = "snapshot"
     ttl_seconds: int | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: OptionalMetadata = None
     type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
 
 
@@ -133,7 +152,7 @@ class ImportCheckpointRequest(WireRequest):
     name: str
     adapter_config: dict[str, Any]
     ttl_seconds: int | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: OptionalMetadata = None
     type: Literal["import_checkpoint"] = "import_checkpoint"
 
 
@@ -148,7 +167,7 @@ class LoadWeightsRequest(WireRequest):
     seq_id: int | None = None
     base_model: str | None = None
     optimizer_config: OptimizerConfig | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: OptionalMetadata = None
     weights_access_token: str | None = None
     type: Literal["load_weights"] = "load_weights"
 

@@ -114,6 +114,8 @@ class ModelData(WireResponse):
     # Tinsmith's own fields.
     hidden_size: int | None = None
     context_length: int | None = None
+    device: str | None = None
+    dtype: str | None = None
 
 
 class GetInfoResponse(WireResponse):
@@ -184,6 +186,9 @@ class Checkpoint(WireResponse):
     public: bool = False
     user_metadata: Metadata | None = None
     expires_at: datetime | None = None
+    # Tinsmith's own fields.
+    base_model: str | None = None
+    lora_rank: int | None = None
 
 
 class TrainingRun(WireResponse):
@@ -199,6 +204,9 @@ class TrainingRun(WireResponse):
     last_checkpoint: Checkpoint | None = None
     last_sampler_checkpoint: Checkpoint | None = None
     user_metadata: Metadata | None = None
+    # Tinsmith's own fields: of all its checkpoints together.
+    checkpoint_count: int | None = None
+    size_bytes: int | None = None
 
 
 class TrainingRunsResponse(WireResponse):

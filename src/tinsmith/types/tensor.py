@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 TensorDtype = Literal["int64", "float32"]
 
+# More than any tensor of the protocol has.
+_MOST_DIMENSIONS = 8
 _NUMPY: dict[str, type[np.generic]] = {"int64": np.int64, "float32": np.float32}
 
 
@@ -53,15 +56,17 @@ class TensorData:
         if (sparse_crow_indices is None) != (sparse_col_indices is None):
             raise invalid("sparse_col_indices", None, "both sparse_crow_indices and sparse_col_indices, or neither")
         self.shape: list[int] = [int(n) for n in shape] if shape is not None else [int(self._values.size)]
-        if any(n < 0 for n in self.shape):
-            raise invalid("shape", self.shape, "dimensions that are not negative")
+        # Before their product is made: that of a million large dimensions takes as long as it is wide.
+        if len(self.shape) > _MOST_DIMENSIONS or any(not 0 <= n < 2**63 for n in self.shape):
+            expected = f"at most {_MOST_DIMENSIONS} dimensions of 64 bits that are not negative"
+            raise invalid("shape", self.shape[: _MOST_DIMENSIONS + 1], expected)
         self.sparse_crow_indices: npt.NDArray[np.int64] | None = None
         self.sparse_col_indices: npt.NDArray[np.int64] | None = None
         if sparse_crow_indices is not None and sparse_col_indices is not None:
             self.sparse_crow_indices = np.asarray(sparse_crow_indices, dtype=np.int64).reshape(-1)
             self.sparse_col_indices = np.asarray(sparse_col_indices, dtype=np.int64).reshape(-1)
             self._check_sparse(shape is not None)
-        elif int(np.prod(self.shape, dtype=np.int64)) != self._values.size:
+        elif self.cells != self._values.size:
             raise invalid("shape", self.shape, f"a shape of {self._values.size} values")
 
     def _check_sparse(self, has_shape: bool) -> None:
@@ -94,6 +99,12 @@ class TensorData:
     def is_sparse(self) -> bool:
         """Whether the tensor is stored as CSR."""
         return self.sparse_crow_indices is not None
+
+    @property
+    def cells(self) -> int:
+        """Number of values of the dense form, which a sparse tensor only declares."""
+        # Python's integers: a product of 64 bits wraps, and [2**32, 2**32] would pass for an empty tensor.
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,8 @@ from tinsmith.types.provenance import check_tiling
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData
 
+_LONGEST_STOP = 1024
+
 
 def check_training_data(
     data: Sequence[Datum], loss_fn: str, loss_fn_config: dict[str, Any] | None, info: BaseModelInfo, max_datums: int
@@ -29,10 +31,7 @@ def check_training_data(
         UserError: naming the datum, the field, the value and what was expected.
     """
     resolve_config(loss_fn, loss_fn_config)
-    if not data:
-        raise invalid("data", "0 datums", "at least one datum")
-    if len(data) > max_datums:
-        raise invalid("data", f"{len(data)} datums", f"at most {max_datums} in one request")
+    check_count(len(data), max_datums)
     if LOSSES[loss_fn].paired:
         check_even(data, loss_fn)
     for index, datum in enumerate(data):
@@ -42,6 +41,18 @@ def check_training_data(
             raise UserError(f"data[{index}].{error.message}", error.status) from error
     if LOSSES[loss_fn].paired:
         check_pairs(data)
+
+
+def check_count(datums: int, most: int) -> None:
+    """Check the number of datums of a request.
+
+    Raises:
+        UserError: there is none, or there are too many.
+    """
+    if not datums:
+        raise invalid("data", "0 datums", "at least one datum")
+    if datums > most:
+        raise invalid("data", f"{datums} datums", f"at most {most} in one request")
 
 
 def _check_datum(datum: Datum, loss_fn: str, info: BaseModelInfo) -> None:
@@ -165,6 +176,7 @@ def check_sampling(asked: SampleInputs, info: BaseModelInfo, limits: Settings) -
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
         if not 0 <= getattr(asked, name) <= widest:
             raise invalid(name, getattr(asked, name), f"0 to {widest}")
+    _check_tables(asked, length, room, limits.max_table_cells)
     _check_last_n(asked, length)
     if asked.target_prompt_logprobs is not None:
         _check_targets(asked.target_prompt_logprobs, length, info, widest)
@@ -181,6 +193,20 @@ def _check_last_n(asked: SampleInputs, length: int) -> None:
     most = max(1, length - 1)
     if not 1 <= last_n <= most:
         raise invalid("prompt_logprobs_last_n", last_n, f"1 to {most}, the prompt's length less one")
+
+
+def _check_tables(asked: SampleInputs, length: int, room: int, most: int) -> None:
+    """Check how large the tables are that an answer may have: a short request can ask for gigabytes."""
+    longest = min(asked.params.max_tokens or room, room)
+    tables = {
+        "topk_prompt_logprobs": length * asked.topk_prompt_logprobs,
+        "prompt_alt_tokens_k": length * asked.prompt_alt_tokens_k,
+        "topk_sample_logprobs": asked.num_samples * longest * asked.topk_sample_logprobs,
+    }
+    for name, cells in tables.items():
+        if cells > most:
+            expected = f"at most {most} cells of alternatives (TINSMITH_MAX_TABLE_CELLS), not {cells}"
+            raise invalid(name, getattr(asked, name), expected)
 
 
 def _check_targets(targets: TensorData, length: int, info: BaseModelInfo, widest: int) -> None:
@@ -225,5 +251,8 @@ def _check_stop(stop: Any, info: BaseModelInfo, max_stops: int) -> None:
     for item in stops:
         if isinstance(item, str) and not item:
             raise invalid("sampling_params.stop", item, "a string that is not empty")
+        # Whatever is drawn is compared with each of them.
+        if isinstance(item, str) and len(item) > _LONGEST_STOP:
+            raise invalid("sampling_params.stop", item, f"strings of at most {_LONGEST_STOP} characters")
         if isinstance(item, int) and not 0 <= item < info.vocab_size:
             raise invalid("sampling_params.stop", item, f"a token id from 0 to {info.vocab_size - 1}")

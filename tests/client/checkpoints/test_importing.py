@@ -120,7 +120,7 @@ def test_what_cannot_come_in_says_why(live_server: LiveServer, tmp_path: Path) -
     with pytest.raises(APIStatusError, match=r"adapter_config.json: use_dora: got True, expected it to be off"):
         rest.import_checkpoint(tmp_path / "a", base_model=LLAMA, name="refused").result()
     config.write_text("{")
-    with pytest.raises(UserError, match=r"adapter_config.json that is no JSON"):
+    with pytest.raises(UserError, match=r"adapter_config\.json: got a text that is no JSON"):
         rest.import_checkpoint(tmp_path / "a", base_model=LLAMA)
     listed = rest.list_user_checkpoints().result().checkpoints
     assert not [c for c in listed if c.checkpoint_id.endswith("/refused")]

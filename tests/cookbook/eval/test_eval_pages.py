@@ -35,7 +35,7 @@ class Pages:
     def table(self, rows: Any) -> None:
         """Take a table."""
 
-    def conversation(self, messages: Any, note: str = "") -> None:
+    def conversation(self, messages: Any, note: str = "", *, tools: Any = None) -> None:
         """Keep the question and the note."""
         self.asked.append(messages[0]["content"])
         self.notes.append(note)

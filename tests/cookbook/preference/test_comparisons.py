@@ -230,3 +230,71 @@ def test_the_set_that_ships_says_nothing_to_who_does_not_read_it() -> None:
         assert abs(sum(better)) < 0.06 * len(better)
     assert [*load_comparisons(seed=3).test] == [*found.test]
     assert [*load_comparisons(seed=4).test] != [*found.test]
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (
+            {"input": {"messages": [USER]}, "preferred_output": [BLUE], "non_preferred_output": [GREEN]},
+            [USER],
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": USER["content"]}],
+                "chosen": {"from": "gpt", "value": BLUE["content"]},
+                "rejected": {"from": "gpt", "value": GREEN["content"]},
+                "system": "Be brief.",
+            },
+            [SYSTEM, USER],
+        ),
+        (
+            {"instruction": USER["content"], "input": "", "chosen": BLUE["content"], "rejected": GREEN["content"]},
+            [USER],
+        ),
+        ({**TRL_SHAPES["texts"], "system": "Be brief."}, [SYSTEM, USER]),
+        ({**TRL_SHAPES["conversations"], "system_prompt": "Be brief."}, [SYSTEM, USER]),
+        ({**TRL_SHAPES["implicit prompt"], "system": "Be brief."}, [SYSTEM, USER]),
+        ({"chosen": [USER, {**BLUE, "weight": 1}], "rejected": [{**USER, "weight": 0}, GREEN]}, [USER]),
+    ],
+)
+def test_comparisons_of_other_formats_say_the_same(row: dict[str, Any], prompt: list[dict[str, Any]]) -> None:
+    found = read_comparison(row)
+    said = [[{key: m[key] for key in ("role", "content")} for m in part] for part in found[:3]]
+    assert said == [prompt, [BLUE], [GREEN]]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"margin": 2.0}, "margin: got 2.0, expected none: how much better an answer is changes nothing here"),
+        ({"weight": 0.5}, "weight: got 0.5, expected none: messages have a weight"),
+        ({"images": ["x"]}, "images: got ['x'], expected none: models here read texts alone"),
+        ({"messages": [USER, GREEN]}, "messages: got"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs: got"),
+        ({"chosen": [{**BLUE, "weight": 0}]}, "chosen: weight of message 1: got 0, expected none: both answers are"),
+        ({"prompt": [{**USER, "train": True}]}, "chosen: weight of message 0: got 1, expected none: both answers are"),
+        ({"chosen": [{**BLUE, "audio": {"id": 1}}]}, "chosen[0].audio: got"),
+    ],
+)
+def test_what_a_comparison_cannot_honour_is_refused_by_name(more: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_comparison({**TRL_SHAPES["conversations"], **more})
+    assert str(error.value).startswith(expected)
+
+
+def test_calls_in_comparisons_have_objects_for_arguments_and_unused_keys_are_told(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "function_call": {"name": "look_up", "arguments": '{"a": 1}'}}
+    row = {"prompt": [USER], "chosen": [call], "rejected": [GREEN], "functions": [TOOL["function"]], "score_chosen": 9}
+    found = read_comparison(row)
+    assert found.chosen[0]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    assert found.tools == (TOOL,)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({**row, "prompt": f"{n}?"}) + "\n" for n in range(4)) + "{}\n")
+    with pytest.raises(UserError, match=r"line 5: row: got \[\], expected .*skip_bad_rows=true leaves the row out"):
+        load_comparisons(str(path), held_out=1)
+    kept = load_comparisons(str(path), held_out=1, skip_bad_rows=True)
+    assert kept.train.remarks() == {"keys not used": "score_chosen", "bad rows left out": "1 of 5"}

@@ -174,9 +174,9 @@ def test_what_the_hub_cannot_give_is_replaced_by_arithmetic_and_said(
 @pytest.mark.parametrize(
     ("source", "test", "message"),
     [
-        ("gsm8", None, r"env: got 'gsm8', expected arithmetic, gsm8k, math, a JSONL .*\(did you mean 'gsm8k'\?\)"),
-        ("nowhere/a.jsonl", None, "env: got 'nowhere/a.jsonl', expected a JSONL file that is there"),
-        ("arithmetic", "mine", "test: got 'mine', expected a JSONL file, or owner/name of the hub"),
+        ("gsm8", None, r"env: got 'gsm8', expected arithmetic, gsm8k, math, a file .*\(did you mean 'gsm8k'\?\)"),
+        ("nowhere/a.jsonl", None, "env: got 'nowhere/a.jsonl', expected a file that is there"),
+        ("arithmetic", "mine", "test: got 'mine', expected a file of problems, or owner/name of the hub"),
         ("{folder}/bad.jsonl", None, "bad.jsonl, line 2: problem: got 3, expected a text"),
     ],
 )
@@ -184,3 +184,32 @@ def test_what_is_no_source_is_refused_by_name(tmp_path: Path, source: str, test:
     write(tmp_path / "bad.jsonl", {"problem": "1+1", "answer": 2}, {"problem": 3, "answer": 2})
     with pytest.raises(UserError, match=message):
         load_problems(source.format(folder=tmp_path), test)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"system": "Be brief."}, "system: got 'Be brief.', expected none beside problem: only the question is asked"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "messages: got"),
+        ({"prompt": "other"}, "prompt: got 'other', expected none beside problem, or the same text"),
+        ({"images": ["x"]}, "images: got ['x'], expected none: models here read texts alone"),
+    ],
+)
+def test_what_would_be_left_out_of_a_question_is_refused(more: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_problem({"problem": "1+1", "answer": "2", **more})
+    assert str(error.value).startswith(expected)
+
+
+def test_problems_come_from_tables_too_and_bad_rows_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "sums.csv"
+    path.write_text("problem,answer,id\n1+1,2,a\n2+2,,b\n3+3,6,c\n4+4,8,d\n")
+    with pytest.raises(UserError, match=r"sums\.csv, line 3: row: got .* expected one of answer, solution$"):
+        load_problems(str(path), held_out=1)
+    found = load_problems(str(path), held_out=1, skip_bad_rows=True)
+    assert (len(found.train), len(found.test)) == (2, 1)
+    path.write_text("title,answer\nx,1\n")
+    with pytest.raises(
+        UserError, match=r"columns: got 'title, answer', expected one of problem, question, prompt, and"
+    ):
+        load_problems(str(path))

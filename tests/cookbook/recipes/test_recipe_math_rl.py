@@ -67,7 +67,7 @@ def test_the_command_lines_of_the_course(
     main(parse(Config, [*course, *small]))
     assert "env: gsm8k cannot be had: the hub" in caplog.text
     first, last = read_rows(tmp_path / "run/metrics.jsonl")
-    assert first["env/episodes"] == config.group_size * config.batch_size
+    assert first["env/episodes"] == config.group_size * (config.batch_size or 16)
     assert last["eval/arithmetic/episodes"] == 4
     kept = json.loads((tmp_path / "run/config.json").read_text())
     assert (kept["recipe"], kept["env"], kept["group_size"]) == ("math_rl", "gsm8k", config.group_size)

@@ -255,7 +255,7 @@ def test_shipped_queries_are_split_by_words_and_those_of_a_file_by_seed(tmp_path
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "queries.jsonl, line 2: Expecting property name"),
+        ("{", r"queries\.jsonl, line 2: not JSON \(Expecting property name"),
         ('{"question": "x"}', 'queries.jsonl, line 2: row: got .*, expected an object with either "query" or'),
         ('{"query": " "}', "queries.jsonl, line 2: query: got ' ', expected a text that is not empty"),
         ('{"query": "x", "answer": 3}', "queries.jsonl, line 2: answer: got 3, expected a text"),

@@ -113,7 +113,7 @@ def test_a_run_is_held_to_its_problems(tmp_path: Path) -> None:
     path.write_text("".join(rows))
     rl_loop.main(config(tmp_path / "run", env=str(path), max_steps=1))
     path.write_text("".join(rows[1:]))
-    with pytest.raises(UserError, match=r"problems\.train: got 19, expected 20"):
+    with pytest.raises(UserError, match=r"problems\.test: got 21, expected 22"):
         rl_loop.main(config(tmp_path / "run", env=str(path), max_steps=2))
 
 

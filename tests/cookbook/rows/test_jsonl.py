@@ -51,8 +51,6 @@ def test_a_file_of_conversations_and_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"conversations": [{"from": "human", "value": "x"}]}, '(write "conversations" as "messages", with "from" as'),
-        ({"instruction": "x", "output": "y"}, '(write "instruction" (and "input") as "prompt", "output" as'),
         ({"prompt": "x", "response": "y"}, '(write "response" as "completion")'),
         ({"prompt": "x", "chosen": "y", "rejected": "z"}, '(write "chosen" as "completion" to learn it'),
     ],
@@ -75,9 +73,11 @@ def test_nulls_are_fields_that_a_row_does_not_have_and_a_tool_may_say_nothing(tm
         {"role": "tool", "content": ""},
         ANSWER,
     ]
+    said = {"content": None, "tool_calls": [{"type": "function", "function": {"name": "touch", "arguments": {}}}]}
+    without_nulls = [QUESTION, {"role": "assistant", **said}, {"role": "tool", "content": ""}, ANSWER]
     rows = JsonlRows(write(tmp_path, nulls | {"messages": messages}, nulls | {"text": "once", "messages": None}))
     assert list(rows) == [
-        {"messages": messages, "tools": None, "score": None},
+        {"messages": without_nulls, "tools": None, "score": None},
         {"text": "once", "tools": None, "score": None},
     ]
 
@@ -203,7 +203,7 @@ def test_of_a_prompt_and_its_completion_only_the_completion_is_learned(
             "all_assistant_messages",
             "completion: got 'no message of the assistant', expected one to learn from",
         ),
-        ({"messages": [ANSWER], "text": "x"}, None, "row: got ['messages', 'text'], expected either"),
+        ({"messages": [ANSWER], "text": "x"}, None, "text: got 'x', expected none beside the conversation, which does"),
     ],
 )
 def test_rows_that_say_nothing_to_learn_are_refused(row: dict[str, Any], what: str | None, expected: str) -> None:
@@ -250,4 +250,5 @@ def test_whatever_bytes_a_file_holds_the_answer_is_rows_or_a_message_with_its_li
     try:
         assert JsonlRows(path)[0] == {"text": "first"}
     except UserError as error:
-        assert re.match(rf"{re.escape(str(path))}, line \d+: ", str(error))
+        name = re.escape(str(path))
+        assert re.match(rf"{name}, line \d+: |{name}: \d of \d rows cannot be used:\n  line \d+: ", str(error))

@@ -137,7 +137,7 @@ def test_a_data_set_that_the_hub_does_not_have_is_refused(hub: dict[str, Any]) -
         ("no_robot", r"data: got 'no_robot', expected a file .*\(did you mean 'no_robots'\?\)"),
         ("a.txt", "data: got 'a.txt', expected a file"),
         ("", "data: got '', expected a file"),
-        ("{folder}/notes.txt", "expected a file whose name says what it is: .csv, .json, .jsonl, .parquet"),
+        ("{folder}/notes.txt", "expected a file whose name says what it is: .csv, .json, .jsonl, .ndjson, .parquet"),
         ("{folder}/missing.txt", "missing.txt', expected a file whose name says"),
         ("{folder}/a.jsonl,{folder}/a.jsonl:1", "a.jsonl', expected a source and its weight"),
         ("{folder}/a.jsonl:0.5,{folder}/a.jsonl:-1", "a.jsonl:-1', expected a source and its weight"),

@@ -102,6 +102,8 @@ def test_a_data_set_of_the_hub_that_is_streamed() -> None:
 def test_the_length_of_a_run_on_a_stream_has_to_be_said() -> None:
     batches = Batches(stream(8), RENDERER, TOKENIZER, batch_size=4)
     with pytest.raises(UserError, match="max_steps: got None, expected a number of steps: the rows are a stream"):
+        batches.total_steps()
+    with pytest.raises(UserError, match="epochs: got 3, expected max_steps in its place: the rows are a stream, which"):
         batches.total_steps(epochs=3)
     assert batches.total_steps(epochs=3, max_steps=7) == 7
 

@@ -22,6 +22,8 @@ QUESTION = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "default": None}}}
 CALL = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "add", "arguments": '{"a": 1}'}}]}
+# As it is read: arguments are an object, whatever they came as.
+CALLED = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "add", "arguments": {"a": 1}}}]}
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], **options: Any) -> str:
@@ -41,6 +43,7 @@ def test_nested_messages_of_parquet_are_those_of_the_jsonl(tmp_path: Path) -> No
     rows[7]["messages"] = [QUESTION, CALL, {"role": "tool", "content": "4"}, ANSWER]  # widens every struct of the file
     found = load_rows(write_parquet(tmp_path / "a.parquet", rows, row_group_size=130))
     assert isinstance(found, ParquetRows)
+    rows[7]["messages"][1] = CALLED
     assert [found[i] for i in (0, 7, 299, -1)] == [rows[i] for i in (0, 7, 299, -1)]
     assert list(found) == rows
     assert found.place(299) == f"{tmp_path}/a.parquet, row 299"
@@ -49,9 +52,9 @@ def test_nested_messages_of_parquet_are_those_of_the_jsonl(tmp_path: Path) -> No
 def test_messages_and_tools_as_json_texts_keep_their_nulls(tmp_path: Path) -> None:
     row = {"messages": json.dumps([QUESTION, CALL]), "tools": json.dumps([TOOL])}
     (found,) = load_rows(write_parquet(tmp_path / "a.parquet", [row]))  # type: ignore[misc]
-    assert found == {"messages": [QUESTION, CALL], "tools": [TOOL]}
+    assert found == {"messages": [QUESTION, CALLED], "tools": [TOOL]}
     (found,) = load_rows(write_csv(tmp_path / "a.csv", ["messages", "tools"], [*row.values()]))  # type: ignore[misc]
-    assert found == {"messages": [QUESTION, CALL], "tools": [TOOL]}
+    assert found == {"messages": [QUESTION, CALLED], "tools": [TOOL]}
 
 
 def test_prompts_and_texts_of_parquet(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tinsmith.cookbook.runs import RunConfig, run_recipe
 from tinsmith.cookbook.runs.command import parse
+from tinsmith.cookbook.runs.interrupts import hold
 from tinsmith.types.errors import RequestFailedError, UserError
 
 
@@ -160,12 +161,31 @@ def test_ctrl_c_ends_as_a_shell_expects_it_to(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "trial: stopped\n"
 
 
-def test_faults_of_ours_keep_their_traceback() -> None:
+def test_a_fault_at_the_start_is_one_line_and_debug_shows_its_frames(capsys: pytest.CaptureFixture[str]) -> None:
     def main(config: Config) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_recipe(main, Config, "trial", ["seed=1"])
+    assert exit_info.value.code == 1
+    said = "trial: ZeroDivisionError: division by zero; --debug shows where it comes from\n"
+    assert capsys.readouterr().err == said
+    with pytest.raises(ZeroDivisionError):
+        run_recipe(main, Config, "trial", ["seed=1", "--debug"])
+
+
+def test_a_fault_in_the_midst_of_training_keeps_its_frames() -> None:
+    def main(config: Config) -> None:
+        hold()  # as a step does when it begins
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run_recipe(main, Config, "trial", [])
+
+
+def test_debug_shows_the_frames_of_an_error_that_is_meant_for_the_user() -> None:
+    with pytest.raises(UserError, match="batch_size: got 'x'"):
+        run_recipe(lambda config: None, Config, "trial", ["--debug", "batch_size=x"])
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,17 @@ import platform
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import chz
 import pytest
 
 import tinsmith
+from tests.cookbook.runs import toy_recipe
 from tinsmith.cookbook.runs import Run, RunConfig
+from tinsmith.cookbook.runs.start.code_version import code_version
 from tinsmith.types.errors import UserError
 
 
@@ -117,3 +121,41 @@ def test_a_script_outside_of_any_repository_has_no_commit(tmp_path: Path) -> Non
     (row,) = rows(tmp_path / "run" / "starts.jsonl")
     assert "git_commit" not in row
     assert row["first_step"] == 0
+
+
+def test_a_start_names_what_computes_and_the_settings_what_they_came_to(tmp_path: Path) -> None:
+    toy_recipe.main(toy_recipe.Config(log_path=str(tmp_path), max_steps=1, batch_size=2, eval_every=0))
+    (row,) = rows(tmp_path / "starts.jsonl")
+    assert (row["torch"], row["transformers"]) == (version("torch"), version("transformers"))
+    assert (row["device"], row["dtype"]) == ("cpu", "float32")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["learning_rate"] is None
+    trains = "attention, MLP, output projection (vLLM and SGLang need it merged)"
+    assert config["resolved"] == {"learning_rate": 1e-3, "steps": 1, "trains": trains, "rows": 2}
+    # Taken up again, it is written anew, not compared.
+    toy_recipe.main(toy_recipe.Config(log_path=str(tmp_path), max_steps=2, batch_size=2, eval_every=0))
+    assert json.loads((tmp_path / "config.json").read_text())["resolved"]["steps"] == 2
+
+
+def test_the_commit_is_that_of_the_users_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, package = tmp_path / "project", tmp_path / "package"
+    for folder in (project, package):
+        folder.mkdir()
+        (folder / "file.py").write_text(folder.name)
+        git(folder, "init", "--quiet")
+        git(folder, "add", ".")
+        git(folder, "commit", "--quiet", "--message", folder.name)
+    commit = git(project, "rev-parse", "HEAD").strip()
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(tinsmith, "__file__", str(package / "__init__.py"))
+    main = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    # A notebook, a recipe of the package, a command of the environment: the user is in their project.
+    assert code_version(tmp_path, 0)["git_commit"] == commit
+    for file in (package / "file.py", Path(sys.prefix) / "bin" / "tinsmith"):
+        main.__file__ = str(file)
+        assert code_version(tmp_path, 0)["git_commit"] == commit
+    # A script of theirs, wherever they stand.
+    main.__file__ = str(project / "file.py")
+    monkeypatch.chdir(tmp_path)
+    assert code_version(tmp_path, 0)["git_commit"] == commit

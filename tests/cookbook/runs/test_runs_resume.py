@@ -126,7 +126,7 @@ def test_other_settings_are_refused_by_name_with_both_values(tmp_path: Path) -> 
         match=r"batch_size: got 4, expected 2; lora_rank: got 8, expected 4, as the run in .* has it, or another log_",
     ):
         toy_recipe.main(config(tmp_path, lora_rank=8, batch_size=4))
-    with pytest.raises(UserError, match="recipe: got 'another', expected 'toy'"):
+    with pytest.raises(UserError, match=r"log_path: got .*, expected another folder: this one holds a run of toy"):
         Run(config(tmp_path), "another")
     assert json.loads((tmp_path / "config.json").read_text())["lora_rank"] == 4
     free = {
@@ -279,7 +279,8 @@ def test_a_run_that_is_interrupted_says_how_to_carry_on(tmp_path: Path, caplog: 
                 if step + 1 == steps:
                     raise error
 
-    for error, steps in ((KeyboardInterrupt(), 1), (ValueError("an evaluator failed"), 3)):
+    stopped = KeyboardInterrupt()
+    for error, steps in ((ValueError("an evaluator failed"), 1), (stopped, 1), (ValueError("it failed again"), 3)):
         with pytest.raises(type(error)):
             stop(error, steps)
     told = [record.message for record in caplog.records]
@@ -288,6 +289,8 @@ def test_a_run_that_is_interrupted_says_how_to_carry_on(tmp_path: Path, caplog: 
         f"the run stopped after 1 steps; {same} begins anew: no checkpoint is recorded yet",
         f"the run stopped after 3 steps; {same} carries on after step 2",
     ]
+    # Raised in the midst of a step, not by a signal that waits for its end: nothing is saved that may be half done.
+    assert stopped.__notes__ == [f"stopped after 1 step, none of them saved; to go on: {same}"]
 
 
 def test_a_state_that_is_saved_at_an_error_is_carried_on_from_and_then_replaced(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Page(HTMLParser):
 def check(page: Page) -> None:
     """No script, nothing fetched from anywhere, no handler of events."""
     assert {tag for tag, _ in page.elements} <= set(
-        "html head meta title style body header h1 h2 div p a ul li b bdi table thead tbody tr th td".split()  # noqa: SIM905
+        "html head meta title style body header h1 h2 div p a ul li b bdi".split()  # noqa: SIM905
+        + "table thead tbody tr th td svg polyline".split()  # noqa: SIM905
     )
     for _, attributes in page.elements:
         assert not any(name.startswith("on") or name in ("src", "srcset") for name in attributes)
@@ -157,3 +158,55 @@ def test_a_disk_that_fails_costs_the_page_alone(tmp_path: Path, caplog: pytest.L
     with Transcript(tmp_path / "file", 1, "test") as page:
         page.text("lost")
     assert "this page cannot be written" in caplog.text
+
+
+TOOL = {"type": "function", "function": {"name": "add", "description": "adds <b>", "parameters": {"a": "number"}}}
+
+
+def spoken(text: str, **fields: object) -> dict[str, object]:
+    return {"role": "assistant", "content": text, **fields}
+
+
+def test_sampled_turns_are_marked_and_tools_are_shown(tmp_path: Path) -> None:
+    question = {"role": "user", "content": "1+1?"}
+    with Transcript(tmp_path, 1, "test") as page:
+        page.conversation([question, spoken("in the data")])
+        page.conversation([question, spoken("said", tokens=[1, 2])], tools=[TOOL])
+        page.tokens(["a", "b", "c"], weights=[0, 0, -1], logprobs=[None, None, -1], sampled=[False, False, True])
+    read = Page(page.path)
+    check(read)
+    assert read.text.count("assistant · sampled") == 1
+    assert "add: adds <b>" in read.text
+    assert '{"a": "number"}' in read.text
+    assert [token.get("class") for token in read.of("b")] == ["read", "read", "against"]
+    assert "pale: read; the rest was sampled" in read.text
+
+
+def test_the_index_shows_curves_settings_and_the_first_and_last_answers(tmp_path: Path) -> None:
+    with Run(RunConfig(log_path=str(tmp_path), max_steps=3), "recipe") as run:
+        run.announce(3, 5e-4, {"renderer": "tiny", "rows": 7})
+        for step in (0, 1, 2):
+            with run.transcript(step) as page:
+                page.heading("Sampled answers")
+                page.conversation([{"role": "user", "content": "q"}, spoken(f"answer at {step}", sampled=True)])
+                page.table([{"not": "an answer"}])
+            run.log_metrics(step, {"train/nll": 3.0 - step, "eval/accuracy": float("nan"), "time/step": 1.0})
+        run.log_metrics(3, {"test/nll": 0.5})
+    index = Page(tmp_path / "transcripts" / "index.html")
+    check(index)
+    assert "First answers: step 0" in index.text
+    assert "Last answers: step 2" in index.text
+    assert "answer at 0" in index.text
+    assert "answer at 1" not in index.text
+    assert "answer at 2" in index.text
+    # The row after the last page is there, too; what is no number is no curve.
+    curves = [line["points"] for line in index.of("polyline")]
+    assert curves == ["0.0,0.0 140.0,45.0 280.0,90.0", "280.0,45.0"]
+    assert "3 → 1 at step 2 · 1 to 3" in index.text
+    settings = dict(zip(*[iter([t for tag, t in index.texts if tag in ("th", "td")])] * 2, strict=True))
+    assert (settings["learning_rate"], settings["renderer"], settings["rows"]) == ("0.0005", "tiny", "7")
+    assert "wandb_project" not in settings
+    # Taken up again from an earlier step, the first answers are those of now.
+    with Transcript(tmp_path / "transcripts", 0, "recipe") as page:
+        page.conversation([spoken("anew", sampled=True)])
+    assert "anew" in Page(tmp_path / "transcripts" / "index.html").text

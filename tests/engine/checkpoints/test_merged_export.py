@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, conversion_mapping
+from transformers.core_model_loading import Chunk, WeightConverter
 
 from tests.support.adapters import make_foreign
 from tests.support.checkpoints import FAMILIES, SHAPE, checkpoint, make_checkpoint
@@ -129,6 +130,55 @@ def test_experts_that_are_fused_on_disk_and_dense_layers_between_them(tmp_path: 
     torch.testing.assert_close(logits(found), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "phimoe"])
+@pytest.mark.parametrize("bare", [False, True], ids=["", "without model."])
+def test_a_base_whose_files_name_weights_in_their_own_way(family: str, bare: bool, tmp_path: Path) -> None:
+    experts = {"num_experts": SHAPE.experts, "num_experts_per_tok": SHAPE.experts_per_token}
+    base = make_checkpoint(tmp_path / "base", family, sliding_window=None, **experts)
+    weights = load_file(base / "model.safetensors")
+    if bare:
+        save_file({k.removeprefix("model."): v for k, v in weights.items()}, base / "model.safetensors")
+    adapter = make_adapter(base, tmp_path / "adapter")
+    found = load_merged(merge(adapter, base, tmp_path / "out", "fp64"), torch.float64)
+    wanted = logits(load_reference(base, adapter, torch.float64, trainable=False))
+    torch.testing.assert_close(logits(found), wanted, rtol=1e-9, atol=1e-9)
+    # Under the names that `save_pretrained` gives, which other programs know the architecture by.
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == weights.keys()
+
+
+def test_a_decoder_that_was_saved_alone_becomes_the_whole_model(tmp_path: Path) -> None:
+    source, base = checkpoint("llama", True), tmp_path / "base"
+    shutil.copytree(source, base)
+    AutoModel.from_pretrained(source).save_pretrained(base)
+    assert "layers.0.mlp.up_proj.weight" in load_file(base / "model.safetensors")
+    assert json.loads((base / "config.json").read_text())["architectures"] == ["LlamaModel"]
+    adapter = make_adapter(base, tmp_path / "adapter")
+    found = load_merged(merge(adapter, base, tmp_path / "out", "fp64"), torch.float64)
+    wanted = logits(load_reference(source, adapter, torch.float64, trainable=False))
+    torch.testing.assert_close(logits(found), wanted, rtol=1e-9, atol=1e-9)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_what_cannot_be_followed_is_said_at_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A base with queries, keys and values in one tensor on disk, which `transformers` cuts when it loads it."""
+
+    def rules(name: str) -> list[Any] | None:
+        targets = [f".self_attn.{p}_proj.weight" for p in "qkv"]
+        fused = WeightConverter([".self_attn.qkv.weight"], targets, [Chunk(dim=0)])
+        return [fused] if name == "llama" else given(name)
+
+    given = conversion_mapping.get_checkpoint_conversion_mapping
+    monkeypatch.setattr(conversion_mapping, "get_checkpoint_conversion_mapping", rules)
+    base = make_checkpoint(tmp_path / "base", "llama", num_key_value_heads=4)
+    assert "model.layers.0.self_attn.qkv.weight" in load_file(base / "model.safetensors")
+    adapter = make_adapter(base, tmp_path / "adapter")
+    assert "adapters cannot be merged into its files: model.layers.0.self_attn.qkv.weight and its like" in caplog.text
+    with pytest.raises(UserError, match=r"base: got files in which .*qkv.weight and its like become .* by Chunk"):
+        merge(adapter, base, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("family", "options"),
     [
@@ -215,7 +265,7 @@ def test_a_base_that_does_not_fit_is_named(pair: tuple[Path, Path], tmp_path: Pa
     short = make_checkpoint(tmp_path / "short", "llama", num_hidden_layers=1)
     refused(r"base: got no tensor model.layers.1.mlp.down_proj.weight, expected the one that .*lora_A", short)
     moe = make_adapter(checkpoint("qwen3_moe"), tmp_path / "moe")
-    refused(r"base: got no tensor model.layers.0.mlp.experts.0.gate_proj.weight", base, moe)
+    refused(r"base: got no tensor model.layers.0.mlp.experts.(gate_up|down)_proj", base, moe)
     many = make_checkpoint(tmp_path / "many", "qwen3_moe", num_experts=6)
     refused(r"base: got tensor .*experts.4.gate_proj.weight, expected 4 experts", many, moe)
     refused(r"adapter: got '.*', expected a PEFT folder with adapter_config.json", base, base)
@@ -230,7 +280,7 @@ def test_a_base_that_does_not_fit_is_named(pair: tuple[Path, Path], tmp_path: Pa
     refused("base: got .*, expected weights that are not quantised", quantised)
     (quantised / "config.json").write_text(json.dumps(config))
     (quantised / "model.safetensors").unlink()
-    refused("base: got .*, expected a folder with model.safetensors", quantised)
+    refused(r"base: .*: got no weights, expected model\.safetensors or", quantised)
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file(
         weights | {"base_model.model.lm_head.base_layer.weight": torch.zeros(320, 64)},

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start
 from tests.support.fake_link import FakeLink, FakeModel
-from tinsmith.adapter_files.safetensors_header import TensorEntry, make_header
+from tinsmith.model_files.safetensors_header import TensorEntry, make_header
 from tinsmith.server.handlers import importing, upload
 from tinsmith.types.engine_messages.operations import LoadState, OpKind
 from tinsmith.types.names.paths import CheckpointPath

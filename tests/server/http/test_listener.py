@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tinsmith.server.http.listener import _bind
+from tinsmith.server.http.listener import bind
 from tinsmith.types.errors import StartupError
 
 
@@ -18,7 +18,7 @@ def test_connections_send_small_answers_at_once() -> None:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             found.set_result(writer.get_extra_info("socket"))
 
-        listening = _bind("127.0.0.1", 0)
+        listening = bind("127.0.0.1", 0)
         server = await asyncio.start_server(connected, sock=listening)
         _, writer = await asyncio.open_connection(*listening.getsockname())
         try:
@@ -36,5 +36,13 @@ def test_a_port_that_is_taken_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(StartupError, match=rf"--port: got 127\.0\.0\.1:{port}"):
-            _bind("127.0.0.1", port)
+        with pytest.raises(
+            StartupError, match=rf"--port: got {port} on 127\.0\.0\.1, which cannot be had \(Address already in use\)"
+        ):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.7", "local host", "a..b", "x" * 70, "256.1.1.1"])
+def test_a_host_that_is_none_of_this_machine_is_named(host: str) -> None:
+    with pytest.raises(StartupError, match=f"--host: got '{host}', where nobody can listen"):
+        bind(host, 0)

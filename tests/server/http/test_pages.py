@@ -138,7 +138,7 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
         _folder(tmp_path / "other", "[]"),
         _folder(tmp_path / "untyped", "{}"),
     ):
-        with pytest.raises(StartupError, match=r"model mine: got .*config\.json"):
+        with pytest.raises(StartupError, match=r"model mine: .*config\.json: "):
             resolve_models([f"mine={source}"])
     with pytest.raises(StartupError, match="twice"):
         resolve_models(["tinsmith-tiny", "tinsmith-tiny"])

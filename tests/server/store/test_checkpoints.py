@@ -45,6 +45,8 @@ async def test_listings(running: Running) -> None:
         "size_bytes": page["checkpoints"][1]["size_bytes"],
         "public": False,
         "user_metadata": {"n": "b"},
+        "base_model": "tiny",
+        "lora_rank": 4,
     }
     assert page["checkpoints"][1]["size_bytes"] > 0
     of_run = await client.get(f"training_runs/{first}/checkpoints")
@@ -54,6 +56,8 @@ async def test_listings(running: Running) -> None:
     run = await client.get(f"training_runs/{first}")
     assert run["last_checkpoint"]["checkpoint_id"] == "weights/b"
     assert run["model_owner"] == "local"
+    sizes = [checkpoint["size_bytes"] for checkpoint in of_run["checkpoints"]]
+    assert (run["checkpoint_count"], run["size_bytes"]) == (2, sum(sizes))
     info = await client.post("weights_info", {"tinker_path": path})
     assert (info["base_model"], info["lora_rank"], info["train_mlp"]) == ("tiny", 4, True)
 

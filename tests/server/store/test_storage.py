@@ -135,12 +135,13 @@ async def test_a_database_that_cannot_be_used(start: Start, url: str, message: s
     assert await start()  # the folder was given back
 
 
-async def test_a_database_of_a_later_version(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["9999", "abc", ""])
+async def test_a_database_of_a_later_or_unknown_version(start: Start, tmp_path: Path, version: str) -> None:
     await (await start()).crash()
     db = Database(default_url(tmp_path / "data"))
-    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version}))
     db.close()
-    with pytest.raises(StartupError, match="database: got schema 9999"):
+    with pytest.raises(StartupError, match=rf"database: got schema '?{version}'?, expected .*{SCHEMA_VERSION}"):
         await start()
 
 

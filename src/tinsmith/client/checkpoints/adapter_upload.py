@@ -13,7 +13,8 @@ from tinsmith.client.checkpoints.file_transfer import upload_file
 from tinsmith.client.transport.connection import Connection
 from tinsmith.client.transport.exchange import parse
 from tinsmith.client.transport.polling import Poller
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.model_files.reading import check_file, read_object
+from tinsmith.types.errors import invalid
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import ImportCheckpointRequest
@@ -55,13 +56,8 @@ class LocalAdapter:
         config, weights = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
         if not config.is_file() or not weights.is_file():
             raise invalid("folder", str(folder), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
-        try:
-            fields: object = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"folder: got {config} that is no JSON ({error}), expected a config of PEFT") from error
-        if not isinstance(fields, dict):
-            raise invalid(f"folder: {ADAPTER_CONFIG}", type(fields).__name__, "a JSON object")
-        return cls(fields, weights)  # pyright: ignore[reportUnknownArgumentType]
+        check_file("adapter", weights, "safetensors")
+        return cls(read_object("adapter", config), weights)
 
 
 class _Saved(WireResponse):

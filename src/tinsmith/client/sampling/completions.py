@@ -64,7 +64,7 @@ class Completion(str):
     def of(cls, sequence: SampledSequence, prompt: list[int], tokenizer: Tokenizer, stop: Stops) -> Completion:
         """Decode one sampled sequence."""
         # The stop token goes before decoding, a stop text after it: a token may hold more than the end of the stop.
-        text = tokenizer.decode(_without_stop_token(sequence, stop), skip_special_tokens=True)
+        text = tokenizer.decode_following(prompt, _without_stop_token(sequence, stop), skip_special_tokens=True)
         return cls(
             _without_stop_text(text, sequence, stop),
             tokens=sequence.tokens,

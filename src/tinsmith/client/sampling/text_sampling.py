@@ -34,9 +34,13 @@ async def sample_texts(
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
-    """Return a prompt's token ids; a text that spells the BOS token out gets no second one."""
+    """Return a prompt's token ids; a text that spells the BOS token out gets no second one.
+
+    No EOS, even where the tokenizer ends every text with one: nothing would be left to say.
+    """
     if not isinstance(prompt, str):
         return prompt
     # A chat template writes BOS itself; twice it is a text that no model was trained on.
     spelled_out = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
-    return tokenizer.encode(prompt, add_special_tokens=not spelled_out)
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    return ids if spelled_out else tokenizer.begin(ids)

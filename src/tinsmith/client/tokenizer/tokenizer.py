@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from tinsmith.client.tokenizer.config_tokens import apply_config
+from tinsmith.client.tokenizer.joints import Joints, Place, ids_around
 from tinsmith.types.errors import invalid
 
 if TYPE_CHECKING:
     import tokenizers
 
 Messages = Sequence[Mapping[str, Any]]
-
-# The roles that `tokenizer_config.json` gives names to.
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Encoding(dict[str, Any]):
@@ -33,7 +32,7 @@ class Tokenizer:
     Args:
         backend: the tokenizer proper, of `tokenizer.json`.
         config: fields of `tokenizer_config.json`.
-        chat_template: a Jinja template; None where the model has none.
+        chat_template: a Jinja template, several by name, or None where the model has none.
         name_or_path: where it comes from.
     """
 
@@ -43,7 +42,7 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         config: Mapping[str, Any] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
         name_or_path: str = "",
     ) -> None:
         self.backend_tokenizer = backend
@@ -52,11 +51,9 @@ class Tokenizer:
         self.init_kwargs: dict[str, Any] = dict(config or {})
         # "No limit", as `transformers` writes it where the config has none.
         self.model_max_length = int(self.init_kwargs.get("model_max_length") or 1e30)
-        named = {name: token_text(self.init_kwargs.get(name)) for name in _NAMED}
-        self.special_tokens_map: dict[str, str] = {name: text for name, text in named.items() if text is not None}
-        listed: Any = self.init_kwargs.get("additional_special_tokens") or self.init_kwargs.get("extra_special_tokens")
-        texts = [token_text(token) for token in cast("list[Any]", listed)] if isinstance(listed, list) else []
-        self.additional_special_tokens: list[str] = [text for text in texts if text is not None]
+        tokens = apply_config(backend, self.init_kwargs)
+        self.special_tokens_map: dict[str, str] = tokens.named
+        self.additional_special_tokens: list[str] = tokens.further
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name_or_path!r}, {len(self)} tokens)"
@@ -159,12 +156,51 @@ class Tokenizer:
             fields["offset_mapping"] = [e.offsets for e in encoded]
         return Encoding({key: values[0] if single else values for key, values in fields.items()})
 
+    @cached_property
+    def joints(self) -> Joints:
+        """Parts of texts as this tokenizer treats them in their places."""
+        return Joints(self.backend_tokenizer)
+
+    def begin(self, ids: list[int]) -> list[int]:
+        """Return ids behind those that the tokenizer puts before a text (BOS), if any."""
+        return [*self._ids_before, *ids]
+
+    @cached_property
+    def _ids_before(self) -> list[int]:
+        return ids_around(self.backend_tokenizer)[0]
+
     # -- ids to text --------------------------------------------------------------------------------------------------
 
     def decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of token ids (a list, array or tensor, or one id)."""
-        ids = _ids(token_ids)
-        return self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        text = self.backend_tokenizer.decode(_ids(token_ids), skip_special_tokens=skip_special_tokens)
+        return clean_up(text) if self._cleans_up else text
+
+    @cached_property
+    def _cleans_up(self) -> bool:
+        # Of byte pairs it would take away spaces that the text has: as `transformers`, whatever their configs say.
+        pairs = type(self.backend_tokenizer.model).__name__ == "BPE"
+        forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+        return bool(self.init_kwargs.get("clean_up_tokenization_spaces")) and (
+            not pairs or bool(self.init_kwargs.get(forced))
+        )
+
+    def decode_following(
+        self, before: Sequence[int], token_ids: Sequence[int], skip_special_tokens: bool = False
+    ) -> str:
+        """Return the text that token ids add to those before them, a space at its beginning included.
+
+        Args:
+            before: e.g. a prompt.
+            token_ids: e.g. what was sampled.
+            skip_special_tokens: leave special tokens out.
+        """
+        place = Place.TEXT
+        if not before:
+            place = Place.BEGINNING
+        elif before[-1] in self.joints.added:
+            place = Place.CONTROL
+        return self.joints.decode(token_ids, place, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         """Return the text of each sequence."""
@@ -185,85 +221,126 @@ class Tokenizer:
 
     # -- chats --------------------------------------------------------------------------------------------------------
 
+    def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
+        """Return the template that `apply_chat_template` takes.
+
+        Args:
+            chat_template: a template, or the name of one of several.
+            tools: where there are some, the template called `tool_use` comes before the one called `default`.
+
+        Raises:
+            UserError: there is none, or none of several is called `default`.
+        """
+        own = self.chat_template
+        if isinstance(own, str) or not own:
+            if not chat_template and not own:
+                raise invalid("chat_template", None, f"a template: the tokenizer of {self.name_or_path!r} has none")
+            return chat_template or str(own)
+        if chat_template is not None:
+            return own.get(chat_template, chat_template)
+        name = "tool_use" if tools is not None and "tool_use" in own else "default"
+        if name not in own:
+            raise invalid("chat_template", None, f"the name of one of several: {', '.join(sorted(own))}")
+        return own[name]
+
     @overload
     def apply_chat_template(
         self,
-        conversation: Messages,
+        conversation: Messages | Sequence[Messages],
         tools: Sequence[Any] | None = None,
         *,
         tokenize: Literal[False],
-        add_generation_prompt: bool = False,
-        chat_template: str | None = None,
-        return_dict: bool = False,
-        **variables: Any,
+        **options: Any,
     ) -> str: ...
     @overload
     def apply_chat_template(
         self,
-        conversation: Messages,
+        conversation: Messages | Sequence[Messages],
         tools: Sequence[Any] | None = None,
         *,
         tokenize: Literal[True] = True,
-        add_generation_prompt: bool = False,
-        chat_template: str | None = None,
         return_dict: Literal[False] = False,
-        **variables: Any,
+        **options: Any,
     ) -> list[int]: ...
     @overload
     def apply_chat_template(
         self,
-        conversation: Messages,
+        conversation: Messages | Sequence[Messages],
         tools: Sequence[Any] | None = None,
         *,
         tokenize: Literal[True] = True,
-        add_generation_prompt: bool = False,
-        chat_template: str | None = None,
         return_dict: Literal[True],
-        **variables: Any,
+        **options: Any,
     ) -> Encoding: ...
     def apply_chat_template(
         self,
-        conversation: Messages,
+        conversation: Messages | Sequence[Messages],
         tools: Sequence[Any] | None = None,
         *,
         tokenize: bool = True,
         add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
         chat_template: str | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         return_dict: bool = False,
         **variables: Any,
-    ) -> str | list[int] | Encoding:
-        """Write a conversation as the model reads it.
+    ) -> str | list[int] | Encoding | list[str] | list[list[int]]:
+        """Write a conversation as the model reads it, or each of a list of conversations.
+
+        As that of `transformers`, except that ids come as a list unless `return_dict` asks for more. What it knows and
+        this does not (padding, truncation, tensors, masks) is refused.
 
         Args:
-            conversation: messages, each with `role` and `content`.
+            conversation: messages, each with `role` and `content`; or a list of such lists, whose texts or ids are
+                returned as a list.
             tools: JSON schemas of tools that the model may call.
             tokenize: return token ids, not the text.
             add_generation_prompt: end with the beginning of an assistant turn.
-            chat_template: a template to take in place of the model's own.
+            continue_final_message: end where the last message does, for the model to go on with it; a text names the
+                field of the message, which is `content` otherwise.
+            chat_template: a template to take in place of the model's own, or the name of one of several.
+            documents: for templates that show some.
             return_dict: return `input_ids` and `attention_mask`.
             variables: what else the template reads, e.g. `enable_thinking=False`.
 
         Raises:
-            UserError: there is no template, or it refuses the conversation.
+            UserError: there is no template, it refuses the conversation, or an argument is one that is not taken.
         """
         # Jinja costs an import that most processes never need.
-        from tinsmith.client.tokenizer.chat_template import render
+        from tinsmith.client.tokenizer.chat_arguments import check_options, conversations_of, tool_schemas
+        from tinsmith.client.tokenizer.chat_template import render, render_open
 
-        template = chat_template or self.chat_template
-        if template is None:
-            raise invalid("chat_template", None, f"a template: the tokenizer of {self.name_or_path!r} has none")
-        values = {**self.special_tokens_map, **variables, "tools": list(tools) if tools is not None else None}
-        text = render(template, list(conversation), add_generation_prompt=add_generation_prompt, **values)
+        check_options(variables)
+        if continue_final_message and add_generation_prompt:
+            raise invalid("continue_final_message", continue_final_message, "none beside add_generation_prompt")
+        template = self.get_chat_template(chat_template, tools)
+        chats, several = conversations_of(conversation)
+        values: dict[str, Any] = {
+            **self.special_tokens_map,
+            **variables,
+            "tools": tool_schemas(tools),
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        if continue_final_message:
+            field = continue_final_message if isinstance(continue_final_message, str) else "content"
+            texts = [render_open(template, chat, field, **values) for chat in chats]
+        else:
+            texts = [render(template, chat, **values) for chat in chats]
         if not tokenize:
-            return text
-        return self(text, add_special_tokens=False) if return_dict else self.encode(text, add_special_tokens=False)
+            return texts if several else texts[0]
+        encoded = self(texts if several else texts[0], add_special_tokens=False)
+        return encoded if return_dict else encoded["input_ids"]
 
 
-def token_text(token: Any) -> str | None:
-    """Return the text of a token as `tokenizer_config.json` has it: a string, or an object with `content`."""
-    if isinstance(token, Mapping):
-        return cast("Mapping[str, str]", token).get("content")
-    return token if isinstance(token, str) else None
+def clean_up(text: str) -> str:
+    """Return a text without the spaces that tokens of words leave before punctuation."""
+    for mark in (".", "?", "!", ","):
+        text = text.replace(f" {mark}", mark)
+    text = text.replace(" ' ", "'")
+    for ending in ("n't", "'m", "'s", "'ve", "'re"):
+        text = text.replace(f" {ending}", ending)
+    return text
 
 
 def _ids(token_ids: Any) -> list[int]:

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.transport.connection import Connection, latest_connection
@@ -19,10 +19,12 @@ from tinsmith.client.transport.exchange import checked
 from tinsmith.client.transport.futures import wait_blocking
 from tinsmith.client.transport.loop import background
 from tinsmith.client.transport.opening import open_connection
-from tinsmith.hub import fetch
+from tinsmith.hub import fetch, list_files
+from tinsmith.model_files.tokenizer_fields import ChatTemplate, join_files, read_templates, read_tokenizer_folder
+from tinsmith.model_files.tokenizer_json import make_tokenizer
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
-from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError
+from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError, UserError
 
 logger = logging.getLogger("tinsmith")
 
@@ -41,21 +43,19 @@ class Bundle:
     Attributes:
         tokenizer_json: contents of `tokenizer.json`.
         tokenizer_config: fields of `tokenizer_config.json`.
-        chat_template: the template, from its own file or from the config.
+        chat_template: the template, from its own file or from the config; several by name.
         etag: of the service's answer.
     """
 
     tokenizer_json: str
     tokenizer_config: dict[str, Any]
-    chat_template: str | None = None
+    chat_template: ChatTemplate | None = None
     etag: str | None = None
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Make the tokenizer."""
-        # Native code that takes a while to load, and that most processes need late or never.
-        from tokenizers import Tokenizer as Backend
-
-        return Tokenizer(Backend.from_str(self.tokenizer_json), self.tokenizer_config, self.chat_template, name)
+        backend = make_tokenizer(f"tokenizer of {name}: tokenizer.json", self.tokenizer_json)
+        return Tokenizer(backend, self.tokenizer_config, self.chat_template, name)
 
 
 def get_tokenizer(name: str) -> Tokenizer:
@@ -132,35 +132,16 @@ def _source(name: str, connection: Connection | None) -> str:
 
 def _from_folder(name: str) -> Bundle | None:
     folder = shipped_path(name) if name in SHIPPED else Path(name).expanduser()
-    return read_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    return read_folder(folder) if (folder / "tokenizer.json").exists() else None
 
 
 def read_folder(folder: Path) -> Bundle:
-    """Read the tokenizer files of a checkpoint folder."""
+    """Read the tokenizer files of a checkpoint folder.
 
-    def read(file: str) -> str | None:
-        path = folder / file
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-
-    tokenizer_json = read("tokenizer.json")
-    if tokenizer_json is None:
-        raise TinsmithError(f"{folder}: no tokenizer.json")
-    return make_bundle(
-        tokenizer_json,
-        # Older checkpoints keep their special tokens in a file of their own; where both name one, the config counts.
-        {**json.loads(read("special_tokens_map.json") or "{}"), **json.loads(read("tokenizer_config.json") or "{}")},
-        read("chat_template.jinja"),
-    )
-
-
-def make_bundle(tokenizer_json: str, config: dict[str, Any], chat_template: str | None) -> Bundle:
-    """Make a bundle; a template in the config stands in for one in a file of its own."""
-    template: Any = chat_template or config.get("chat_template")
-    if isinstance(template, list):
-        # Several named templates: the one called "default" is for plain chats.
-        entries = cast("list[dict[str, str]]", template)
-        template = next((entry["template"] for entry in entries if entry["name"] == "default"), None)
-    return Bundle(tokenizer_json, config, template)
+    Raises:
+        UserError: one of them cannot be read; names the file.
+    """
+    return Bundle(*read_tokenizer_folder("tokenizer", folder))
 
 
 # -- service ----------------------------------------------------------------------------------------------------------
@@ -192,8 +173,9 @@ def _parse(answer: Any, etag: str | None) -> Bundle:
     try:
         raw = answer["tokenizer_json"]
         text = raw if isinstance(raw, str) else json.dumps(raw)
-        bundle = make_bundle(text, answer.get("tokenizer_config") or {}, answer.get("chat_template"))
-    except (KeyError, TypeError, AttributeError) as error:
+        config: dict[str, Any] = answer.get("tokenizer_config") or {}
+        bundle = Bundle(text, config, read_templates(answer.get("chat_template") or config.get("chat_template")))
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise APIResponseValidationError(f"tokenizer: the answer holds none ({error!r})", body=answer) from error
     return replace(bundle, etag=etag)
 
@@ -238,12 +220,10 @@ def _from_hub(name: str, told: list[str]) -> Bundle | None:
         return None if path is None else path.read_text(encoding="utf-8")
 
     try:
-        tokenizer_json = read("tokenizer.json")
-        if tokenizer_json is None:
+        fields = join_files(f"the hub: {name}", read, lambda folder: list_files(name, folder))
+        if fields is None:
             told.append("the hub has it without a tokenizer.json")
-            return None
-        config = json.loads(read("tokenizer_config.json") or "{}")
-        return make_bundle(tokenizer_json, config, read("chat_template.jinja"))
+        return None if fields is None else Bundle(*fields)
     except (OSError, ValueError) as error:
         told.append(f"the hub: {str(error).strip().splitlines()[0]}")
         return None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack
 
 from tinsmith.client.training.training_record import TrainingRecord
 from tinsmith.client.transport.exchange import RequestParts, parse
@@ -21,8 +20,8 @@ from tinsmith.types.errors import (
     APIStatusError,
     InternalServerError,
     TinsmithError,
-    invalid,
 )
+from tinsmith.types.json_numbers import check_finite
 from tinsmith.types.responses import GetInfoResponse, UntypedFuture
 
 T = TypeVar("T")
@@ -190,20 +189,3 @@ class OrderedCalls:
             if error.status_code in _FINAL_STATUSES:
                 self._lost = error
             raise
-
-
-def check_finite(body: Mapping[str, Any], within: str = "") -> None:
-    """Check that a JSON body has no number that JSON cannot say.
-
-    Args:
-        body: an object of values and objects.
-        within: path of the object in the whole body, ending in a dot.
-
-    Raises:
-        UserError: a number is NaN or infinite; the message names its field.
-    """
-    for key, value in body.items():
-        if isinstance(value, Mapping):
-            check_finite(cast("Mapping[str, Any]", value), f"{within}{key}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise invalid(f"{within}{key}", value, "a finite number")

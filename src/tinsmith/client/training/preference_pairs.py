@@ -2,8 +2,8 @@
 
 A row is `{"prompt", "chosen", "rejected"}`, as preference data sets have it (further columns are left alone):
 
-- texts: the prompt is encoded as the tokenizer encodes a text (with BOS where it adds one), a completion without
-  special tokens, and ends with the tokenizer's EOS. No chat template is applied.
+- texts: the prompt is encoded as the tokenizer encodes a text (with BOS where it adds one), a completion as it goes on
+  from the prompt, and ends with the tokenizer's EOS. No chat template is applied.
 - a conversation: `prompt` is a list of messages and each completion a list of messages that goes on from it (or a text,
   which stands for one assistant message). The tokenizer's chat template writes them.
 
@@ -149,8 +149,9 @@ def render(rows: Sequence[PreferenceRow], tokenizer: Tokenizer) -> list[Datum]:
 def _tokens(prompt: str | Messages, completion: str | Messages, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     if isinstance(prompt, str) or isinstance(completion, str):
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        tokens = tokenizer.encode(str(completion), add_special_tokens=False)
-        return tokenizer.encode(str(prompt)), tokens if tokens[-1:] == end else tokens + end
+        tokens = tokenizer.joints.encode_following(str(prompt), str(completion))
+        ahead = tokenizer.begin(tokenizer.encode(str(prompt), add_special_tokens=False))
+        return ahead, tokens if tokens[-1:] == end else tokens + end
     ahead = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
     if not whole.startswith(ahead):
@@ -158,7 +159,7 @@ def _tokens(prompt: str | Messages, completion: str | Messages, tokenizer: Token
         raise invalid("chat_template", "a template that writes the prompt anew once something follows", expected)
     behind = whole[len(ahead) :]
     # The template has written BOS and the like itself.
-    return tokenizer.encode(ahead, add_special_tokens=False), tokenizer.encode(behind, add_special_tokens=False)
+    return tokenizer.encode(ahead, add_special_tokens=False), tokenizer.joints.encode_following(ahead, behind)
 
 
 def _datum(prompt: list[int], completion: list[int]) -> Datum:

@@ -7,7 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from tinsmith.logs import hush_missing_widgets
+from tinsmith.installing import install_command
+from tinsmith.logs import hush_missing_widgets, starting
 from tinsmith.types.errors import TinsmithError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ StartEmbedded = Callable[["Settings"], Awaitable["httpx.AsyncBaseTransport"]]
 
 # Any of these missing means that the bare SDK is installed.
 _NEEDED = ("torch", "transformers", "fastapi", "sqlalchemy", "tinsmith.server")
-_MISSING = "no service was named and none can run in this process: install `tinsmith[server]` or set TINSMITH_BASE_URL"
 
 _start: StartEmbedded | None = None
 
@@ -39,7 +39,14 @@ def check_available() -> None:
     # Looked up, not imported: torch takes seconds, and a client is made long before its first request.
     missing = [] if _start else [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise TinsmithError(f"{_MISSING} (not found: {', '.join(missing)})")
+        raise _missing(", ".join(missing))
+
+
+def _missing(names: str) -> TinsmithError:
+    return TinsmithError(
+        "no service was named and none can run in this process: set TINSMITH_BASE_URL, or install it: "
+        f"{install_command('server')} (not found: {names})"
+    )
 
 
 async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
@@ -52,12 +59,13 @@ async def start_embedded(settings: Settings) -> httpx.AsyncBaseTransport:
 
     if _start is None:
         check_available()
+        starting.info("starting a service in this process: loading torch and transformers takes some seconds")
         hush_missing_widgets()
         try:
             # On a thread, because importing torch would stop every other request of the loop for seconds.
             await asyncio.to_thread(import_module, "tinsmith.embedded")
         except ModuleNotFoundError as error:
-            raise TinsmithError(f"{_MISSING} (not found: {error.name})") from error
+            raise _missing(str(error.name)) from error
     if _start is None:
         raise TinsmithError("tinsmith.embedded registered no service")
     return await _start(settings)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from tinsmith.types.errors import APIConnectionError, APIResponseValidationError, APITimeoutError, status_error
+from tinsmith.types.json_numbers import check_finite
 
 if TYPE_CHECKING:
     import httpx
@@ -49,7 +50,13 @@ async def request(
         url: the whole URL of a route.
         parts: body, query, headers, timeout.
         timeout: in seconds, where the parts have none.
+
+    Raises:
+        UserError: the body has a number that JSON cannot say; the message names its field.
     """
+    said = parts.get("json")
+    if isinstance(said, Mapping):
+        check_finite(cast("Mapping[str, Any]", said))
     params = parts.get("params")
     return await http.request(
         method,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinsmith.client.transport.connection import Connection
+from tinsmith.types.environment import read_settings
 
 
 def open_connection(
@@ -17,11 +18,11 @@ def open_connection(
         base_url: the service; None takes `TINSMITH_BASE_URL` or `TINKER_BASE_URL`, else the embedded service.
         api_key: None takes `TINSMITH_API_KEY` or `TINKER_API_KEY`.
         headers: further headers of every request.
-    """
-    # Reading the environment needs pydantic-settings, which an import of the SDK does not wait for.
-    from tinsmith.settings import Settings
 
+    Raises:
+        UserError: a setting of the environment cannot be used.
+    """
     given: dict[str, Any] = {"api_key": api_key} if api_key is not None else {}
-    settings = Settings(**given)
+    settings = read_settings(**given)
     # An empty TINSMITH_BASE_URL is an unset one, as shells have it.
     return Connection(base_url if base_url is not None else settings.base_url or None, settings, headers)

@@ -135,7 +135,8 @@ class ClientSession:
 
     def drain(self) -> None:
         """Wait until everything submitted that trains or saves is done; errors stay with their futures."""
-        pending = list(self._outstanding)
+        # Of a session that was ended early, by Ctrl-C, nobody wants the rest.
+        pending = [] if self._finished else list(self._outstanding)
         if pending:
             # Most are done within this time; only a longer wait needs a word of explanation.
             _, late = wait(pending, timeout=2.0)

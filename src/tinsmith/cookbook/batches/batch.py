@@ -14,6 +14,7 @@ from tinsmith.cookbook.batches.token_bytes import token_bytes
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, row_check
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.types.datum import Datum
@@ -115,6 +116,8 @@ class Batches:
         """
         if max_steps is not None:
             return max_steps
+        if self.per_epoch is None and epochs != 1:
+            raise invalid("epochs", epochs, "max_steps in its place: the rows are a stream, which has no length")
         if self.per_epoch is None:
             raise invalid("max_steps", None, "a number of steps: the rows are a stream, which has no length")
         return epochs * self.per_epoch
@@ -194,6 +197,6 @@ class Batches:
 def _check_all(rows: Sequence[Row], check: RowCheck) -> None:
     for index, row in enumerate(rows):
         try:
-            check(row)
+            check(row, notes=RowNotes())
         except UserError as error:
             raise UserError(f"row {index}: {error}") from None

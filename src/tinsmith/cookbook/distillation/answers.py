@@ -13,8 +13,8 @@ from tinsmith.cookbook.distillation.prompts import Lesson
 from tinsmith.cookbook.renderers import TurnEnd
 from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.runs import Run
-from tinsmith.cookbook.runs.folder import append_rows
 from tinsmith.cookbook.runs.jsonl import keep_rows, read_rows
+from tinsmith.cookbook.runs.start.folder import append_rows
 from tinsmith.types.errors import invalid
 
 FILE = "teacher.jsonl"

@@ -67,8 +67,9 @@ class AccuracyEvaluator:
             # The wrong ones teach most, so they come first on the page.
             for i in sorted(range(len(grades)), key=grades.__getitem__)[: self._shown]:
                 context.transcript.conversation(
-                    [*self._asked[i], {"role": "assistant", "content": answers[i]}],
+                    [*self._asked[i], {"role": "assistant", "content": answers[i], "sampled": True}],
                     note=f"grade {grades[i]:g}{_in_the_data(self._rows[i])}",
+                    tools=self._tools[i],
                 )
         return {f"eval/{self.name}": mean}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tinsmith import SamplingClient
 from tinsmith.cookbook.eval.eval_context import EvalContext
 from tinsmith.cookbook.renderers import Renderer
+from tinsmith.installing import package_command
 from tinsmith.types.errors import TinsmithError, invalid
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def require_inspect() -> None:
     try:
         import inspect_ai  # noqa: F401
     except ImportError as error:
-        raise invalid("inspect-ai", "no such package", "it installed: pip install inspect-ai") from error
+        raise invalid("inspect-ai", "no such package", f"it installed: {package_command('inspect-ai')}") from error
 
 
 @contextmanager

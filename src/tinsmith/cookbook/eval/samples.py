@@ -8,7 +8,7 @@ from typing import Any
 from tinsmith.cookbook.answers import spoken
 from tinsmith.cookbook.completers import sample_responses
 from tinsmith.cookbook.eval.eval_context import EvalContext
-from tinsmith.cookbook.rows.row_kinds import read_messages
+from tinsmith.cookbook.rows.row_kinds import is_text, read_messages
 
 
 class SampledAnswers:
@@ -28,7 +28,7 @@ class SampledAnswers:
         self, rows: Sequence[Mapping[str, Any]], count: int = 4, *, max_tokens: int = 256, temperature: float = 0.0
     ) -> None:
         # A text has no question in it.
-        read = [read_messages(row) for row in rows[:count] if "text" not in row]
+        read = [read_messages(row) for row in rows[:count] if not is_text(row)]
         self._asked = [(said.messages[:-1], said.messages[-1]) for said in read if len(said.messages) > 1]
         self._tools = [said.tools for said in read if len(said.messages) > 1]
         self._max_tokens = max_tokens
@@ -50,6 +50,7 @@ class SampledAnswers:
             tools=self._tools,
         )
         context.transcript.heading("Sampled answers")
-        for (question, given), response in zip(self._asked, responses, strict=True):
-            context.transcript.conversation([*question, response.message], note=f"in the data: {spoken(given)}")
+        for (question, given), tools, response in zip(self._asked, self._tools, responses, strict=True):
+            told = f"in the data: {spoken(given)}"
+            context.transcript.conversation([*question, response.message], note=told, tools=tools)
         return {}

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from tinsmith.cookbook.preference.formats import EXPECTED, to_trl
 from tinsmith.cookbook.renderers import Renderer
-from tinsmith.cookbook.renderers.messages import check_messages
+from tinsmith.cookbook.renderers.messages import check_messages, flagged
 from tinsmith.cookbook.renderers.tools import ToolSpec, check_tools
 from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.types.errors import invalid
 
 Messages = list[Mapping[str, Any]]
@@ -36,57 +37,49 @@ class Comparison(NamedTuple):
         return json.dumps([self.prompt, self.tools], sort_keys=True, default=str)
 
 
-def read_comparison(row: Any, renderer: Renderer | None = None) -> Comparison:
+def read_comparison(row: Any, renderer: Renderer | None = None, notes: RowNotes | None = None) -> Comparison:
     """Read a row of preference data.
 
     Args:
         row: of TRL's shape, `{"prompt", "chosen", "rejected"}` or without the prompt, each a text or a list of
-            messages, perhaps with `tools`; or of HHH, HelpSteer3 or UltraFeedback as they come.
+            messages, perhaps with `tools` and `system`; or of HHH, HelpSteer3, UltraFeedback, OpenAI or LLaMA-Factory
+            as they come.
         renderer: whose format has to be able to say it; None asks for well-formed conversations only.
+        notes: takes what is worth telling of the row.
 
     Raises:
-        UserError: the row is of no known shape, an answer is empty, both answers are equal, they do not answer the same
-            prompt, or neither was preferred.
+        UserError: the row is of no known shape, or has a key that cannot be honoured; an answer is empty, both answers
+            are equal, they do not answer the same prompt, or neither was preferred.
     """
     if not isinstance(row, Mapping):
         raise invalid("row", row, f"an object with {EXPECTED}")
-    row = to_trl(row)
-    tools = _tools(row.get("tools"))
-    chosen, rejected = row["chosen"], row["rejected"]
+    found = to_trl(row, notes or RowNotes())
+    tools = check_tools(found["tools"]) or None
+    chosen, rejected = found["chosen"], found["rejected"]
     if type(chosen) is not type(rejected):
         raise invalid("rejected", rejected, "a text as chosen, or a list of messages as chosen")
     if isinstance(chosen, str):
-        comparison = _of_texts(row.get("prompt"), chosen, rejected)
+        comparison = _of_texts(found.get("prompt"), chosen, rejected)
     else:
-        comparison = _of_messages(row.get("prompt"), chosen, rejected)
+        comparison = _of_messages(found.get("prompt"), chosen, rejected)
     _check(comparison, tools, renderer)
     return comparison._replace(tools=tools)
 
 
-def check_pair(row: Any) -> Row:
+def check_pair(row: Any, *, notes: RowNotes | None = None) -> Row:
     """Return a row that `read_comparison` can read, or one in which neither answer was preferred.
 
     Raises:
         UserError: it is neither.
     """
     if not is_tie(row):
-        read_comparison(row)
+        read_comparison(row, notes=notes)
     return row
 
 
 def is_tie(row: Any) -> bool:
     """Return whether a row says that neither answer is better, as HelpSteer3 does with an `overall_preference` of 0."""
     return isinstance(row, Mapping) and row.get("overall_preference") == 0
-
-
-def _tools(tools: Any) -> Sequence[ToolSpec] | None:
-    # Data sets keep them as JSON, since their schemas differ from row to row.
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise invalid("tools", tools, f"JSON ({error})") from None
-    return check_tools(tools) or None
 
 
 def _of_texts(prompt: Any, chosen: str, rejected: Any) -> Comparison:
@@ -128,14 +121,14 @@ def _of_messages(prompt: Any, chosen: Any, rejected: Any) -> Comparison:
         length = 0
         # The answers themselves are no part of the prompt, even if they are equal.
         shortest = min(len(chosen), len(rejected)) - 1
-        while length < shortest and chosen[length] == rejected[length]:
+        while length < shortest and _same(chosen[length : length + 1], rejected[length : length + 1]):
             length += 1
         if not length:
             expected = "a conversation that begins as chosen does; what both begin with is the prompt"
             raise invalid("rejected", rejected[0], expected)
         return _answering(chosen[:length], chosen[length:], rejected[length:])
     # UltraFeedback has a prompt and whole conversations beside it.
-    whole = [messages[: len(given)] == given and len(messages) > len(given) for messages in (chosen, rejected)]
+    whole = [_same(messages[: len(given)], given) and len(messages) > len(given) for messages in (chosen, rejected)]
     if all(whole):
         return _answering(given, chosen[len(given) :], rejected[len(given) :])
     if chosen[0].get("role") == "user" or rejected[0].get("role") == "user":
@@ -144,6 +137,11 @@ def _of_messages(prompt: Any, chosen: Any, rejected: Any) -> Comparison:
             f"{field}[0]", messages[0], "an answer to the row's prompt, or a conversation that begins with it"
         )
     return _answering(given, chosen, rejected)
+
+
+def _same(ours: Messages, theirs: Messages) -> bool:
+    """Return whether messages say the same, whatever is said of whether they are learned."""
+    return [flagged(message, False) for message in ours] == [flagged(message, False) for message in theirs]
 
 
 def _answering(prompt: Messages, chosen: Messages, rejected: Messages) -> Comparison:
@@ -168,6 +166,11 @@ def _check(comparison: Comparison, tools: Sequence[ToolSpec] | None, renderer: R
     for field, answer in (("chosen", chosen), ("rejected", rejected)):
         messages = [*prompt, *answer]
         checked = check_messages(messages, field) if renderer is None else renderer.check(messages, tools)
+        for index, message in enumerate(checked):
+            answers = index >= len(prompt) and message.role == "assistant"
+            if message.learned is not None and message.learned != answers:
+                expected = "none: both answers are compared as a whole, and nothing else is learned"
+                raise invalid(f"{field}: weight of message {index}", int(message.learned), expected)
         for index, message in enumerate(checked[len(prompt) :]):
             if message.role == "assistant" and not message.text.strip() and not message.tool_calls:
                 raise invalid(f"{field}[{index}].content", message.text, "an answer that is not empty")

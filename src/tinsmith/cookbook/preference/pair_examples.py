@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.preference.comparison import Comparison, Messages, read_comparison
 from tinsmith.cookbook.renderers import Renderer, SupervisedExample, TrainOnWhat
+from tinsmith.cookbook.renderers.messages import flagged
 from tinsmith.types.errors import invalid
 
 
@@ -24,9 +25,9 @@ def render_answer(renderer: Renderer, prompt: Messages, answer: Messages, tools:
     Raises:
         UserError: the format cannot say the conversation.
     """
-    flagged: list[Mapping[str, Any]] = [{**message, "trainable": False} for message in prompt]
-    flagged += [{**message, "trainable": message["role"] == "assistant"} for message in answer]
-    return renderer.build_supervised_example(flagged, TrainOnWhat.CUSTOMIZED, tools=tools)
+    messages = [flagged(message, False) for message in prompt]
+    messages += [flagged(message, message["role"] == "assistant") for message in answer]
+    return renderer.build_supervised_example(messages, TrainOnWhat.CUSTOMIZED, tools=tools)
 
 
 def render_pair(comparison: Comparison, renderer: Renderer) -> RenderedPair:

@@ -14,6 +14,7 @@ from tinsmith.cookbook.eval import Evaluator
 from tinsmith.cookbook.preference.config import ComparisonConfig
 from tinsmith.cookbook.preference.pair_examples import PairExamples
 from tinsmith.cookbook.preference.sources import Comparisons
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.runs import Run, Transcript
 from tinsmith.cookbook.token_text import token_texts
 from tinsmith.cookbook.training import (
@@ -130,7 +131,7 @@ class PairTrainer(ABC):
             rows,
             model.renderer,
             model.tokenizer,
-            batch_size=config.batch_size,
+            batch_size=rows_per_batch(config.batch_size, len(rows), config.usual_batch_size, "comparisons"),
             seed=config.seed,
             # The function cuts pairs itself: both examples of one alike.
             examples=examples,
@@ -196,6 +197,7 @@ def train_on_comparisons(
     facts = {
         "comparisons": f"{len(comparisons.train)} of {comparisons.name}",
         "held out": len(comparisons.test),
+        **comparisons.train.remarks(),
         "batch size": trainer.batches.batch_size,
         "renderer": model.renderer.name,
     }

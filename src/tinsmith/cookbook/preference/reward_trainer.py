@@ -174,7 +174,9 @@ def train_reward_model(
         EvaluationError: an evaluator raised; what was learned before is saved, and the same call carries on.
         TinsmithError: the service failed.
     """
-    found = comparisons or load_comparisons(config.data, config.test, config.held_out, config.seed)
+    found = comparisons or load_comparisons(
+        config.data, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows
+    )
     with Run(config, recipe, free=FREE) as run:
         model = set_up_model(run, config)
         trainer = RewardModelTrainer(config, model, found.train)

@@ -13,6 +13,7 @@ from tinsmith.cookbook.datasets import sorted_letters
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.preference.comparison import check_pair, is_tie, read_comparison
 from tinsmith.cookbook.preference.formats import EXPECTED
+from tinsmith.cookbook.rows.default_sizes import held_out_count
 from tinsmith.cookbook.rows.hub_rows import NotReachedError, open_hub
 from tinsmith.cookbook.rows.row_sequence import Listed, Rows, Subset
 from tinsmith.cookbook.rows.sources import names_a_file, open_file
@@ -27,7 +28,12 @@ NAMED = {
     "helpsteer3": ("nvidia/HelpSteer3", "preference", "train", "validation"),
     "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", None, "train_prefs", "test_prefs"),
 }
-_SHAPES = (("chosen", "rejected"), ("response1", "response2"), ("chosen_response", "rejected_response"))
+_SHAPES = (
+    ("chosen", "rejected"),
+    ("response1", "response2"),
+    ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),
+)
 
 
 class Comparisons(NamedTuple):
@@ -48,7 +54,12 @@ class Comparisons(NamedTuple):
 
 
 def load_comparisons(
-    data: str | None = None, test: str | None = None, held_out: int | float = 200, seed: int = 0
+    data: str | None = None,
+    test: str | None = None,
+    held_out: int | float | None = None,
+    seed: int = 0,
+    *,
+    skip_bad_rows: bool = False,
 ) -> Comparisons:
     """Return the comparisons that a `data=` setting names.
 
@@ -57,15 +68,16 @@ def load_comparisons(
             `owner/name` of the hub, of which the train split is taken; or None, `sorted_letters`: comparisons that
             ship, which also stand in, with a warning, for what the hub cannot give.
         test: a file of the held-out ones; None: those of a named set, else `held_out` of the rows.
-        held_out: rows, or below 1.0 the share of them.
+        held_out: rows, or below 1.0 the share of them; None: 200, or a tenth of fewer than 2,000.
         seed: of the set that ships, and of which rows are held out.
+        skip_bad_rows: whether rows of a file that are no comparisons are left out, with a warning, or an error.
 
     Raises:
         UserError: there are no such data, or they are not well formed; names file and line.
     """
     name = data or SORTED_LETTERS
     try:
-        rows, asked = _open(name, held_out, seed)
+        rows, asked = _open(name, held_out, seed, skip_bad_rows)
     except NotReachedError as error:
         warn_once(
             f"hub {name}",
@@ -73,11 +85,11 @@ def load_comparisons(
             "Give a file of the same rows to train on them offline",
         )
         name = SORTED_LETTERS
-        rows, asked = _open(name, held_out, seed)
+        rows, asked = _open(name, held_out, seed, skip_bad_rows)
     if test is not None:
-        asked = _file(test, "test")
+        asked = _file(test, "test", skip_bad_rows)
     if asked is None:
-        count = round(held_out * len(rows)) if isinstance(held_out, float) else held_out
+        count = held_out_count(held_out, len(rows), _TEST_ROWS, "comparisons")
         if not 0 < count < len(rows):
             raise invalid("held_out", held_out, f"1 to {len(rows) - 1} rows, or a share of them below 1.0")
         rows, asked = rows.split(count, seed)
@@ -99,16 +111,16 @@ def without_ties(rows: Rows) -> Rows:
     return Subset(rows, np.asarray(kept, dtype=np.int64))
 
 
-def _open(name: str, held_out: int | float, seed: int) -> tuple[Rows, Rows | None]:
+def _open(name: str, held_out: int | float | None, seed: int, skip: bool) -> tuple[Rows, Rows | None]:
     if name == SORTED_LETTERS:
         # A share of what is drawn as it is needed would say nothing.
-        count = _TEST_ROWS if isinstance(held_out, float) else held_out
+        count = held_out if isinstance(held_out, int) else _TEST_ROWS
         if count < 1:
             raise invalid("held_out", held_out, "at least 1")
         train, test = sorted_letters.rows("train", _TRAIN_ROWS, seed), sorted_letters.rows("held_out", count, seed)
         return Listed(train), Listed(test)
     if names_a_file(name):
-        return _file(name, "data"), None
+        return _file(name, "data", skip), None
     if name in NAMED:
         repository, subset, train, test = NAMED[name]
         return _hub(repository, subset, train), _hub(repository, subset, test)
@@ -120,11 +132,11 @@ def _open(name: str, held_out: int | float, seed: int) -> tuple[Rows, Rows | Non
     raise invalid("data", name, f"{names}, a file of comparisons, or owner/name of the hub{hint}")
 
 
-def _file(source: str, field: str) -> Rows:
+def _file(source: str, field: str, skip: bool) -> Rows:
     path = Path(source)
     if not path.is_file():
         raise invalid(field, source, "a file of comparisons (.jsonl, .parquet, .csv) that is there")
-    return without_ties(open_file(path, check_pair, _check_columns))
+    return without_ties(open_file(path, check_pair, _check_columns, field=field, skip=skip))
 
 
 def _hub(name: str, subset: str | None, split: str) -> Rows:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from tinsmith.cookbook.grading import gsm8k_answer, has_boxed, math_answer
 from tinsmith.cookbook.grading.grader import MAX_LENGTH
+from tinsmith.cookbook.rows.formats.own_form import SYSTEMS
+from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.types.errors import invalid
 
 # The first of each that a row has is taken.
@@ -29,20 +32,36 @@ class Problem(NamedTuple):
     kind: str = ""
 
 
-def read_problem(row: Any) -> Problem:
+def read_problem(row: Any, notes: RowNotes | None = None) -> Problem:
     """Read a row.
 
     The question is `problem`, `question` or `prompt`; the answer `answer`, else `solution`; the kind `kind`, `subject`
     or `type`. Of an answer that ends with `#### 72`, as those of GSM8K do, 72 is taken; of one with a box, as those of
     MATH have it, what stands in the last box. A `solution` has to have one or the other.
 
+    Args:
+        row: of a data set.
+        notes: takes the keys that nothing is done with.
+
     Raises:
-        UserError: a field is missing, empty, no text (an answer may be a number), or too long to be graded.
+        UserError: a field is missing, empty, no text (an answer may be a number), or too long to be graded; or the row
+            says more than a question and its answer, which would be left out.
     """
     if not isinstance(row, Mapping):
         raise invalid("row", row, 'an object with "problem" and "answer"')
     asked, answered = _first(row, QUESTIONS), _first(row, ANSWERS)
+    _check_keys(row, asked, notes or RowNotes())
     return Problem(_text(row, asked), _answer(row, answered), _kind(row))
+
+
+def _check_keys(row: Mapping[str, Any], asked: str, notes: RowNotes) -> None:
+    for key in (*SYSTEMS, "messages", "tools", "functions"):
+        if row.get(key):
+            raise invalid(key, row[key], f"none beside {asked}: only the question is asked")
+    for key in QUESTIONS:
+        if row.get(key) is not None and row[key] != row[asked]:
+            raise invalid(key, row[key], f"none beside {asked}, or the same text")
+    settle_keys_of_question(row, (*QUESTIONS, *ANSWERS, *KINDS), notes)
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ import chz
 from tinsmith.cookbook.problems import Problem, load_problems
 from tinsmith.cookbook.recipes.math_rl.math_rl_env import MathEnv
 from tinsmith.cookbook.rl import ItemDataset, MakeDataset, RepeatedEnv, RLConfig, RLDataset, RolloutEvaluator, train
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.training import ModelSetup, TrainResult
 from tinsmith.cookbook.utils import at_least
@@ -31,7 +32,9 @@ class Config(RLConfig):
         default="arithmetic",
         doc="arithmetic, gsm8k, math, a JSONL file of problem and answer, or owner/name of the hub",
     )
-    batch_size: int = chz.field(default=16, validator=at_least(1), doc="problems per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="problems per step; None: 16, or fewer where 10 batches are not filled"
+    )
 
 
 def groups_of(problems: Sequence[Problem], group_size: int, **batches: Any) -> MakeDataset:
@@ -54,6 +57,8 @@ def main(config: Config) -> TrainResult:
         TinsmithError: the service failed.
     """
     problems = load_problems(config.env, seed=config.seed)
+    size = rows_per_batch(config.batch_size, len(problems.train), usual=16, what="problems")
+    config = chz.replace(config, batch_size=size)
     # What a run that is taken up again is held to.
     facts = problems.facts()
     learned = groups_of(

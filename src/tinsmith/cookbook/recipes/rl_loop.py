@@ -19,6 +19,7 @@ from tinsmith.cookbook import model_info, renderers
 from tinsmith.cookbook.grading import extract_boxed, has_boxed, safe_grade
 from tinsmith.cookbook.problems import load_problems
 from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.runs import Run, RunConfig
 from tinsmith.cookbook.runs.command import run_recipe
@@ -32,7 +33,9 @@ class Config(RunConfig):
     env: str = chz.field(
         default="arithmetic", doc="arithmetic, gsm8k, math, or a JSONL file of problem and answer; see math_rl"
     )
-    batch_size: int = chz.field(default=16, validator=at_least(1), doc="problems per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="problems per step; None: 16, or fewer where 10 batches are not filled"
+    )
     group_size: int = chz.field(default=16, validator=at_least(2), doc="answers to each, which are compared")
     max_tokens: int = chz.field(default=256, validator=at_least(1), doc="longest answer")
     epochs: int = chz.field(default=1, validator=at_least(1), doc="how often the problems are gone through")
@@ -70,7 +73,8 @@ def main(config: Config) -> None:
         tokenizer = service_client.get_tokenizer(config.model_name)
         renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
         renderer = renderers.get_renderer(renderer_name, tokenizer)
-        batch_size = min(config.batch_size, len(train_problems))
+        batch_size = rows_per_batch(config.batch_size, len(train_problems), usual=16, what="problems")
+        batch_size = min(batch_size, len(train_problems))
         n_batches_per_epoch = len(train_problems) // batch_size  # problems that fill no batch are left out
         n_train_batches = config.max_steps or config.epochs * n_batches_per_epoch
         learning_rate = config.learning_rate or recommended_rl_lr(config.model_name)

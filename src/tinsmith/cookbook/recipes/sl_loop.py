@@ -39,6 +39,7 @@ class Config(RunConfig):
     max_length: int | None = chz.field(
         default=None, validator=at_least(2), doc="longer examples are cut to so many tokens; None: whole"
     )
+    skip_bad_rows: bool = chz.field(default=False, doc="leave out rows of a file that cannot be used; they are counted")
 
 
 def main(config: Config) -> None:
@@ -49,7 +50,9 @@ def main(config: Config) -> None:
         tokenizer = service_client.get_tokenizer(config.model_name)
         renderer_name = config.renderer_name or model_info.get_recommended_renderer_name(config.model_name, tokenizer)
         renderer = renderers.get_renderer(renderer_name, tokenizer)
-        rows = load_conversations(config.data, config.seed, renderer, config.train_on_what)
+        rows = load_conversations(
+            config.data, config.seed, renderer, config.train_on_what, skip_bad_rows=config.skip_bad_rows
+        )
         run.hold("data", rows.facts())  # taken up again with other data, it would be another run
         batch_size = min(config.batch_size, rows.epoch_size)
         n_batches_per_epoch = rows.epoch_size // batch_size  # rows that fill no batch are left out
@@ -58,7 +61,8 @@ def main(config: Config) -> None:
         adam_params = tinsmith.AdamParams(learning_rate=learning_rate, beta1=0.9, beta2=0.95, eps=1e-8)
         if run.is_finished(n_train_batches):
             return
-        run.announce(n_train_batches, learning_rate, {"rows": len(rows), "renderer": renderer_name})
+        facts = {"rows": len(rows), "renderer": renderer_name, **rows.remarks()}
+        run.announce(n_train_batches, learning_rate, facts)
 
         # Step 3: The training client: a new adapter, or the one of where the run stopped.
         training_client = run.training_client()

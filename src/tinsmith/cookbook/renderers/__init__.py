@@ -6,7 +6,9 @@ file each; `template/` renders any other model by its own chat template.
 """
 
 from tinsmith.cookbook.renderers.base import ParsedResponse, Renderer, SupervisedExample, TurnEnd
+from tinsmith.cookbook.renderers.encoding import Piece
 from tinsmith.cookbook.renderers.messages import Message, get_text_content
+from tinsmith.cookbook.renderers.pieces import PieceRenderer, Turn
 from tinsmith.cookbook.renderers.registry import get_renderer, register_renderer, renderer_names
 from tinsmith.cookbook.renderers.tools import ToolSpec
 from tinsmith.cookbook.renderers.train_on_what import TrainOnWhat
@@ -14,10 +16,13 @@ from tinsmith.cookbook.renderers.train_on_what import TrainOnWhat
 __all__ = [
     "Message",
     "ParsedResponse",
+    "Piece",
+    "PieceRenderer",
     "Renderer",
     "SupervisedExample",
     "ToolSpec",
     "TrainOnWhat",
+    "Turn",
     "TurnEnd",
     "get_renderer",
     "get_text_content",

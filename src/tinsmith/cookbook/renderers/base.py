@@ -8,7 +8,7 @@ from enum import StrEnum
 from operator import index
 from typing import Any, NamedTuple
 
-from tinsmith.cookbook.renderers.messages import CheckedMessage, Message, check_messages
+from tinsmith.cookbook.renderers.messages import CheckedMessage, Message, check_messages, flagged
 from tinsmith.cookbook.renderers.tools import ToolSpec, check_tools
 from tinsmith.cookbook.renderers.train_on_what import TrainOnWhat, parse_train_on_what, trained_messages
 from tinsmith.types.errors import invalid
@@ -139,8 +139,8 @@ class Renderer(ABC):
         examples: list[SupervisedExample] = []
         begin = 0
         for end in ends:
-            flagged = [{**m, "trainable": i >= begin and i in chosen} for i, m in enumerate(messages[:end])]
-            examples.append(self.build_supervised_example(flagged, TrainOnWhat.CUSTOMIZED, tools=tools))
+            said = [flagged(m, i >= begin and i in chosen) for i, m in enumerate(messages[:end])]
+            examples.append(self.build_supervised_example(said, TrainOnWhat.CUSTOMIZED, tools=tools))
             begin = end
         return examples
 

@@ -11,8 +11,14 @@ from tinsmith.cookbook.renderers.tools import ToolCall, UnparsedToolCall, check_
 from tinsmith.types.errors import invalid
 
 ROLES = ("system", "user", "assistant", "tool")
+# What newer models of OpenAI call the system's role; a format that has no such turn has a system turn.
+DEVELOPER = "developer"
 # Names under which chat templates look for an answer's thinking.
 THOUGHT_FIELDS = ("reasoning_content", "thinking")
+# Names under which data say whether a message is learned: OpenAI's, axolotl's two, and ms-swift's.
+MASK_FIELDS = ("weight", "train", "training", "loss")
+# What other formats say in a message, and no renderer does: rows of data are converted when they are read.
+_FOREIGN = ("function_call", "refusal", "reasoning")
 
 
 class Message(TypedDict, total=False):
@@ -22,7 +28,7 @@ class Message(TypedDict, total=False):
     The assistant's alone: `reasoning_content`, the thinking before the answer (or `thinking`); `tool_calls`;
     `unparsed_tool_calls`, what a model said in the place of calls; `tokens`, the ids that were sampled for this turn,
     which stand for all the rest when the turn is rendered. A tool's alone: `name` and `tool_call_id`. `trainable` is
-    for `TrainOnWhat.CUSTOMIZED`.
+    for `TrainOnWhat.CUSTOMIZED`; `weight`, 0 or 1, overrules any other choice (so do `train`, `training` and `loss`).
     """
 
     role: Required[str]
@@ -35,6 +41,7 @@ class Message(TypedDict, total=False):
     name: str | None
     tool_call_id: str | None
     trainable: bool
+    weight: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class CheckedMessage:
     """A message whose fields are known to be well formed.
 
     Attributes:
-        role: one of `ROLES`.
+        role: one of `ROLES`; a developer speaks as the system.
         text: what is said.
         thinking: what is thought before; None where the message has none.
         tool_calls: in order.
@@ -50,6 +57,7 @@ class CheckedMessage:
         tokens: the ids that were sampled for the turn, its end marker included; None where it was not sampled.
         name: of the tool whose result this is; None where the message has none.
         tool_call_id: of the call whose result this is; None where the message has none.
+        learned: whether the message's own `weight` says that it is learned; None where it has none.
     """
 
     role: str
@@ -60,6 +68,13 @@ class CheckedMessage:
     tokens: tuple[int, ...] | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    learned: bool | None = None
+
+
+def flagged(message: Mapping[str, Any], trainable: bool) -> dict[str, Any]:
+    """Return a message with a flag for `TrainOnWhat.CUSTOMIZED` in the place of its own."""
+    kept = {key: value for key, value in message.items() if key not in MASK_FIELDS}
+    return {**kept, "trainable": trainable}
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]], field: str = "messages") -> list[CheckedMessage]:
@@ -79,11 +94,20 @@ def _check(message: Mapping[str, Any], field: str) -> CheckedMessage:
     if not isinstance(message, Mapping):
         raise invalid(field, message, 'an object {"role": ..., "content": ...}')
     role = message.get("role")
+    if role == DEVELOPER:
+        role = "system"
     if role not in ROLES:
-        raise invalid(f"{field}.role", role, f"one of {', '.join(ROLES)}")
+        raise invalid(f"{field}.role", role, f"one of {', '.join((*ROLES, DEVELOPER))}")
+    # What nearly all messages of nearly all data are; the rest of this takes ten times as long.
+    if len(message) == 2 and isinstance(content := message.get("content"), str):
+        check_unicode(content, f"{field}.content")
+        return CheckedMessage(str(role), content)
     trainable = message.get("trainable")
     if trainable is not None and not isinstance(trainable, bool):
         raise invalid(f"{field}.trainable", trainable, "true or false")
+    for key in _FOREIGN:
+        if message.get(key):
+            raise invalid(f"{field}.{key}", message[key], "none here: data files and conversation_to_datum convert it")
     calls = check_tool_calls(message.get("tool_calls"), f"{field}.tool_calls")
     tokens = _tokens(message, field)
     for key, given in (("tool_calls", calls), ("tokens", tokens), ("unparsed_tool_calls", None)):
@@ -107,7 +131,25 @@ def _check(message: Mapping[str, Any], field: str) -> CheckedMessage:
         tokens,
         _optional_text(message, "name", field),
         _optional_text(message, "tool_call_id", field),
+        _learned(message, field),
     )
+
+
+def _learned(message: Mapping[str, Any], field: str) -> bool | None:
+    """Return what the message itself says of whether it is learned."""
+    found: bool | None = message.get("trainable")
+    for key in MASK_FIELDS:
+        value = message.get(key)
+        if value is None:
+            continue
+        # OpenAI's weight is a number, the others are flags; neither is a share of a token's loss.
+        fits = isinstance(value, int | float) if key != "weight" else type(value) in (int, float)
+        if not fits or value not in (0, 1):
+            raise invalid(f"{field}.{key}", value, "0 or 1" if key == "weight" else "true or false")
+        if found is not None and bool(value) != found:
+            raise invalid(f"{field}.{key}", value, "the same as the message's other flags say")
+        found = bool(value)
+    return found
 
 
 def _tokens(message: Mapping[str, Any], field: str) -> tuple[int, ...] | None:

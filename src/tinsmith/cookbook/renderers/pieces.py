@@ -94,8 +94,9 @@ class PieceRenderer(Renderer):
         self, messages: Conversation, prefill: str | None = None, *, tools: Tools = None
     ) -> ModelInput:
         turns = self.turns(self.check(messages, tools), check_tools(tools), generating=True)
-        pieces = [piece for turn in turns for piece in turn.pieces] + self.opening()
-        return ModelInput.from_ints(self.encoder.encode(pieces) + self.encoder.encode_prefill(prefill))
+        opening = self.opening()
+        pieces = [piece for turn in turns for piece in turn.pieces] + opening
+        return ModelInput.from_ints(self.encoder.encode(pieces) + self.encoder.encode_prefill(prefill, opening))
 
     def build_supervised_example(
         self,
@@ -117,7 +118,7 @@ class PieceRenderer(Renderer):
         return SupervisedExample(*self.encoder.encode_weighted(pieces, weights))
 
     def parse_response(self, tokens: Sequence[int], *, prefill: str | None = None) -> ParsedResponse:
-        whole = self.encoder.encode_prefill(prefill) + sampled_ids(tokens)
+        whole = self.encoder.encode_prefill(prefill, self.opening()) + sampled_ids(tokens)
         answer, end = cut_at(whole, self.ends)
         message = self.read_answer(answer)
         message["tokens"] = whole
@@ -125,7 +126,8 @@ class PieceRenderer(Renderer):
 
     def read_answer(self, tokens: list[int]) -> Message:
         """Return the message that the ids of a turn, without its end marker, spell."""
-        return {"role": "assistant", "content": self.encoder.decode(tokens)}
+        content = self.encoder.decode(tokens, self.encoder.place_behind(self.opening()))
+        return {"role": "assistant", "content": content}
 
     def get_stop_sequences(self) -> list[int] | list[str]:
         return list(self.ends)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers.base import Renderer
@@ -96,7 +99,7 @@ def get_renderer(name: str, tokenizer: Any, **options: Any) -> Renderer:
     """Make a renderer.
 
     Args:
-        name: e.g. of `model_info.get_recommended_renderer_name(model)`.
+        name: e.g. of `model_info.get_recommended_renderer_name(model)`; or `module:Class`, a builder of your own.
         tokenizer: of the SDK (`tinsmith.get_tokenizer`) or a fast one of `transformers`.
         options: of the renderer, e.g. `keep_thinking=True`; those that the name implies can be overridden.
 
@@ -105,7 +108,7 @@ def get_renderer(name: str, tokenizer: Any, **options: Any) -> Renderer:
     """
     if not isinstance(name, str):
         raise invalid("renderer name", name, "a string")
-    entry = _ENTRIES.get(name)
+    entry = RendererEntry(_load(name), {}) if ":" in name else _ENTRIES.get(name)
     if entry is None:
         near = get_close_matches(name, _ENTRIES, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -125,4 +128,33 @@ def get_renderer(name: str, tokenizer: Any, **options: Any) -> Renderer:
             "against it. Compare a prompt with tokenizer.apply_chat_template; renderer 'chat_template' renders that "
             "template itself",
         )
-    return entry.builder(tokenizer, name, **merged)
+    renderer = entry.builder(tokenizer, name, **merged)
+    if not isinstance(renderer, Renderer):
+        raise invalid("renderer name", name, f"one whose builder makes a Renderer, not a {type(renderer).__name__}")
+    return renderer
+
+
+def _load(name: str) -> RendererBuilder:
+    """Return the builder that `module:Class` names; the module may lie in the folder that we are in.
+
+    Raises:
+        UserError: there is no such module or builder.
+    """
+    module_name, _, attribute = name.partition(":")
+    # As `python -m` has it; an installed command has it not.
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise invalid("renderer name", name, f"module:Class, of a module that can be imported ({error})") from error
+    builder: Any = getattr(module, attribute, None)
+    if not callable(builder):
+        there = [
+            key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name
+        ]
+        raise invalid("renderer name", name, f"module:Class; {module_name} has {', '.join(there) or 'no class'}")
+    if inspect.isclass(builder) and not issubclass(builder, Renderer):
+        raise invalid("renderer name", name, "module:Class of a subclass of Renderer")
+    return cast("RendererBuilder", builder)

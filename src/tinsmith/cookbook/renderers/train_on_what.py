@@ -42,20 +42,36 @@ def parse_train_on_what(value: TrainOnWhat | str) -> TrainOnWhat:
 
 
 def trained_messages(messages: Sequence[CheckedMessage], what: TrainOnWhat) -> set[int]:
-    """Return the indices of the messages that `what` trains.
+    """Return the indices of the messages that `what` trains; a message's own `weight` overrules it.
 
     Raises:
-        UserError: `trainable` flags are missing with CUSTOMIZED, or present without it; or no message is of the kind
-            that `what` trains.
+        UserError: `trainable` flags are missing with CUSTOMIZED, or present without it; no message is of the kind that
+            `what` trains; or a weight contradicts a choice other than the default.
     """
+    customized = what is TrainOnWhat.CUSTOMIZED
     for index, message in enumerate(messages):
-        if (message.trainable is None) == (what is TrainOnWhat.CUSTOMIZED):
-            expected = "true or false" if message.trainable is None else f"none with train_on_what={what.value}"
-            raise invalid(f"messages[{index}].trainable", message.trainable, expected)
+        flag = message.learned if customized else message.trainable
+        if (flag is None) == customized:
+            expected = "true or false" if customized else f"none with train_on_what={what.value}"
+            raise invalid(f"messages[{index}].trainable", flag, expected)
     chosen = _choose(messages, what)
     if not chosen and what in _NEEDED:
         roles = ", ".join(message.role for message in messages)
         raise invalid("messages", f"roles {roles}", f"{_NEEDED[what]} (train_on_what={what.value})")
+    return chosen if customized else _overruled(messages, chosen, what)
+
+
+def _overruled(messages: Sequence[CheckedMessage], chosen: set[int], what: TrainOnWhat) -> set[int]:
+    """Return a choice without the messages of weight 0, and with those of weight 1."""
+    for index, message in enumerate(messages):
+        if message.learned is None or message.learned == (index in chosen):
+            continue
+        # Everything between the messages is learned, too: a hole in that would be no longer all tokens. And where a
+        # setting asks for less than all answers, it and the weight want two things.
+        if what is TrainOnWhat.ALL_TOKENS or (message.learned and what is not TrainOnWhat.ALL_ASSISTANT_MESSAGES):
+            expected = f"none, or {int(not message.learned)}, with train_on_what={what.value}"
+            raise invalid(f"messages[{index}].weight", int(message.learned), expected)
+        chosen = chosen | {index} if message.learned else chosen - {index}
     return chosen
 
 
@@ -73,6 +89,6 @@ def _choose(messages: Sequence[CheckedMessage], what: TrainOnWhat) -> set[int]:
         case TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES:
             return {index for index, role in enumerate(roles) if role in ("user", "system")}
         case TrainOnWhat.CUSTOMIZED:
-            return {index for index, message in enumerate(messages) if message.trainable}
+            return {index for index, message in enumerate(messages) if message.learned}
         case TrainOnWhat.ALL_MESSAGES | TrainOnWhat.ALL_TOKENS:
             return set(range(len(roles)))

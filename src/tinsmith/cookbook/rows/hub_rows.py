@@ -5,11 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, overload
 
-from tinsmith.cookbook.notices import warn_once
+from tinsmith.cookbook.rows.intake import Intake
 from tinsmith.cookbook.rows.row_digest import RowDigest
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import Rows
 from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.cookbook.rows.table_columns import from_table
@@ -45,21 +47,19 @@ class HubRows(Rows):
 
         self._name = name
         self._rows = rows
+        self._check = check
         self._good = array("Q")
-        first: str | None = None
+        intake = Intake(name, check, skip=True)
         digest = RowDigest()
         for index, row in enumerate(tqdm(rows, desc=f"checking {name}", disable=len(rows) < _MANY)):
-            try:
-                digest.add(check(from_table(row)))
+            found = intake.take(self._place(index), partial(from_table, row))
+            if found is not None:
+                digest.add(found)
                 self._good.append(index)
-            except UserError as error:
-                first = first or f"row {index}: {error}"
+        self._facts = intake.close()
         if not self._good:
-            raise UserError(f"{name}: no row can be trained on; the first, {first or 'there is none'}")
+            raise UserError(f"{name}: no row can be trained on; there is none")
         self._digest = digest.text()  # in passing: going through them all once more would take long
-        if first is not None:
-            left_out = len(rows) - len(self._good)
-            warn_once(f"rows of {name}", f"data: {left_out} of {len(rows)} rows of {name} are left out; {first}")
 
     def __len__(self) -> int:
         return len(self._good)
@@ -68,10 +68,16 @@ class HubRows(Rows):
         return self._digest
 
     def place(self, index: int) -> str:
-        return f"{self._name}, row {self._good[index]}"
+        return self._place(self._good[index])
 
     def read(self, index: int) -> Row:
-        return from_table(self._rows[self._good[index]])
+        return self._check(from_table(self._rows[self._good[index]]), notes=RowNotes())
+
+    def remarks(self) -> dict[str, object]:
+        return self._facts
+
+    def _place(self, row: int) -> str:
+        return f"{self._name}, row {row}"
 
 
 @overload

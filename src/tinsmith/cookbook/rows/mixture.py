@@ -65,6 +65,13 @@ class Mixture(Rows):
     def digest(self) -> str:
         return hashlib.sha256(" ".join(rows.digest() for rows, _ in self.parts).encode()).hexdigest()
 
+    def remarks(self) -> dict[str, object]:
+        found: dict[str, list[str]] = {}
+        for rows, _ in self.parts:
+            for name, told in rows.remarks().items():
+                found.setdefault(name, []).append(str(told))
+        return {name: "; ".join(told) for name, told in found.items()}
+
     @property
     def epoch_size(self) -> int:
         return sum(self.shares)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import tempfile
 from array import array
 from bisect import bisect_right
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinsmith.cookbook.rows.intake import Intake
 from tinsmith.cookbook.rows.row_digest import digest_of_file
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import Rows
 from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.types.errors import UserError, invalid
@@ -29,29 +32,41 @@ class ParquetRows(Rows):
         path: where the file lies.
         check: what every row has to pass; returns it.
         columns: refuses a table without the columns that such rows need.
+        skip: whether rows that fail are left out, or an error; None where whoever reads cannot choose.
 
     Raises:
-        UserError: no such file, no column to learn from, or a row that is none; names file, row (from 0) and columns.
+        UserError: no such file, no column to learn from, or rows that are none; names file, rows (from 0) and columns.
     """
 
-    def __init__(self, path: str | Path, check: RowCheck = check_row, columns: ColumnCheck = check_columns) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        check: RowCheck = check_row,
+        columns: ColumnCheck = check_columns,
+        *,
+        skip: bool | None = None,
+    ) -> None:
         import pyarrow
         import pyarrow.parquet
 
         self.path = Path(path)
         self._check = check
+        # Rows of the copy that passed.
+        self._good = array("Q")
+        intake = Intake(str(self.path), check, skip)
         try:
             # The columns first: a file of another kind is refused before it is unpacked.
             with pyarrow.parquet.ParquetFile(path) as file:
                 columns(self.path, file.schema_arrow.names)
                 self._starts = array("Q", [0])
-                self._chunks = self._unpacked(file)
+                self._chunks = self._unpacked(file, intake)
         except (OSError, pyarrow.ArrowException) as error:
             raise invalid("data", str(path), f"a Parquet file that can be read ({error})") from error
+        self._facts = intake.close()
         if not len(self):
             raise invalid("data", str(path), "a Parquet file with at least one row")
 
-    def _unpacked(self, file: Any) -> Any:
+    def _unpacked(self, file: Any, intake: Intake) -> Any:
         """Check all rows and return the mapped copy, in chunks."""
         import pyarrow
         import pyarrow.ipc
@@ -68,28 +83,33 @@ class ParquetRows(Rows):
             with pyarrow.ipc.new_file(named.name, schema) as copy:
                 for batch in file.iter_batches(batch_size=_CHUNK):
                     for index, row in enumerate(batch.to_pylist(), self._starts[-1]):
-                        self._parse(row, index)
+                        if intake.take(self._place(index), partial(from_table, row)) is not None:
+                            self._good.append(index)
                     copy.write_batch(batch.cast(schema))
                     self._starts.append(self._starts[-1] + batch.num_rows)
             return pyarrow.ipc.open_file(pyarrow.memory_map(named.name))
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._good)
 
     def place(self, index: int) -> str:
-        return f"{self.path}, row {index}"
+        return self._place(self._good[index])
 
     def read(self, index: int) -> Row:
+        place = self._good[index]
         # `starts` is sorted: row i lies in the last chunk that begins at i or before.
-        chunk = bisect_right(self._starts, index) - 1
-        (row,) = self._chunks.get_batch(chunk).slice(index - self._starts[chunk], 1).to_pylist()
-        return self._parse(row, index)
+        chunk = bisect_right(self._starts, place) - 1
+        (row,) = self._chunks.get_batch(chunk).slice(place - self._starts[chunk], 1).to_pylist()
+        try:
+            return self._check(from_table(row), notes=RowNotes())
+        except UserError as error:
+            raise UserError(f"{self._place(place)}: {error}") from None
 
     def digest(self) -> str:
         return digest_of_file(self.path)
 
-    def _parse(self, row: Row, index: int) -> Row:
-        try:
-            return self._check(from_table(row))
-        except UserError as error:
-            raise UserError(f"{self.place(index)}: {error}") from None
+    def remarks(self) -> dict[str, object]:
+        return self._facts
+
+    def _place(self, row: int) -> str:
+        return f"{self.path}, row {row}"

@@ -10,8 +10,9 @@ from typing import Any
 
 # What a row is learned from; its other keys may change.
 _LEARNED = (
-    *("messages", "prompt", "completion", "text", "tools"),
+    *("messages", "prompt", "completion", "text", "tools", "segments", "text_control_tokens", "text_eos"),
     # Comparisons, in the shapes they are published in.
+    *("conversations", "system", "input", "preferred_output", "non_preferred_output"),
     *("chosen", "rejected", "context", "response1", "response2", "overall_preference"),
     *("instruction", "chosen_response", "rejected_response"),
 )

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
 from tinsmith.cookbook.renderers.messages import CheckedMessage, check_messages
 from tinsmith.cookbook.renderers.tools import check_tools
 from tinsmith.cookbook.renderers.train_on_what import parse_train_on_what, trained_messages
-from tinsmith.types.errors import invalid
+from tinsmith.cookbook.rows.formats.own_form import CONVERSATIONS, EXPECTED, Row, own_row, parse_segments
+from tinsmith.cookbook.rows.row_notes import RowNotes
+from tinsmith.cookbook.rows.spelled_tokens import end_token, note_spelled, note_spelled_in_messages
+from tinsmith.types.errors import UserError, invalid
 
-Row = dict[str, Any]
-RowCheck = Callable[[Any], Row]
-KINDS: tuple[tuple[str, ...], ...] = (("messages",), ("text",), ("prompt", "completion"))
-EXPECTED = 'either "messages", "text", or "prompt" and "completion"'
-# Columns of other formats, and what is to be done with them.
-_FOREIGN = {
-    "conversations": '"conversations" as "messages", with "from" as "role" (human: user, gpt: assistant) and "value" '
-    'as "content"',
-    "instruction": '"instruction" (and "input") as "prompt", "output" as "completion"',
-    "response": '"response" as "completion"',
-    "chosen": '"chosen" as "completion" to learn it; the recipe preference compares it with "rejected"',
-}
+
+class RowCheck(Protocol):
+    """What every row of a source has to pass: takes a row as it came, returns it as it is learned from."""
+
+    def __call__(self, row: Any, *, notes: RowNotes) -> Row:
+        """Return the row; `notes` takes what is worth telling of it.
+
+        Raises:
+            UserError: it cannot be used.
+        """
+        ...
+
+
 # What a row of a prompt and its completion can be trained on: all of them choose answers of the completion.
 _OF_COMPLETIONS = (
     TrainOnWhat.ALL_ASSISTANT_MESSAGES,
@@ -46,33 +49,77 @@ class Said(NamedTuple):
     tools: Any
 
 
-def row_check(renderer: Renderer | None = None, train_on_what: TrainOnWhat | str | None = None) -> RowCheck:
-    """Return `check_row` for a renderer and what will be learned."""
-    return partial(check_row, renderer=renderer, train_on_what=train_on_what)
+def row_check(
+    renderer: Renderer | None = None,
+    train_on_what: TrainOnWhat | str | None = None,
+    *,
+    text_control_tokens: bool = False,
+    text_eos: bool = False,
+) -> RowCheck:
+    """Return the check of rows to train on.
+
+    Args:
+        renderer, train_on_what: as for `check_row`.
+        text_control_tokens: whether control tokens spelled in `text` rows are read as tokens.
+        text_eos: whether `text` rows end with the tokenizer's end token.
+    """
+    asked = {"text_control_tokens": text_control_tokens, "text_eos": text_eos}
+    options = {name: True for name, value in asked.items() if value}
+
+    def check(row: Any, *, notes: RowNotes) -> Row:
+        # What a row says itself goes before the setting for all.
+        if options and isinstance(row, dict) and "text" in row:
+            row = {**options, **row}
+        return check_row(row, renderer, train_on_what, notes=notes)
+
+    return check
 
 
-def check_row(row: Any, renderer: Renderer | None = None, train_on_what: TrainOnWhat | str | None = None) -> Row:
+def check_row(
+    row: Any,
+    renderer: Renderer | None = None,
+    train_on_what: TrainOnWhat | str | None = None,
+    *,
+    notes: RowNotes | None = None,
+) -> Row:
     """Return a row that can be trained on.
 
     Args:
         row: `{"messages": [...]}`, `{"text": "..."}`, or `{"prompt": ..., "completion": ...}`, each of the latter a
-            text or a list of messages; other keys are kept as they are.
+            text or a list of messages; or a row of another format, which is converted. Other keys are kept.
         renderer: whose format has to be able to say it; None asks for a well-formed one only.
         train_on_what: which of its messages are to be learned; None leaves flags of messages unchecked.
+        notes: takes what is worth telling: keys that are not used, control tokens that the row spells.
 
     Raises:
-        UserError: it is neither a conversation with an answer in it nor a text, or the renderer cannot say it.
+        UserError: it is neither a conversation with an answer in it nor a text, it has a key that cannot be honoured,
+            or the renderer cannot say it.
     """
-    if not isinstance(row, dict):
-        raise invalid("row", row, f"an object with {EXPECTED}")
-    # Exactly one: a row with messages and a text would leave open which of them is learned.
-    if sum(all(key in row for key in kind) for kind in KINDS) != 1:
-        raise invalid("row", sorted(map(str, row)), expected_of(row))
-    if "text" in row:
-        if not isinstance(row["text"], str) or not row["text"].strip():
-            raise invalid("text", row["text"], "a text that is not empty")
-        return row
-    said = read_messages(row)
+    notes = notes or RowNotes()
+    row = own_row(row, notes)
+    try:
+        _check_own(row, renderer, train_on_what, notes)
+    except UserError as error:
+        if notes.format is None:
+            raise
+        raise UserError(f"{error} (the row as it was converted from {notes.format})") from None
+    return row
+
+
+def _check_own(row: Row, renderer: Renderer | None, train_on_what: TrainOnWhat | str | None, notes: RowNotes) -> None:
+    if "segments" in row:
+        parse_segments(row["segments"])
+        return
+    if is_text(row):
+        text = row["text"]
+        if not isinstance(text, str) or not text.strip():
+            raise invalid("text", text, "a text that is not empty")
+        if renderer is not None and row.get("text_eos"):
+            end_token(renderer.tokenizer)
+        if renderer is not None and not row.get("text_control_tokens"):
+            note_spelled(notes, renderer.tokenizer, "text", text)
+        return
+    said = _said(row)
     if renderer is None:
         check_tools(said.tools)
         messages = check_messages(said.messages)
@@ -88,22 +135,33 @@ def check_row(row: Any, renderer: Renderer | None = None, train_on_what: TrainOn
     elif all(message.role != "assistant" for message in messages[said.learned_from :]):
         roles = [message.role for message in messages]
         raise invalid("messages", f"roles {', '.join(roles)}", "at least one message of the assistant to learn from")
-    return row
+    if renderer is not None:
+        note_spelled_in_messages(notes, renderer.tokenizer, messages)
 
 
-def expected_of(columns: Iterable[Any]) -> str:
-    """Return what is expected in the place of columns that are no row, with what to do about those of other formats."""
-    return EXPECTED + "".join(f" (write {how})" for name, how in _FOREIGN.items() if name in columns)
+def is_text(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is a text or its parts, in which nobody asks and nobody answers."""
+    # Beside a conversation stands sometimes the text that somebody rendered of it.
+    return row.get("segments") is not None or (row.get("text") is not None and not _says(row))
+
+
+def _says(row: Mapping[str, Any]) -> bool:
+    return any(all(row.get(key) is not None for key in kind) for kind in CONVERSATIONS)
 
 
 def read_messages(row: Mapping[str, Any]) -> Said:
     """Return the conversation of a row with messages, or with a prompt and its completion.
 
-    A prompt that is a text is said by the user, a completion that is a text by the assistant.
+    A prompt that is a text is said by the user, a completion that is a text by the assistant. A row of another format
+    is converted.
 
     Raises:
         UserError: it has no such fields, or one of another kind.
     """
+    return _said(own_row(dict(row)))
+
+
+def _said(row: Mapping[str, Any]) -> Said:
     if "messages" in row:
         if not isinstance(row["messages"], list):
             raise invalid("messages", row["messages"], "a list of messages")
@@ -125,9 +183,12 @@ def chosen_messages(messages: Sequence[CheckedMessage], learned_from: int, what:
         expected = f"one of {', '.join(_OF_COMPLETIONS)}: of a prompt and its completion only the latter is learned"
         raise invalid("train_on_what", what.value, expected)
     # What belongs to the prompt is never learned, whatever `what` chooses.
+    for index, message in enumerate(messages[:learned_from]):
+        if message.learned and message.trainable is None:
+            raise invalid(f"prompt[{index}].weight", 1, "0 or none: a prompt is never learned")
     chosen = {index for index in trained_messages(messages, what) if index >= learned_from}
     if learned_from and not chosen:
-        raise invalid("completion", "no message of the assistant", "one to learn from")
+        raise invalid("completion", "no message of the assistant", "one to learn from, whose weight is not 0")
     return chosen
 
 

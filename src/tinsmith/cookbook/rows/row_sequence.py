@@ -30,6 +30,10 @@ class Rows(Sequence[Row], ABC):
         """Return a hash of the rows; other rows, or the same in another order, have another one."""
         return digest_of_rows(self)
 
+    def remarks(self) -> dict[str, object]:
+        """Return what a run's header says of the rows, by name: what was converted, what is left out or not used."""
+        return {}
+
     def facts(self) -> dict[str, Any]:
         """Return what a run that learns from the rows is held to: `run.hold("data", rows.facts())`."""
         return {"rows": len(self), "sha256": self.digest()}
@@ -102,6 +106,9 @@ class Subset(Rows):
 
     def place(self, index: int) -> str:
         return self._rows.place(int(self._indices[index]))
+
+    def remarks(self) -> dict[str, object]:
+        return self._rows.remarks()
 
 
 def as_rows(rows: Sequence[Row]) -> Rows:

@@ -7,6 +7,7 @@ from itertools import islice
 
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
+from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.types.errors import UserError, invalid
 
@@ -88,16 +89,25 @@ class RowStream:
 
     def _checked(self) -> Iterator[tuple[str, Row]]:
         passed = 0
+        notes = RowNotes()
         for number, row in enumerate(self._start()):
             place = f"{self.name}, row {number}"
+            notes.begin(place)
             try:
-                checked = self._check(row)
+                checked = self._check(row, notes=notes)
             except UserError as error:
                 if not self._leave_out:
                     raise UserError(f"{place}: {error}") from None
                 warn_once(f"rows of {self.name}", f"data: {place}, and others like it, are left out; {error}")
                 continue
+            notes.commit()
+            self._tell(notes)
             # Only rows that pass count, so that a held-out split is the same whatever is left out before it.
             if passed >= self._skip:
                 yield place, checked
             passed += 1
+
+    def _tell(self, notes: RowNotes) -> None:
+        """Say what there is to say of the rows so far: nobody has seen the whole stream when the header is written."""
+        notes.warn(self.name)
+        tell_facts(self.name, notes.facts(counted=False))

@@ -9,9 +9,11 @@ from typing import Any
 
 import orjson
 
-from tinsmith.cookbook.rows.row_kinds import KINDS, Row, expected_of
+from tinsmith.cookbook.rows.formats.own_form import FOREIGN_KINDS, KINDS, Row, expected_of
 from tinsmith.types.errors import invalid
 
+_KINDS = (*KINDS, *FOREIGN_KINDS)
+# What cannot be a text, and so is JSON where it is one. (Tools and turns of other formats are read with their rows.)
 _JSON_FIELDS = ("messages", "tools")
 # Refuses a table, of a path, that has not the columns it needs.
 ColumnCheck = Callable[[Path, Sequence[str]], None]
@@ -24,10 +26,10 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
         UserError: it has not; names the ones it has.
     """
     # Twice, one of them would silently win.
-    for name in (*chain.from_iterable(KINDS), "tools"):
+    for name in (*chain.from_iterable(_KINDS), "tools"):
         if columns.count(name) > 1:
             raise invalid(f"{path}: columns", ", ".join(columns), f"{name} once")
-    if not any(all(name in columns for name in kind) for kind in KINDS):
+    if not any(all(name in columns for name in kind) for kind in _KINDS):
         raise invalid(f"{path}: columns", ", ".join(columns), expected_of(columns))
 
 

@@ -13,7 +13,9 @@ from chz.blueprint import Castable, InvalidBlueprintArg
 
 from tinsmith.cookbook.runs.fields import choices, near, words
 from tinsmith.cookbook.runs.help import show_help
-from tinsmith.types.errors import StartupError, TinsmithError, UserError, invalid
+from tinsmith.cookbook.runs.interrupts import has_stepped, watched_signals
+from tinsmith.logs import PlainLines, tell_starts
+from tinsmith.types.errors import StartupError, TinsmithError, UserError, invalid, one_line
 
 C = TypeVar("C")
 
@@ -37,6 +39,7 @@ ALIASES = {
 }
 # What a shell says of a program that Ctrl-C has ended.
 _INTERRUPTED = 130
+_DEBUG = "--debug"
 
 
 def run_recipe(
@@ -51,20 +54,30 @@ def run_recipe(
         argv: the arguments; None takes those of the program.
 
     Raises:
-        SystemExit: 2 after an error that is the user's or the service's to mend, 130 after Ctrl-C.
+        SystemExit: 2 after an error that is the user's or the service's to mend, 1 after any other error before the
+            first step, 130 after Ctrl-C or SIGTERM. With `--debug` errors come with all their frames instead.
     """
     # First, so that a warning of reading the settings is told, too.
     _tell_warnings()
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h", "help"} & set(argv):
         show_help(main, config_class, recipe, ALIASES)
         return
-    try:
-        main(parse(config_class, argv))
-    except (UserError, TinsmithError, StartupError) as error:
-        _end(2, f"{recipe}: {error}")
-    except KeyboardInterrupt:
-        _end(_INTERRUPTED, f"{recipe}: stopped")
+    debug = _DEBUG in argv
+    with watched_signals():
+        try:
+            main(parse(config_class, [argument for argument in argv if argument != _DEBUG]))
+        except KeyboardInterrupt as stop:
+            notes = getattr(stop, "__notes__", None) or ["stopped"]
+            _end(_INTERRUPTED, f"{recipe}: {notes[-1]}")
+        except Exception as error:
+            # A fault in the midst of hours of training keeps its frames: nobody wants to bring it about again.
+            meant = isinstance(error, UserError | TinsmithError | StartupError)
+            if debug or (has_stepped() and not meant):
+                raise
+            if meant:
+                _end(2, f"{recipe}: {error}")
+            _end(1, f"{recipe}: {one_line(error)}; --debug shows where it comes from")
 
 
 def parse(config_class: type[C], argv: Sequence[str]) -> C:
@@ -164,19 +177,9 @@ def _end(code: int, message: str) -> NoReturn:
     raise SystemExit(code)
 
 
-class _Lines(logging.Handler):
-    """Prints records to whatever standard error is at that moment: a progress bar takes its place for a while."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record; where nobody listens any more, nothing is said."""
-        try:
-            print(self.format(record), file=sys.stderr)
-        except OSError:
-            self.handleError(record)
-
-
 def _tell_warnings() -> None:
-    handler = _Lines()
+    tell_starts()
+    handler = PlainLines()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("tinsmith.cookbook").setLevel(logging.INFO)

@@ -17,6 +17,8 @@ from tinsmith.cookbook.runs.run_config import RunConfig
 
 # Of a page that is not read on a terminal.
 _WIDTH = 120
+# How the recipe was started, where it was not by its own module: `tinsmith train` says so.
+program: str | None = None
 
 
 def show_help(
@@ -58,5 +60,7 @@ def _table(config_class: type[object], names: list[str], aliases: Mapping[str, s
 
 
 def _program() -> str:
+    if program is not None:
+        return program
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec is not None else f"python {sys.argv[0]}"

@@ -19,6 +19,7 @@ from tinsmith.types.errors import (
 
 if TYPE_CHECKING:
     from tinsmith import RestClient, SavedPath, TrainingClient
+    from tinsmith.cookbook.runs.run_clients import RunClients
 
 logger = logging.getLogger("tinsmith.cookbook")
 FILE = "checkpoints.jsonl"
@@ -55,7 +56,7 @@ class RunCheckpoints:
         writer: shared with the metrics, on whose rows a checkpoint stands.
         rows: what `checkpoints.jsonl` holds of earlier starts.
         first_step: steps that are done when the run is taken up.
-        rest_client: makes the client that deletes rolling states.
+        clients: of the run; they delete rolling states, and say what listings tell of a checkpoint.
         ttl_seconds: lifetime of all but the final one.
 
     Attributes:
@@ -67,11 +68,11 @@ class RunCheckpoints:
         writer: JsonlWriter,
         rows: Sequence[Row],
         first_step: int,
-        rest_client: Callable[[], RestClient],
+        clients: RunClients,
         ttl_seconds: int | None,
     ) -> None:
         self._writer = writer
-        self._rest_client = rest_client
+        self._clients = clients
         self._ttl = ttl_seconds
         self._pending: deque[_PendingSave] = deque()
         self.recorded = first_step
@@ -83,8 +84,13 @@ class RunCheckpoints:
         name = "final" if kind == "final" else f"{step:06d}"
         ttl = None if kind == "final" else self._ttl
         # Overwritten where it is there already: a run that was killed after saving and before recording saves it anew.
-        state = training_client.save_state(name, ttl_seconds=ttl, overwrite=True)
-        sampler = None if kind == "rolling" else training_client.save_weights_for_sampler(name, ttl_seconds=ttl)
+        noted = self._clients.noted(step)
+        state = training_client.save_state(name, ttl_seconds=ttl, overwrite=True, user_metadata=noted)
+        sampler = (
+            None
+            if kind == "rolling"
+            else training_client.save_weights_for_sampler(name, ttl_seconds=ttl, user_metadata=noted)
+        )
         self._pending.append(_PendingSave(step, kind, name, state, sampler))
 
     def settle(self, done: int) -> None:
@@ -135,7 +141,7 @@ class RunCheckpoints:
         while self._rolling:
             path = self._rolling.pop()
             try:
-                self._rest_client().delete_checkpoint_from_tinker_path(path).result()
+                self._clients.rest().delete_checkpoint_from_tinker_path(path).result()
             except NotFoundError:
                 logger.info(f"{path}: is gone already")
             except TinsmithError as error:

@@ -54,13 +54,20 @@ class RunConfig:
     load_checkpoint_path: str | None = chz.field(
         default=None, validator=_checkpoint, doc="tinker:// state whose weights to begin with; None: the base model"
     )
-    renderer_name: str | None = chz.field(default=None, doc="chat format; None: the model's own")
+    renderer_name: str | None = chz.field(default=None, doc="chat format, or module:Class; None: the model's own")
     learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="peak rate of Adam; None: the course's formula for the model"
     )
     # The course's: large enough for a steady gradient, small enough for some hundred steps.
     batch_size: int = chz.field(default=128, validator=at_least(1), doc="examples per step")
     lora_rank: int = chz.field(default=32, validator=_rank, doc="rank of the adapter, 1 to 256")
+    # None, not the value that it stands for: a checkpoint to begin with has its own, and so has a run from before.
+    train_attn: bool | None = chz.field(default=None, doc="adapt the attention projections; None: yes")
+    train_mlp: bool | None = chz.field(default=None, doc="adapt the MLP, or the experts; None: yes")
+    train_unembed: bool | None = chz.field(
+        default=None,
+        doc="adapt the output projection (vLLM, SGLang: only merged); None: of the embedded model only",
+    )
     max_steps: int | None = chz.field(default=None, validator=at_least(1), doc="steps to do; None: all there are")
     seed: int = chz.field(default=0, doc="of the adapter, of the order of the data and of what is sampled")
     eval_every: int = chz.field(default=10, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
@@ -81,3 +88,8 @@ class RunConfig:
     @chz.validate
     def _types(self) -> None:
         check_types(self)
+
+    @chz.validate
+    def _trains(self) -> None:
+        if self.train_attn is False and self.train_mlp is False and not self.train_unembed:
+            raise invalid("train_attn, train_mlp", "False, False", "one of them, or train_unembed=True")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tinsmith.cookbook.batches.held_out import split_held_out
 from tinsmith.cookbook.eval import Evaluator, NLLEvaluator, SampledAnswers
+from tinsmith.cookbook.rows.default_sizes import held_out_count
 from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
-from tinsmith.cookbook.rows.sources import load_rows
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.supervised.config import FREE, RowTrainingConfig, SupervisedConfig
 from tinsmith.cookbook.supervised.trainer import SupervisedTrainer
@@ -44,7 +44,7 @@ def train(
     with Run(config, recipe, free=FREE) as run:
         model = set_up_model(run, config)
         if rows is None:
-            rows = load_rows(config.data, config.seed, model.renderer, config.train_on_what)
+            rows = config.load_rows(model.renderer)
         # Split before anything is rendered: what is held out is never seen by the trainer.
         learned, held_out = split_rows(config, run, rows)
         return train_on_rows(config, run, model, learned, held_out=held_out, evaluators=evaluators)
@@ -58,10 +58,16 @@ def split_rows(
     Raises:
         UserError: the run was begun with other rows, or none is left to train on.
     """
-    # Nobody can look at a stream as a whole. All rows are compared, held-out ones included, which decide the split.
-    if not isinstance(rows, RowStream):
-        run.hold("data", as_rows(rows).facts())
-    return split_held_out(rows, config.held_out, config.seed)
+    if isinstance(rows, RowStream):
+        # Nobody can look at a stream as a whole, nor say what a tenth of it is.
+        asked = config.usual_held_out if config.held_out is None else config.held_out
+        return split_held_out(rows, asked, config.seed)
+    # All rows are compared, held-out ones included, which decide the split.
+    run.hold("data", as_rows(rows).facts())
+    asked = config.held_out
+    if asked is None:
+        asked = held_out_count(None, len(rows), config.usual_held_out)
+    return split_held_out(rows, asked, config.seed)
 
 
 def train_on_rows(
@@ -92,11 +98,14 @@ def train_on_rows(
         samples = SampledAnswers(held_out, config.samples, max_tokens=config.max_tokens)
         evaluators = [nll, samples, *evaluators]
     evaluation = Evaluation(config, run, model, evaluators)
-    facts = _facts(trainer, len(held_out), model.renderer.name)
+    remarks = {} if isinstance(rows, RowStream) else as_rows(rows).remarks()
+    facts = _facts(trainer, len(held_out), model.renderer.name, remarks)
     return run_trainer(trainer, run, trainer.rates, evaluation, facts)
 
 
-def _facts(trainer: SupervisedTrainer, held_out: int, renderer: str) -> dict[str, object]:
+def _facts(
+    trainer: SupervisedTrainer, held_out: int, renderer: str, remarks: Mapping[str, object]
+) -> dict[str, object]:
     """Return what is told at the start of a run, by name."""
     batches = trainer.batches
     facts: dict[str, object] = {"rows": "a stream"}
@@ -104,4 +113,5 @@ def _facts(trainer: SupervisedTrainer, held_out: int, renderer: str) -> dict[str
         # What fills no batch was never put into one, but it is part of the data.
         facts["rows"] = batches.per_epoch * batches.batch_size + batches.left_out
         facts["left out of each epoch"] = batches.left_out
-    return facts | {"held out": held_out, "batch size": batches.batch_size, "renderer": renderer}
+    facts |= {"held out": held_out, "batch size": batches.batch_size, "renderer": renderer}
+    return {**facts, **remarks}

@@ -10,7 +10,9 @@ from typing import Any
 from tinsmith import APIFuture, ForwardBackwardOutput, OptimStepResponse, TrainingClient
 from tinsmith.cookbook.batches.batch import Batch, Batches
 from tinsmith.cookbook.batches.loss_metrics import loss_metrics
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.rows.row_kinds import Row
+from tinsmith.cookbook.rows.row_sequence import as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
 from tinsmith.cookbook.runs import Transcript
 from tinsmith.cookbook.supervised.config import RowTrainingConfig
@@ -80,11 +82,14 @@ class SupervisedTrainer:
 
     def __init__(self, config: RowTrainingConfig, model: ModelSetup, rows: Sequence[Row] | RowStream) -> None:
         self._tokenizer = model.tokenizer
+        usual = config.usual_batch_size
+        # A stream has no size of its own.
+        size = None if isinstance(rows, RowStream) else as_rows(rows).epoch_size
         self.batches = Batches(
             rows,
             model.renderer,
             model.tokenizer,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size or (usual if size is None else rows_per_batch(None, size, usual)),
             seed=config.seed,
             max_length=config.max_length,
             train_on_what=config.train_on_what,

@@ -42,6 +42,11 @@ class Config:
     max_length: int | None = chz.field(
         default=None, validator=at_least(2), doc="longer examples are cut to so many tokens; None: whole"
     )
+    skip_bad_rows: bool = chz.field(default=False, doc="leave out rows of a file that cannot be used; they are counted")
+    text_control_tokens: bool = chz.field(
+        default=False, doc="read control tokens that are spelled in `text` rows (<|user|>, </s>) as tokens, not as text"
+    )
+    text_eos: bool = chz.field(default=False, doc="end each `text` row with the tokenizer's end token")
     first: int = chz.field(default=0, validator=at_least(0), doc="rows to pass over before the first one shown")
     count: int = chz.field(default=3, validator=at_least(1), doc="rows to show")
     html: str | None = chz.field(default=None, doc="page to write; None: to the terminal")
@@ -56,7 +61,14 @@ def main(config: Config) -> None:
     # No service: looking at data needs a tokenizer and nothing that runs a model.
     tokenizer = tinsmith.get_tokenizer(config.model_name)
     renderer = renderer_of(config.model_name, tokenizer, config.renderer_name)
-    rows = load_rows(config.data, renderer=renderer, train_on_what=config.train_on_what)
+    rows = load_rows(
+        config.data,
+        renderer=renderer,
+        train_on_what=config.train_on_what,
+        skip_bad_rows=config.skip_bad_rows,
+        text_control_tokens=config.text_control_tokens,
+        text_eos=config.text_eos,
+    )
     # Of a stream, so many rows are read and no more.
     chosen = list(islice(_placed(rows), config.first, config.first + config.count))
     if not chosen:

@@ -14,6 +14,7 @@ from a state whose rows are all there, and does anew only what leaves the same r
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,10 +23,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tinsmith import TrainingClient
+from tinsmith.cookbook.eval import EvaluationError
 from tinsmith.cookbook.runs import Run, Transcript
+from tinsmith.cookbook.runs.interrupts import asked_twice, interruptible, uninterrupted
 from tinsmith.cookbook.training.evaluation import Evaluation
 from tinsmith.cookbook.training.learning_rates import LearningRates
 from tinsmith.cookbook.training.train_result import TrainResult, result_of
+from tinsmith.types.errors import TinsmithError
+
+logger = logging.getLogger("tinsmith.cookbook")
 
 
 class SubmittedStep(ABC):
@@ -104,33 +110,56 @@ class _Loop:
         self._run = run
         self._evaluation = evaluation
         self._client = client
+        self._waiting: _Waiting | None = None
+        self._submitted = run.first_step
         self._logged_at = time.perf_counter()
 
     def to_the_end(self, total: int) -> TrainResult:
-        waiting: _Waiting | None = None
+        try:
+            return self._to_the_end(total)
+        except KeyboardInterrupt:
+            # Asked twice, nobody wants to wait, and what has been submitted of a step is not known.
+            if not asked_twice():
+                self._save_done()
+            raise
+
+    def _to_the_end(self, total: int) -> TrainResult:
         for step in self._run.steps(total):
             measured, page = None, None
             if self._evaluation.is_due(step):
                 # The evaluation asks the weights as they are: all steps before it have to be in its rows.
-                self._finish(waiting)
-                waiting = None
+                self._finish()
                 page = self._run.transcript(step)
-                measured = self._evaluation.begin(step, self._client, page)
+                with interruptible():
+                    measured = self._evaluation.begin(step, self._client, page)
             submitted = self._trainer.submit(step)
+            self._submitted = step + 1
             # Between this step's operations and the next one's: the service runs them in the order they come in.
             self._run.save_due(step + 1, self._client)
             # Only now, so that the service has the next step to do while this process reads results and renders.
-            self._finish(waiting)
-            waiting = _Waiting(step, submitted, measured, page)
-        self._finish(waiting)
+            self._finish()
+            self._waiting = _Waiting(step, submitted, measured, page)
+        with uninterrupted():
+            self._finish()
         with self._run.transcript(total) as page:
             measured = self._evaluation.measure(total, self._client, page)
         self._run.log_metrics(total, measured)
         self._run.save_final(total, self._client)
         return result_of(self._run, total, measured)
 
-    def _finish(self, waiting: _Waiting | None) -> None:
-        """Wait for a step, log its row, and record the checkpoints that were asked for before it."""
+    def _save_done(self) -> None:
+        """Save the weights after the last step that was submitted whole; those before it have been waited for."""
+        with uninterrupted():
+            try:
+                self._finish()
+            except (TinsmithError, EvaluationError) as error:
+                logger.warning(f"the last step is not counted ({error})")
+                return
+            self._run.save_done(self._submitted, self._client)
+
+    def _finish(self) -> None:
+        """Wait for the step before, log its row, and record the checkpoints that were asked for before it."""
+        waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
         metrics = waiting.submitted.metrics()

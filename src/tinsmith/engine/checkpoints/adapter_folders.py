@@ -14,7 +14,6 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from tinsmith.adapter_files.peft_config import parse_config
-from tinsmith.adapter_files.safetensors_header import read_metadata
 from tinsmith.engine.adapters.references import BASE, Reference
 from tinsmith.engine.adapters.slots import Slot, targets_for
 from tinsmith.engine.adapters.trained_adapters import Adapter
@@ -23,6 +22,7 @@ from tinsmith.engine.checkpoints.foreign import fit_foreign
 from tinsmith.engine.checkpoints.peft_layout import adapter_config, check_tensors, export_tensors, import_tensors
 from tinsmith.engine.checkpoints.whole_folders import read_file, read_manifest, write_folder
 from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.model_files.safetensors_header import read_metadata
 from tinsmith.types.errors import UserError
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER, REFERENCE_WEIGHTS
 from tinsmith.types.params import LoraConfig

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.engine.checkpoints.base_folder import BaseFolder
-from tinsmith.engine.checkpoints.merge_names import disk_names
 from tinsmith.engine.model.architecture import find_targets
 from tinsmith.engine.model.base_model import BaseModel
 
@@ -62,21 +61,20 @@ def weights_digest(base: BaseModel) -> str | None:
 
 
 def fingerprint_of_folder(base: BaseFolder) -> str | None:
-    """Return the fingerprint of a checkpoint that is not loaded; None where its files name weights in another way."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """Return the fingerprint of a checkpoint that is not loaded; None where its weights are stored as none can follow.
 
-    config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False)
-    # On the meta device: shapes and names without memory for weights.
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    decoder = model.get_decoder()
-    prefix = next(path for path, module in model.named_modules() if module is decoder)
-    sampled = sorted((f"{prefix}.{name}", weight) for name, weight in decoder.named_parameters() if weight.dim() > 1)
-    names = [disk_names(name, tuple(weight.shape), base.tensors) for name, weight in sampled]
-    if not all(name in base.tensors for pieces in names for name in pieces):
+    Raises:
+        UserError: the config is of no model that is served.
+    """
+    decoder = base.model.get_decoder()
+    prefix = next(path for path, module in base.model.named_modules() if module is decoder)
+    sampled = sorted(f"{prefix}.{name}" for name, weight in decoder.named_parameters() if weight.dim() > 1)
+    names = [base.names.file_names(name) for name in sampled]
+    if not all(names):
         return None
-    targets = find_targets(str(base.folder), model, config)
-    return _digest(config.model_type, targets, (_sample([base.read(n) for n in pieces]) for pieces in names))
+    targets = find_targets(str(base.folder), base.model, base.model.config)
+    samples = (_sample([base.read(name) for name in pieces]) for pieces in names)
+    return _digest(base.model.config.model_type, targets, samples)
 
 
 def _digest(model_type: str, targets: Iterable[Target], samples: Iterable[Tensor]) -> str:

@@ -1,17 +1,18 @@
 """Which tensors of a checkpoint on disk an adapter's parts change, and how.
 
 `transformers` fuses the experts of a layer when it loads a mixture; on disk most mixtures have a tensor per expert and
-projection (`experts.3.gate_proj.weight`), some the fused ones (`experts.gate_up_proj`).
+projection (`experts.3.gate_proj.weight`), some the fused ones (`experts.gate_up_proj`). `StoredNames` tells which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from tinsmith.adapter_files.peft_parts import SPLITS, Part, Parts
+from tinsmith.adapter_files.peft_parts import Part, Parts
+from tinsmith.engine.model.stored_names import Piece, StoredNames
 from tinsmith.types.errors import UserError, invalid
 
 Shape = tuple[int, ...]
@@ -31,6 +32,12 @@ class Update:
     expert: int | None
     rows: tuple[int, int]
 
+    @property
+    def shape(self) -> Shape:
+        """Shape of the tensor."""
+        matrix = (self.rows[1] - self.rows[0], self.part.inputs)
+        return (self.part.experts, *matrix) if self.part.experts and self.expert is None else matrix
+
     def add_to(self, weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return weight + scale·B·A.
 
@@ -49,56 +56,52 @@ class Update:
         return weight + (b.to(weight.dtype) * part.scale) @ a.to(weight.dtype)
 
 
-def find_updates(adapter: Parts, shapes: Mapping[str, Shape]) -> dict[str, Update]:
-    """Return the change of every tensor that an adapter changes.
+def find_updates(adapter: Parts, names: StoredNames, shapes: Mapping[str, Shape]) -> dict[str, Update]:
+    """Return the change of every stored tensor that an adapter changes.
 
     Args:
         adapter: all of it.
-        shapes: of the base's tensors, by their names on disk.
+        names: which stored tensors the base's parameters are made of.
+        shapes: of the stored tensors.
 
     Raises:
-        UserError: the base lacks a weight, or has it in another shape.
+        UserError: the base lacks a weight, has it in another shape, or stores it in a way that is not followed.
     """
     updates: dict[str, Update] = {}
+    single = {piece.written: piece.name for pieces in names.pieces.values() for piece in pieces}
     for part in adapter.parts.values():
-        for name, shape, update in _changes(part, shapes):
-            if name not in shapes:
-                raise UserError(f"base: got no tensor {name}, expected the one that {part.a} adapts")
-            if shapes[name] != shape:
-                raise invalid(f"base: {name}", shapes[name], f"shape {shape}, which {part.a} and {part.b} adapt")
-            updates[name] = update
+        parameter = part.weight if part.experts else f"{part.weight}.weight"
+        if parameter in names.unfollowed:
+            reason = names.unfollowed[parameter]
+            raise UserError(f"base: got files in which {reason}, expected such as adapters can be merged into")
+        pieces, whole = names.pieces.get(parameter), (0, part.outputs)
+        if pieces is None and parameter in single:
+            # Of one expert alone, as PEFT made adapters before `transformers` fused the experts of a layer.
+            updates[single[parameter]] = _sized(Update(part, None, whole), single[parameter], shapes)
+            continue
+        if pieces is None:
+            raise UserError(f"base: got no tensor {parameter}, expected the one that {part.a} adapts")
+        _check_experts(part, pieces)
+        for piece in pieces:
+            update = Update(part, piece.expert, piece.rows if piece.expert is not None else whole)
+            updates[piece.name] = _sized(update, piece.name, shapes)
     return updates
 
 
-def disk_names(weight: str, shape: Shape, names: Container[str]) -> list[str]:
-    """Return the tensors on disk that, laid end to end, hold the numbers of a parameter of the loaded model in order.
-
-    Args:
-        weight: path of the parameter, e.g. `model.layers.0.mlp.experts.gate_up_proj`.
-        shape: of the parameter.
-        names: of the tensors on disk.
-    """
-    module, _, last = weight.rpartition(".")
-    if weight in names or last not in SPLITS:
-        return [weight]
-    return [f"{module}.{expert}.{projection}.weight" for expert in range(shape[0]) for projection in SPLITS[last]]
+def _sized(update: Update, name: str, shapes: Mapping[str, Shape]) -> Update:
+    if shapes[name] != update.shape:
+        expected = f"shape {update.shape}, which {update.part.a} and {update.part.b} adapt"
+        raise invalid(f"base: {name}", shapes[name], expected)
+    return update
 
 
-def _changes(part: Part, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Shape, Update]]:
-    whole = (0, part.outputs)
-    if not part.experts:
-        yield f"{part.weight}.weight", (part.outputs, part.inputs), Update(part, None, whole)
-    elif part.weight in shapes:
-        yield part.weight, (part.experts, part.outputs, part.inputs), Update(part, None, whole)
-    else:
-        module, _, fused = part.weight.rpartition(".")
-        projections = SPLITS[fused]
-        height = part.outputs // len(projections)
-        for i, projection in enumerate(projections):
-            # More experts on disk than the adapter has would be left unmerged without a word.
-            further = f"{module}.{part.experts}.{projection}.weight"
-            if further in shapes:
-                raise UserError(f"base: got tensor {further}, expected {part.experts} experts as {part.a} adapts")
-            for expert in range(part.experts):
-                rows = (i * height, (i + 1) * height)
-                yield f"{module}.{expert}.{projection}.weight", (height, part.inputs), Update(part, expert, rows)
+def _check_experts(part: Part, pieces: Sequence[Piece]) -> None:
+    # More experts on disk than the adapter has would be left unmerged without a word.
+    for piece in pieces:
+        if piece.expert is not None and piece.expert >= part.experts:
+            raise UserError(f"base: got tensor {piece.name}, expected {part.experts} experts as {part.a} adapts")
+    found = {piece.expert for piece in pieces if piece.expert is not None}
+    if found and len(found) < part.experts:
+        raise UserError(
+            f"base: got {len(found)} experts ({pieces[0].name}), expected {part.experts} as {part.a} adapts"
+        )

@@ -20,11 +20,14 @@ from torch import Tensor
 
 from tinsmith.adapter_files.peft_config import AdapterConfig, parse_config
 from tinsmith.adapter_files.peft_parts import Parts, read_parts
-from tinsmith.adapter_files.safetensors_header import TensorEntry, make_header
-from tinsmith.engine.checkpoints.base_folder import EMBEDDINGS, HEAD, INDEX, SINGLE, BaseFolder
+from tinsmith.engine.checkpoints.base_folder import EMBEDDINGS, HEAD, BaseFolder
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint_of_folder
 from tinsmith.engine.checkpoints.foreign import check_finite
 from tinsmith.engine.checkpoints.merge_names import Update, find_updates
+from tinsmith.engine.model.stored_names import Piece
+from tinsmith.model_files.folder import INDEX, SINGLE
+from tinsmith.model_files.reading import check_file
+from tinsmith.model_files.safetensors_header import TensorEntry, make_header
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -44,6 +47,7 @@ def read_adapter_config(adapter: Path) -> AdapterConfig:
     path = adapter / ADAPTER_CONFIG
     if not path.is_file():
         raise invalid("adapter", str(adapter), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
+    check_file("adapter", path, "a config of PEFT")
     return parse_config(f"adapter: {ADAPTER_CONFIG}", path.read_bytes())
 
 
@@ -111,7 +115,8 @@ class _Merger:
         base: the base model's files.
         tensors: of the adapter.
         updates: of each tensor of the base that the adapter changes.
-        files: tensors of each file to write.
+        files: tensors of each file to write, by the names that they get.
+        sources: the base's tensor behind each of those names.
         dtype: of floating tensors; None keeps theirs.
         unties: whether an output projection of its own is written for a base that shares the input embedding.
     """
@@ -120,6 +125,7 @@ class _Merger:
     tensors: dict[str, Tensor]
     updates: dict[str, Update]
     files: dict[str, dict[str, TensorEntry]]
+    sources: dict[str, str]
     dtype: torch.dtype | None
     unties: bool
 
@@ -131,9 +137,12 @@ class _Merger:
         # An adapter acts on the output alone. Merged into a shared matrix it would change the input embeddings too.
         unties = "lm_head" in parts.parts and base.is_tied
         shapes = {name: entry.shape for name, entry in base.tensors.items()}
+        names = base.names
+        # Its own from now on, made of the embedding's numbers.
         if unties:
-            shapes[HEAD] = shapes[EMBEDDINGS]
-        updates = find_updates(parts, shapes)
+            shapes[HEAD] = shapes[base.stored(EMBEDDINGS)]
+            names.pieces[HEAD] = [Piece(HEAD, HEAD, None, (0, shapes[HEAD][0]))]
+        updates = find_updates(parts, names, shapes)
         _check_copies(parts, tensors, base)
         check_finite("adapter", tensors)
         found = fingerprint_of_folder(base) if trained_on is not None else None
@@ -142,12 +151,19 @@ class _Merger:
                 f"base: got {base.folder} (weights {found[:12]}), expected the base model that the adapter was trained "
                 f"on: {config.base_model} (weights {str(trained_on)[:12]})"
             )
-        files = {file: {name: _out(e, dtype) for name, e in entries.items()} for file, entries in base.files.items()}
+        written = {piece.name: piece.written for pieces in names.pieces.values() for piece in pieces}
+        files = {
+            file: {written.get(name, name): _out(entry, dtype) for name, entry in entries.items()}
+            for file, entries in base.files.items()
+        }
+        sources = {written.get(name, name): name for name in base.tensors}
         # The new head goes into the file of the embeddings, whose shape and dtype it has.
-        if unties and HEAD not in base.tensors:
-            file = next(file for file, entries in files.items() if EMBEDDINGS in entries)
-            files[file][HEAD] = files[file][EMBEDDINGS]
-        return cls(base, tensors, updates, files, dtype, unties)
+        if unties:
+            sources[HEAD] = base.stored(EMBEDDINGS)
+            embeddings = written[sources[HEAD]]
+            file = next(file for file, entries in files.items() if embeddings in entries)
+            files[file][HEAD] = files[file][embeddings]
+        return cls(base, tensors, updates, files, sources, dtype, unties)
 
     @property
     def size(self) -> int:
@@ -174,8 +190,9 @@ class _Merger:
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n")
 
     def _tensor(self, name: str, entry: TensorEntry) -> Tensor:
-        weight = self.base.read(EMBEDDINGS if name == HEAD and self.unties else name)
-        update = self.updates.get(name)
+        source = self.sources[name]
+        weight = self.base.read(source)
+        update = self.updates.get(HEAD if name == HEAD and self.unties else source)
         if update is not None:
             # The sum of two bfloat16 numbers would lose most of a small update; it is rounded once, at the end.
             wide = torch.promote_types(torch.float32, weight.dtype)
@@ -185,7 +202,8 @@ class _Merger:
         return weight.to(_TORCH_DTYPES[entry.dtype]) if entry.dtype in _TORCH_DTYPES else weight
 
     def _config(self) -> dict[str, Any]:
-        config = dict(self.base.config)
+        # A decoder that was saved alone calls itself one; what is written is the whole model, and is served as such.
+        config = {**self.base.config, "architectures": [type(self.base.model).__name__]}
         if self.unties:
             config["tie_word_embeddings"] = False
         if self.dtype is not None:
@@ -199,9 +217,13 @@ def _load_adapter(adapter: Path) -> tuple[dict[str, Tensor], str | None]:
     """Return an adapter's tensors, and the fingerprint of its base where it has one."""
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise invalid("adapter", str(adapter), f"a PEFT folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
+    check_file("adapter", adapter / ADAPTER_WEIGHTS, "safetensors")
     try:
         with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            for name, tensor in tensors.items():
+                if not tensor.is_floating_point():
+                    raise invalid(f"adapter: {ADAPTER_WEIGHTS}: {name}: dtype", tensor.dtype, "a floating one")
             return tensors, (opened.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
         raise UserError(
@@ -222,7 +244,7 @@ def _bytes(tensor: Tensor) -> Any:
 def _check_copies(parts: Parts, tensors: dict[str, Tensor], base: BaseFolder) -> None:
     """Check that embeddings which PEFT stored beside an adapter are the base's own, and not trained ones."""
     for name, parameter in parts.copies.items():
-        own = base.read(EMBEDDINGS if parameter == HEAD and base.is_tied else parameter)
+        own = base.read(base.stored(EMBEDDINGS if parameter == HEAD and base.is_tied else parameter))
         narrow = min(own.dtype, tensors[name].dtype, key=lambda d: d.itemsize)
         if own.shape != tensors[name].shape or not torch.equal(own.to(narrow), tensors[name].to(narrow)):
             raise UserError(f"adapter: got tensor {name} other than the base's, expected no trained embeddings")

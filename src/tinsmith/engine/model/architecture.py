@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tinsmith.engine.adapters.slots import Target
+from tinsmith.model_files.folder import CONFIG
 from tinsmith.types.errors import UserError
 
 # Rotary embeddings whose angles do not depend on how long the sequence is. The others (dynamic, longrope) turn a token
@@ -22,11 +23,16 @@ _MLP = {"gate_proj", "up_proj", "down_proj"}
 _EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
 
 
-def unsupported(name: str, reason: str) -> UserError:
-    """Make the error of a base model that is not served."""
-    return UserError(
-        f"base model {name}: got {reason}, expected a decoder of plain causal attention (Llama, Qwen, ...)"
-    )
+def unsupported(name: str, reason: str, file: str = "") -> UserError:
+    """Make the error of a base model that is not served.
+
+    Args:
+        name: of the model.
+        reason: what it has that is not computed here.
+        file: that says so, where one does.
+    """
+    place = f"base model {name}: {file}: " if file else f"base model {name}: "
+    return UserError(f"{place}got {reason}, expected a decoder of plain causal attention (Llama, Qwen, ...)")
 
 
 def check_config(name: str, config: PreTrainedConfig) -> None:
@@ -37,9 +43,10 @@ def check_config(name: str, config: PreTrainedConfig) -> None:
     """
     what = f"architecture {(getattr(config, 'architectures', None) or [config.model_type])[0]}"
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
-        raise unsupported(name, f"{what}, which is no causal language model")
+        reason = f"{what} (model_type {config.model_type!r}), which is no causal language model"
+        raise unsupported(name, reason, CONFIG)
     for reason in _declared(config):
-        raise unsupported(name, f"{what} with {reason}")
+        raise unsupported(name, f"{what} with {reason}", CONFIG)
 
 
 def _declared(config: PreTrainedConfig) -> list[str]:

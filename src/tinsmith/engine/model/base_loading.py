@@ -7,24 +7,26 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils.hub import cached_file
-from transformers.utils.logging import disable_progress_bar
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tinsmith.engine.model import attention
 from tinsmith.engine.model.architecture import check_config, find_targets, is_experts, unsupported
 from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.model.base_weights import BaseWeights
 from tinsmith.engine.model.context import ContextCell
 from tinsmith.engine.model.experts import LoraExperts
+from tinsmith.engine.model.loading_faults import named_faults
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.engine.model.probe import check_packed, plain_logits
+from tinsmith.engine.model.probe import check_numbers, check_packed, plain_logits
 from tinsmith.engine.model.shards import gather_weight
-from tinsmith.types.errors import UserError
+from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config
+from tinsmith.model_files.tokenizer_json import load_tokenizer
+from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 
@@ -35,25 +37,39 @@ def load_base_model(
 
     Args:
         name: that clients use.
-        source: a folder or a hub id.
+        source: its folder.
         device: where to put it.
         dtype: compute dtype.
         parallel: how to split the weights over the ranks of the running process group, as `transformers` plans it.
 
     Raises:
-        UserError: there is no model at `source`, or its architecture is not supported.
+        UserError: there is no model at `source`, one of its files is at fault (the message names file and field), or
+            its architecture is not supported.
     """
-    config = _read_config(name, source)
-    check_config(name, config)
-    model = _load_weights(name, source, config, dtype, parallel).to(device)
+    folder = _folder(name, source)
+    with named_faults(f"base model {name}", folder):
+        return _load(name, folder, device, dtype, parallel)
+
+
+def _load(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype, parallel: DistributedConfig | None
+) -> BaseModel:
+    # The small files first: whoever has a broken one should not wait for the weights to hear of it.
+    fields = read_config(place := f"base model {name}", folder)
+    check_companions(place, folder)
+    config = _make_config(name, folder, fields)
+    tokenizer = _read_tokenizer(name, folder)
+    weights = BaseWeights(place, folder)
+    model = weights.load(config, dtype, parallel).to(device)
     # The base never trains: no gradients, no dropout.
     model.requires_grad_(False).eval()
     targets = find_targets(name, model, config)
+    weights.warn_of_merging(targets)
     parameters = sum(p.numel() for p in model.parameters())
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     # Everything that wants the model as `transformers` made it comes before the modules are swapped.
     plain = plain_logits(model, device)
-    tokenizer = _read_tokenizer(source)
+    check_numbers(f"{place}: {folder / CONFIG}", fields, plain)
     gather_weight(model.get_output_embeddings())
     base = BaseModel(
         info=_info(name, model, config, parameters, tied, tokenizer is not None),
@@ -82,57 +98,28 @@ def checkpoint_activations(base: BaseModel) -> None:
             module.training = True
 
 
-def _read_config(name: str, source: str) -> PreTrainedConfig:
-    folder = Path(source).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"base model {name}: got folder {source}, expected a folder with config.json and safetensors")
-    if not folder.exists() and (folder.is_absolute() or source.count("/") > 1 or source.startswith(".")):
-        raise UserError(f"base model {name}: got {source}, expected an existing folder or a hub id like org/model")
-    try:
-        # Code that comes with a checkpoint is never run.
-        return AutoConfig.from_pretrained(str(folder) if folder.exists() else source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"base model {name}: got {source}, whose config cannot be read: {error}") from error
-
-
-def _load_weights(
-    name: str, source: str, config: PreTrainedConfig, dtype: torch.dtype, parallel: DistributedConfig | None
-) -> Any:
-    folder = Path(source).expanduser()
-    disable_progress_bar()  # the service logs what it loads; a bar would cut through the output of a user's script
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder) if folder.exists() else source,
-            config=config,
-            trust_remote_code=False,
-            dtype=dtype,
-            # The plainest code that `transformers` has: the probe compares ours with it.
-            attn_implementation="eager",
-            experts_implementation="eager",
-            use_safetensors=True,
-            output_loading_info=True,
-            distributed_config=parallel,
+def _make_config(name: str, folder: Path, fields: dict[str, Any]) -> PreTrainedConfig:
+    kind = fields["model_type"]
+    if kind not in CONFIG_MAPPING:
+        raise invalid(
+            f"base model {name}: {folder / CONFIG}: model_type", kind, "an architecture that `transformers` knows"
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"base model {name}: got {source}, whose weights cannot be loaded: {error}") from error
-    model, report = loaded
-    _check_complete(name, source, report)
-    return model
+    # Code that comes with a checkpoint is never run.
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    check_config(name, config)
+    return config
 
 
-def _check_complete(name: str, source: str, report: dict[str, Any]) -> None:
-    # transformers would go on with random numbers in their place.
-    absent = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
-    if absent:
-        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        raise UserError(
-            f"base model {name}: got {source}, whose weights cannot be loaded: {shown} missing or misshapen"
-        )
+def _folder(name: str, source: str) -> Path:
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"base model {name}: got {source}, expected a folder with {CONFIG} and safetensors")
+    return folder
 
 
-def _read_tokenizer(source: str) -> Tokenizer | None:
-    path = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-    return Tokenizer.from_file(path) if path else None
+def _read_tokenizer(name: str, folder: Path) -> Tokenizer | None:
+    path = folder / TOKENIZER
+    return load_tokenizer(f"base model {name}", path) if path.exists() else None
 
 
 def _head_name(model: Any) -> str:
@@ -161,6 +148,8 @@ def _info(
         eos_token_ids=[] if eos is None else [eos] if isinstance(eos, int) else list(eos),
         parameters=parameters,
         has_tokenizer=has_tokenizer,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
     )
 
 

@@ -5,6 +5,7 @@ A config can be silent and a module can have a familiar name; what a model compu
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from tinsmith.engine.model.architecture import unsupported
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext, Mode
+from tinsmith.types.errors import UserError, invalid
 
 # Two lengths, so that the packed pass pads one of the sequences and a token that looks across their border is seen.
 _LENGTHS = (7, 5)
@@ -37,6 +39,31 @@ def plain_logits(model: Any, device: torch.device) -> list[Tensor]:
     """
     ids = _probe_ids(model.get_input_embeddings().weight.shape[0], device)
     return [model(input_ids=i[None], use_cache=False).logits[0] for i in ids]
+
+
+def check_numbers(where: str, fields: dict[str, Any], logits: list[Tensor]) -> None:
+    """Check that a model whose weights are finite computes finite numbers, too.
+
+    Args:
+        where: what messages call its `config.json`.
+        fields: of the config.
+        logits: of each probe sequence.
+
+    Raises:
+        UserError: names the field that is NaN or infinite, where one is.
+    """
+    if all(bool(values.isfinite().all()) for values in logits):
+        return
+    for field, value in fields.items():
+        if not all(map(math.isfinite, _numbers(value))):
+            raise invalid(f"{where}: {field}", value, "a finite number")
+    raise UserError(f"{where}: got fields with which finite weights give logits that are NaN or infinite")
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, dict | list):
+        return [n for item in (value.values() if isinstance(value, dict) else value) for n in _numbers(item)]
+    return [value] if isinstance(value, float) else []
 
 
 class _LayerRecorder:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from tinsmith.server.handlers.bodies import canonical, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, read_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
@@ -45,7 +45,7 @@ class CreationHandler:
 
     async def create_model(self, owner: str, body: bytes) -> Record:
         """Accept the creation of a model."""
-        fields = parse_object(body)
+        fields = await read_object(body)
         record = Record(OpKind.CREATE_MODEL, owner, payload_hash=digest(canonical(fields)))
 
         async def prepare(record: Record) -> LoraConfig:
@@ -67,7 +67,7 @@ class CreationHandler:
             token_owner: whom the request's `weights_access_token` belongs to, if it has one; that owner's checkpoints
                 can be loaded, too.
         """
-        fields = parse_object(body)
+        fields = await read_object(body)
         record = Record(OpKind.LOAD_STATE, owner, payload_hash=digest(canonical(fields)))
         readers = {owner} | ({token_owner} if token_owner is not None else set())
 

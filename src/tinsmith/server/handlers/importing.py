@@ -17,12 +17,13 @@ import orjson
 from tinsmith.adapter_files.expert_parts import fuse_experts
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.adapter_files.peft_parts import lora_of, read_parts
-from tinsmith.adapter_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
@@ -95,11 +96,11 @@ class ImportingHandler:
         return None
 
     async def _load(self, owner: str, key: str, upload: Upload) -> Record:
-        request = parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
+        request = await parse(ImportCheckpointRequest, await upload.line(_MOST_LINE))
         check_name(request.name)
         check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
         info = await self._catalog.find(request.base_model)
-        config = orjson.dumps(request.adapter_config)
+        config = to_bytes(request.adapter_config)
         prefix = await upload.take(LENGTH_BYTES, ADAPTER_WEIGHTS)
         header = await upload.take(header_length(ADAPTER_WEIGHTS, prefix, _MOST_HEADER), f"{ADAPTER_WEIGHTS}: header")
         lora, size = await anyio.to_thread.run_sync(_check, config, header, info.experts_per_token)

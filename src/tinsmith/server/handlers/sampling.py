@@ -7,7 +7,7 @@ import orjson
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
 from tinsmith.server.faults import Unavailable
-from tinsmith.server.handlers.bodies import canonical, check_body, parse, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, check_body, parse, read_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
@@ -54,7 +54,7 @@ class SamplingHandler:
         Raises:
             UserError: the request is at fault.
         """
-        request = parse(CreateSamplingSessionRequest, body)
+        request = await parse(CreateSamplingSessionRequest, body)
         session = self._live.session(request.session_id, owner)
         if not is_count(request.sampling_session_seq_id, 0):
             raise invalid("sampling_session_seq_id", request.sampling_session_seq_id, "a whole number from 0")
@@ -117,14 +117,15 @@ class SamplingHandler:
             UserError: the body is no JSON object (400).
             Unavailable: too many requests wait already (429).
         """
-        fields = parse_object(body)
-        record = Record(OpKind.SAMPLE, owner, payload_hash=digest(canonical(fields)))
+        fields = await read_object(body)
+        payload_hash = await check_body(body, lambda: digest(canonical(fields)))
+        record = Record(OpKind.SAMPLE, owner, payload_hash=payload_hash)
         record.note = SampleNote(0)
         try:
-            request = validate(SampleRequest, fields)
+            request = await check_body(body, validate, SampleRequest, fields)
             promised = min(max(request.num_samples, 0), self._settings.max_samples)
             record.note = SampleNote(promised, request.record_stability_info)
-            if not 0 <= request.seq_id < 2**63:
+            if not is_count(request.seq_id, 0):
                 raise invalid("seq_id", request.seq_id, "a whole number from 0")
             sampler = self._live.sampler(request.sampling_session_id, owner)
         except UserError as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tinsmith.server.faults import Unavailable
-from tinsmith.server.handlers.bodies import canonical, parse_object, validate
-from tinsmith.server.handlers.model_order import ModelOrder, Prepared
+from tinsmith.server.handlers.bodies import canonical, read_object, validate
+from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.notes import SaveNote
 from tinsmith.server.state.records import Record, State
@@ -34,7 +34,7 @@ class SavingHandler:
 
     async def save_weights(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights and optimizer."""
-        fields = parse_object(body)
+        fields = await read_object(body)
         record = Record(OpKind.SAVE_STATE, owner, payload_hash=digest(canonical(fields)))
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
@@ -46,7 +46,7 @@ class SavingHandler:
 
     async def save_weights_for_sampler(self, owner: str, body: bytes) -> Record:
         """Accept a save of weights to sample from, under a name or for one sampling session."""
-        fields = parse_object(body)
+        fields = await read_object(body)
         kind = OpKind.SNAPSHOT if fields.get("path") is None else OpKind.SAVE_SAMPLER
         record = Record(kind, owner, payload_hash=digest(canonical(fields)))
 
@@ -65,7 +65,7 @@ class SavingHandler:
 
     async def save_weights_external(self, owner: str, body: bytes) -> Record:
         """Refuse an export, which is not served."""
-        fields = parse_object(body)
+        fields = await read_object(body)
         record = Record(OpKind.SKIP, owner, payload_hash=digest(canonical(fields)))
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
@@ -96,6 +96,8 @@ class SavingHandler:
         return Prepared()
 
     def _prepare_snapshot(self, run: TrainingRun, record: Record, number: int) -> Prepared:
+        if not is_count(number, 0):
+            raise invalid("sampling_session_seq_id", number, "a whole number from 0")
         sampler_id = sampling_session_id(run.session_id, number)
         if sampler_id in self._live.samplers:
             raise invalid("sampling_session_seq_id", number, "a number that no sampling session of this session has")

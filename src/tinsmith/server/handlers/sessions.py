@@ -29,6 +29,10 @@ _DRAIN_S = 600.0
 _STOP_S = 10.0
 
 
+# Characters of why a session ended that are kept; an error's text may hold a whole batch.
+_MOST_DETAIL = 16_384
+
+
 class SessionsHandler:
     """Opens and ends sessions."""
 
@@ -98,7 +102,11 @@ class SessionsHandler:
             return
         # Before the await, so that nothing new is accepted while this is being stored.
         session.closing = True
-        values = {"status": "closing", "end_reason": request.reason.type, "end_detail": request.detail}
+        values = {
+            "status": "closing",
+            "end_reason": request.reason.type,
+            "end_detail": (request.detail or "")[:_MOST_DETAIL] or None,
+        }
         await self._db.write(lambda connection: connection.execute(_update(session_id).values(values)))
         self.drain(session)
 

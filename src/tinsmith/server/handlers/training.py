@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from tinsmith.server.handlers.bodies import canonical, check_body, parse_object, validate
+from tinsmith.server.handlers.bodies import canonical, check_body, read_object, validate
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.handlers.provenance import fill_in, named_requests
 from tinsmith.server.handlers.references import ReferencesHandler
@@ -14,15 +15,20 @@ from tinsmith.server.state.notes import PassNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import Effect, digest
+from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
+from tinsmith.types.datum import Datum
 from tinsmith.types.engine_messages.operations import ForwardBackward, OpKind, OptimStep
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA
 from tinsmith.types.requests import OptimStepRequest
-from tinsmith.types.validation import check_adam, check_training_data
+from tinsmith.types.validation import check_adam, check_count, check_training_data
+from tinsmith.types.wire_scan import check_parts
 
 log = logging.getLogger("tinsmith.server")
+
+_PARTS_OF_A_DATUM = 64
 
 
 class TrainingHandler:
@@ -42,7 +48,7 @@ class TrainingHandler:
         Raises:
             UserError: the body is no such message (400).
         """
-        request, payload_hash = await check_body(body, _parse_pass, body)
+        request, payload_hash = await check_body(body, _parse_pass, body, self._settings.max_datums)
         record = Record(OpKind.FORWARD_BACKWARD, owner, payload_hash=payload_hash, body=body)
         record.work, record.note = ForwardBackward(), PassNote(request.forward_only)
 
@@ -52,7 +58,7 @@ class TrainingHandler:
             # A batch that is too large is refused below, and shall not cost a search.
             searched = loss is not None and loss.recorded and len(request.data) <= self._settings.max_datums
             effects = await self._fill_in(request, record) if searched else []
-            await check_body(body, _check_pass, request, info, self._settings.max_datums)
+            await check_body(body, _check_pass, request, info, self._settings)
             # Last, because it leaves files: a request that is refused has done nothing.
             if LOSSES[request.loss_fn].referenced:
                 record.work = ForwardBackward(await self._references.find(run, decode_loss_config(request)))
@@ -72,7 +78,7 @@ class TrainingHandler:
 
     async def optim_step(self, owner: str, body: bytes) -> Record:
         """Accept an optimizer step."""
-        fields = parse_object(body)
+        fields = await read_object(body)
         record = Record(OpKind.OPTIM_STEP, owner, payload_hash=digest(canonical(fields)))
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
@@ -88,12 +94,30 @@ class TrainingHandler:
         return await self._model_order.accept_json(record, fields, prepare)
 
 
-def _parse_pass(body: bytes) -> tuple[Any, str]:
+def _parse_pass(body: bytes, max_datums: int) -> tuple[Any, str]:
+    # Room for a few chunks and tensors in every datum.
+    check_parts(body, _PARTS_OF_A_DATUM * max_datums)
     request = parse_forward_backward_request(body)
     # Maps have no order on the wire, so a repeat may differ in its bytes.
     return request, digest(request.SerializeToString(deterministic=True))
 
 
-def _check_pass(request: Any, info: BaseModelInfo, max_datums: int) -> None:
+def _check_pass(request: Any, info: BaseModelInfo, settings: Settings) -> None:
     config = decode_loss_config(request)
-    check_training_data(decode_data(request), request.loss_fn, config, info, max_datums)
+    # Counted before they are made: an empty datum takes two bytes here and a kilobyte there.
+    check_count(len(request.data), settings.max_datums)
+    data = decode_data(request)
+    _check_cells(data, settings.max_sparse_cells)
+    check_training_data(data, request.loss_fn, config, info, settings.max_datums)
+
+
+def _check_cells(data: Sequence[Datum], most: int) -> None:
+    """Check what sparse tensors declare: a few bytes may stand for gigabytes of cells, results included."""
+    cells = 0
+    for index, datum in enumerate(data):
+        for name, tensor in datum.loss_fn_inputs.items():
+            cells += tensor.cells if tensor.is_sparse else 0
+            if cells > most:
+                field = f"data[{index}].loss_fn_inputs[{name!r}].shape"
+                expected = f"at most {most} cells in the sparse tensors of one request (TINSMITH_MAX_SPARSE_CELLS)"
+                raise invalid(field, tensor.shape, expected)

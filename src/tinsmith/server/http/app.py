@@ -15,6 +15,8 @@ from tinsmith.types.names.http_names import API_PREFIX
 
 log = logging.getLogger("tinsmith.access")
 
+# Whoever waits for the models to load asks these over and over: no fault, and no line each.
+_NOT_YET = {("/healthz", 503), (f"{API_PREFIX}/healthz", 503)}
 # The time of a long poll says how long the client was ready to wait, nothing about the service.
 _LONG_POLLS = (f"{API_PREFIX}/retrieve_future",)
 
@@ -66,5 +68,5 @@ class _Observed:
         if path not in _LONG_POLLS:
             metrics.seconds.observe(seconds)
         # A run asks several times a second: at the usual level only the service's own faults make a line.
-        level = logging.WARNING if status >= 500 else logging.DEBUG
+        level = logging.WARNING if status >= 500 and (path, status) not in _NOT_YET else logging.DEBUG
         log.log(level, "method=%s path=%s status=%d ms=%.1f", scope["method"], scope["path"], status, seconds * 1e3)

@@ -5,40 +5,41 @@ from __future__ import annotations
 import logging
 import uuid
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from tinsmith.server.faults import Unavailable, describe
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.types.errors import UserError
+from tinsmith.types.names.http_names import JSON
 
 log = logging.getLogger("tinsmith.server")
 
 
-def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     """Make an error answer."""
-    return JSONResponse({"detail": detail}, status, headers)
+    return Response(to_bytes({"detail": detail}), status, headers, JSON)
 
 
 def install(app: FastAPI) -> None:
     """Make an app answer every fault in our form."""
 
     @app.exception_handler(UserError)
-    async def _user(_: Request, error: UserError) -> JSONResponse:
+    async def _user(_: Request, error: UserError) -> Response:
         return answer(error.status, error.message)
 
     @app.exception_handler(Unavailable)
-    async def _unavailable(_: Request, error: Unavailable) -> JSONResponse:
+    async def _unavailable(_: Request, error: Unavailable) -> Response:
         return answer(error.status, error.message, {"Retry-After": str(error.retry_after_s)})
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def _validation(_: Request, error: RequestValidationError) -> Response:
         return answer(422, describe(error))
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> Response:
         # Starlette's own words for a path that no route has; every 404 of ours names a field.
         if error.status_code == 404 and error.detail == "Not Found":
             return answer(404, f"path: got {request.url.path!r}, expected a path of this API")
@@ -47,17 +48,17 @@ def install(app: FastAPI) -> None:
     # 503, not 500: a full disk or a database that restarts may be well in a moment, and clients repeat a 503 by
     # themselves.
     @app.exception_handler(SQLAlchemyError)
-    async def _storage(request: Request, error: SQLAlchemyError) -> JSONResponse:
+    async def _storage(request: Request, error: SQLAlchemyError) -> Response:
         log.error("%s %s: storage failed: %s", request.method, request.url.path, error)
         return answer(503, f"storage: could not be read or written ({_root(error)}); retry", {"Retry-After": "2"})
 
     @app.exception_handler(OSError)
-    async def _disk(request: Request, error: OSError) -> JSONResponse:
+    async def _disk(request: Request, error: OSError) -> Response:
         log.error("%s %s: storage failed: %s", request.method, request.url.path, error)
         return answer(503, f"storage: could not be read or written ({error}); retry", {"Retry-After": "2"})
 
     @app.exception_handler(Exception)
-    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    async def _unexpected(request: Request, error: Exception) -> Response:
         # The reference ties what the client saw to the traceback, which stays here: it may show what belongs to others.
         reference = uuid.uuid4().hex[:8]
         log.exception("%s %s failed (reference %s)", request.method, request.url.path, reference, exc_info=error)

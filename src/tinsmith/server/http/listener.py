@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import Iterator
@@ -32,14 +33,16 @@ class _Server(uvicorn.Server):
 class Listener:
     """Answers HTTP requests to a service.
 
+    Args:
+        service: that was or will be started by the caller.
+        host: as it was asked for.
+        listening: what `bind` gave; closed when `run` ends.
+
     Attributes:
         port: the port it is bound to; where port 0 was asked for, the free one that was found.
-
-    Raises:
-        StartupError: the address cannot be had.
     """
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
+    def __init__(self, service: Service, host: str, listening: socket.socket) -> None:
         self._service = service
         self._host = host
         config = uvicorn.Config(
@@ -51,10 +54,8 @@ class Listener:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
-        # Bound here, not when it runs: whoever asked for port 0 is told the number, and a port that is taken is told
-        # before anything else.
         self._server = _Server(config)
-        self._socket = _bind(host, port)
+        self._socket = listening
         self.port: int = self._socket.getsockname()[1]
 
     @property
@@ -83,19 +84,37 @@ class Listener:
         self._service.drain()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address before anything else is started: whoever asked for one that cannot be had is told at once.
+
+    Args:
+        host: a name or address of this machine.
+        port: 0 takes a free one.
+
+    Raises:
+        StartupError: it cannot be had; names the option that is to blame.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio turns Nagle's delay (40 ms per answer) off only where the protocol is named.
-        sock = socket.socket(family, kind, protocol)
+    # `UnicodeError` for a label that is empty or too long.
+    except (OSError, UnicodeError) as error:
+        raise _no_host(host, error) from None
+    # asyncio turns Nagle's delay (40 ms per answer) off only where the protocol is named.
+    sock = socket.socket(family, kind, protocol)
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(address)
-        except OSError:
-            sock.close()
-            raise
+        sock.bind(address)
     except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _no_host(host, error) from None
         raise StartupError(
-            f"--port: got {host}:{port}, which cannot be had ({error.strerror}), expected a free one"
+            f"--port: got {port} on {host}, which cannot be had ({error.strerror}), expected a free one"
         ) from None
     return sock
+
+
+def _no_host(host: str, error: Exception) -> StartupError:
+    reason = getattr(error, "strerror", None) or str(error)
+    expected = "a name or address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    return StartupError(f"--host: got {host!r}, where nobody can listen ({reason}), expected {expected}")

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, select
+from pydantic import ValidationError
+from sqlalchemy import Connection, Text, cast, delete, insert, select
 
-from tinsmith.server.faults import Unavailable
+from tinsmith.server.faults import Unavailable, describe
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import BaseModelRow
 from tinsmith.types.errors import StartupError, UserError, invalid
@@ -59,9 +60,16 @@ class Catalog:
 
     def remember(self) -> None:
         """Read what an earlier life of the service knew."""
-        query = select(BaseModelRow.name, BaseModelRow.info)
-        known = self._db.read(lambda connection: [(row.name, row.info) for row in connection.execute(query)])
-        self._infos = {name: BaseModelInfo.model_validate(info) for name, info in known if name in self.folders}
+        query = select(BaseModelRow.name, cast(BaseModelRow.info, Text))
+        known = self._db.read(lambda connection: [(name, info) for name, info in connection.execute(query)])
+        for name, info in known:
+            if name not in self.folders:
+                continue
+            try:
+                self._infos[name] = BaseModelInfo.model_validate_json(info)
+            except ValidationError as error:
+                # Only a memory: the engine tells it anew.
+                log.warning("base model %s: what was known of it cannot be read: %s", name, describe(error))
 
     async def up(self, models: list[BaseModelInfo]) -> None:
         """An engine host is up with these models."""

@@ -21,7 +21,7 @@ from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.params import LoraConfig
-from tinsmith.types.responses import Checkpoint
+from tinsmith.types.responses import Checkpoint, WeightsInfoResponse
 
 log = logging.getLogger("tinsmith.server")
 
@@ -61,6 +61,19 @@ class Saved:
             public=self.public,
             user_metadata=self.user_metadata,
             expires_at=utc(self.expires_at) if self.expires_at is not None else None,
+            base_model=self.base_model,
+            lora_rank=self.lora.rank,
+        )
+
+    def shape(self) -> WeightsInfoResponse:
+        """Return what it fits and acts on."""
+        lora = self.lora
+        return WeightsInfoResponse(
+            base_model=self.base_model,
+            lora_rank=lora.rank,
+            train_unembed=lora.train_unembed,
+            train_mlp=lora.train_mlp,
+            train_attn=lora.train_attn,
         )
 
 

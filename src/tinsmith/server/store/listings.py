@@ -70,6 +70,8 @@ class Listings:
             last_checkpoint=_first(states),
             last_sampler_checkpoint=_first(samplers),
             user_metadata=row.user_metadata,
+            checkpoint_count=len(saved),
+            size_bytes=sum(one.size_bytes for one in saved),
         )
 
     async def sessions(self, owner: str, page: Paging) -> list[str]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from tinsmith.model_files.folder import CONFIG, GENERATION, TOKENIZER
+from tinsmith.model_files.reading import read_optional
+from tinsmith.model_files.tokenizer_fields import read_tokenizer_folder
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.types.errors import UserError
+
+_PLACE = "model"
 
 
 class TokenizerFiles:
     """Reads tokenizers once and keeps them.
 
-    The answer holds `tokenizer_json` (the text of tokenizer.json), `tokenizer_config`, `chat_template`,
-    `generation_config`, `bos_token_id`, `eos_token_ids` and `pad_token_id`.
+    The answer holds `tokenizer_json` (the text of tokenizer.json, as the tokenizer's class builds it),
+    `tokenizer_config`, `chat_template` (a text, or texts by name), `generation_config`, `bos_token_id`,
+    `eos_token_ids` and `pad_token_id`.
     """
 
     def __init__(self) -> None:
@@ -26,34 +30,28 @@ class TokenizerFiles:
         """Return the JSON and its ETag.
 
         Raises:
-            UserError: the folder holds no tokenizer.json (404).
+            UserError: the folder holds no tokenizer.json (404), or a file in it cannot be read; names the file.
         """
         if folder not in self._read:
-            body = orjson.dumps(_collect(folder))
+            body = to_bytes(_collect(folder))
             self._read[folder] = (body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
         return self._read[folder]
 
 
 def _collect(folder: Path) -> dict[str, Any]:
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise UserError(f"model: got a checkpoint without tokenizer.json ({folder.name}), expected one with it", 404)
-    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
-    generation = _json(folder / "generation_config.json")
-    model = _json(folder / "config.json")
-    template = folder / "chat_template.jinja"
+    if not (folder / TOKENIZER).exists():
+        raise UserError(f"model: got a checkpoint without {TOKENIZER} ({folder.name}), expected one with it", 404)
+    fields = read_tokenizer_folder(_PLACE, folder)
+    generation = read_optional(_PLACE, folder / GENERATION)
+    model = read_optional(_PLACE, folder / CONFIG)
     # The generation config counts where both name ends: chat models end a turn with more than one token.
     eos = generation.get("eos_token_id", model.get("eos_token_id"))
     return {
-        "tokenizer_json": tokenizer.read_text(encoding="utf-8"),
-        "tokenizer_config": config,
-        "chat_template": template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template"),
+        "tokenizer_json": fields.tokenizer_json,
+        "tokenizer_config": fields.config,
+        "chat_template": fields.chat_template,
         "generation_config": generation,
         "bos_token_id": generation.get("bos_token_id", model.get("bos_token_id")),
         "eos_token_ids": eos if isinstance(eos, list) else [] if eos is None else [eos],
         "pad_token_id": generation.get("pad_token_id", model.get("pad_token_id")),
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

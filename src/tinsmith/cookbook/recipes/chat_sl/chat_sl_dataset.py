@@ -29,7 +29,7 @@ def held_out_words(seed: int) -> list[Row]:
     return pig_latin.rows(pig_latin.draw_words("held_out", _TEST_WORDS, seed))
 
 
-def general_rows(path: str | None, seed: int) -> Sequence[Row]:
+def general_rows(path: str | None, seed: int, *, skip_bad_rows: bool = False) -> Sequence[Row]:
     """Return the set that says what was forgotten: a file's rows, or what the embedded model can do.
 
     Raises:
@@ -37,7 +37,7 @@ def general_rows(path: str | None, seed: int) -> Sequence[Row]:
     """
     if path is None:
         return general.rows(_GENERAL_ROWS, seed)
-    rows = load_rows(path, seed)
+    rows = load_rows(path, seed, skip_bad_rows=skip_bad_rows)
     if isinstance(rows, RowStream):
         raise invalid("general", path, "rows of known number, not a stream")
     return rows

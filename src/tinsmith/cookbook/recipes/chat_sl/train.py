@@ -25,10 +25,9 @@ from tinsmith.cookbook.eval import (
 )
 from tinsmith.cookbook.recipes.chat_sl.chat_sl_dataset import PIG_LATIN, data_name, general_rows, held_out_words
 from tinsmith.cookbook.rows.row_kinds import Row
-from tinsmith.cookbook.rows.sources import load_rows
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.supervised.config import FREE, SupervisedConfig
+from tinsmith.cookbook.supervised.config import FREE, SupervisedConfig, share_or_count
 from tinsmith.cookbook.supervised.train import split_rows, train_on_rows
 from tinsmith.cookbook.training import TrainResult, set_up_model
 from tinsmith.cookbook.utils import at_least
@@ -58,9 +57,21 @@ class Config(SupervisedConfig):
     max_tokens: int = chz.field(
         default=512, validator=at_least(1), doc="longest answer that is sampled from a held-out question"
     )
-    held_out: int | float = chz.field(default=200, doc="rows, or the share of them below 1.0, that are not trained on")
-    batch_size: int = chz.field(default=64, validator=at_least(1), doc="conversations per step")
+    held_out: int | float | None = chz.field(
+        default=None,
+        validator=share_or_count,
+        doc="rows, or the share of them below 1.0, held out of training; None: 200, or a tenth of fewer than 2,000",
+    )
+    batch_size: int | None = chz.field(
+        default=None,
+        validator=at_least(1),
+        doc="conversations per step; None: 64, or fewer where 10 batches are not filled",
+    )
     eval_every: int = chz.field(default=50, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
+
+    @property
+    def usual_batch_size(self) -> int:
+        return 64
 
 
 def main(config: Config) -> TrainResult:
@@ -75,7 +86,7 @@ def main(config: Config) -> TrainResult:
     with Run(config, RECIPE, free=FREE) as run:
         evaluators = _evaluators(config)
         model = set_up_model(run, config)
-        rows = load_rows(config.data, config.seed, model.renderer, config.train_on_what)
+        rows = config.load_rows(model.renderer)
         learned, held_out = split_rows(config, run, rows)
         if config.judge_model is not None:
             evaluators.append(_judged(config, model.service, held_out))
@@ -91,7 +102,8 @@ def _evaluators(config: Config) -> list[Evaluator]:
         found.append(WinRateEvaluator(words, GradedJudge(), name="pig_latin_win_rate", max_tokens=_WORD_TOKENS))
     if config.general is not None:
         # There is seldom one right answer to a question of a general kind: the loss says it.
-        found.append(ForgettingEvaluator(general_rows(config.general, config.seed), grader=None))
+        rows = general_rows(config.general, config.seed, skip_bad_rows=config.skip_bad_rows)
+        found.append(ForgettingEvaluator(rows, grader=None))
     elif config.data == PIG_LATIN:
         found.append(ForgettingEvaluator(general_rows(None, config.seed), max_tokens=64))
     return found

@@ -10,11 +10,15 @@ from tinsmith.cookbook.recipes.code_rl.code_rl_env import CodeEnv, Grades, Task
 from tinsmith.cookbook.recipes.code_rl.config import BASICS, DRAWN, Config
 from tinsmith.cookbook.recipes.code_rl.drawn_problems import PREFIX, Drawn, best_constant, draw
 from tinsmith.cookbook.rl import EnvFromMessageEnv, ItemDataset, MakeDataset, RepeatedEnv, RLDataset
+from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
 from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.training import ModelSetup
 from tinsmith.types.errors import invalid
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
+# What is read of a row.
+_KEYS = ("statement", "tests", "prefix", "solution")
 SHIPPED = Path(__file__).parent / "problems.jsonl"
 
 
@@ -89,8 +93,9 @@ def _task(drawn: Drawn) -> Task:
     return Task(drawn.problem, PREFIX, drawn.program)
 
 
-def _check(row: Any) -> dict[str, Any]:
+def _check(row: Any, *, notes: RowNotes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise invalid("row", row, "an object with statement and tests")
     Task.from_row(row)
+    settle_keys_of_question(row, _KEYS, notes)
     return row

@@ -22,7 +22,8 @@ from tinsmith.cookbook.training import TrainResult
 FOLDER = "first_lesson"
 _BATCH = 16
 # Settings that say which model is trained where; the rest is the lesson's own.
-_SHARED = ("model_name", "base_url", "renderer_name", "lora_rank", "seed", "ttl_seconds")
+_ADAPTER = ("lora_rank", "train_attn", "train_mlp", "train_unembed")
+_SHARED = ("model_name", "base_url", "renderer_name", *_ADAPTER, "seed", "ttl_seconds")
 
 
 def teach(config: Config, folder: Path, evaluators: Sequence[Evaluator]) -> TrainResult:

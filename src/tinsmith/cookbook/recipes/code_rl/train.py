@@ -23,8 +23,8 @@ from tinsmith.cookbook.recipes.code_rl.config import DRAWN, DRAWN_LEARNING_RATE,
 from tinsmith.cookbook.recipes.code_rl.first_lesson import FOLDER, teach
 from tinsmith.cookbook.rl import RolloutEvaluator, train
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.runs.folder import open_folder
 from tinsmith.cookbook.runs.jsonl import read_rows
+from tinsmith.cookbook.runs.start.made_folder import recipe_folder
 from tinsmith.cookbook.training import TrainResult
 
 RECIPE = "code_rl"
@@ -49,12 +49,12 @@ def main(config: Config) -> TrainResult:
     held_out = groups(config, tasks, grades, held_out=True)
     answers = RolloutEvaluator(held_out, config.limits(), tasks.name, temperature=config.eval_temperature)
     # Both runs lie in it, the lesson's in a folder of its own.
-    folder = open_folder(config.log_path, RECIPE)
-    config = chz.replace(config, log_path=str(folder))
-    if config.env == DRAWN and config.lesson_steps and config.load_checkpoint_path is None:
-        lesson = teach(config, folder, [answers])
-        config = chz.replace(config, load_checkpoint_path=lesson.state_path)
-    result = train(config, RECIPE, groups(config, tasks, grades), evaluators=[answers])
+    with recipe_folder(config.log_path, RECIPE) as folder:
+        config = chz.replace(config, log_path=str(folder))
+        if config.env == DRAWN and config.lesson_steps and config.load_checkpoint_path is None:
+            lesson = teach(config, folder, [answers])
+            config = chz.replace(config, load_checkpoint_path=lesson.state_path)
+        result = train(config, RECIPE, groups(config, tasks, grades), evaluators=[answers])
     _show(result, folder, tasks)
     return result
 

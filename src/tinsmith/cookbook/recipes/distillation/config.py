@@ -20,7 +20,7 @@ SHIPPED_LEARNING_RATE = 3e-3
 
 def _held_out(config: Any, field: str) -> None:
     value = getattr(config, field)
-    if not value > 0 or (isinstance(value, float) and value >= 1):
+    if value is not None and (not value > 0 or (isinstance(value, float) and value >= 1)):
         raise invalid(field.removeprefix("X_"), value, "a number of prompts, or a share of them below 1.0")
 
 
@@ -41,12 +41,16 @@ class Config(DistillationConfig):
     )
     prompts: str | None = chz.field(
         default=None,
-        doc='JSONL of {"prompt": ...} or {"messages": [...]}, perhaps with a right "answer", or owner/name of the hub; '
+        doc='JSONL, Parquet or CSV of {"prompt": ...} or {"messages": [...]}, perhaps with "answer", or owner/name of '
+        "the hub; "
         "None: sums, as ship with the recipe",
     )
-    held_out: int | float = chz.field(
-        default=200, validator=_held_out, doc="prompts, or the share of them below 1.0, that are not trained on"
+    held_out: int | float | None = chz.field(
+        default=None,
+        validator=_held_out,
+        doc="prompts, or the share of them below 1.0, held out of training; None: 200, or a tenth of fewer than 2,000",
     )
+    skip_bad_rows: bool = chz.field(default=False, doc="leave out rows of a file that are no prompts; they are counted")
     drawn: int = chz.field(
         default=960, validator=at_least(1), doc="shipped sums that are trained on; 960 are 30 steps of the default size"
     )
@@ -77,7 +81,9 @@ class Config(DistillationConfig):
         doc="shipped sums without a named teacher: supervised steps that make one of the embedded model",
     )
     teacher_learning_rate: float = chz.field(default=4e-3, validator=positive, doc="peak rate of these steps")
-    batch_size: int = chz.field(default=32, validator=at_least(1), doc="prompts per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="prompts per step; None: 32, or fewer where 10 batches are not filled"
+    )
     epochs: int = chz.field(default=1, validator=at_least(1), doc="how often the prompts are gone through")
     max_tokens: int = chz.field(default=256, validator=at_least(1), doc="longest answer, of student and teacher")
 

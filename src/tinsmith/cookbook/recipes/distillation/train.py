@@ -23,13 +23,15 @@ from tinsmith.cookbook.distillation.config import OF_ROLLOUTS
 from tinsmith.cookbook.recipes.distillation.config import SHIPPED_LEARNING_RATE, Config
 from tinsmith.cookbook.recipes.distillation.distillation_dataset import best_constant, grade_of, load_domains
 from tinsmith.cookbook.recipes.distillation.shipped_teacher import make_teacher
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.runs.command import run_recipe
-from tinsmith.cookbook.runs.folder import open_folder
 from tinsmith.cookbook.runs.jsonl import read_rows
+from tinsmith.cookbook.runs.start.made_folder import recipe_folder
 from tinsmith.cookbook.training import TrainResult
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
 
 RECIPE = "distillation"
+USUAL_BATCH_SIZE = 32
 # Of the run that is compared with the one in the recipe's own folder.
 OFF_POLICY = "off_policy"
 
@@ -46,20 +48,23 @@ def main(config: Config) -> TrainResult:
     made = config.shipped and not config.has_teacher and config.teacher_sees is None
     # Before the run has a folder: a file that cannot be read leaves nothing behind.
     domains = load_domains(config)
+    prompts = sum(len(domain.prompts) for domain in domains)
+    # In the config, and so in `config.json`, which says what was done.
+    config = chz.replace(config, batch_size=rows_per_batch(config.batch_size, prompts, USUAL_BATCH_SIZE, "prompts"))
     # All runs lie in it; that of the student which speaks itself is the folder's own.
-    folder = open_folder(config.log_path, RECIPE)
-    config = chz.replace(config, log_path=str(folder))
-    if made:
-        teacher = make_teacher(config, folder)
-        domains = [replace(domain, teacher=teacher) for domain in domains]
-    students: dict[str, TrainResult] = {}
-    if config.method == "both":
-        other = chz.replace(config, log_path=str(folder / OFF_POLICY), method="off_policy", **OF_ROLLOUTS)
-        students["off-policy"] = train_off_policy(other, f"{RECIPE}_{OFF_POLICY}", domains, grade=grade)
-    if config.method == "off_policy":
-        students["off-policy"] = train_off_policy(config, RECIPE, domains, grade=grade)
-    else:
-        students["on-policy"] = train_on_policy(config, RECIPE, domains, grade=grade)
+    with recipe_folder(config.log_path, RECIPE) as folder:
+        config = chz.replace(config, log_path=str(folder))
+        if made:
+            teacher = make_teacher(config, folder)
+            domains = [replace(domain, teacher=teacher) for domain in domains]
+        students: dict[str, TrainResult] = {}
+        if config.method == "both":
+            other = chz.replace(config, log_path=str(folder / OFF_POLICY), method="off_policy", **OF_ROLLOUTS)
+            students["off-policy"] = train_off_policy(other, f"{RECIPE}_{OFF_POLICY}", domains, grade=grade)
+        if config.method == "off_policy":
+            students["off-policy"] = train_off_policy(config, RECIPE, domains, grade=grade)
+        else:
+            students["on-policy"] = train_on_policy(config, RECIPE, domains, grade=grade)
     _show(students, domains)
     return list(students.values())[-1]
 

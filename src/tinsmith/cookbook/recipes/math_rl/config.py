@@ -14,7 +14,7 @@ from tinsmith.types.errors import invalid
 
 def _held_out(config: Any, field: str) -> None:
     value = getattr(config, field)
-    if not value > 0:
+    if value is not None and not value > 0:
         raise invalid(field.removeprefix("X_"), value, "a number of problems, or a share of them below 1.0")
 
 
@@ -24,17 +24,19 @@ class Config(RLConfig):
 
     env: str = chz.field(
         default=ARITHMETIC,
-        doc="arithmetic, gsm8k, math, a JSONL file of problem and answer, or owner/name of the hub",
+        doc="arithmetic, gsm8k, math, a JSONL, Parquet or CSV file of problem and answer, or owner/name of the hub",
     )
     test: str | None = chz.field(
         default=None,
-        doc="held-out problems: a JSONL file, or owner/name of the hub (its test split); None: those of env",
+        doc="held-out problems: a file, or owner/name of the hub (its test split); None: those of env",
     )
-    held_out: int | float = chz.field(
-        default=200,
+    held_out: int | float | None = chz.field(
+        default=None,
         validator=_held_out,
-        doc="where env has no test split: problems, or the share of them below 1.0, that are not trained on",
+        doc="where env has no test split: problems, or the share of them below 1.0, held out of training; None: 200, "
+        "or a tenth of fewer than 2,000",
     )
+    skip_bad_rows: bool = chz.field(default=False, doc="leave out rows that are no problems; they are counted")
     eval_problems: int | None = chz.field(
         default=None, validator=at_least(1), doc="most held-out problems that an evaluation asks; None: all"
     )
@@ -50,7 +52,9 @@ class Config(RLConfig):
     reward_wrong: float = chz.field(default=0.0, doc="for a wrong one, or none; -1 for rewards of +1 and -1")
     reward_boxed: float = chz.field(default=0.1, doc="on top, for an answer in a box")
     reward_unboxed: float = chz.field(default=0.0, doc="on top, for one without; below 0 is a penalty")
-    batch_size: int = chz.field(default=16, validator=at_least(1), doc="problems per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="problems per step; None: 16, or fewer where 10 batches are not filled"
+    )
     eval_every: int = chz.field(default=10, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
 
     def rewards(self) -> RewardMap:

@@ -12,6 +12,7 @@ from tinsmith.cookbook.problems import Problem, Problems
 from tinsmith.cookbook.recipes.math_rl.config import Config
 from tinsmith.cookbook.recipes.math_rl.math_rl_env import MathEnv
 from tinsmith.cookbook.rl import ItemDataset, MakeDataset, RepeatedEnv, RLDataset
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.row_kinds import read_messages
 from tinsmith.cookbook.training import ModelSetup
@@ -21,6 +22,7 @@ STANDARD = (
     {"role": "user", "content": "How many minutes are in 3 hours and 20 minutes? Write in \\boxed{}."},
     {"role": "assistant", "content": "3 hours are 3 * 60 = 180 minutes, and 180 + 20 = 200. \\boxed{200}"},
 )
+_USUAL_BATCH_SIZE = 16
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -42,6 +44,11 @@ def convo_prefix(system_prompt: str | None, few_shot: str | None) -> Messages:
     return [*system, *(message for row in JsonlRows(few_shot) for message in read_messages(row).messages)]
 
 
+def problems_per_step(config: Config, problems: Problems) -> int:
+    """Return the problems of a step: as many as were asked for, else 16, or fewer of few problems."""
+    return rows_per_batch(config.batch_size, len(problems.train), _USUAL_BATCH_SIZE, "problems")
+
+
 def groups(config: Config, problems: Problems, *, held_out: bool = False) -> MakeDataset:
     """Return what makes a data set of groups: each training problem `group_size` times, or each held-out one once.
 
@@ -49,6 +56,7 @@ def groups(config: Config, problems: Problems, *, held_out: bool = False) -> Mak
         UserError: the examples before each question cannot be read.
     """
     prefix = convo_prefix(config.system_prompt, config.few_shot)
+    batch_size = problems_per_step(config, problems)
     chosen, group_size = (problems.test, 1) if held_out else (problems.train, config.group_size)
 
     def make(model: ModelSetup) -> RLDataset:
@@ -59,7 +67,7 @@ def groups(config: Config, problems: Problems, *, held_out: bool = False) -> Mak
             return RepeatedEnv(env, group_size, [problem.kind] if problem.kind else [])
 
         # Held-out problems keep their order, so that every evaluation asks the same ones with the same seeds.
-        return ItemDataset(chosen, group, config.batch_size, None if held_out else config.seed, problems.facts())
+        return ItemDataset(chosen, group, batch_size, None if held_out else config.seed, problems.facts())
 
     return make
 

@@ -9,12 +9,13 @@ Without arguments the embedded model learns to add, and sums that it never train
 
 from __future__ import annotations
 
+import chz
 from rich.console import Console
 from rich.table import Table
 
 from tinsmith.cookbook.problems import Problems, load_problems
 from tinsmith.cookbook.recipes.math_rl.config import Config
-from tinsmith.cookbook.recipes.math_rl.math_rl_dataset import Majority, groups
+from tinsmith.cookbook.recipes.math_rl.math_rl_dataset import Majority, groups, problems_per_step
 from tinsmith.cookbook.rl import RolloutEvaluator, train
 from tinsmith.cookbook.runs.command import run_recipe
 from tinsmith.cookbook.runs.jsonl import read_rows
@@ -30,7 +31,8 @@ def main(config: Config) -> TrainResult:
         UserError: a setting, a problem or an example cannot be used.
         TinsmithError: the service failed.
     """
-    problems = load_problems(config.env, config.test, config.held_out, config.seed)
+    problems = load_problems(config.env, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows)
+    config = chz.replace(config, batch_size=problems_per_step(config, problems))
     problems = problems._replace(test=problems.test[: config.eval_problems])
     held_out = groups(config, problems, held_out=True)
     answers = RolloutEvaluator(held_out, config.limits(), problems.name, temperature=config.eval_temperature)

@@ -43,7 +43,9 @@ def main(config: Config) -> TrainResult:
     if config.learning_rate is None:
         config = chz.replace(config, learning_rate=_RATE_SHARE * recommended_lr(config.model_name))
     # Before the run has a folder: a file that cannot be read leaves nothing behind.
-    comparisons = load_comparisons(config.data, config.test, config.held_out, config.seed)
+    comparisons = load_comparisons(
+        config.data, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows
+    )
     if comparisons.name == SORTED_LETTERS and config.loss_fn == "dpo" and config.loss_fn_config is None:
         config = chz.replace(config, loss_fn_config={"nll_coeff": _NLL_COEFF})
     with Run(config, RECIPE, free=FREE) as run:

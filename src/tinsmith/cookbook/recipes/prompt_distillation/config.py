@@ -23,7 +23,7 @@ def _queries(config: Any, field: str) -> None:
 
 def _tested(config: Any, field: str) -> None:
     value = getattr(config, field)
-    if value <= 0 or (isinstance(value, float) and value >= 1):
+    if value is not None and (value <= 0 or (isinstance(value, float) and value >= 1)):
         raise invalid(field.removeprefix("X_"), value, "a number of queries, or a share of them below 1.0")
 
 
@@ -60,7 +60,7 @@ class Config(RowTrainingConfig):
     queries: str | None = chz.field(
         default=None,
         validator=_queries,
-        doc='JSONL of {"query": ...} or {"messages": [...]}, perhaps with a right "answer"; None: as ships',
+        doc='JSONL, Parquet or CSV of {"query": ...} or {"messages": [...]}, perhaps with "answer"; None: as ships',
     )
     teacher_model: str | None = chz.field(default=None, doc="the teacher's base model; None: the student's")
     teacher_path: str | None = chz.field(
@@ -79,9 +79,18 @@ class Config(RowTrainingConfig):
         default=TrainOnWhat.LAST_ASSISTANT_MESSAGE,
         doc="which messages are learned; the last is the teacher's, earlier ones belong to the query",
     )
-    held_out: int | float = chz.field(
-        default=200, validator=_tested, doc="queries, or the share of them below 1.0, that are not trained on"
+    held_out: int | float | None = chz.field(
+        default=None,
+        validator=_tested,
+        doc="queries, or the share of them below 1.0, held out of training; None: 200, or a tenth of fewer than 2,000",
     )
-    batch_size: int = chz.field(default=16, validator=at_least(1), doc="queries per step")
+    batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="queries per step; None: 16, or fewer where 10 batches are not filled"
+    )
     epochs: int = chz.field(default=2, validator=at_least(1), doc="how often the answers are gone through")
+
+    @property
+    def usual_batch_size(self) -> int:
+        return 16
+
     eval_every: int = chz.field(default=25, validator=at_least(0), doc="steps between evaluations; 0: only at the end")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,20 @@ from typing import Any, cast
 from tinsmith.cookbook.datasets.pig_latin import draw_words
 from tinsmith.cookbook.renderers import Message, TurnEnd
 from tinsmith.cookbook.renderers.messages import check_messages
+from tinsmith.cookbook.rows.default_sizes import held_out_count
+from tinsmith.cookbook.rows.formats.chat_messages import own_messages
+from tinsmith.cookbook.rows.formats.own_form import SYSTEMS, add_system
+from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
+from tinsmith.cookbook.rows.formats.sharegpt import is_turn, turns_to_messages
+from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
+from tinsmith.cookbook.rows.sources import open_file
 from tinsmith.cookbook.words import Split
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import invalid
 
 # Few enough for a minute of sampling, enough for a student to learn five tools.
 _SHIPPED = {"train": 800, "held_out": 200}
+# What a query is asked in.
+_FIELDS = ("query", "messages", "conversations")
 # Per tool of the shipped prompt: its argument, and how people ask for it.
 _TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lookup": ("key", ("What is the value of {}?", "Look up {}.")),
@@ -80,24 +88,31 @@ def load_prompt(path: str | None) -> str:
     return text
 
 
-def load_queries(path: str | None, held_out: int | float, seed: int) -> tuple[list[Query], list[Query]]:
+def load_queries(
+    path: str | None, held_out: int | float | None, seed: int, *, skip_bad_rows: bool = False
+) -> tuple[list[Query], list[Query]]:
     """Return the queries to train on, and those that are held out.
 
     The shipped ones are split by their words; those of a file are drawn, by `seed`.
 
     Args:
-        path: JSONL of `{"query": "..."}` or `{"messages": [...]}`, each perhaps with an `"answer"`; None: as ships.
-        held_out: queries to hold out, or the share of them below 1.0.
+        path: JSONL, Parquet or CSV of `{"query": "..."}` or `{"messages": [...]}`, perhaps with an `"answer"`; None: as
+            ships.
+        held_out: queries to hold out, or the share of them below 1.0; None: 200, or a tenth of fewer than 2,000.
         seed: of the draw.
+        skip_bad_rows: whether rows that are no queries are left out, with a warning, or an error.
 
     Raises:
         UserError: a line is no query (names file and line), or there are too few.
     """
     if path is None:
-        count = held_out if isinstance(held_out, int) else round(held_out * _SHIPPED["train"])
+        count = _SHIPPED["held_out"] if held_out is None else held_out
+        count = count if isinstance(count, int) else round(count * _SHIPPED["train"])
         return _shipped("train", _SHIPPED["train"], seed), _shipped("held_out", count, seed)
-    queries = _read(path)
-    count = held_out if isinstance(held_out, int) else max(1, round(held_out * len(queries)))
+    rows = open_file(Path(path), _check, _check_columns, field="queries", skip=skip_bad_rows)
+    tell_facts(path, rows.remarks())
+    queries = [_query(row, RowNotes()) for row in rows]
+    count = max(1, held_out_count(held_out, len(queries), _SHIPPED["held_out"], "queries"))
     if count >= len(queries):
         raise invalid("held_out", held_out, f"fewer than the {len(queries)} queries of {path}")
     order = Random(f"held-out-{seed}").sample(range(len(queries)), len(queries))
@@ -117,31 +132,37 @@ def _tool_query(rng: Random, word: str) -> Query:
     return Query([{"role": "user", "content": question}], {"role": "assistant", "content": "", "tool_calls": [call]})
 
 
-def _read(path: str) -> list[Query]:
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except OSError as error:
-        raise invalid("queries", path, f"a JSONL file that can be read ({error.strerror})") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                found.append(_query(json.loads(line.decode("utf-8-sig"))))
-            except (UserError, ValueError) as error:
-                raise UserError(f"{path}, line {number}: {error}") from None
-    return found
+def _check(row: Any, *, notes: RowNotes) -> dict[str, Any]:
+    _query(row, notes)
+    return row
 
 
-def _query(row: Any) -> Query:
-    if not isinstance(row, dict) or ("query" in row) == ("messages" in row):
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if not any(name in columns for name in _FIELDS):
+        raise invalid(f"{path}: columns", ", ".join(columns), 'either "query" or "messages"')
+
+
+def _query(row: Any, notes: RowNotes) -> Query:
+    if not isinstance(row, dict) or sum(row.get(name) is not None for name in _FIELDS) != 1:
         raise invalid("row", row, 'an object with either "query" or "messages"')
-    if "query" in row and not (isinstance(row["query"], str) and row["query"].strip()):
-        raise invalid("query", row["query"], "a text that is not empty")
-    messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["query"]}]
-    if check_messages(messages)[-1].role == "assistant":
-        raise invalid("messages", "an answer of the assistant at the end", "a question; the answer belongs in `answer`")
+    for key in ("tools", "functions"):
+        if row.get(key):
+            raise invalid(key, row[key], "none: queries without tools")
+    settle_keys_of_question(row, (*_FIELDS, *SYSTEMS, "answer"), notes)
+    field = next(name for name in _FIELDS if row.get(name) is not None)
+    turns = row[field]
+    if field == "query":
+        if not (isinstance(turns, str) and turns.strip()):
+            raise invalid("query", turns, "a text that is not empty")
+        turns = [{"role": "user", "content": turns}]
+    elif field == "conversations" or (isinstance(turns, list) and any(map(is_turn, turns))):
+        turns = turns_to_messages(turns, field)
+    messages = add_system(row, own_messages(turns, field, notes), notes)
+    if check_messages(messages, field)[-1].role == "assistant":
+        raise invalid(field, "an answer of the assistant at the end", "a question; the answer belongs in `answer`")
     answer = row.get("answer")
     if isinstance(answer, dict):
+        (answer,) = own_messages([answer], "answer", notes)
         check_messages([answer], "answer")
     elif answer is not None and not isinstance(answer, str):
         raise invalid("answer", answer, "a text, or a message of the assistant")

@@ -13,8 +13,8 @@ from tinsmith.cookbook.completers import Completer, SampledTurn, sample_response
 from tinsmith.cookbook.recipes.prompt_distillation.config import Config
 from tinsmith.cookbook.recipes.prompt_distillation.prompt_distillation_dataset import Query
 from tinsmith.cookbook.runs import Run
-from tinsmith.cookbook.runs.folder import append_rows
 from tinsmith.cookbook.runs.jsonl import keep_rows, read_rows
+from tinsmith.cookbook.runs.start.folder import append_rows
 from tinsmith.types.errors import invalid
 
 FILE = "teacher.jsonl"

@@ -43,7 +43,7 @@ def main(config: Config) -> TrainResult:
     """
     prompt = load_prompt(config.teacher_prompt)
     # Before the run has a folder: a prompt that cannot be read leaves nothing behind.
-    train, held_out = load_queries(config.queries, config.held_out, config.seed)
+    train, held_out = load_queries(config.queries, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows)
     with Run(config, RECIPE, free=FREE) as run:
         model = set_up_model(run, config)
         answers = ask(config, run, prompt, [*train, *held_out])

@@ -24,7 +24,7 @@ def _questions(config: Any, field: str) -> None:
 
 def _held_out(config: Any, field: str) -> None:
     value = getattr(config, field)
-    if value <= 0 or (isinstance(value, float) and value >= 1):
+    if value is not None and (value <= 0 or (isinstance(value, float) and value >= 1)):
         raise invalid(field.removeprefix("X_"), value, "a number of questions, or a share of them below 1.0")
 
 
@@ -49,8 +49,10 @@ class Config(RLConfig):
     # Near the end a group has one wrong answer or none, and Adam makes a full step of that.
     lr_schedule: Schedule = chz.field(default="linear", doc="constant, linear or cosine, from the peak rate to 0")
     drawn: int = chz.field(default=152, validator=at_least(20), doc="questions to draw, held-out ones included")
-    held_out: int | float = chz.field(
-        default=80, validator=_held_out, doc="questions, or the share of them below 1.0, that are not trained on"
+    held_out: int | float | None = chz.field(
+        default=None,
+        validator=_held_out,
+        doc="questions, or the share of them below 1.0, held out of training; None: 80, or a tenth of fewer than 800",
     )
     system_prompt: str | None = chz.field(
         default=None, doc="what the model is told before a question; None: to search, of drawn questions nothing"

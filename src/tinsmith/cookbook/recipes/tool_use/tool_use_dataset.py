@@ -12,7 +12,10 @@ from tinsmith.cookbook.recipes.tool_use.matching import words_of
 from tinsmith.cookbook.recipes.tool_use.tool_use_env import Grading, Library, Question, SearchEnv
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.rl import Document, DocumentIndex, EnvFromMessageEnv, ItemDataset, RepeatedEnv, Tool
+from tinsmith.cookbook.rows.default_sizes import held_out_count
+from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
 from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.words import Split, pseudo_word, split_of
 from tinsmith.types.errors import invalid
 
@@ -23,6 +26,8 @@ REPLY = "Reply with the answer alone, in as few words as possible."
 _WORDINGS = ("What is the value of {}?", "value of {}?", "Look up {}.", "What is {}?")
 _LETTERS = (3, 8)
 _VALUES = (10, 9999)
+# Of drawn questions, and of one's own where there are enough.
+_USUAL_HELD_OUT = 80
 
 
 class Task(NamedTuple):
@@ -131,24 +136,28 @@ def draw(split: Split, count: int, seed: int) -> list[tuple[str, str, str]]:
 
 def _held_out(config: Config, total: int) -> int:
     asked = config.held_out
-    count = round(asked * total) if isinstance(asked, float) else asked
+    # Of drawn ones the numbers are made to fit each other.
+    drawn = config.corpus is None and asked is None
+    count = _USUAL_HELD_OUT if drawn else held_out_count(asked, total, _USUAL_HELD_OUT, "questions")
     if not 0 < count < total:
         raise invalid("held_out", asked, f"at least one of the {total} questions, and not all")
     return count
 
 
-def _check_document(row: Any) -> dict[str, Any]:
+def _check_document(row: Any, *, notes: RowNotes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise invalid("row", row, 'an object with "text"')
     if not isinstance(row.get("text"), str) or not row["text"].strip():
         raise invalid("text", row.get("text"), "a text that is not empty")
     if not isinstance(row.get("title", ""), str):
         raise invalid("title", row["title"], "a text")
+    settle_keys_of_question(row, ("text", "title"), notes)
     return row
 
 
-def _check_question(row: Any) -> dict[str, Any]:
+def _check_question(row: Any, *, notes: RowNotes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise invalid("row", row, 'an object with "question" and "answer"')
     Question.from_row(row)
+    settle_keys_of_question(row, ("question", "answer"), notes)
     return row

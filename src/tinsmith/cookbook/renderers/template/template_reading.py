@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +13,8 @@ from typing import Any
 from tinsmith.cookbook.renderers.encoding import PieceEncoder
 from tinsmith.cookbook.renderers.families.qwen3_5 import PYTHON_VALUES, read_tagged_call
 from tinsmith.cookbook.renderers.messages import Message
-from tinsmith.cookbook.renderers.template.template_text import (
-    ANSWER,
-    ARGUMENTS,
-    NAME,
-    QUESTION,
-    THOUGHT,
-    Abilities,
-    call_message,
-)
-from tinsmith.cookbook.renderers.tools import UnparsedToolCall, read_arguments, to_json
+from tinsmith.cookbook.renderers.template.template_abilities import ANSWER, ARGUMENTS, NAME, THOUGHT, Abilities
+from tinsmith.cookbook.renderers.tools import UnparsedToolCall, read_arguments, read_json_call, to_json
 from tinsmith.types.errors import UserError
 
 # What the last message of a conversation says in a template's text, without its end marker.
@@ -34,17 +27,34 @@ class CallForm:
 
     Attributes:
         begin: before each call.
-        end: behind each call; may be empty.
+        end: behind each call; may be empty, and may hold the call's id.
         section: what stands around all calls.
         marked: whether a control token stands before each call.
+        sectioned: whether one stands before all calls alone.
+        separator: what stands between calls, blanks aside.
         read: makes a call of what stands between `begin` and `end`, or says why it is none.
     """
 
     begin: str
-    end: str
+    end: re.Pattern[str]
     section: tuple[str, str]
     marked: bool
     read: Callable[[str], dict[str, Any] | str]
+    sectioned: bool = False
+    separator: str = ""
+
+    def close(self, text: str) -> tuple[str, str | None, str]:
+        """Cut a text at the last end of a call: before it, the id in it (empty: none), and behind it.
+
+        Without an end the id is None.
+        """
+        if not self.end.pattern:
+            return text, "", ""
+        ends = list(self.end.finditer(text))
+        if not ends:
+            return text, None, ""
+        found = ends[-1]
+        return text[: found.start()], found.groupdict().get("id") or "", text[found.end() :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class AnswerForm:
             for begin in (self.thought, self.thought.strip(), "<think>"):
                 thinking = thinking.removeprefix(begin)
             text = text if end == ends[0] else text.lstrip("\n")
+        else:
+            text = text.removeprefix(self.answer)
         message = self._read_calls(text)
         if thinking is not None and thinking.strip():
             message["reasoning_content"] = thinking.strip("\n")
@@ -82,21 +94,23 @@ class AnswerForm:
     def _read_calls(self, text: str) -> Message:
         form = self.calls
         plain: Message = {"role": "assistant", "content": text}
-        if form is None or form.begin not in text:
+        if form is None or form.begin not in text or (form.sectioned and form.section[0] not in text):
             return plain
         calls: list[dict[str, Any]] = []
         unparsed: list[UnparsedToolCall] = []
         before, *said = text.split(form.begin)
         rest = [before.removesuffix(form.section[0]).rstrip("\n")]
         for part in said:
-            inner, closed, after = part.rpartition(form.end) if form.end else (part, True, "")
-            call = form.read(inner) if closed else "it breaks off"
+            inner, closed, after = form.close(part)
+            call = form.read(inner) if closed is not None else "it breaks off"
+            if isinstance(call, dict) and closed:
+                call = {"id": closed, **call}
             if isinstance(call, str):
                 unparsed.append({"text": form.begin + part, "reason": call})
             else:
                 calls.append(call)
-                rest.append(after.strip("\n").removeprefix(form.section[1]))
-        if not form.marked and (unparsed or rest[0].strip()):
+                rest.append("" if after.strip() == form.separator else after.strip("\n").removeprefix(form.section[1]))
+        if not (form.marked or form.sectioned) and (unparsed or rest[0].strip()):
             return plain  # nothing but its words makes it look like a call
         message: Message = {"role": "assistant", "content": "".join(rest).rstrip()}
         if calls:
@@ -108,51 +122,60 @@ class AnswerForm:
 
 def find_form(said: Said, abilities: Abilities, encoder: PieceEncoder) -> AnswerForm:
     """Return how a template writes answers, found by letting it write some."""
+    asked = abilities.probe.asked
     calls = None if abilities.arguments is None else _find_calls(said, abilities, encoder)
-    answer = said([QUESTION, ANSWER]).partition(ANSWER["content"])[0]
+    answer = said(asked(ANSWER)).partition(ANSWER["content"])[0]
     if abilities.thinking is None:
         # Models that think do so in these tags, whatever their template reads.
         return AnswerForm("<think>", ("</think>",), answer, calls)
     field = {abilities.thinking: THOUGHT}
-    thought, _, behind = said([QUESTION, ANSWER | field]).partition(THOUGHT)
+    thought, _, behind = said(asked(ANSWER | field)).partition(THOUGHT)
     ends = [behind.partition(ANSWER["content"])[0]]
     if abilities.arguments is not None:
-        given = _arguments(abilities)
-        behind = said([QUESTION, call_message(given) | field]).partition(THOUGHT)[2]
-        call = said([QUESTION, call_message(given)])
+        behind = said(asked(abilities.call() | field)).partition(THOUGHT)[2]
+        call = said(asked(abilities.call()))
         if behind.endswith(call):
             ends.append(behind.removesuffix(call))
     return AnswerForm(thought, tuple(end for end in ends if end.strip()), answer, calls)
 
 
-def _arguments(abilities: Abilities) -> Any:
-    return to_json(ARGUMENTS) if abilities.arguments == "text" else ARGUMENTS
-
-
 def _find_calls(said: Said, abilities: Abilities, encoder: PieceEncoder) -> CallForm:
-    given, shown = _arguments(abilities), to_json(ARGUMENTS)
-    one = said([QUESTION, call_message(given)])
-    answer = said([QUESTION, ANSWER]).partition(ANSWER["content"])[0]
+    asked, shown = abilities.probe.asked, to_json(ARGUMENTS)
+    one = said(asked(abilities.call()))
+    answer = said(asked(ANSWER)).partition(ANSWER["content"])[0]
     if answer.strip():
         one = one.removeprefix(answer).removeprefix(answer.rstrip())
+    # Whatever number a call has there, another one has another.
+    number = abilities.probe.call_id(0)
     name, place = one.find(NAME), one.find(shown)
     if "<function=" in one and "<tool_call>" in one:
         read = partial(read_tagged_call, values=PYTHON_VALUES)
-        return CallForm("<tool_call>", "</tool_call>", ("", ""), encoder.has_control("<tool_call>"), read)
+        return CallForm("<tool_call>", _any("</tool_call>"), ("", ""), encoder.has_control("<tool_call>"), read)
+    if number is not None and 0 <= one.find(number) < min(name, place) and "{" in one[: one.find(number)]:
+        begin, close = one[: one.rfind("{", 0, one.find(number))], one.find("}", place + len(shown))
+        marked = bool(encoder.find_control(begin))
+        return CallForm(begin.strip(), _any(one[close + 1 :].strip()), ("", ""), marked, _read_object)
     if not 0 <= name < place:
         begin = one[:name].strip()
-        return CallForm(begin, "", ("", ""), bool(encoder.find_control(begin)), _cannot_read)
+        return CallForm(begin, _any(""), ("", ""), bool(encoder.find_control(begin)), _cannot_read)
     before, between, behind = one[:name], one[name + len(NAME) : place], one[place + len(shown) :]
-    begin, end = before, behind
-    middle = _middle(said, given, shown)
+    begin, end, separator = before, behind, ""
+    middle = _middle(said, abilities, shown)
     if middle is not None:
         begin = _common(before[::-1], middle[::-1])[::-1]
         end = _common(behind, middle.removesuffix(begin))
+        separator = middle.removesuffix(begin).removeprefix(end).strip()
     section = before.removesuffix(begin).strip(), behind.removeprefix(end).strip()
-    # Where calls are numbered, the number is part of what stands between.
-    pattern = re.compile(re.sub(r"\d+", r"\\d+", re.escape(between)))
     marked = bool(encoder.find_control(begin))
-    return CallForm(begin.strip(), end.strip(), section, marked, partial(_read_call, pattern))
+    sectioned = not marked and bool(encoder.find_control(section[0]))
+    read = partial(_read_call, _any(between, number))
+    return CallForm(begin.strip(), _any(end.strip(), number), section, marked, read, sectioned, separator)
+
+
+def _any(text: str, number: str | None = None) -> re.Pattern[str]:
+    """Return the pattern of a text, with any id in the place of one, and any number in the place of one."""
+    parts = [text] if number is None else text.split(number, 1)
+    return re.compile(r"(?P<id>[^\s\"'<>]+)".join(re.sub(r"\d+", r"\\d+", re.escape(part)) for part in parts))
 
 
 def _cannot_read(text: str) -> str:
@@ -164,17 +187,24 @@ def _common(one: str, other: str) -> str:
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _middle(said: Said, given: Any, shown: str) -> str | None:
+def _middle(said: Said, abilities: Abilities, shown: str) -> str | None:
     """Return what stands between the arguments of one call and the name of the next; None where one is all there is."""
     try:
-        parts = said([QUESTION, call_message(given, 2)]).split(shown)
+        parts = said(abilities.probe.asked(abilities.call(2))).split(shown)
     except UserError:
         return None
     return parts[1].partition(NAME)[0] if len(parts) == 3 else None
 
 
 def _read_call(between: re.Pattern[str], text: str) -> dict[str, Any] | str:
-    parts = between.split(text, maxsplit=1)
-    return (
-        read_arguments(parts[0], parts[1]) if len(parts) == 2 else "no name and arguments as the template writes them"
-    )
+    found = between.search(text)
+    if found is None:
+        return "no name and arguments as the template writes them"
+    return read_arguments(text[: found.start()], text[found.end() :], found.groupdict().get("id"))
+
+
+def _read_object(text: str) -> dict[str, Any] | str:
+    """Read a call that is one object with its id."""
+    call = read_json_call(text)
+    given = json.loads(text).get("id") if isinstance(call, dict) else None
+    return {"id": given, **call} if isinstance(given, str) and isinstance(call, dict) else call

@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import pairwise, takewhile
 from typing import Any
 
+from tinsmith.client.tokenizer.joints import Place
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers.base import (
     Conversation,
@@ -24,19 +25,10 @@ from tinsmith.cookbook.renderers.base import (
 )
 from tinsmith.cookbook.renderers.encoding import Piece, PieceEncoder
 from tinsmith.cookbook.renderers.messages import CheckedMessage
+from tinsmith.cookbook.renderers.template.template_abilities import ANSWER, QUESTION, THOUGHT, find_abilities
 from tinsmith.cookbook.renderers.template.template_reading import find_form
 from tinsmith.cookbook.renderers.template.template_spans import Span, Spans
-from tinsmith.cookbook.renderers.template.template_text import (
-    ANSWER,
-    ARGUMENTS,
-    QUESTION,
-    THOUGHT,
-    Marks,
-    TemplateText,
-    call_message,
-    find_abilities,
-)
-from tinsmith.cookbook.renderers.tools import to_json
+from tinsmith.cookbook.renderers.template.template_text import Marks, TemplateText
 from tinsmith.cookbook.renderers.train_on_what import TrainOnWhat, parse_train_on_what, trained_messages
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.model_input import ModelInput
@@ -60,6 +52,8 @@ class TemplateRenderer(Renderer):
         self._template = TemplateText(tokenizer, self.encoder)
         self.abilities = find_abilities(self._template)
         end, later_end, call_end = self._find_ends()
+        # What an answer follows, as every prompt ends.
+        self._before = [Piece(self._template.render(self._asked(), prompt=True))]
         opening = self._find_opening()
         self._header = opening.partition("<think>")[0]
         # Nobody's words can spell what opens an answer, if there is a control token in it.
@@ -85,6 +79,11 @@ class TemplateRenderer(Renderer):
             if message.tool_calls and able.arguments is None:
                 names = [call.name for call in message.tool_calls]
                 raise invalid(f"{field}.tool_calls", names, "none: the chat template leaves them out")
+            if message.tool_calls and able.calls_need_tools and not tools and message.tokens is None:
+                names = [call.name for call in message.tool_calls]
+                raise invalid(
+                    f"{field}.tool_calls", names, "tools beside them: without, the chat template shows no calls"
+                )
             if message.role == "tool" and not able.results:
                 raise invalid(f"{field}.role", "tool", "no results: the chat template leaves them out")
             shown = able.thinking is not None and message.role == "assistant"
@@ -96,7 +95,7 @@ class TemplateRenderer(Renderer):
         self, messages: Conversation, prefill: str | None = None, *, tools: Tools = None
     ) -> ModelInput:
         pieces, _ = self._render(messages, self.check(messages, tools), tools, set(), prompt=True)
-        return ModelInput.from_ints(self.encoder.encode(pieces) + self.encoder.encode_prefill(prefill))
+        return ModelInput.from_ints(self.encoder.encode(pieces) + self.encoder.encode_prefill(prefill, self._before))
 
     def build_supervised_example(
         self,
@@ -116,7 +115,7 @@ class TemplateRenderer(Renderer):
         return SupervisedExample(*self.encoder.encode_weighted(pieces, weights))
 
     def parse_response(self, tokens: Sequence[int], *, prefill: str | None = None) -> ParsedResponse:
-        whole = self.encoder.encode_prefill(prefill) + sampled_ids(tokens)
+        whole = self.encoder.encode_prefill(prefill, self._before) + sampled_ids(tokens)
         said, end = cut_at(whole, self._ends)
         text, mark = self._spell(said)
         message = without(self._form.read(text), mark)
@@ -213,10 +212,13 @@ class TemplateRenderer(Renderer):
             )
         return ids
 
+    def _asked(self, *others: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.abilities.probe.asked(*others)
+
     def _find_ends(self) -> tuple[str, str, str]:
         """Return the control tokens that end an answer, an earlier answer, and a turn of calls."""
         ends: list[str] = []
-        for messages in ([QUESTION, ANSWER], [QUESTION, ANSWER, QUESTION]):
+        for messages in (self._asked(ANSWER), self._asked(ANSWER, QUESTION)):
             found = self.encoder.find_control(self._template.render(messages).partition(ANSWER["content"])[2])
             if not found:
                 raise invalid(
@@ -225,33 +227,35 @@ class TemplateRenderer(Renderer):
             ends.append(found[0].group())
         if self.abilities.arguments is None:
             return ends[0], ends[1], ends[0]
-        call = call_message(to_json(ARGUMENTS) if self.abilities.arguments == "text" else ARGUMENTS)
-        found = self.encoder.find_control(self._template.render([QUESTION, call]))
+        text = self._template.render(self._asked(self.abilities.call()), self.abilities.probe.call_tools)
+        found = self.encoder.find_control(text)
         return ends[0], ends[1], found[-1].group()
 
     def _find_opening(self) -> str:
         """Return what a prompt ends with and a question does not."""
-        prompt, question = self._template.render([QUESTION], prompt=True), self._template.render([QUESTION])
+        asked = self._asked()
+        prompt, question = self._template.render(asked, prompt=True), self._template.render(asked)
         if prompt.startswith(question):
             return prompt.removeprefix(question)
         # The template ends what it does not go on with, perhaps in a control token.
         ids = [self.encoder.encode([Piece(text)]) for text in (prompt, question)]
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False)))
-        return self.encoder.decode(ids[0][shared:])
+        follows_control = shared == 0 or self.encoder.control_text(ids[0][shared - 1]) is not None
+        return self.encoder.decode(ids[0][shared:], Place.CONTROL if follows_control else Place.TEXT)
 
     def _said(self, messages: list[dict[str, Any]]) -> str:
         """Return what the last message says, without its end marker."""
-        spans = Spans(
-            self._template, self.encoder, messages, None, Marks.outside(messages), self._closers, self._header
-        )
+        tools = self.abilities.probe.call_tools if messages[-1].get("tool_calls") else None
+        marks = Marks.outside(messages, tools)
+        spans = Spans(self._template, self.encoder, messages, tools, marks, self._closers, self._header)
         start, end = spans.of(len(messages) - 1)
         text = spans.text[start:end]
         return next((text.removesuffix(c) for c in self._closers if text.endswith(c)), text)
 
     def _try_two_turns(self) -> None:
         """Find out how prompts go on, and whether an earlier answer keeps its thinking."""
-        prompt = self._template.render([QUESTION], prompt=True)
-        self.goes_on = self._template.render([QUESTION, ANSWER]).startswith(prompt)
+        prompt = self._template.render(self._asked(), prompt=True)
+        self.goes_on = self._template.render(self._asked(ANSWER)).startswith(prompt)
         if not self.goes_on:
             warn_once(
                 f"prompt of a chat template: {prompt}",
@@ -261,23 +265,24 @@ class TemplateRenderer(Renderer):
         field = self.abilities.thinking
         written = {"content": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER['content']}"}
         answer = ANSWER | (written if field is None else {field: THOUGHT})
-        later = self._template.render([QUESTION, answer, QUESTION], prompt=True)
+        later = self._template.render(self._asked(answer, QUESTION), prompt=True)
         self._keeps_thinking = THOUGHT in later
         self.has_extension_property = self._keeps_thinking and self.goes_on and later.startswith(prompt)
 
     def _spell(self, tokens: list[int]) -> tuple[str, str]:
         """Return the text of ids with a mark inside what only looks like a control token, and the mark."""
-        mark = Marks.outside(self.encoder.decode(tokens)).break_
+        mark = Marks.outside(self.encoder.decode(tokens, Place.TEXT)).break_
         parts: list[str] = []
         run: list[int] = []
+        place = self.encoder.place_behind(self._before)
         for token in [*tokens, None]:
             control = None if token is None else self.encoder.control_text(token)
             if token is not None and control is None:
                 run.append(token)
                 continue
-            parts.append(self._template.break_up(self.encoder.decode(run), mark))
+            parts.append(self._template.break_up(self.encoder.decode(run, place), mark))
             parts.append(control or "")
-            run = []
+            run, place = [], Place.CONTROL
         return "".join(parts), mark
 
 

@@ -7,11 +7,12 @@ conversation with and without what follows, or with a stand-in in a message's pl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from tinsmith.cookbook.renderers.base import Tools
 from tinsmith.cookbook.renderers.encoding import PieceEncoder
-from tinsmith.cookbook.renderers.messages import THOUGHT_FIELDS
+from tinsmith.cookbook.renderers.messages import DEVELOPER, THOUGHT_FIELDS
 from tinsmith.cookbook.renderers.template.template_text import Marks, TemplateText
 from tinsmith.types.errors import UserError
 
@@ -54,6 +55,7 @@ class Spans:
         self._closers = closers
         self._header = header
         self._generated = self._find_generated() if template.has_generation_marks else {}
+        self._system = self._find_system()
 
     def of(self, index: int) -> Span:
         """Return where the author of a message speaks, the end marker included.
@@ -79,6 +81,9 @@ class Spans:
         prompt = self._template.render(self._messages[:index], self._tools, prompt=True)
         so_far = self._template.render(self._messages[: index + 1], self._tools)
         begins, ends = self.text.startswith(prompt), self.text.startswith(so_far)
+        if any(place >= self._stand_in(index)[0] for place in self._system):
+            # Some write the system's turn last: what ends the text is not what ends the answer.
+            begins = ends = False
         if begins and ends and len(prompt) <= len(so_far):
             return len(prompt), self._end(len(prompt), len(so_far))
         if ends:
@@ -93,6 +98,15 @@ class Spans:
         closer = max((c for c in self._closers if self.text.startswith(c, end)), key=len)
         start = len(prompt) if begins and len(prompt) <= start else self._behind_header(index, start)
         return start, end + len(closer)
+
+    def _find_system(self) -> list[int]:
+        """Return where the system speaks; nothing where the template hides it."""
+        places: list[int] = []
+        for index, message in enumerate(self._messages):
+            if message["role"] in ("system", DEVELOPER) and message["content"]:
+                with suppress(UserError):  # it can hardly stand behind an answer then
+                    places.append(self._stand_in(index)[0])
+        return places
 
     def _behind_header(self, index: int, start: int) -> int:
         """Return where an answer begins that the prompt did not foresee.
@@ -110,10 +124,23 @@ class Spans:
             )
             if len(before) < start and before and self.text.startswith(before):
                 start = len(before)
-        place = self.text.rfind(self._header, 0, start) if self._header else -1
+        if not self._header:
+            return min(start, self._behind_question(index) or start)
+        place = self.text.rfind(self._header, 0, start)
         behind = place + len(self._header)
         closed = any(closer in self.text[behind:start] for closer in self._closers)
         return start if place < 0 or closed else behind
+
+    def _behind_question(self, index: int) -> int | None:
+        """Return where an answer begins that nothing opens: behind what a prompt has behind the message before."""
+        stand_in = self._marks.break_ * 2
+        asked = [*self._messages[: index - 1], self._messages[index - 1] | {"content": stand_in}]
+        behind = self._template.render(asked, self._tools, prompt=True).partition(stand_in)[2]
+        with suppress(UserError):
+            end = self._stand_in(index - 1)[1]
+            if self.text.startswith(behind, end):
+                return end + len(behind)
+        return None
 
     def _stand_in(self, index: int) -> Span:
         """Return where a message's content stands; of calls without any, the name of the first."""

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from tinsmith.cookbook.rl.rollouts.policy import Policy
 from tinsmith.cookbook.rl.rollouts.rollout_thread import RolloutThread
 from tinsmith.cookbook.rl.rollouts.seeds import derived_seed
 from tinsmith.cookbook.rl.trajectories import TrajectoryGroup
+from tinsmith.cookbook.runs.interrupts import interruptible
 from tinsmith.types.errors import TinsmithError
 
 T = TypeVar("T")
@@ -60,11 +62,13 @@ class RolloutBatches:
     Attributes:
         renewed: how many samplers had expired and were made anew.
         waited_seconds: that the trainer has waited for groups.
+        may_be_stopped: whether Ctrl-C ends a wait for groups at once: the weights are still those before the step.
     """
 
     def __init__(self, plan: RolloutPlan, thread: RolloutThread, policy: Policy, renew: Callable[[], Policy]) -> None:
         self.renewed = 0
         self.waited_seconds = 0.0
+        self.may_be_stopped = True
         self._plan = plan
         self._thread = thread
         self._policy = policy
@@ -125,7 +129,8 @@ class RolloutBatches:
     def _wait(self, queue: asyncio.Queue[T]) -> T:
         began = time.perf_counter()
         try:
-            return self._thread.submit(self._next(queue)).result()
+            with interruptible() if self.may_be_stopped else nullcontext():
+                return self._thread.submit(self._next(queue)).result()
         finally:
             self.waited_seconds += time.perf_counter() - began
 

@@ -57,7 +57,10 @@ def show_learned(page: Page, tokenizer: Any, groups: Sequence[GroupExamples]) ->
         for _, example in learned.examples[:_SHOWN]:
             pairs = zip(example.logprobs, example.action, strict=True)
             logprobs = [logprob if action else None for logprob, action in pairs]
-            page.tokens(token_texts(tokenizer, example.tokens), example.advantages, logprobs, example.tokens)
+            texts = token_texts(tokenizer, example.tokens)
+            page.tokens(
+                texts, example.advantages, logprobs, example.tokens, [bool(action) for action in example.action]
+            )
 
 
 def _advantage(turns: Sequence[float]) -> str:
@@ -86,4 +89,4 @@ def _show_tokens(page: Page, tokenizer: Any, trajectory: Trajectory, advantages:
         weights += [0.0] * len(new) + [advantage] * len(step.ac.tokens)
         logprobs += [None] * len(new) + list(step.ac.logprobs)
     if ids:
-        page.tokens(token_texts(tokenizer, ids), weights, logprobs, ids)
+        page.tokens(token_texts(tokenizer, ids), weights, logprobs, ids, [logprob is not None for logprob in logprobs])

@@ -65,6 +65,7 @@ class RLTrainer:
         """Wait for the groups of batch `step`, and submit what is learned from them and the next weights to sample."""
         began = time.perf_counter()
         batches = self._rollouts(step)
+        batches.may_be_stopped = True
         waited_before = batches.waited_seconds
         submitted = SubmittedRLStep(step, self._config, self._rates.at(step), self._model.tokenizer)
         submitted.of_rewards = self.objective is None
@@ -77,6 +78,7 @@ class RLTrainer:
                 if not too_far:
                     forwarded |= self._forward(submitted, part)
             if forwarded:
+                batches.may_be_stopped = False
                 submitted.optim_steps.append(self._client.optim_step(self._rates.adam_params(step)))
                 if self._config.on_high_kl == "resample":
                     too_far |= submitted.kl_now() > self._config.high_kl

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tinsmith.installing import package_command
 from tinsmith.types.errors import invalid
 
 
@@ -19,7 +20,7 @@ def check_tensorboard() -> None:
         UserError: tensorboardX is not installed.
     """
     if find_spec("tensorboardX") is None:
-        raise invalid("tensorboard", True, "tensorboardX to be installed: pip install tensorboardX")
+        raise invalid("tensorboard", True, f"tensorboardX to be installed: {package_command('tensorboardX')}")
 
 
 class TensorBoardSink:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinsmith.installing import package_command
 from tinsmith.types.errors import UserError, invalid
 
 _ID_FILE = "wandb_id"
@@ -72,7 +73,7 @@ def check_wandb(project: str) -> None:
     try:
         import wandb
     except ModuleNotFoundError:
-        raise invalid("wandb_project", project, "wandb to be installed: pip install wandb") from None
+        raise invalid("wandb_project", project, f"wandb to be installed: {package_command('wandb')}") from None
     if os.environ.get("WANDB_MODE") in _WITHOUT_KEY:
         return
     try:

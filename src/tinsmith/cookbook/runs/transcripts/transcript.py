@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinsmith.cookbook.runs.jsonl import replace_text
+from tinsmith.cookbook.runs.transcripts.rendering import render
+from tinsmith.cookbook.runs.transcripts.run_index import note_answers, write_index
 from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.types.errors import invalid
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 logger = logging.getLogger("tinsmith.cookbook")
 _MESSAGE_FIELDS = ("tool_calls", "unparsed_tool_calls")
@@ -45,15 +42,37 @@ class Page:
         """Add a text; its line breaks stay."""
         self._blocks.append({"kind": "text", "text": visible(text)})
 
-    def conversation(self, messages: Sequence[Mapping[str, Any]], note: str = "") -> None:
-        """Add a conversation: roles, texts, thinking and tool calls.
+    def conversation(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        note: str = "",
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add a conversation: roles, texts, thinking and tool calls; a turn that was sampled is marked.
 
         Args:
-            messages: as renderers take them.
+            messages: as renderers take them; one with `tokens`, or with `sampled` set, was sampled.
             note: below it, e.g. a reward or a grade.
+            tools: that the assistant may call, shown above it.
         """
-        told = [{"role": visible(str(message.get("role", ""))), "parts": _parts(message)} for message in messages]
-        self._blocks.append({"kind": "conversation", "messages": told, "note": visible(note)})
+        told = [
+            {
+                "role": visible(str(message.get("role", ""))),
+                "sampled": "tokens" in message or bool(message.get("sampled")),
+                "parts": _parts(message),
+            }
+            for message in messages
+        ]
+        self._blocks.append(
+            {
+                "kind": "conversation",
+                "messages": told,
+                "note": visible(note),
+                "tools": [_tool(tool) for tool in tools or ()],
+                "sampled": any(message["sampled"] for message in told),
+            }
+        )
 
     def tokens(
         self,
@@ -61,6 +80,7 @@ class Page:
         weights: Sequence[float] | None = None,
         logprobs: Sequence[float | None] | None = None,
         ids: Sequence[int] | None = None,
+        sampled: Sequence[bool] | None = None,
     ) -> None:
         """Add tokens one by one, coloured; the pointer shows the numbers of each.
 
@@ -70,11 +90,17 @@ class Page:
                 largest.
             logprobs: of each, in nats: a line below, as strong as the token is unlikely.
             ids: of each.
+            sampled: whether the model said it; the others, which it read, are pale.
 
         Raises:
             UserError: there are not as many numbers as tokens.
         """
-        for name, numbers in (("weights", weights), ("logprobs", logprobs), ("ids", ids)):
+        for name, numbers in (
+            ("weights", weights),
+            ("logprobs", logprobs),
+            ("ids", ids),
+            ("sampled", sampled),
+        ):
             if numbers is not None and len(numbers) != len(texts):
                 raise invalid(name, f"{len(numbers)} numbers", f"{len(texts)}, one for each token")
         # Relative to the page: advantages have no natural scale. 1.0 where nothing carries weight.
@@ -88,12 +114,13 @@ class Page:
                     "text": visible(text, spaces=True),
                     "tint": round(abs(weight or 0.0) / largest, 3),
                     "negative": (weight or 0.0) < 0,
+                    "read": sampled is not None and not sampled[place],
                     # 1 - p, so that what was certain is not underlined at all; rounding may lift a logprob above 0.
                     "unlikely": 0.0 if logprob is None else round(1 - math.exp(min(0.0, logprob)), 3),
                     "told": _numbers_of(place, None if ids is None else ids[place], weight, logprob),
                 }
             )
-        kinds = {"weights": weights is not None, "logprobs": logprobs is not None}
+        kinds = {"weights": weights is not None, "logprobs": logprobs is not None, "sampled": sampled is not None}
         self._blocks.append({"kind": "tokens", "tokens": told, **kinds})
 
     def table(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -104,7 +131,7 @@ class Page:
 
     def html(self, *, index: str | None = None) -> str:
         """Return the page; `index` is a page to link to."""
-        return _render("transcript.html", title=visible(self._title), blocks=self._blocks, index=index)
+        return render("transcript.html", title=visible(self._title), blocks=self._blocks, index=index)
 
 
 class Transcript(Page):
@@ -119,6 +146,7 @@ class Transcript(Page):
     def __init__(self, folder: Path, step: int, title: str) -> None:
         super().__init__(f"{title}: step {step}")
         self.path = folder / f"step-{step:06d}.html"
+        self._step = step
         self._run_title = title
 
     def __enter__(self) -> Transcript:
@@ -135,30 +163,10 @@ class Transcript(Page):
             folder.mkdir(parents=True, exist_ok=True)
             # The page before the index that lists it.
             replace_text(self.path, page)
-            pages = [(int(file.stem.removeprefix("step-")), file.name) for file in folder.glob("step-*.html")]
-            index = _render("index.html", title=visible(self._run_title), pages=sorted(pages, reverse=True))
-            replace_text(folder / "index.html", index)
+            note_answers(folder, self._step, self._blocks)
+            write_index(folder, self._run_title)
         except OSError as fault:
             logger.warning(f"{self.path}: this page cannot be written ({fault.strerror}); the run goes on")
-
-
-def _render(template: str, **facts: Any) -> str:
-    return _environment().get_template(template).render(written=f"{datetime.now():%Y-%m-%d %H:%M}", **facts)
-
-
-@functools.cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("tinsmith.cookbook.runs.transcripts"),
-        # Text of a model may be HTML, and scripts in it: it is shown, never run.
-        autoescape=True,
-        # A misspelt name in a template is an error, not a gap in a page.
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _parts(message: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -177,6 +185,17 @@ def _parts(message: Mapping[str, Any]) -> list[tuple[str, str]]:
             value = value if isinstance(value, Mapping) else str(value)
             found.append((field, visible(json.dumps(value, ensure_ascii=False, indent=1, default=str))))
     return found or [("text", "")]
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, str]:
+    function = tool.get("function")
+    told = function if isinstance(function, Mapping) else tool
+    parameters = told.get("parameters")
+    return {
+        "name": visible(str(told.get("name", ""))),
+        "description": visible(str(told.get("description") or "")),
+        "parameters": visible(json.dumps(parameters, ensure_ascii=False, default=str)) if parameters else "",
+    }
 
 
 def _numbers_of(place: int, token: int | None, weight: float | None, logprob: float | None) -> str:

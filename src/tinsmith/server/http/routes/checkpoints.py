@@ -17,7 +17,7 @@ from tinsmith.types.errors import invalid
 from tinsmith.types.names.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import SetTtlRequest, WeightsInfoRequest
-from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse, WeightsInfoResponse
+from tinsmith.types.responses import CheckpointsResponse, ImportCheckpointResponse
 
 router = APIRouter(prefix=API_PREFIX)
 
@@ -73,7 +73,7 @@ async def unpublish(service: ServiceDep, owner: Owner, path: Address) -> Respons
 @router.put(ONE + "/ttl")
 async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) -> Response:
     settings = service.settings
-    ttl = parse(SetTtlRequest, body).ttl_seconds
+    ttl = (await parse(SetTtlRequest, body)).ttl_seconds
     check_ttl(ttl, settings.checkpoint_min_ttl_s, settings.checkpoint_max_ttl_s)
     expires_at = time.time() + ttl if ttl is not None else None
     await service.core.checkpoints.change(path, owner, expires_at=expires_at)
@@ -82,18 +82,9 @@ async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) 
 
 @router.post("/weights_info")
 async def weights_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    path = CheckpointPath.parse(parse(WeightsInfoRequest, body).tinker_path, "tinker_path")
+    path = CheckpointPath.parse((await parse(WeightsInfoRequest, body)).tinker_path, "tinker_path")
     saved = await service.core.checkpoints.readable(path, {owner}, "tinker_path")
-    lora = saved.lora
-    return reply(
-        WeightsInfoResponse(
-            base_model=saved.base_model,
-            lora_rank=lora.rank,
-            train_unembed=lora.train_unembed,
-            train_mlp=lora.train_mlp,
-            train_attn=lora.train_attn,
-        )
-    )
+    return reply(saved.shape())
 
 
 @router.post("/import_checkpoint")

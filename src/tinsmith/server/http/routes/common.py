@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from tinsmith.server.handlers.bodies import read_body
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.service import Service
 from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record
@@ -55,13 +55,20 @@ def token_of(request: Request) -> str | None:
 
 
 async def get_body(request: Request) -> bytes:
-    """Return the decompressed body."""
+    """Return the decompressed body of a JSON request."""
+    settings = service_of(request).settings
+    return await read_body(request, min(settings.max_json_mb, settings.max_upload_mb) * 2**20)
+
+
+async def get_batch(request: Request) -> bytes:
+    """Return the decompressed body of a request that brings a batch."""
     return await read_body(request, service_of(request).settings.max_upload_mb * 2**20)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
 Owner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
+BatchBody = Annotated[bytes, Depends(get_batch)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
 
@@ -78,7 +85,7 @@ def page_of(usual: int) -> Callable[[int, int], Awaitable[Paging]]:
 def reply(message: BaseModel | dict[str, Any], status: int = 200) -> Response:
     """Answer with JSON; fields of a model that are None are left out."""
     fields = message.model_dump(mode="json", exclude_none=True) if isinstance(message, BaseModel) else message
-    return Response(orjson.dumps(fields), status, media_type=JSON)
+    return Response(to_bytes(fields), status, media_type=JSON)
 
 
 def promise(record: Record) -> Response:

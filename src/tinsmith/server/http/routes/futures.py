@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.json_results import to_json
+from tinsmith.server.handlers.bodies import check_body, parse
+from tinsmith.server.http.json_results import MOST_BYTES, to_json
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
-from tinsmith.types.errors import Damaged, RequestErrorCategory
+from tinsmith.types.errors import Damaged, RequestErrorCategory, invalid
 from tinsmith.types.names.http_names import API_PREFIX, JSON, PROTOBUF
 from tinsmith.types.requests import CancelFutureRequest, RetrieveFutureRequest
 from tinsmith.types.responses import FailedFuture, TryAgainResponse
@@ -19,7 +19,7 @@ router = APIRouter(prefix=API_PREFIX)
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
-    record = service.core.futures.get(parse(RetrieveFutureRequest, body).request_id, owner)
+    record = service.core.futures.get((await parse(RetrieveFutureRequest, body)).request_id, owner)
     if not await service.core.futures.wait(record, service.settings.long_poll_s):
         # 408 and not 200: the official client warns its user of every 200 that says `try again`.
         return reply(TryAgainResponse(request_id=record.request_id), 408)
@@ -44,11 +44,13 @@ async def _outcome(request: Request, service: Service, record: Record) -> Respon
     accept = request.headers.get("accept", "")
     # A client that names neither gets protobuf, which costs nothing to make: it is what the engine sent.
     if JSON in accept and PROTOBUF not in accept:
-        return Response(to_json(record, payload), media_type=JSON)
+        if len(payload) > MOST_BYTES:
+            raise invalid("Accept", f"{JSON} for a result of {len(payload)} bytes", PROTOBUF, status=406)
+        return Response(await check_body(payload, to_json, record, payload), media_type=JSON)
     return Response(payload, media_type=PROTOBUF)
 
 
 @router.post("/cancel_future")
 async def cancel_future(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    service.sampling.cancel(service.core.futures.get(parse(CancelFutureRequest, body).request_id, owner))
+    service.sampling.cancel(service.core.futures.get((await parse(CancelFutureRequest, body)).request_id, owner))
     return reply({})

@@ -27,7 +27,7 @@ async def get_server_capabilities(service: ServiceDep, owner: Owner) -> Response
 
 @router.post("/get_info")
 async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    run = service.core.live.run(parse(GetInfoRequest, body).model_id, owner)
+    run = service.core.live.run((await parse(GetInfoRequest, body)).model_id, owner)
     info = await service.core.catalog.find(run.base_model)
     data = ModelData(
         arch=info.model_type,
@@ -35,6 +35,8 @@ async def get_info(service: ServiceDep, owner: Owner, body: Body) -> Response:
         tokenizer_id=run.base_model,
         hidden_size=info.hidden_size,
         context_length=info.context_length,
+        device=info.device,
+        dtype=info.dtype,
     )
     return reply(GetInfoResponse(model_id=run.id, model_data=data, lora_rank=run.lora.rank, model_name=run.base_model))
 

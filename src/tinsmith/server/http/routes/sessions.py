@@ -18,19 +18,19 @@ router = APIRouter(prefix=API_PREFIX)
 
 @router.post("/create_session")
 async def create_session(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    session_id = await service.sessions.create(owner, parse(CreateSessionRequest, body))
+    session_id = await service.sessions.create(owner, await parse(CreateSessionRequest, body))
     return reply(CreateSessionResponse(session_id=session_id))
 
 
 @router.post("/session_heartbeat")
 async def session_heartbeat(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    await service.sessions.heartbeat(owner, parse(SessionHeartbeatRequest, body).session_id)
+    await service.sessions.heartbeat(owner, (await parse(SessionHeartbeatRequest, body)).session_id)
     return reply(SessionHeartbeatResponse())
 
 
 @router.post("/sessions/{session_id}/finish")
 async def finish_session(session_id: str, service: ServiceDep, owner: Owner, body: Body) -> Response:
-    await service.sessions.finish(owner, session_id, parse(FinishSessionRequest, body))
+    await service.sessions.finish(owner, session_id, await parse(FinishSessionRequest, body))
     return Response(status_code=204)
 
 

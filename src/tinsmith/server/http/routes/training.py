@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from tinsmith.server.handlers.bodies import parse_object
-from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise
+from tinsmith.server.handlers.bodies import read_object
+from tinsmith.server.http.routes.common import BatchBody, Body, Owner, ServiceDep, promise
 from tinsmith.types.errors import invalid
 from tinsmith.types.names.http_names import API_PREFIX, PROTOBUF
 
@@ -20,13 +20,13 @@ async def create_model(service: ServiceDep, owner: Owner, body: Body) -> Respons
 @router.post("/load_weights")
 async def load_weights(service: ServiceDep, owner: Owner, body: Body) -> Response:
     # A key of another owner, which opens that owner's checkpoints for this one request.
-    token = parse_object(body).get("weights_access_token")
+    token = (await read_object(body)).get("weights_access_token")
     token_owner = await service.keys.owner_of(token) if isinstance(token, str) else None
     return promise(await service.creation.load_weights(owner, body, token_owner))
 
 
 @router.post("/forward_backward")
-async def forward_backward(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
+async def forward_backward(request: Request, service: ServiceDep, owner: Owner, body: BatchBody) -> Response:
     content_type = request.headers.get("content-type", "").split(";")[0].strip()
     if content_type != PROTOBUF:
         raise invalid("Content-Type", content_type, PROTOBUF, status=415)

@@ -25,8 +25,17 @@ RECIPE = "reward_model"
 class Config(RewardModelConfig):
     """Which comparisons are learned."""
 
-    # Half of what DPO takes: more steps of the same comparisons rank the held-out ones better.
-    batch_size: int = chz.field(default=32, validator=at_least(1), doc="comparisons per step")
+    batch_size: int | None = chz.field(
+        default=None,
+        validator=at_least(1),
+        doc="comparisons per step; None: 32, or fewer where 10 batches are not filled",
+    )
+
+    @property
+    def usual_batch_size(self) -> int:
+        # Half of what DPO takes: more steps of the same comparisons rank the held-out ones better.
+        return 32
+
     eval_every: int = chz.field(default=20, validator=at_least(0), doc="steps between evaluations; 0: only at the end")
 
 
@@ -37,7 +46,9 @@ def main(config: Config) -> TrainResult:
         UserError: a setting or a comparison cannot be used.
         TinsmithError: the service failed.
     """
-    comparisons = load_comparisons(config.data, config.test, config.held_out, config.seed)
+    comparisons = load_comparisons(
+        config.data, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows
+    )
     result = train_reward_model(config, RECIPE, comparisons=comparisons)
     show_reward_model(result, len(comparisons.test))
     return result

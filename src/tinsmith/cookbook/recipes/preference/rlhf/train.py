@@ -1,12 +1,12 @@
-"""Reinforcement learning from human feedback, both stages: a reward model from comparisons, and a policy that its
-scores reward, held near the base model by a penalty.
+"""Reinforcement learning from human feedback: a reward model from comparisons, then a policy that it rewards.
 
     python -m tinsmith.cookbook.recipes.preference.rlhf.train
     python -m tinsmith.cookbook.recipes.preference.rlhf.train kl_penalty_coef=0
     python -m tinsmith.cookbook.recipes.preference.rlhf.train data=helpsteer3 model_name=Qwen/Qwen3-8B max_tokens=1024
     python -m tinsmith.cookbook.recipes.preference.rlhf.train reward_model=tinker://... data=prompts.jsonl
 
-Without arguments both stages run on the embedded model. The same command takes up whichever stage was stopped.
+A penalty holds the policy near the base model. Without arguments both stages run on the embedded model. The same
+command takes up whichever stage was stopped.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tinsmith.cookbook.recipes.preference.preference_env import groups
 from tinsmith.cookbook.recipes.preference.reward_model.train import show_reward_model
 from tinsmith.cookbook.rl import RLConfig, RolloutEvaluator, train_on_groups
 from tinsmith.cookbook.rl.trainer.config import FREE
+from tinsmith.cookbook.rows.default_sizes import rows_per_batch
 from tinsmith.cookbook.rows.row_kinds import Row
 from tinsmith.cookbook.runs import Run
 from tinsmith.cookbook.runs.command import run_recipe
@@ -40,6 +41,8 @@ RECIPE = "rlhf"
 _EMBEDDED_RATE = 3e-3
 # Of the set that ships, the policy answers the prompts of so many comparisons: 24 steps, in which the score has risen.
 _PROMPTS = 384
+# As the recipe `reward_model` has it.
+_REWARD_BATCH = 32
 # The folder of the first stage, within that of the run.
 REWARD_MODEL = "reward_model"
 
@@ -58,8 +61,13 @@ class Config(RLConfig):
         default=None, doc="comparisons, as the recipe preference takes them; their prompts are what the policy answers"
     )
     test: str | None = chz.field(default=None, doc="file of held-out ones; None: as the recipe preference does")
-    held_out: int | float = chz.field(
-        default=200, validator=held_out_rows, doc="rows, or the share of them below 1.0, that are not trained on"
+    held_out: int | float | None = chz.field(
+        default=None,
+        validator=held_out_rows,
+        doc="rows, or the share of them below 1.0, held out of training; None: 200, or a tenth of fewer than 2,000",
+    )
+    skip_bad_rows: bool = chz.field(
+        default=False, doc="leave out rows of a file that are no comparisons; they are counted"
     )
     reward_model: str | None = chz.field(
         default=None, validator=_checkpoint, doc="tinker:// reward model; None: one is trained first"
@@ -67,7 +75,9 @@ class Config(RLConfig):
     reward_steps: int | None = chz.field(
         default=None, validator=at_least(1), doc="steps of the reward model; None: all comparisons once"
     )
-    reward_batch_size: int = chz.field(default=32, validator=at_least(1), doc="comparisons per step of it")
+    reward_batch_size: int | None = chz.field(
+        default=None, validator=at_least(1), doc="comparisons per step of it; None: 32, or fewer of few comparisons"
+    )
     reward_learning_rate: float | None = chz.field(
         default=None, validator=positive, doc="its peak rate; None: the course's formula for the model"
     )
@@ -90,6 +100,9 @@ class Config(RLConfig):
             learning_rate=self.reward_learning_rate,
             batch_size=self.reward_batch_size,
             lora_rank=self.lora_rank,
+            train_attn=self.train_attn,
+            train_mlp=self.train_mlp,
+            train_unembed=self.train_unembed,
             max_steps=self.reward_steps,
             seed=self.seed,
             data=self.data,
@@ -109,7 +122,9 @@ def main(config: Config) -> TrainResult:
         EnvError: the reward model gave no finite score.
         TinsmithError: the service failed.
     """
-    comparisons = load_comparisons(config.data, config.test, config.held_out, config.seed)
+    comparisons = load_comparisons(
+        config.data, config.test, config.held_out, config.seed, skip_bad_rows=config.skip_bad_rows
+    )
     config = chz.replace(config, max_tokens=longest_answer(comparisons, config.max_tokens))
     if config.learning_rate is None and config.model_name == EMBEDDED_MODEL:
         config = chz.replace(config, learning_rate=_EMBEDDED_RATE)
@@ -132,6 +147,8 @@ def _prompts(comparisons: Comparisons) -> Sequence[Row]:
 def _first_stage(config: Config, run: Run, comparisons: Comparisons) -> str:
     """Return the weights of the reward model of the run, trained as far as they were not yet."""
     settings = config.reward_model_config(str(run.path / REWARD_MODEL))
+    size = rows_per_batch(config.reward_batch_size, len(comparisons.train), _REWARD_BATCH, "comparisons")
+    settings = chz.replace(settings, batch_size=size)
     result = train_reward_model(settings, REWARD_MODEL, comparisons=comparisons)
     show_reward_model(result, len(comparisons.test))
     return result.sampler_path

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from tinsmith.adapter_files.safetensors_header import (
+from tinsmith.model_files.safetensors_header import (
     LENGTH_BYTES,
     TensorEntry,
     header_length,

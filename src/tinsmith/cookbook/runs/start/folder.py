@@ -1,13 +1,11 @@
-"""The folder of a run: where it lies, and that it is taken up again with the settings it was begun with."""
+"""The settings that a run was begun with, in its folder: it is taken up again with the same ones."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,8 @@ import chz
 from tinsmith.cookbook.runs.jsonl import replace_text
 from tinsmith.types.errors import UserError, invalid
 
-
-def open_folder(log_path: str | None, recipe: str) -> Path:
-    """Return a run's folder, made when absent; without a path a new one, `runs/RECIPE-DATE-TIME`.
-
-    Raises:
-        UserError: it has no name, or cannot be made.
-    """
-    try:
-        if log_path is None:
-            return _new_folder(recipe)
-        if not log_path:  # as a shell makes of a variable that is not set; "." is the folder one stands in
-            raise invalid("log_path", log_path, "a folder; leave it out, or None, for a new one under ./runs")
-        path = Path(log_path).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-    except OSError as error:
-        raise unusable(log_path, error) from error
+# What the settings came to: a rate that is recommended for the model, its own renderer, the number of rows.
+RESOLVED = "resolved"
 
 
 def unusable(log_path: object, error: OSError) -> UserError:
@@ -75,9 +58,14 @@ def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) ->
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: got what is not JSON ({error}), expected the settings of the run") from error
+    # Before its settings, which differ from those of another recipe in every line.
+    if before.get("recipe") != config.get("recipe"):
+        expected = f"another folder: this one holds a run of {before.get('recipe')}"
+        raise invalid("log_path", str(path.parent), expected)
     # A setting that is no more: where the run had it off, it is the same run without it.
     gone = {key for key, value in before.items() if key not in config and not value}
-    other = [key for key in (before | dict(config)) if key not in free | gone and before.get(key) != config.get(key)]
+    passed = free | gone | {RESOLVED}
+    other = [key for key in (before | dict(config)) if key not in passed and before.get(key) != config.get(key)]
     if other:
         told = "; ".join(f"{key}: got {config.get(key)!r}, expected {before.get(key)!r}" for key in other)
         raise UserError(f"{told}, as the run in {path.parent} has it, or another log_path")
@@ -85,24 +73,7 @@ def check_config(path: Path, config: Mapping[str, Any], free: frozenset[str]) ->
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write a run's settings."""
-    replace_text(path, json.dumps(config, indent=2) + "\n")
-
-
-def _new_folder(recipe: str) -> Path:
-    # `mkdir` decides who has a name: two runs that start in the same second get a folder each.
-    for path in _names(Path("runs") / time.strftime(f"{recipe}-%Y%m%d-%H%M%S")):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("names do not end")
-
-
-def _names(first: Path) -> Iterator[Path]:
-    yield first
-    for number in count(2):
-        yield first.with_name(f"{first.name}-{number}")
+    replace_text(path, json.dumps(config, indent=2, default=_plain) + "\n")
 
 
 def _plain(value: object) -> object:

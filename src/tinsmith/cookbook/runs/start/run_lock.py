@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 
 from tinsmith.types.errors import UserError
 
+LOCK = ".lock"
+NOTE = ".holder"
+
 
 class RunLock:
     """An exclusive lock on a run's folder, taken when made; it ends with its process, however that ends.
@@ -20,8 +23,8 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         # Of the operating system: it ends with its process, however that ends, so a killed run blocks nobody. Not bound
         # to a thread: whoever ends a run may be another one than who began it.
-        self._lock = FileLock(str(folder / ".lock"), timeout=0, thread_local=False)
-        note = folder / ".holder"
+        self._lock = FileLock(str(folder / LOCK), timeout=0, thread_local=False)
+        note = folder / NOTE
         try:
             self._lock.acquire()
         except Timeout:
