@@ -27,12 +27,12 @@ from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
 from tinsmith.engine.training.reference_logprobs import ReferenceLogprobs
 from tinsmith.engine.training.training_pass import run_units
 from tinsmith.settings import Settings
+from tinsmith.types.checks.validation import check_adam, check_lora, check_training_data
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, unit_of
 from tinsmith.types.params import AdamParams, LoraConfig
-from tinsmith.types.validation import check_adam, check_lora, check_training_data
 
 log = logging.getLogger(__name__)
 

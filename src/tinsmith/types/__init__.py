@@ -1,9 +1,8 @@
 """Wire types and codec that SDK and service share; no torch, no HTTP.
 
 Data (`tensor`, `model_input`, `datum`, `preference_pair`, `provenance`, `params`, `outputs`), messages (`requests`,
-`responses`), wire forms (`proto/`, `codec`, `compression`), checks (`validation`, `pair_checks`, `sample_inputs`) and
-`errors`. `engine_messages/` is what service and engine say to each other, `names/` what things are called on the wire
-and on disk, `facts/` what is known of models and losses.
+`responses`, `sample_inputs`), wire forms (`proto/`, `codec`, `compression`), `checks/` of them, and `errors`.
+`engine_messages/` is what service and engine say to each other, `names/` what things are called on the wire and on disk, `facts/` what is known of models and losses.
 """
 
 from __future__ import annotations

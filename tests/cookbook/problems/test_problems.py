@@ -42,7 +42,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str | None, str], li
         return datasets.Dataset.from_list(stored[name, subset, split])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("tinsmith.cookbook.rows.hub_rows.unreachable", lambda: None)
+    monkeypatch.setattr("tinsmith.cookbook.rows.files.hub_rows.unreachable", lambda: None)
     return stored
 
 

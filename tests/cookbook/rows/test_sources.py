@@ -50,7 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return found.to_iterable_dataset() if streaming else found
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("tinsmith.cookbook.rows.hub_rows.unreachable", lambda: None)
+    monkeypatch.setattr("tinsmith.cookbook.rows.files.hub_rows.unreachable", lambda: None)
     return stored
 
 

@@ -14,6 +14,7 @@ from tinsmith.client.transport.exchange import RequestParts, parse
 from tinsmith.client.transport.futures import share
 from tinsmith.client.transport.outcomes import OperationFuture, all_ended, peek
 from tinsmith.client.transport.session import ClientSession
+from tinsmith.types.checks.json_numbers import check_finite
 from tinsmith.types.errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -21,7 +22,6 @@ from tinsmith.types.errors import (
     InternalServerError,
     TinsmithError,
 )
-from tinsmith.types.json_numbers import check_finite
 from tinsmith.types.responses import GetInfoResponse, UntypedFuture
 
 T = TypeVar("T")

@@ -20,12 +20,12 @@ from tinsmith.client.sampling.sampling_client import SamplingClient
 from tinsmith.client.training.custom_loss import CustomLoss
 from tinsmith.client.training.ordered_calls import OrderedCalls
 from tinsmith.client.training.training_ops import model_name
+from tinsmith.types.checks.pair_checks import check_pairs
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import TinsmithError, invalid
 from tinsmith.types.facts.loss_table import BASE_REFERENCE, LOSSES, REFERENCE_KEY, resolve_config
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.outputs import ForwardBackwardOutput
-from tinsmith.types.pair_checks import check_pairs
 from tinsmith.types.params import SamplingParams
 from tinsmith.types.tensor import TensorData
 

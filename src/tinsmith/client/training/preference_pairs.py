@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
+from tinsmith.types.checks.pair_checks import check_even
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.loss_table import unit_of
-from tinsmith.types.pair_checks import check_even
 from tinsmith.types.preference_pair import PreferencePair, in_turn
 
 TrainingData = Sequence[Datum] | Sequence[PreferencePair] | Sequence[Mapping[str, Any]]

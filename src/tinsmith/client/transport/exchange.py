@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
+from tinsmith.types.checks.json_numbers import check_finite
 from tinsmith.types.errors import APIConnectionError, APIResponseValidationError, APITimeoutError, status_error
-from tinsmith.types.json_numbers import check_finite
 
 if TYPE_CHECKING:
     import httpx

@@ -14,7 +14,7 @@ from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.preference.comparison import check_pair, is_tie, read_comparison
 from tinsmith.cookbook.preference.formats import EXPECTED
 from tinsmith.cookbook.rows.default_sizes import held_out_count
-from tinsmith.cookbook.rows.hub_rows import NotReachedError, open_hub
+from tinsmith.cookbook.rows.files.hub_rows import NotReachedError, open_hub
 from tinsmith.cookbook.rows.row_sequence import Listed, Rows, Subset
 from tinsmith.cookbook.rows.sources import names_a_file, open_file
 from tinsmith.types.errors import UserError, invalid

@@ -13,7 +13,7 @@ from tinsmith.cookbook.datasets import arithmetic
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.problems.problem import ANSWERS, QUESTIONS, Problem, read_problem
 from tinsmith.cookbook.rows.default_sizes import held_out_count
-from tinsmith.cookbook.rows.hub_rows import NotReachedError, open_hub
+from tinsmith.cookbook.rows.files.hub_rows import NotReachedError, open_hub
 from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.rows.sources import names_a_file, open_file

@@ -10,17 +10,17 @@ from typing import Any
 from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.notices import warn_once
 from tinsmith.cookbook.renderers import Renderer, TrainOnWhat
-from tinsmith.cookbook.rows.csv_rows import CsvRows
-from tinsmith.cookbook.rows.file_kinds import check_is_text
-from tinsmith.cookbook.rows.hub_rows import NAMED, NotReachedError, open_hub
-from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.files.csv_rows import CsvRows
+from tinsmith.cookbook.rows.files.file_kinds import check_is_text
+from tinsmith.cookbook.rows.files.hub_rows import NAMED, NotReachedError, open_hub
+from tinsmith.cookbook.rows.files.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.files.parquet_rows import ParquetRows
+from tinsmith.cookbook.rows.files.table_columns import ColumnCheck, check_columns
 from tinsmith.cookbook.rows.mixture import Mixture
-from tinsmith.cookbook.rows.parquet_rows import ParquetRows
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row, row_check
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import Rows, as_rows
 from tinsmith.cookbook.rows.row_stream import RowStream
-from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns
 from tinsmith.types.errors import invalid
 
 _PIG_LATIN = "pig_latin"

@@ -10,7 +10,7 @@ from tinsmith.cookbook.batches.datums import datum_from_tokens_weights
 from tinsmith.cookbook.batches.examples import conversation_to_datum, row_to_datums, text_to_datum
 from tinsmith.cookbook.batches.held_out import split_held_out
 from tinsmith.cookbook.batches.loss_metrics import compute_mean_nll
-from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.files.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.mixture import Mixture
 from tinsmith.cookbook.rows.row_kinds import Row, check_row
 from tinsmith.cookbook.rows.row_stream import RowStream

@@ -22,9 +22,9 @@ from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sampling.stops import stop_rule
 from tinsmith.settings import Settings
+from tinsmith.types.checks.validation import check_sampling
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.outputs import SampleResponse
-from tinsmith.types.validation import check_sampling
 
 log = logging.getLogger(__name__)
 

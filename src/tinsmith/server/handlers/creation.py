@@ -18,6 +18,7 @@ from tinsmith.server.store.checkpoint_store import Saved
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RunRow
 from tinsmith.server.store.journal.journal import Effect, digest
+from tinsmith.types.checks.validation import check_lora
 from tinsmith.types.engine_messages.operations import CreateModel, LoadState, OpKind
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
@@ -25,7 +26,6 @@ from tinsmith.types.names.ids import training_run_id
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.requests import CreateModelRequest, LoadWeightsRequest
-from tinsmith.types.validation import check_lora
 
 ADAM = "adamw"
 

@@ -17,6 +17,7 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import digest
 from tinsmith.settings import Settings
+from tinsmith.types.checks.validation import check_sampling
 from tinsmith.types.engine_messages.operations import OpKind, Sample
 from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
@@ -24,7 +25,6 @@ from tinsmith.types.names.ids import sampling_session_id
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.requests import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.sample_inputs import SampleInputs, read_sample_inputs
-from tinsmith.types.validation import check_sampling
 
 
 class SamplingHandler:

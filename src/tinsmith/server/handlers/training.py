@@ -16,6 +16,8 @@ from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import Effect, digest
 from tinsmith.settings import Settings
+from tinsmith.types.checks.validation import check_adam, check_count, check_training_data
+from tinsmith.types.checks.wire_scan import check_parts
 from tinsmith.types.codec import decode_data, decode_loss_config, parse_forward_backward_request
 from tinsmith.types.datum import Datum
 from tinsmith.types.engine_messages.operations import ForwardBackward, OpKind, OptimStep
@@ -23,8 +25,6 @@ from tinsmith.types.errors import invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, OWN_FORMULA
 from tinsmith.types.requests import OptimStepRequest
-from tinsmith.types.validation import check_adam, check_count, check_training_data
-from tinsmith.types.wire_scan import check_parts
 
 log = logging.getLogger("tinsmith.server")
 

@@ -10,8 +10,8 @@ from tinsmith.cookbook.recipes.code_rl.code_rl_env import CodeEnv, Grades, Task
 from tinsmith.cookbook.recipes.code_rl.config import BASICS, DRAWN, Config
 from tinsmith.cookbook.recipes.code_rl.drawn_problems import PREFIX, Drawn, best_constant, draw
 from tinsmith.cookbook.rl import EnvFromMessageEnv, ItemDataset, MakeDataset, RepeatedEnv, RLDataset
+from tinsmith.cookbook.rows.files.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
-from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.training import ModelSetup
 from tinsmith.types.errors import invalid

@@ -14,11 +14,11 @@ from tinsmith.cookbook.problems.problem import ANSWERS, QUESTIONS
 from tinsmith.cookbook.recipes.distillation.config import Config
 from tinsmith.cookbook.renderers.messages import check_messages
 from tinsmith.cookbook.rows.default_sizes import held_out_count
+from tinsmith.cookbook.rows.files.hub_rows import open_hub
 from tinsmith.cookbook.rows.formats.chat_messages import own_messages
 from tinsmith.cookbook.rows.formats.own_form import SYSTEMS, add_system
 from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
 from tinsmith.cookbook.rows.formats.sharegpt import is_turn, turns_to_messages
-from tinsmith.cookbook.rows.hub_rows import open_hub
 from tinsmith.cookbook.rows.row_notes import RowNotes, tell_facts
 from tinsmith.cookbook.rows.seeds import seeded
 from tinsmith.cookbook.rows.sources import names_a_file, open_file

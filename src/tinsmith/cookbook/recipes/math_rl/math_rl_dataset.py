@@ -13,7 +13,7 @@ from tinsmith.cookbook.recipes.math_rl.config import Config
 from tinsmith.cookbook.recipes.math_rl.math_rl_env import MathEnv
 from tinsmith.cookbook.rl import ItemDataset, MakeDataset, RepeatedEnv, RLDataset
 from tinsmith.cookbook.rows.default_sizes import rows_per_batch
-from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
+from tinsmith.cookbook.rows.files.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.row_kinds import read_messages
 from tinsmith.cookbook.training import ModelSetup
 

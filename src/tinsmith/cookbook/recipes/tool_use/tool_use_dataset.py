@@ -13,8 +13,8 @@ from tinsmith.cookbook.recipes.tool_use.tool_use_env import Grading, Library, Qu
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.rl import Document, DocumentIndex, EnvFromMessageEnv, ItemDataset, RepeatedEnv, Tool
 from tinsmith.cookbook.rows.default_sizes import held_out_count
+from tinsmith.cookbook.rows.files.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.formats.row_keys import settle_keys_of_question
-from tinsmith.cookbook.rows.jsonl_rows import JsonlRows
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.words import Split, pseudo_word, split_of
 from tinsmith.types.errors import invalid

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinsmith.cookbook.rows.csv_rows import CsvRows
-from tinsmith.cookbook.rows.parquet_rows import ParquetRows
+from tinsmith.cookbook.rows.files.csv_rows import CsvRows
+from tinsmith.cookbook.rows.files.parquet_rows import ParquetRows
 from tinsmith.cookbook.supervised import check_row, load_rows
 from tinsmith.types.errors import UserError
 

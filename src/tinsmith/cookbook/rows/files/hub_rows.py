@@ -8,13 +8,13 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, overload
 
+from tinsmith.cookbook.rows.files.table_columns import from_table
 from tinsmith.cookbook.rows.intake import Intake
 from tinsmith.cookbook.rows.row_digest import RowDigest
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import Rows
 from tinsmith.cookbook.rows.row_stream import RowStream
-from tinsmith.cookbook.rows.table_columns import from_table
 from tinsmith.hub import unreachable
 from tinsmith.types.errors import UserError, invalid
 

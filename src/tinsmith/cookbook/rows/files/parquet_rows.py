@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinsmith.cookbook.rows.files.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.cookbook.rows.intake import Intake
 from tinsmith.cookbook.rows.row_digest import digest_of_file
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import Rows
-from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.types.errors import UserError, invalid
 
 # Rows that are decoded together.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tinsmith.settings import Settings
+from tinsmith.types.checks.validation import check_adam, check_lora, check_sampling, check_training_data
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError
 from tinsmith.types.facts.base_model_info import BaseModelInfo
@@ -16,7 +17,6 @@ from tinsmith.types.facts.loss_table import LOSSES
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData
-from tinsmith.types.validation import check_adam, check_lora, check_sampling, check_training_data
 
 INFO = BaseModelInfo(
     name="m",

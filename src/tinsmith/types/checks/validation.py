@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith.settings import Settings
+from tinsmith.types.checks.pair_checks import check_even, check_pairs
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
-from tinsmith.types.pair_checks import check_even, check_pairs
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.provenance import check_tiling
 from tinsmith.types.sample_inputs import SampleInputs

@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from tinsmith.cookbook.rows.file_kinds import check_is_text
+from tinsmith.cookbook.rows.files.file_kinds import check_is_text
+from tinsmith.cookbook.rows.files.json_documents import read_documents
 from tinsmith.cookbook.rows.formats.own_form import LISTS
 from tinsmith.cookbook.rows.intake import Intake
-from tinsmith.cookbook.rows.json_documents import read_documents
 from tinsmith.cookbook.rows.row_digest import digest_of_file
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
 from tinsmith.cookbook.rows.row_notes import RowNotes

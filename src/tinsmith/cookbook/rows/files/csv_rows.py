@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from tinsmith.cookbook.rows.file_kinds import check_is_text
+from tinsmith.cookbook.rows.files.file_kinds import check_is_text
+from tinsmith.cookbook.rows.files.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.cookbook.rows.intake import Intake
 from tinsmith.cookbook.rows.row_digest import digest_of_file
 from tinsmith.cookbook.rows.row_kinds import Row, RowCheck, check_row
 from tinsmith.cookbook.rows.row_notes import RowNotes
 from tinsmith.cookbook.rows.row_sequence import Rows
-from tinsmith.cookbook.rows.table_columns import ColumnCheck, check_columns, from_table
 from tinsmith.types.errors import UserError, invalid
 
 # Longest field in characters; the module's own limit is below a long conversation.
