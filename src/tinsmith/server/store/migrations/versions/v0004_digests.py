@@ -13,8 +13,6 @@ _DIGESTS = (
     ("operations", "outcome_digest"),
     ("runs", "base_weights"),
     ("samplers", "base_weights"),
-    ("recordings", "prompt_digest"),
-    ("recordings", "sequences_digest"),
 )
 
 
