@@ -2,7 +2,8 @@
 
 Data (`tensor`, `model_input`, `datum`, `preference_pair`, `provenance`, `params`, `outputs`), messages (`requests`,
 `responses`, `sample_inputs`), wire forms (`proto/`, `codec`, `compression`), `checks/` of them, and `errors`.
-`engine_messages/` is what service and engine say to each other, `names/` what things are called on the wire and on disk, `facts/` what is known of models and losses.
+`engine_messages/` is what service and engine say to each other, `names/` what things are called on the wire and on
+disk, `facts/` what is known of models and losses.
 """
 
 from __future__ import annotations

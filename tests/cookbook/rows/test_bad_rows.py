@@ -149,8 +149,16 @@ def test_json_that_gives_no_rows_is_told_in_words(tmp_path: Path, text: str, exp
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n', mtime=0), "an unpacked file; this one is packed with gzip (gunzip"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}\n', mtime=0), "an unpacked file; this one is packed with gzip (gunzip"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "a"}\n', mtime=0),
+            "an unpacked file; this one is packed with gzip (gunzip",
+        ),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"text": "a"}\n', mtime=0),
+            "an unpacked file; this one is packed with gzip (gunzip",
+        ),
         ("a.csv", b"PK\x03\x04rest", "this one is a zip archive or a spreadsheet (unzip it, or save it as CSV)"),
         ("a.json", '{"text": "a"}'.encode("utf-16"), "UTF-8; this is UTF-16 (iconv -f UTF-16 -t UTF-8 changes it)"),
         ("a.jsonl", b"PAR1....", "text; this is a Parquet file (call it .parquet)"),
