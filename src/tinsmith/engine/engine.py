@@ -15,6 +15,7 @@ from tinsmith.engine.adapters.references import BASE, References
 from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.adapters.trained_adapters import Adapters
 from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
+from tinsmith.engine.checkpoints.fingerprint import weights_digest
 from tinsmith.engine.devices import adapter_budget, resolve_device, resolve_dtype
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_loading import checkpoint_activations, load_base_model
@@ -77,6 +78,7 @@ class Engine:
         if settings.activation_checkpointing:
             checkpoint_activations(base)
         use_threads(base.info.parameters, settings.engine_threads)
+        base.info = base.info.model_copy(update={"weights_digest": weights_digest(base)})
         return cls(base, settings)
 
     @property

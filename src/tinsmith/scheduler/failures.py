@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from tinsmith.types.errors import RequestErrorCategory, UserError
+from tinsmith.types.errors import Damaged, RequestErrorCategory, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ def describe(error: BaseException, doing: str) -> tuple[str, RequestErrorCategor
     """
     if isinstance(error, UserError):
         return error.message, RequestErrorCategory.USER
+    if isinstance(error, Damaged):
+        logger.error("%s: %s", doing, error)
+        return str(error), RequestErrorCategory.SERVER
     logger.error("%s failed", doing, exc_info=error)
     if is_out_of_memory(error):
         return f"{doing}: out of memory ({error})", RequestErrorCategory.SERVER

@@ -32,7 +32,7 @@ from tinsmith.server.store.tokenizer_files import TokenizerFiles
 from tinsmith.server.sweeper import Sweeper
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import EngineLink
-from tinsmith.types.errors import RequestErrorCategory, StartupError
+from tinsmith.types.errors import StartupError
 
 # How long a stop waits for outcomes that are being stored, seconds.
 _STORE_S = 10.0
@@ -122,11 +122,10 @@ class Service:
 
     async def _take_over(self, core: Core, held: Claim) -> None:
         """Read what earlier lives left, and finish what they left half done."""
-        # Operations whose session ended before they had an outcome: nobody will hand them over again.
-        orphans = load(core)
+        hopeless = load(core)
         await end_dead(core, held)
-        for record in orphans:
-            self.outcomes.fail(record, "its session ended before it was done", RequestErrorCategory.USER)
+        for record, reason, category in hopeless:
+            self.outcomes.fail(record, reason, category)
         await self.sessions.resume()
         # Last, when it is known which operations go on and will write their files.
         await sweep_unfinished(core)

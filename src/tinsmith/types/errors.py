@@ -66,6 +66,10 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
+class Damaged(Exception):
+    """Something that was stored is gone or is not what was written: the service's fault; the message names it."""
+
+
 class StartupError(Exception):
     """The service cannot start, e.g. because a model does not load; the message is for the person who started it."""
 

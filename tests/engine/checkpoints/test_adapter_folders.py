@@ -21,7 +21,7 @@ from tinsmith.engine.checkpoints import whole_folders
 from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
-from tinsmith.types.errors import UserError
+from tinsmith.types.errors import Damaged, UserError
 from tinsmith.types.names.paths import check_name
 from tinsmith.types.params import AdamParams, LoraConfig
 
@@ -184,12 +184,30 @@ def test_damage_is_found_and_changes_nothing(state: tuple[Engine, Path], name: s
     if damage == "remove":
         file.unlink()
     before = engine.adapters.get("a").master.clone()
-    with pytest.raises(UserError, match=f"checkpoint state: got .*{name}"):
+    with pytest.raises(Damaged, match=f"checkpoint state: got .*{name}"):
         engine.load_state("a", folder, LoraConfig(rank=8))
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(Damaged, match=name):
         engine.load_state("new", folder, LoraConfig(rank=8))
     assert torch.equal(engine.adapters.get("a").master, before)
     assert engine.adapters.model_ids() == ["a"]
+
+
+@pytest.mark.row(211)
+@pytest.mark.parametrize(("before", "after"), [('"step": ', '"step": 7'), ('"rank": 8', '"rank": 4'), ("}", "")])
+def test_a_changed_manifest_is_found(state: tuple[Engine, Path], before: str, after: str) -> None:
+    engine, folder = state
+    manifest = folder / "state.json"
+    manifest.write_text(manifest.read_text().replace(before, after, 1))
+    with pytest.raises(Damaged, match=r"checkpoint state: got .*state\.json"):
+        engine.load_state("a", folder, LoraConfig(rank=8))
+
+
+def test_a_manifest_of_before_has_no_checksum_of_its_own(state: tuple[Engine, Path]) -> None:
+    engine, folder = state
+    told = json.loads((folder / "state.json").read_text())
+    del told["sha256"]
+    (folder / "state.json").write_text(json.dumps(told))
+    engine.load_state("a", folder, LoraConfig(rank=8))
 
 
 @pytest.mark.row(36)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.support.checkpoints import FAMILIES, checkpoint, make_checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tinsmith.engine.checkpoints.base_folder import BaseFolder
-from tinsmith.engine.checkpoints.fingerprint import fingerprint, fingerprint_of_folder
+from tinsmith.engine.checkpoints.fingerprint import fingerprint, fingerprint_of_folder, weights_digest
 from tinsmith.types.errors import UserError
 from tinsmith.types.params import LoraConfig
 
@@ -63,3 +63,18 @@ def test_an_adapter_that_comes_back_knows_its_base(tmp_path: Path) -> None:
     twin = load_engine(checkpoint("llama", seed=1))
     with pytest.raises(UserError, match=r"adapter: got .* base model llama-untied-0 .*, expected one of llama"):
         twin.load_sampler("s", tmp_path / "a")
+
+
+def test_a_digest_of_all_weights_sees_every_number_and_no_dtype() -> None:
+    base = checkpoint(FAMILIES[0], False)
+    engine = load_engine(base)
+    wanted = weights_digest(engine.base)
+    assert wanted == weights_digest(load_engine(base, dtype="bfloat16").base)
+    for weight in [*engine.base.decoder.parameters(), *engine.base.head.parameters()]:
+        flat = weight.data.view(-1)
+        for place in (0, len(flat) // 2, len(flat) - 1):
+            before = flat[place].clone()
+            flat[place] = before + 1
+            assert weights_digest(engine.base) != wanted
+            flat[place] = before
+    assert weights_digest(engine.base) == wanted

@@ -31,7 +31,7 @@ from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
 from tinsmith.types.engine_messages.operations import OpKind
-from tinsmith.types.errors import StartupError
+from tinsmith.types.errors import Damaged, StartupError
 
 pytestmark = pytest.mark.anyio
 
@@ -103,13 +103,14 @@ async def test_blobs(tmp_path: Path, url: str) -> None:
     blobs = BlobStore(str(tmp_path / "blobs") if url == "folder" else url, sync=True)
     await blobs.put("a", b"one")
     await blobs.put("b", b"two")
-    assert await blobs.get("a") == b"one"
+    assert await blobs.get("a", None) == b"one"
+    assert await blobs.get("a", await blobs.put("a", b"one", b"about"), b"about") == b"one"
     assert sorted(blobs.keys()) == ["a", "b"]
     path = blobs.local_path("a")
     assert (path is not None and Path(path).read_bytes() == b"one") == (url == "folder")
     await blobs.delete(["a", "a", "never there"])
-    with pytest.raises(FileNotFoundError):
-        await blobs.get("a")
+    with pytest.raises(Damaged, match="journal file a is gone"):
+        await blobs.get("a", None)
     await blobs.delete(["b"])
 
 
@@ -134,12 +135,13 @@ async def test_a_database_that_cannot_be_used(start: Start, url: str, message: s
     assert await start()  # the folder was given back
 
 
-async def test_a_database_of_a_later_version(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["9999", "abc", ""])
+async def test_a_database_of_a_later_or_unknown_version(start: Start, tmp_path: Path, version: str) -> None:
     await (await start()).crash()
     db = Database(default_url(tmp_path / "data"))
-    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    await db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version}))
     db.close()
-    with pytest.raises(StartupError, match="database: got schema 9999"):
+    with pytest.raises(StartupError, match=rf"database: got schema '?{version}'?, expected .*{SCHEMA_VERSION}"):
         await start()
 
 

@@ -1,4 +1,8 @@
-"""Telling base models apart by their weights: a digest of a sample, from a loaded model or from its files."""
+"""Telling base models apart by their weights.
+
+`fingerprint` is a digest of a sample, from a loaded model or from its files; checkpoints carry it. `weights_digest`
+sees every number of a loaded model; what is alive while a service restarts is held to it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,9 @@ from tinsmith.engine.model.base_model import BaseModel
 METADATA_KEY = "tinsmith_base"
 # Elements of each sampled weight that tell one base from another.
 _SAMPLE = 4096
+# Elements that are summed at a time: bounds the copies that are made.
+_CHUNK = 2**22
+_ROW = 4096
 
 
 def fingerprint(base: BaseModel) -> str:
@@ -26,6 +33,31 @@ def fingerprint(base: BaseModel) -> str:
     """
     weights = (weight.detach() for _, weight in sorted(base.decoder.named_parameters()) if weight.dim() > 1)
     return _digest(base.info.model_type, base.targets, (_sample([weight]) for weight in weights))
+
+
+def weights_digest(base: BaseModel) -> str | None:
+    """Return a digest that another number anywhere in the weights changes; None where each rank has a part of them.
+
+    Of the bits of each weight in bfloat16, so that the compute dtype does not matter, it takes sums over rows and
+    columns of 4096 elements, four of them at a time as one whole number modulo 2^64. No order of summation changes
+    those, so that a device can take them where the weights are.
+    """
+    if base.group is not None:
+        return None
+    found = hashlib.sha256(base.info.model_type.encode())
+    seen: set[int] = set()
+    for _, weight in [*sorted(base.decoder.named_parameters()), *sorted(base.head.named_parameters())]:
+        if id(weight) in seen:  # a head that is tied to the embedding
+            continue
+        seen.add(id(weight))
+        found.update(str(tuple(weight.shape)).encode())
+        for chunk in weight.detach().reshape(-1).split(_CHUNK):
+            bits = chunk.to(torch.bfloat16).view(torch.int16)
+            whole = bits.numel() // _ROW * _ROW
+            rows = bits[:whole].view(torch.int64).view(-1, _ROW // 4)
+            for sums in (rows.sum(0), rows.sum(1), bits[whole:]):
+                found.update(sums.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def fingerprint_of_folder(base: BaseFolder) -> str | None:

@@ -10,10 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tinsmith.types.errors import UserError
+from tinsmith.types.errors import Damaged, UserError
 
 MANIFEST = "state.json"
 _FORMAT = 1
+# Under this key a manifest has the checksum of all else that it says; those of before have none.
+_OWN_SUM = "sha256"
 
 
 def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -> int:
@@ -28,7 +30,8 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
         bytes written.
     """
     sums = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
-    manifest = json.dumps({"format": _FORMAT, **facts, "files": sums}, indent=2).encode()
+    told = {"format": _FORMAT, **facts, "files": sums}
+    manifest = json.dumps({**told, _OWN_SUM: _sum_of(told)}, indent=2).encode()
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Left by a process that died while it wrote; the name is this folder's own, so no other writer is disturbed.
@@ -51,6 +54,10 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
         fresh.rename(folder)
     _sync(folder.parent)
     return sum(map(len, files.values())) + len(manifest)
+
+
+def _sum_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
@@ -77,7 +84,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a folder, None where it has none (then it was written elsewhere).
 
     Raises:
-        UserError: the manifest is damaged or of a later format.
+        Damaged: the manifest is not what was written.
+        UserError: it is of a later format.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -86,9 +94,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads(path.read_text())
         format_ = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {folder.name}: got a {MANIFEST} that cannot be read, expected JSON") from error
+        raise Damaged(f"checkpoint {folder.name}: got a {MANIFEST} that cannot be read, expected JSON") from error
     if format_ != _FORMAT:
         raise UserError(f"checkpoint {folder.name}: got format {format_}, expected format {_FORMAT}")
+    wanted = manifest.pop(_OWN_SUM, None)
+    if wanted not in (None, found := _sum_of(manifest)):
+        raise Damaged(f"checkpoint {folder.name}: got {MANIFEST} with SHA-256 {found}, expected {wanted}: damaged")
     return manifest
 
 
@@ -96,15 +107,17 @@ def read_file(folder: Path, name: str, manifest: dict[str, Any] | None) -> bytes
     """Read one file and compare it with the manifest's checksum.
 
     Raises:
-        UserError: the file is missing or damaged.
+        Damaged: by the manifest, the file is missing or not what was written.
+        UserError: there is no manifest and no such file.
     """
     path = folder / name
     if not path.is_file():
-        raise UserError(f"checkpoint {folder.name}: got no {name}, expected a folder that holds it")
+        fault = UserError if manifest is None else Damaged
+        raise fault(f"checkpoint {folder.name}: got no {name}, expected a folder that holds it")
     data = path.read_bytes()
     if manifest is not None:
         wanted = manifest["files"].get(name, {}).get("sha256")
         found = hashlib.sha256(data).hexdigest()
         if wanted != found:
-            raise UserError(f"checkpoint {folder.name}: got {name} with SHA-256 {found}, expected {wanted}: damaged")
+            raise Damaged(f"checkpoint {folder.name}: got {name} with SHA-256 {found}, expected {wanted}: damaged")
     return data

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import update
+
 from tinsmith.server.engine_link.outcomes import Outcomes
 from tinsmith.server.engine_link.resting import is_crowded, to_rest
 from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
+from tinsmith.server.store.db.tables import SamplerRow
 from tinsmith.types.engine_messages.host_events import EngineLink, Failure, Result
 from tinsmith.types.engine_messages.operations import (
     ForwardBackward,
@@ -26,6 +29,7 @@ from tinsmith.types.engine_messages.operations import (
     Skip,
     TakeSnapshot,
 )
+from tinsmith.types.errors import Damaged, RequestErrorCategory
 from tinsmith.types.facts.loss_table import BASE_REFERENCE
 
 
@@ -56,6 +60,8 @@ class Dispatcher:
         self._outcomes = outcomes
         self._journal = core.journal
         self._live = core.live
+        self._catalog = core.catalog
+        self._db = core.db
         self._data_folder = core.data_folder
         self.life = 0
         self.up = False
@@ -100,6 +106,11 @@ class Dispatcher:
             sampler = self._live.samplers.get(record.sampler_id or "")
             if sampler is not None:
                 sampler.used_at = time.time()
+                reason = self._catalog.other_weights(sampler.base_model, sampler.base_weights)
+                if reason is not None:
+                    message = f"sampling session {sampler.id}: {reason}"
+                    self._outcomes.fail(record, message, RequestErrorCategory.SERVER)
+                    return
                 if not sampler.ready:
                     sampler.held.append(record)
                     self._load_if_possible(sampler)
@@ -114,6 +125,8 @@ class Dispatcher:
                 # The engine must not wait for a number that was refused.
                 self.skip(record)
             return
+        if record.damage is not None:
+            raise Damaged(record.damage)
         try:
             body, path = await self._journal.body(record, verify=verify)
         except BaseException:
@@ -132,7 +145,7 @@ class Dispatcher:
         """Run an operation again for its effect; its outcome is recorded.
 
         Raises:
-            TornBody: its body is lost.
+            Damaged: its body is lost.
         """
         # Verified: from a damaged body the run would learn something else without a word.
         await self._hand_over(record, replay=True, verify=True)
@@ -141,7 +154,7 @@ class Dispatcher:
         """Hand over an operation that has no outcome yet to a new host.
 
         Raises:
-            TornBody: its body is lost.
+            Damaged: its body is lost.
         """
         await self._hand_over(record, replay=False, verify=True)
 
@@ -153,7 +166,9 @@ class Dispatcher:
             work = replace(work, folder=str(self._data_folder.absolute(work.folder)))
         elif isinstance(work, ForwardBackward) and work.reference is not None and work.reference != BASE_REFERENCE:
             work = replace(work, reference=str(self._data_folder.absolute(work.reference)))
-        return Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path, replay)
+        op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path)
+        # Of bytes in memory nothing can have changed.
+        return replace(op, body_digest=record.body_digest if path is not None else None, replay=replay)
 
     def skip(self, record: Record) -> None:
         """Tell the host that an operation's place in the order is taken by nothing, and what its failure means."""
@@ -202,6 +217,8 @@ class Dispatcher:
             self._load_if_possible(sampler)
 
     def _load_if_possible(self, sampler: SamplingSession) -> None:
+        if self._catalog.other_weights(sampler.base_model, sampler.base_weights) is not None:
+            return  # its samples fail
         if sampler.loading or not sampler.on_disk:
             return  # a snapshot that is not on disk comes from its model's replay
         sampler.loading = True
@@ -220,12 +237,22 @@ class Dispatcher:
         """The engine holds a sampler: hand over the samples that waited for it."""
         sampler.loading = False
         sampler.ready = True
+        if sampler.base_weights is None:
+            await self._begin_with(sampler)
         held, sampler.held = sampler.held, []
         for record in held:
             # It may have been cancelled while others were handed over.
             if record.state is State.PENDING:
                 await self._hand_over(record, replay=False)
         self.make_room(sampler)
+
+    async def _begin_with(self, sampler: SamplingSession) -> None:
+        """Note which weights of its base model a sampler has begun with."""
+        sampler.base_weights = self._catalog.weights_digest(sampler.base_model)
+        if sampler.base_weights is not None:
+            values = {"base_weights": sampler.base_weights}
+            statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(values)
+            await self._db.write(lambda connection: connection.execute(statement))
 
     def release_sampler(self, sampler: SamplingSession) -> None:
         """Free a sampler's memory in the engine; it can be loaded again while its files are there."""

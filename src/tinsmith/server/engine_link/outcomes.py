@@ -50,9 +50,11 @@ class Outcomes:
         self._futures = core.futures
         self._journal = core.journal
         self._live = core.live
+        self._catalog = core.catalog
         self._checkpoints = core.checkpoints
         self._recordings = core.recordings
         self._data_folder = core.data_folder
+        self._clear = core.data_folder.remove if core.belongs else core.data_folder.set_aside
         self._tasks = core.tasks
         self._storing = Tasks()
 
@@ -82,9 +84,9 @@ class Outcomes:
             return
         record.fail(message, category)
         effects: list[Effect] = []
-        # Whatever the engine has written of it.
+        # Whatever the engine has written of it. By a database that is not the folder's, it may have been acknowledged.
         if (folder := record.checkpoint_folder) is not None:
-            self._tasks.start(self._data_folder.remove(folder))
+            self._tasks.start(self._clear(folder))
         if record.kind is OpKind.SNAPSHOT and (sampler := self._live.samplers.get(record.sampler_id or "")):
             self._live.drop_sampler(sampler)
         if isinstance(record.note, SampleNote) and record.note.recorded:
@@ -145,7 +147,9 @@ class Outcomes:
         run = self._live.runs.get(record.model_id or "")
         if run is not None and run.creation is record and run.status is RunStatus.CREATING:
             run.status = RunStatus.LIVE
-            statement = update(RunRow).where(RunRow.id == run.id).values(status=RunStatus.LIVE.value)
+            run.base_weights = self._catalog.weights_digest(run.base_model)
+            values = {"status": RunStatus.LIVE.value, "base_weights": run.base_weights}
+            statement = update(RunRow).where(RunRow.id == run.id).values(values)
             effects.append(lambda connection: connection.execute(statement))
         return orjson.dumps(answer), effects, []
 
@@ -182,6 +186,8 @@ class Outcomes:
     def _snapshot_answer(self, record: Record) -> tuple[bytes, list[Effect], list[After]]:
         answer = {"sampling_session_id": record.sampler_id, "type": "save_weights_for_sampler"}
         sampler = self._live.samplers.get(record.sampler_id or "")
+        if sampler is not None:
+            sampler.base_weights = self._catalog.weights_digest(sampler.base_model)
         return orjson.dumps(answer), [insert_sampler(sampler)] if sampler is not None else [], []
 
 
@@ -200,6 +206,7 @@ def insert_sampler(sampler: SamplingSession) -> Effect:
             "model_id": sampler.model_id,
             "model_seq": sampler.model_seq,
             "created_at": sampler.created_at,
+            "base_weights": sampler.base_weights,
         }
         connection.execute(insert(SamplerRow), row)
 

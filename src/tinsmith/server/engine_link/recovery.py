@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.engine_link.outcomes import Outcomes
@@ -18,10 +14,10 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints, base
 from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.journal.journal import TornBody
+from tinsmith.server.store.journal.journal import patiently
 from tinsmith.types.engine_messages.host_events import Failure
 from tinsmith.types.engine_messages.operations import LoadState, Operation, OpKind
-from tinsmith.types.errors import RequestErrorCategory
+from tinsmith.types.errors import Damaged, RequestErrorCategory
 
 log = logging.getLogger("tinsmith.server")
 
@@ -82,6 +78,8 @@ def _step(record: Record, live: LiveState) -> Step:
     if record.state is State.PENDING:
         return Resend(record)
     # A forward pass leaves nothing in the engine, and a save has left its files.
+    if record.state is State.FAILED and record.damage is not None:
+        return Replay(record)  # whether it took effect is not known, so it is refused there
     if record.state is State.FAILED or record.forward_only or record.kind in (OpKind.SAVE_STATE, OpKind.SAVE_SAMPLER):
         return PassOver(record)
     if record.kind is OpKind.SNAPSHOT:
@@ -173,8 +171,8 @@ class Recovery:
 
     async def _send(self, record: Record) -> None:
         try:
-            await _patiently(lambda: self._dispatcher.send(record))
-        except TornBody as error:
+            await patiently(lambda: self._dispatcher.send(record))
+        except Damaged as error:
             self._outcomes.fail(record, str(error), RequestErrorCategory.SERVER)
 
     async def _rebuild_run(self, run: TrainingRun, life: int) -> None:
@@ -183,13 +181,18 @@ class Recovery:
             reason = f"base model {run.base_model!r} is not served since the last start"
             self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
             return
+        if (reason := self._catalog.other_weights(run.base_model, run.base_weights)) is not None:
+            # Not stored either: the weights that it began with may come back.
+            advice = f"{reason}; restart the service with the weights that the run began with"
+            self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
+            return
         steps = plan(run, self._live)
         try:
             for step in steps:
                 await self._take(run, step)
                 if life != self._dispatcher.life:
                     return
-        except TornBody as error:
+        except Damaged as error:
             await self._abandon(run, f"it could not be rebuilt after a restart: {error}")
             return
         if run.id not in self._live.runs:
@@ -208,9 +211,9 @@ class Recovery:
             case Load(point):
                 self._load(run, point)
             case Replay(record):
-                await _patiently(lambda: self._dispatcher.replay(record))
+                await patiently(lambda: self._dispatcher.replay(record))
             case Resend(record):
-                await _patiently(lambda: self._dispatcher.resend(record))
+                await patiently(lambda: self._dispatcher.resend(record))
             case PassOver(record):
                 self._dispatcher.skip(record)
 
@@ -238,22 +241,3 @@ class Recovery:
             self._outcomes.fail(run.creation, advice, RequestErrorCategory.SERVER)
         await self._db.write(effect)
         self._dispatcher.release_model(run)
-
-
-async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
-    """Do something that reads from the disk or the database; what keeps failing is taken for lost.
-
-    Raises:
-        TornBody: it failed every time.
-    """
-    # Long enough for a database that is restarted, short enough for the runs behind this one to wait.
-    for delay in (0.1, 0.5, 2.0, 5.0):
-        try:
-            return await work()
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("the journal could not be read (%s); next try in %g s", error, delay)
-            await asyncio.sleep(delay)
-    try:
-        await work()
-    except (SQLAlchemyError, OSError) as error:
-        raise TornBody(f"the journal could not be read: {error}") from error

@@ -88,7 +88,9 @@ class SamplingHandler:
             if request.base_model is None:
                 raise invalid("model_path", None, "a checkpoint's path, or a base_model")
             await self._catalog.find(request.base_model)
-            return SamplingSession(sampler_id, request.session_id, owner, request.base_model)
+            sampler = SamplingSession(sampler_id, request.session_id, owner, request.base_model)
+            sampler.base_weights = self._catalog.weights_digest(request.base_model)
+            return sampler
         path = CheckpointPath.parse(request.model_path, "model_path")
         if path.kind != "sampler_weights":
             raise invalid(

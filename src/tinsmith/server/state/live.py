@@ -39,6 +39,7 @@ class TrainingRun:
         points: its recovery points, oldest first.
         pointed_at: when the last one was asked for; None when one should be taken at the next chance.
         error: why it failed or could not be rebuilt.
+        base_weights: digest of the base model's weights that it began with; None until it has.
     """
 
     id: str
@@ -53,6 +54,7 @@ class TrainingRun:
     points: list[RecoveryPoint] = field(default_factory=list[RecoveryPoint])
     pointed_at: float | None = field(default_factory=time.monotonic)
     last_request_at: float = field(default_factory=time.time)
+    base_weights: str | None = None
 
     @property
     def cut(self) -> int:
@@ -77,6 +79,7 @@ class SamplingSession:
         used_at: when it was last sampled from, seconds since the epoch.
         held: samples that wait for `ready`.
         closing: its client has closed it; samples that were accepted before are still carried out.
+        base_weights: digest of the base model's weights that it began with; None until the engine has held it.
     """
 
     id: str
@@ -94,6 +97,7 @@ class SamplingSession:
     used_at: float = field(default_factory=time.time)
     held: list[Record] = field(default_factory=list[Record])
     closing: bool = False
+    base_weights: str | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -54,6 +54,8 @@ class Record:
         body_blob: where the journal keeps a bulky body.
         body_digest: of the body as journalled.
         state, result, media_type, error, category: the outcome. `result` may be None while the journal has it.
+        outcome_digest: of the outcome as journalled.
+        damage: what of it the journal cannot tell; it cannot be run again, and nothing can be rebuilt across it.
         at_door: refused before it reached an engine.
         submitted_in: the life of the engine host that it was handed to; 0 for none.
         losses: how often an engine died while it was waiting there.
@@ -78,6 +80,8 @@ class Record:
     result: bytes | None = None
     result_blob: str | None = None
     media_type: str | None = None
+    outcome_digest: str | None = None
+    damage: str | None = None
     error: str | None = None
     category: RequestErrorCategory | None = None
     at_door: bool = False

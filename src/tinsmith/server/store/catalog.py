@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, select
+from pydantic import ValidationError
+from sqlalchemy import Connection, Text, cast, delete, insert, select
 
-from tinsmith.server.faults import Unavailable
+from tinsmith.server.faults import Unavailable, describe
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import BaseModelRow
 from tinsmith.types.errors import StartupError, UserError, invalid
@@ -17,6 +19,8 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.lineup import lookup
 from tinsmith.types.facts.loss_table import LOSSES
 from tinsmith.types.responses import SupportedModel
+
+log = logging.getLogger("tinsmith.server")
 
 # How long a request waits for an engine that is starting before its client is asked to repeat it.
 _START_WAIT_S = 20.0
@@ -56,12 +60,22 @@ class Catalog:
 
     def remember(self) -> None:
         """Read what an earlier life of the service knew."""
-        query = select(BaseModelRow.name, BaseModelRow.info)
-        known = self._db.read(lambda connection: [(row.name, row.info) for row in connection.execute(query)])
-        self._infos = {name: BaseModelInfo.model_validate(info) for name, info in known if name in self.folders}
+        query = select(BaseModelRow.name, cast(BaseModelRow.info, Text))
+        known = self._db.read(lambda connection: [(name, info) for name, info in connection.execute(query)])
+        for name, info in known:
+            if name not in self.folders:
+                continue
+            try:
+                self._infos[name] = BaseModelInfo.model_validate_json(info)
+            except ValidationError as error:
+                # Only a memory: the engine tells it anew.
+                log.warning("base model %s: what was known of it cannot be read: %s", name, describe(error))
 
     async def up(self, models: list[BaseModelInfo]) -> None:
         """An engine host is up with these models."""
+        for model in models:
+            if (reason := self.other_weights(model.name, model.weights_digest)) is not None:
+                log.warning("%s; what began with those fails", reason)
         self._infos = {model.name: model for model in models}
         self.loaded = set(self._infos)
         self._up.set()
@@ -138,6 +152,19 @@ class Catalog:
     def known(self, name: str) -> BaseModelInfo | None:
         """Return what is known of a base model right now."""
         return self._infos.get(name)
+
+    def weights_digest(self, name: str) -> str | None:
+        """Return the digest of a base model's weights; None while none are loaded."""
+        info = self._infos.get(name)
+        return info.weights_digest if info is not None and name in self.loaded else None
+
+    def other_weights(self, name: str, digest: str | None) -> str | None:
+        """Say that a base model's weights are not those of a digest; None where they are, or either is not known."""
+        info = self._infos.get(name)
+        found = info.weights_digest if info is not None else None
+        if None in (found, digest) or found == digest:
+            return None
+        return f"base model {name!r} has other weights than before (digest {str(found)[:12]}, not {str(digest)[:12]})"
 
     def listing(self) -> list[SupportedModel]:
         """Return the base models as clients are told of them."""

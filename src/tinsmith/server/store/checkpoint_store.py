@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import Checkpoint, WeightsInfoResponse
+
+log = logging.getLogger("tinsmith.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +226,22 @@ class CheckpointStore:
         return len(folders)
 
     async def sweep_folders(self, run_ids: Sequence[str], saving: Collection[str]) -> None:
-        """Remove folders of these runs that no row names and no pending operation is about to fill."""
+        """Clear up folders of these runs that no row names and no pending operation is about to fill.
+
+        What was being written is removed. A complete one is set aside: its row may be what is missing.
+        """
         query = select(CheckpointRow.folder).where(CheckpointRow.run_id.in_(run_ids))
         known = await self._db.read_async(lambda connection: set(connection.execute(query).scalars()))
         for run_id in run_ids:
             for folder in self._data_folder.checkpoints_of(run_id):
-                if folder not in known and folder not in saving:
+                if folder in known or folder in saving:
+                    continue
+                # Engines write under a name with a dot in front and rename what is complete.
+                if folder.rpartition("/")[2].startswith("."):
                     await self._data_folder.remove(folder)
+                else:
+                    aside = await self._data_folder.set_aside(folder)
+                    log.warning("checkpoint %s is complete, but no row names it: it was moved to %s", folder, aside)
 
 
 def check_ttl(ttl: int | None, least: int, most: int) -> int | None:

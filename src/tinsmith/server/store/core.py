@@ -8,6 +8,7 @@ from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.prometheus import Metrics
 from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.store.belonging import check_belonging
 from tinsmith.server.store.catalog import BaseModels, Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore
 from tinsmith.server.store.data_folder import DataFolder
@@ -29,12 +30,14 @@ class Core:
 
     Attributes:
         settings: limits and times.
+        belongs: whether database and data folder belong together.
         instance: the service's name in the data folder; its sessions and operations carry it.
     """
 
     settings: Settings
     instance: str
     data_folder: DataFolder
+    belongs: bool
     db: Database
     journal: JournalLike
     catalog: Catalog
@@ -60,6 +63,7 @@ def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models:
             settings=settings,
             instance=claim.instance,
             data_folder=data_folder,
+            belongs=check_belonging(db, data_folder),
             db=db,
             journal=_journal(settings, data_folder, db, claim),
             catalog=Catalog(db, models),

@@ -16,7 +16,7 @@ from tinsmith.types.errors import StartupError
 class DataFolder:
     """Names and makes folders. Paths in the database are relative to the data folder, so that it can be moved.
 
-    Layout: `checkpoints/RUN/KIND/NAME/`, `samplers/SAMPLER/`, `recovery/RUN/...`.
+    Layout: `checkpoints/RUN/KIND/NAME/`, `samplers/SAMPLER/`, `recovery/RUN/...`; `set-aside/` has what nobody knows.
 
     Raises:
         StartupError: the data folder cannot be made.
@@ -82,6 +82,19 @@ class DataFolder:
     def matching(self, pattern: str) -> list[str]:
         """Return the folders that match a pattern, sorted by name."""
         return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
+
+    async def set_aside(self, folder: str) -> str:
+        """Move a folder out of the way, whole; return where it is now. One that is gone already is no error."""
+        return await anyio.to_thread.run_sync(self._set_aside, folder)
+
+    def _set_aside(self, folder: str) -> str:
+        target = f"set-aside/{folder}"
+        if (self.root / target).exists():
+            target = f"{target}~{uuid.uuid4().hex[:8]}"
+        (self.root / target).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / folder).rename(self.root / target)
+        return target
 
     async def remove(self, folder: str) -> None:
         """Remove a folder; one that is gone already is no error."""

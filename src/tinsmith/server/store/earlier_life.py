@@ -12,14 +12,15 @@ from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.folder_lock import Claim
 from tinsmith.server.store.recordings import forget_sessions
-from tinsmith.types.engine_messages.operations import TakeSnapshot
+from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
+from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.params import LoraConfig
 
 ALIVE = ("active", "closing")
 
 
-def load(core: Core) -> list[Record]:
-    """Fill the live state and the futures; return pending operations of sessions that have ended."""
+def load(core: Core) -> list[tuple[Record, str, RequestErrorCategory]]:
+    """Fill the live state and the futures; return pending operations that are hopeless, each with its error."""
     live = core.live
     rows = core.db.read(lambda connection: _rows(connection, core.instance))
     for row in rows[SessionRow]:
@@ -32,12 +33,22 @@ def load(core: Core) -> list[Record]:
     # Before the operations, which are placed behind the cut that the points make.
     for row in rows[RecoveryPointRow]:
         live.runs[row.model_id].points.append(RecoveryPoint(row.seq_id, row.folder))
-    orphans: list[Record] = []
+    hopeless: list[tuple[Record, str, RequestErrorCategory]] = []
     for record in core.journal.load():
+        if record.damage is not None and core.futures.by_scope(record.scope) is not None:
+            record.scope = None  # it is another's, or both would be damaged
         core.futures.add(record)
-        if not _place(record, live) and record.state is State.PENDING:
-            orphans.append(record)
-    return orphans
+        alive = _place(record, live)
+        if record.state is not State.PENDING:
+            continue
+        if record.damage is not None:
+            hopeless.append((record, record.damage, RequestErrorCategory.SERVER))
+            # It did nothing, and its failure is an outcome like any other; a run that cannot tell even its kind, and
+            # so what its failure means, is not rebuilt.
+            record.damage = None if record.kind is not OpKind.SKIP else record.damage
+        elif not alive:
+            hopeless.append((record, "its session ended before it was done", RequestErrorCategory.USER))
+    return hopeless
 
 
 def _place(record: Record, live: LiveState) -> bool:
@@ -46,13 +57,18 @@ def _place(record: Record, live: LiveState) -> bool:
     # Only a creation has a key but no number: a load into a run that exists has both.
     if run is not None and record.seq_id is None and record.scope is not None:
         run.creation = record
-    elif run is not None and record.seq_id is not None and record.seq_id > run.cut:
+    elif run is not None and record.seq_id is not None and record.seq_id > run.cut and _may_have(record, run):
         run.ops[record.seq_id] = record
     # A sampler's row is written with the snapshot's outcome; one that is still to come has none.
     unknown = record.state is State.PENDING and record.sampler_id not in live.samplers
     if run is not None and isinstance(record.work, TakeSnapshot) and unknown:
         live.add_sampler(_coming(record, record.work, run))
     return record.session_id in live.sessions
+
+
+def _may_have(record: Record, run: TrainingRun) -> bool:
+    # Where a damaged row names the place of a sound one, it has a wrong number; what may have taken effect counts.
+    return record.damage is None or record.state is not State.PENDING or record.seq_id not in run.ops
 
 
 def _coming(record: Record, snapshot: TakeSnapshot, run: TrainingRun) -> SamplingSession:
@@ -94,6 +110,7 @@ def _run(row: Any) -> TrainingRun:
         last_request_at=row.last_request_at,
         # Whatever was replayed at the start, the next step may ask for a point.
         pointed_at=None,
+        base_weights=row.base_weights,
     )
 
 
@@ -109,6 +126,7 @@ def _sampler(row: Any) -> SamplingSession:
         row.model_id,
         row.model_seq,
         row.created_at,
+        base_weights=row.base_weights,
     )
 
 
@@ -128,7 +146,9 @@ async def sweep_unfinished(core: Core) -> None:
     """Remove what was being written when the last life ended, except what an operation is about to write again."""
     saving = {folder for record in core.futures.records() if (folder := record.checkpoint_folder) is not None}
     await core.checkpoints.sweep_folders(list(core.live.runs), saving)
-    await core.journal.sweep_blobs(list(core.futures.records()))
+    # Of a database that is not the folder's, rows that named them may be missing.
+    if core.belongs:
+        await core.journal.sweep_blobs(list(core.futures.records()))
 
 
 def _end_instance(connection: Connection, instance: str) -> tuple[list[str], list[str]]:

@@ -11,7 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
+from tinsmith.types.digests import digest
 from tinsmith.types.engine_messages.strict_fields import StrictFields
+from tinsmith.types.errors import Damaged
 from tinsmith.types.params import AdamParams, LoraConfig
 
 
@@ -221,6 +223,7 @@ class Operation:
         seq_id: the position in the model's order, from 1; None where no order is asked for.
         body: bulky input, of FORWARD_BACKWARD and SAMPLE only.
         body_path: the file that holds the body, in place of `body`.
+        body_digest: of the body as it was written to that file; None where that is not known.
         replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
             also says that everything before it in its model's order is settled: what was not submitted never comes.
     """
@@ -232,6 +235,7 @@ class Operation:
     seq_id: int | None = None
     body: bytes | None = None
     body_path: str | None = None
+    body_digest: str | None = None
     replay: bool = False
 
     @property
@@ -240,9 +244,20 @@ class Operation:
         return self.work.kind
 
     def read_body(self) -> bytes:
-        """Return the body, from memory or from its file."""
+        """Return the body, from memory or from its file.
+
+        Raises:
+            Damaged: the file is gone or is not what was written.
+        """
         if self.body is not None:
             return self.body
         if self.body_path is None:
             raise ValueError(f"operation {self.request_id} ({self.kind}) has no body")
-        return Path(self.body_path).read_bytes()
+        path = Path(self.body_path)
+        try:
+            body = path.read_bytes()
+        except FileNotFoundError as error:
+            raise Damaged(f"operation {self.request_id}: its journal file {path.name} is gone") from error
+        if self.body_digest not in (None, digest(body)):
+            raise Damaged(f"operation {self.request_id}: its journal file {path.name} is damaged")
+        return body

@@ -22,6 +22,7 @@ class BaseModelInfo(BaseModel):
         eos_token_ids: ids that end a turn by default.
         parameters: number of parameters of the base.
         has_tokenizer: whether one came with the model; without it nobody can look for strings in what it generates.
+        weights_digest: tells it from one with other weights; None where that is not known.
         device, dtype: where and in what it computes, as torch calls it.
     """
 
@@ -40,5 +41,6 @@ class BaseModelInfo(BaseModel):
     eos_token_ids: list[int] = []
     parameters: int = 0
     has_tokenizer: bool = True
+    weights_digest: str | None = None
     device: str | None = None
     dtype: str | None = None

@@ -9,7 +9,7 @@ from tinsmith.server.http.json_results import MOST_BYTES, to_json
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
-from tinsmith.types.errors import invalid
+from tinsmith.types.errors import Damaged, RequestErrorCategory, invalid
 from tinsmith.types.names.http_names import API_PREFIX, JSON, PROTOBUF
 from tinsmith.types.requests import CancelFutureRequest, RetrieveFutureRequest
 from tinsmith.types.responses import FailedFuture, TryAgainResponse
@@ -34,7 +34,11 @@ async def _outcome(request: Request, service: Service, record: Record) -> Respon
     if record.state is State.FAILED:
         category = record.category.value if record.category is not None else "unknown"
         return reply(FailedFuture(error=record.error or "failed", category=category))
-    payload = await service.core.journal.result(record)
+    try:
+        payload = await service.core.journal.result(record)
+    except Damaged as error:
+        # An answer and no 5xx, which clients would repeat for ever.
+        return reply(FailedFuture(error=str(error), category=RequestErrorCategory.SERVER.value))
     if record.media_type != PROTOBUF:
         return Response(payload, media_type=JSON)
     accept = request.headers.get("accept", "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -13,11 +15,13 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from tinsmith.server.store.db.writer import Writer
 from tinsmith.types.errors import StartupError
 
+log = logging.getLogger("tinsmith.server")
+
 T = TypeVar("T")
 Durability = Literal["normal", "full"]
 
 # The newest migration; a test compares it with the scripts. Knowing it saves the import of Alembic on most starts.
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 # Services that share a data folder share its database: how long one waits for another's commit.
 _BUSY_TIMEOUT_MS = 30_000
 
@@ -53,12 +57,18 @@ class Database:
             if version == SCHEMA_VERSION:
                 return
             # Revisions have four digits each, so that they compare as numbers would.
+            if version is not None and not re.fullmatch(r"\d{4}", version):
+                raise StartupError(
+                    f"database: got schema {version!r}, expected one of Tinsmith's, like {SCHEMA_VERSION}"
+                )
             if version is not None and version > SCHEMA_VERSION:
                 raise StartupError(
                     f"database: got schema {version}, expected at most {SCHEMA_VERSION}; update Tinsmith"
                 )
             from tinsmith.server.store.migrations import upgrade
 
+            if version is not None:
+                log.info("database: schema %s becomes %s; earlier versions refuse it then", version, SCHEMA_VERSION)
             with self.writer.engine.connect() as connection:
                 upgrade(connection)
 

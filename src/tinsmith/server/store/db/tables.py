@@ -93,6 +93,7 @@ class RunRow(Base):
     user_metadata: Mapped[dict[str, Any] | None]
     created_at: Mapped[float]
     last_request_at: Mapped[float]
+    base_weights: Mapped[str | None]  # a digest of the base model's weights when the run began
 
 
 class SamplerRow(Base):
@@ -110,6 +111,7 @@ class SamplerRow(Base):
     model_id: Mapped[str | None]
     model_seq: Mapped[int | None]  # a snapshot's place in its model's order
     created_at: Mapped[float]
+    base_weights: Mapped[str | None]  # a digest of the base model's weights when the sampler was made
 
 
 class CheckpointRow(Base):
@@ -160,6 +162,7 @@ class OperationRow(Base):
     at_door: Mapped[bool]  # it was refused before it reached an engine
     result: Mapped[bytes | None]
     result_blob: Mapped[str | None]
+    outcome_digest: Mapped[str | None]
     media_type: Mapped[str | None]
     error: Mapped[str | None]
     category: Mapped[str | None]
@@ -193,6 +196,15 @@ class RecordingRow(Base):
     size_bytes: Mapped[int]
     prompt: Mapped[bytes]  # int32
     sequences: Mapped[bytes | None]  # a protobuf SampleResponse of tokens and logprobs; NULL until they are drawn
+
+
+class DataFolderRow(Base):
+    """Which data folder the database belongs to, and how often a service has been started on both."""
+
+    __tablename__ = "data_folder"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    starts: Mapped[int]
 
 
 class BaseModelRow(Base):

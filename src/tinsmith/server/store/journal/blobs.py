@@ -10,6 +10,9 @@ import anyio.to_thread
 import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
+from tinsmith.types.digests import digest
+from tinsmith.types.errors import Damaged
+
 
 class BlobStore:
     """Keys to bytes under one URL.
@@ -33,11 +36,17 @@ class BlobStore:
         """Return the file of a key, if the store is a local folder."""
         return self._path(key) if self._local else None
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Write a blob."""
-        await anyio.to_thread.run_sync(self._put, key, data)
+    async def put(self, key: str, data: bytes, about: bytes = b"") -> str:
+        """Write a blob; return the digest of `about`, which says what the blob is, and of its bytes."""
+        return await anyio.to_thread.run_sync(self._put, key, data, about)
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes, about: bytes) -> str:
+        # Here, on a worker thread: a large blob takes a while.
+        found = digest(about, data)
+        self._write(key, data)
+        return found
+
+    def _write(self, key: str, data: bytes) -> None:
         if not self._local:
             self._fs.pipe_file(self._path(key), data)
             return
@@ -48,13 +57,25 @@ class BlobStore:
                 file.flush()
                 os.fsync(file.fileno())
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, wanted: str | None, about: bytes = b"") -> bytes:
         """Read a blob.
 
+        Args:
+            wanted: what `put` returned; None where the blob is older than the digests.
+
         Raises:
-            FileNotFoundError: there is none.
+            Damaged: it is gone or is not what was written.
         """
-        return await anyio.to_thread.run_sync(self._fs.cat_file, self._path(key))
+        return await anyio.to_thread.run_sync(self._get, key, wanted, about)
+
+    def _get(self, key: str, wanted: str | None, about: bytes) -> bytes:
+        try:
+            data = self._fs.cat_file(self._path(key))
+        except FileNotFoundError as error:
+            raise Damaged(f"journal file {key} is gone") from error
+        if wanted is not None and digest(about, data) != wanted:
+            raise Damaged(f"journal file {key} is damaged ({len(data)} bytes that are not what was written)")
+        return data
 
     async def delete(self, keys: list[str]) -> None:
         """Delete blobs; keys that are gone already are no error."""

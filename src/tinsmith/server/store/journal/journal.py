@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Text, cast, delete, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from tinsmith.server.state.records import Record
+from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import OperationRow
 from tinsmith.server.store.journal.blobs import BlobStore
-from tinsmith.server.store.journal.operation_rows import from_row, to_row
+from tinsmith.server.store.journal.operation_rows import about_outcome, from_row, sealed, to_row
+from tinsmith.types.digests import digest
+from tinsmith.types.errors import Damaged
+
+log = logging.getLogger("tinsmith.server")
+
+T = TypeVar("T")
 
 Effect = Callable[[Connection], Any]
 
 # Larger bodies and results are files: SQLite is quicker than files below about this size.
 INLINE_BYTES = 64 * 1024
 _CHUNK = 500  # ids per statement; SQLite allows about a thousand parameters on old versions
-
-
-class TornBody(Exception):
-    """A journalled body is gone or is not what was written."""
+# What is read at the start: of thousands of operations most are never asked for again. `args` as text, because parsing
+# it here would end the whole answer at the first row that is no JSON.
+_COLUMNS = [
+    cast(column, Text).label("args") if column.key == "args" else column
+    for column in OperationRow.__table__.columns
+    if column.key not in ("body", "result")
+]
 
 
 class JournalLike(Protocol):
@@ -41,13 +52,19 @@ class JournalLike(Protocol):
     async def body(self, record: Record, *, verify: bool = False) -> tuple[bytes | None, str | None]:
         """Return an operation's body, or the file that holds it; both None where it has none.
 
+        A body that comes as bytes is what was written; a file is looked at with `verify` only, else by who reads it.
+
         Raises:
-            TornBody: it is gone, or `verify` and it has changed.
+            Damaged: it is gone or is not what was written.
         """
         ...
 
     async def result(self, record: Record) -> bytes:
-        """Return the result of an operation that is done."""
+        """Return the result of an operation that is done.
+
+        Raises:
+            Damaged: it is gone or is not what was written.
+        """
         ...
 
     async def cut(self, records: Sequence[Record], effects: Sequence[Effect] = ()) -> None:
@@ -80,35 +97,41 @@ class Journal:
         self._db = db
         self._blobs = blobs
         self._instance = instance
+        self._damaged = False
 
     async def add(self, record: Record, effects: Sequence[Effect] = ()) -> None:
         body = record.body
         # The blob first, then the row: a row never points to nothing, and a blob without a row is swept.
-        if body is not None:
-            record.body_digest = digest(body)
-            if len(body) > INLINE_BYTES:
-                key = f"{record.request_id}.body"
-                await self._blobs.put(key, body)
-                record.body_blob = key
+        if body is not None and len(body) > INLINE_BYTES:
+            key = f"{record.request_id}.body"
+            record.body_digest = await self._blobs.put(key, body)
+            record.body_blob = key
         inline = body if record.body_blob is None else None
-        row = to_row(record, self._instance) | {"body": inline, "result": record.result}
+        about = about_outcome(record) if record.state is not State.PENDING else None
+        row = to_row(record, self._instance) | {"body": inline}
 
         def job(connection: Connection) -> None:
             for effect in effects:
                 effect(connection)
-            connection.execute(insert(OperationRow), row)
+            # Digests on the writer's thread, which has time while the disk has none.
+            if inline is not None:
+                row["body_digest"] = record.body_digest = digest(inline)
+            if about is not None:
+                row["outcome_digest"] = digest(about)
+            connection.execute(insert(OperationRow), sealed(row))
 
         await self._db.write(job)
 
     async def settle(self, record: Record, effects: Sequence[Effect] = ()) -> None:
-        result = record.result
+        result, about = record.result, about_outcome(record)
         if result is not None and len(result) > INLINE_BYTES:
             key = f"{record.request_id}.result"
-            await self._blobs.put(key, result)
+            record.outcome_digest = await self._blobs.put(key, result, about)
             record.result_blob = key
+        inline = result if record.result_blob is None else None
         values = {
             "state": record.state.value,
-            "result": result if record.result_blob is None else None,
+            "result": inline,
             "result_blob": record.result_blob,
             "media_type": record.media_type,
             "error": record.error,
@@ -119,33 +142,32 @@ class Journal:
         def job(connection: Connection) -> None:
             for effect in effects:
                 effect(connection)
+            if record.result_blob is None:
+                record.outcome_digest = digest(about, inline or b"")
+            sums = {"outcome_digest": record.outcome_digest}
             where = OperationRow.request_id == record.request_id
-            connection.execute(update(OperationRow).where(where).values(values))
+            connection.execute(update(OperationRow).where(where).values(values | sums))
 
         await self._db.write(job)
         record.body = None
 
     async def body(self, record: Record, *, verify: bool = False) -> tuple[bytes | None, str | None]:
-        if record.body_digest is None:
+        if record.body is None and record.body_digest is None:
             return None, None
         path = self._blobs.local_path(record.body_blob) if record.body_blob else None
         # The engine reads the file itself: a large body passes through this process only once.
         if path is not None and not verify:
             return None, path
         body = record.body if record.body is not None else await self._read_body(record)
-        if verify and digest(body) != record.body_digest:
-            raise TornBody(f"the journalled body of operation {record.request_id} is damaged")
         return (None, path) if path is not None else (body, None)
 
     async def _read_body(self, record: Record) -> bytes:
         if record.body_blob:
-            try:
-                return await self._blobs.get(record.body_blob)
-            except FileNotFoundError as error:
-                raise TornBody(f"the journalled body of operation {record.request_id} is gone") from error
+            return await self._blobs.get(record.body_blob, record.body_digest)
         body = await self._column(record, OperationRow.body)
-        if body is None:
-            raise TornBody(f"the journalled body of operation {record.request_id} is gone")
+        if body is None or digest(body) != record.body_digest:
+            what = "gone" if body is None else "damaged"
+            raise Damaged(f"the journalled body of operation {record.request_id} is {what}")
         return body
 
     async def result(self, record: Record) -> bytes:
@@ -153,11 +175,19 @@ class Journal:
             # Kept in memory for the first poll only; whoever asks again waits for the disk.
             result, record.result = record.result, None
             return result
+        try:
+            return await patiently(lambda: self._read_result(record))
+        except Damaged as error:
+            log.error("the result of operation %s is lost: %s", record.request_id, error)
+            raise Damaged(f"the result of this operation is lost: {error}") from error
+
+    async def _read_result(self, record: Record) -> bytes:
+        about = about_outcome(record)
         if record.result_blob:
-            return await self._blobs.get(record.result_blob)
+            return await self._blobs.get(record.result_blob, record.outcome_digest, about)
         result = await self._column(record, OperationRow.result)
-        if result is None:
-            raise ValueError(f"operation {record.request_id} has no result")
+        if result is None or record.outcome_digest not in (None, digest(about, result)):
+            raise Damaged(f"its row in the journal is {'empty' if result is None else 'damaged'}")
         return result
 
     async def _column(self, record: Record, column: Any) -> bytes | None:
@@ -205,25 +235,66 @@ class Journal:
     def load(self) -> list[Record]:
         """Read all operations of this instance in the order of their arrival, without bodies and results.
 
+        What cannot be read of one is named in its `damage` and in the log.
+
         Raises:
-            StartupError: one of them cannot be read.
+            SQLAlchemyError: not even their list can be read.
         """
-        skipped = (OperationRow.body, OperationRow.result)
-        # Of thousands of operations most are never asked for again.
-        columns = [c for c in OperationRow.__table__.columns if c.name not in {s.key for s in skipped}]
-        query = select(*columns).where(OperationRow.instance == self._instance).order_by(OperationRow.ordinal)
-        return self._db.read(lambda connection: [from_row(row) for row in connection.execute(query)])
+        records = [from_row(row) for row in self._db.read(self._rows)]
+        for record in records:
+            if record.damage is not None:
+                log.error("%s", record.damage)
+                self._damaged = True
+        return records
+
+    def _rows(self, connection: Connection) -> list[dict[str, Any]]:
+        ours = OperationRow.instance == self._instance
+        try:
+            found = connection.execute(select(*_COLUMNS).where(ours).order_by(OperationRow.ordinal))
+            return [dict(row) for row in found.mappings()]
+        # A value that cannot be decoded spoils the answer for all the others.
+        except (SQLAlchemyError, ValueError, TypeError) as error:
+            log.error("journal: some rows cannot be read, so each is read by itself: %s", error)
+        ordinals = connection.execute(select(OperationRow.ordinal).where(ours).order_by(OperationRow.ordinal))
+        return [_salvage(connection, OperationRow.ordinal == ordinal) for ordinal in list(ordinals.scalars())]
 
     async def sweep_blobs(self, records: Sequence[Record]) -> int:
+        if self._damaged:
+            return 0  # a damaged row may have been the one that named a blob
         known = {blob for record in records for blob in (record.body_blob, record.result_blob) if blob}
         lost = [key for key in self._blobs.keys() if key not in known]  # noqa: SIM118 - a method, not a mapping
         await self._blobs.delete(lost)
         return len(lost)
 
 
-def digest(data: bytes) -> str:
-    """Return the digest of a body or payload."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _salvage(connection: Connection, where: Any) -> dict[str, Any]:
+    """Return what can be read of a row, column by column; None stands for what cannot."""
+    row: dict[str, Any] = {}
+    for column in _COLUMNS:
+        try:
+            row[column.key] = connection.execute(select(column).where(where)).scalar()
+        except (SQLAlchemyError, ValueError, TypeError):
+            row[column.key] = None
+    return row
+
+
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Do something that reads from the disk or the database; what keeps failing is taken for lost.
+
+    Raises:
+        Damaged: it failed every time.
+    """
+    # Long enough for a database that is restarted, short enough for the runs behind this one to wait.
+    for delay in (0.1, 0.5, 2.0, 5.0):
+        try:
+            return await work()
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("the journal could not be read (%s); next try in %g s", error, delay)
+            await asyncio.sleep(delay)
+    try:
+        return await work()
+    except (SQLAlchemyError, OSError) as error:
+        raise Damaged(f"the journal could not be read: {error}") from error
 
 
 def _chunks(ids: list[str]) -> list[list[str]]:
