@@ -19,7 +19,7 @@ from tests.server.client import Client
 from tests.support.fake_link import FakeLink
 from tinsmith.cli.catalogue.options import seconds_of
 from tinsmith.cli.main import app
-from tinsmith.server.http.listener import Listener
+from tinsmith.server.http.listener import Listener, bind
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.settings import Settings
@@ -55,7 +55,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         service = Service(Settings(home=folder, long_poll_s=2.0), link, models, owner="local")
         await service.start()
         await service.wait_ready()
-        listener = Listener(service, "127.0.0.1", 0)
+        listener = Listener(service, "127.0.0.1", bind("127.0.0.1", 0))
         # Not `run`, which takes the signals of the process and so wants its main thread.
         answering = asyncio.create_task(listener._server.serve(sockets=[listener._socket]))
         async with httpx.AsyncClient(base_url=listener.url) as http:

@@ -138,6 +138,7 @@ def test_a_killed_child_is_lost_and_born_again() -> None:
 def test_a_child_that_cannot_read_an_operation_says_why_and_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with fake_child() as (link, listener):
+            version = operation_codec.FRAME_VERSION
             with monkeypatch.context() as patch:
                 patch.setattr(operation_codec, "FRAME_VERSION", 99)
                 link.submit(create("m"))
@@ -145,7 +146,7 @@ def test_a_child_that_cannot_read_an_operation_says_why_and_is_replaced(monkeypa
             (lost,) = listener.of(Lost)
             assert lost.reason == (
                 "the engine process could not read a message: "
-                "version: got 99, expected 1: restart the service after an update"
+                f"version: got 99, expected {version}: restart the service after an update"
             )
             op = create("m")
             link.submit(op)

@@ -28,7 +28,7 @@ def turn_tokens(renderer: Renderer, said: str | Mapping[str, Any] | list[int]) -
     if isinstance(said, list):
         return said
     if isinstance(said, str):
-        return renderer.encoder.encode_prefill(said)  # pyright: ignore[reportAttributeAccessIssue]
+        return renderer.encoder.encode_prefill(said, [])  # pyright: ignore[reportAttributeAccessIssue]
     asked = [{"role": "user", "content": "?"}]
     prompt = renderer.build_generation_prompt(asked).length
     tokens = renderer.build_supervised_example([*asked, said]).tokens[prompt:]

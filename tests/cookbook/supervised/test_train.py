@@ -240,7 +240,7 @@ def test_pages_show_training_examples_sampled_answers_and_grades(tmp_path: Path,
     train(config, "test", rows=rows, evaluators=[grades])
     folder = tmp_path / "run" / "transcripts"
     assert sorted(page.name for page in folder.iterdir()) == [
-        "index.html", "step-000000.html", "step-000002.html", "step-000003.html",
+        "answers.json", "index.html", "step-000000.html", "step-000002.html", "step-000003.html",
     ]  # fmt: skip
     first = (folder / "step-000000.html").read_text()
     assert "Training examples: 3 of 12" in first

@@ -227,7 +227,7 @@ class NotGiven:
         ({"max_tokens": 0}, "max_tokens: got 0, expected a number of at least 1"),
         ({"messages": "hello"}, "messages: got 'hello', expected a list of messages"),
         ({"messages": [3]}, "messages.0.: got 3, expected an object"),
-        ({"messages": [{"role": "developer", "content": "x"}]}, "messages.0..role: got 'developer'"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "messages.0..role: got 'narrator'"),
         ({"messages": []}, "messages: got .*, expected at least one message"),
         ({"tools": [{"type": "web_search"}]}, "tools.0..type: got 'web_search'"),
     ],

@@ -81,7 +81,7 @@ class Spans:
         prompt = self._template.render(self._messages[:index], self._tools, prompt=True)
         so_far = self._template.render(self._messages[: index + 1], self._tools)
         begins, ends = self.text.startswith(prompt), self.text.startswith(so_far)
-        if any(place >= self._stand_in(index)[0] for place in self._system):
+        if self._is_before_system(index):
             # Some write the system's turn last: what ends the text is not what ends the answer.
             begins = ends = False
         if begins and ends and len(prompt) <= len(so_far):
@@ -107,6 +107,14 @@ class Spans:
                 with suppress(UserError):  # it can hardly stand behind an answer then
                     places.append(self._stand_in(index)[0])
         return places
+
+    def _is_before_system(self, index: int) -> bool:
+        """Whether the system speaks behind a message; False where the template hides where that stands."""
+        if not self._system:
+            return False
+        with suppress(UserError):
+            return max(self._system) >= self._stand_in(index)[0]
+        return False
 
     def _behind_header(self, index: int, start: int) -> int:
         """Return where an answer begins that the prompt did not foresee.
