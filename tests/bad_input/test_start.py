@@ -31,6 +31,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     assert "config.json" in printed
 
 
+@pytest.mark.slow
 def test_an_architecture_that_is_not_supported(tmp_path: Path) -> None:
     folder = tmp_path / "mamba"
     folder.mkdir()

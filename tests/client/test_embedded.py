@@ -70,6 +70,7 @@ client.save_weights_and_get_sampling_client()
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_while_snapshots_are_written_leaves_none_of_them(tmp_path: Path) -> None:
     env = {**os.environ, "TINSMITH_HOME": str(tmp_path)}
     child = subprocess.run([sys.executable, "-c", _LEAVES_EARLY], env=env, capture_output=True, text=True, check=True)

@@ -259,6 +259,7 @@ def test_the_child_does_not_outlive_its_parent() -> None:
         wait_until_gone(pid)
 
 
+@pytest.mark.slow
 def test_a_real_engine() -> None:
     async def main() -> None:
         link = ChildLink([ModelSpec("base", str(checkpoint("qwen3")))], Settings(device="cpu", kv_cache_mb=8))

@@ -109,6 +109,7 @@ def preferences(server: LiveServer, disturb: Callable[[int], None]) -> list[dict
     return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.row(90, 210)
 def test_a_killed_service_goes_on_with_its_reference(server: LiveServer) -> None:
     def disturb(number: int) -> None:

@@ -48,6 +48,7 @@ def exported(lines: list[str]) -> dict[str, str]:
     return dict(re.findall(r"^export (\w+)=(\S+)", "\n".join(lines), re.M))
 
 
+@pytest.mark.slow
 @pytest.mark.row(20, 214)
 def test_serve_shows_where_it_listens_and_a_new_key_once(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as lines:

@@ -37,6 +37,7 @@ def test_before_any_training_nothing_is_forgotten(service: tinsmith.ServiceClien
     assert found["forgetting/general/base_accuracy"] >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.row(69)
 def test_what_tuning_cost_is_measured_against_the_base_which_is_asked_once(
     service: tinsmith.ServiceClient, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,7 @@ def test_the_interval_is_wilson_s() -> None:
         assert abs(0.9 - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / 10), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.row(69)
 def test_the_tuned_model_wins_where_it_learned_and_ties_with_itself(
     service: tinsmith.ServiceClient, tmp_path: Any

@@ -87,6 +87,7 @@ def test_the_embedded_model_is_asked_what_it_gained_and_what_it_cost(
     assert {"test/nll", "test/bits_per_byte", "eval/pig_latin"} <= set(after)
 
 
+@pytest.mark.slow
 @pytest.mark.row(69)
 def test_a_judge_and_a_general_set_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINSMITH_MODELS", f"judge={checkpoint('llama')}")

@@ -51,7 +51,9 @@ def gsm8k(folder: Path) -> tuple[Path, Path]:
     "more",
     [
         ["group_size=64"],
-        ["group_size=32", "learning_rate=5e-4", "batch_size=64", "wandb_project=tinsmith"],
+        pytest.param(
+            ["group_size=32", "learning_rate=5e-4", "batch_size=64", "wandb_project=tinsmith"], marks=pytest.mark.slow
+        ),
     ],
     ids=["short", "long"],
 )

@@ -180,6 +180,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.row(98, 112)
 def test_a_short_run_measures_before_and_after_and_comes_out_the_same_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -132,6 +132,7 @@ def test_wandb_gets_every_row_under_one_run_that_is_taken_up_again(
         assert [(axis.name, axis.glob_name, axis.step_metric) for axis in axes] == [("step", "", ""), ("", "*", "step")]
 
 
+@pytest.mark.slow
 @pytest.mark.row(103, 111)
 def test_a_run_with_wandb_logs_to_it_and_outlives_its_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -79,7 +79,9 @@ def tokens_trickling(engine: Engine, jobs: list[SampleJob], chance: random.Rando
 
 
 @pytest.mark.row(209)
-@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=[pytest.mark.slow] if one != "qwen3" else []) for one in DENSE_FAMILIES]
+)
 def test_alone_together_preempted_and_in_slices(family: str) -> None:
     jobs = make_jobs(12, 40)
     alone = tokens_one_by_one(make_engine(family), jobs)

@@ -55,6 +55,7 @@ def test_a_short_run_of_each_game(env: str, tmp_path: Path, capsys: pytest.Captu
     assert f"{env}: " in page
 
 
+@pytest.mark.slow
 @pytest.mark.row(99)
 def test_a_model_may_answer_the_questions(tmp_path: Path) -> None:
     arguments = [
