@@ -9,6 +9,7 @@ import pytest
 from benchmarks.distillation import column_of, draw, run
 
 
+@pytest.mark.slow
 @pytest.mark.row(100)
 def test_a_seed_gives_curves_of_both_students_and_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINSMITH_HOME", str(tmp_path))

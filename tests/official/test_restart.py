@@ -62,7 +62,7 @@ def calm(server: LiveServer) -> tuple[list, list, dict]:
 
 
 @pytest.mark.row(11, 116, 210)
-@pytest.mark.parametrize("what", ["whole service", "engine"])
+@pytest.mark.parametrize("what", [pytest.param("whole service", marks=pytest.mark.slow), "engine"])
 def test_the_script_carries_on_from_the_same_weights(
     what: str, server: LiveServer, calm: tuple[list, list, dict]
 ) -> None:

@@ -41,6 +41,7 @@ def numbers_of(path: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.row(106)
 def test_the_command_line_of_the_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkpoint("qwen3")
@@ -72,6 +73,7 @@ def test_a_real_model_learns_no_robots_by_default_and_pig_latin_where_there_is_n
     assert sorted(numbers_of(tmp_path / "run")[-1]) == ["step", "test/bits_per_byte", "test/nll"]
 
 
+@pytest.mark.slow
 @pytest.mark.row(63, 69, 112)
 def test_the_embedded_model_is_asked_what_it_gained_and_what_it_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +106,7 @@ def test_a_judge_and_a_general_set_of_one_s_own(tmp_path: Path, monkeypatch: pyt
         main(parse(Config, [f"dataset={data}", "judge_model=judge", "held_out=0", f"log_path={tmp_path}/none"]))
 
 
+@pytest.mark.slow
 @pytest.mark.row(106)
 def test_a_service_at_a_url_gives_the_same_numbers(
     tmp_path: Path, live_server: LiveServer, monkeypatch: pytest.MonkeyPatch

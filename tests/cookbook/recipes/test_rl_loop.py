@@ -52,7 +52,8 @@ def test_the_script_is_short_and_names_the_nearest_setting() -> None:
 
 
 @pytest.mark.row(22, 101, 108)
-@pytest.mark.parametrize("module", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["file", "module"])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [False, True], ids=["file", "module"])
 def test_the_script_runs_as_file_and_as_module(module: bool, tmp_path: Path) -> None:
     arguments = ["model_name=tinsmith-tiny", "batch_size=2", "group_size=4", "max_steps=2", "log_path=run"]
     done = run_script(*arguments, module=module, folder=tmp_path)

@@ -108,6 +108,7 @@ def test_a_row_that_fits_by_half_is_taken_back_and_written_when_there_is_room(tm
         assert told[1:] == [f"{tmp_path / 'metrics.jsonl'}: 2 rows could not be written and are lost"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_is_full_trains_to_the_end_and_names_what_is_not_on_record(
     tmp_path: Path, live_server: LiveServer
 ) -> None:
