@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any
@@ -11,6 +12,10 @@ from typer.core import TyperGroup
 
 from tinsmith.cli.recipe_names import RECIPES
 from tinsmith.types.errors import StartupError, TinsmithError, UserError, one_line
+
+# Importing a library makes many objects that all stay: with Python's usual threshold, a tenth of the time of a short
+# command goes into looking through them for garbage.
+gc.set_threshold(50_000)
 
 # In the order in which a newcomer meets them.
 COMMANDS = {
