@@ -15,6 +15,7 @@ import anyio.to_thread
 import orjson
 
 from tinsmith.adapter_files.expert_parts import fuse_experts
+from tinsmith.adapter_files.manifest import seal_arrival
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.adapter_files.peft_parts import lora_of, read_parts
 from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
@@ -121,6 +122,8 @@ class ImportingHandler:
             await upload.copy(
                 place / ADAPTER_WEIGHTS, size, ADAPTER_WEIGHTS, lambda: self._live.session(session_id, owner)
             )
+            # Whoever loads it, now or after a restart, compares it with what has arrived.
+            await anyio.to_thread.run_sync(seal_arrival, place)
             note = LoadNote(f"adapter {request.name}", ImportNote(key, save))
             return await self._creation.load_adapter(session, request.base_model, lora, folder, note)
         # A client that went away is one of them: its request was cancelled.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import CheckpointRow
 from tinsmith.server.store.paging import Paging
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import invalid
 from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import Checkpoint, WeightsInfoResponse
@@ -253,36 +250,3 @@ def check_ttl(ttl: int | None, least: int, most: int) -> int | None:
     if ttl is not None and not least <= ttl <= most:
         raise invalid("ttl_seconds", ttl, f"{least} to {most} seconds, or null for no expiry")
     return ttl
-
-
-async def list_files(folder: Path) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of every file of a checkpoint."""
-    return await anyio.to_thread.run_sync(_list_files, folder)
-
-
-def _list_files(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for name, path in sorted(_files(folder).items()):
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append({"name": name, "size_bytes": path.stat().st_size, "sha256": checksum})
-    return found
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    # No links: they could lead out of the folder.
-    regular = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {path.relative_to(folder).as_posix(): path for path in regular}
-
-
-def file_of(folder: Path, name: str) -> Path:
-    """Return one file of a checkpoint by a name that `list_files` gives.
-
-    Raises:
-        UserError: there is none by that name, whatever else the name may point to (404).
-    """
-    # Looked up, not joined to the folder: `../key` is simply none of them.
-    files = _files(folder)
-    if name not in files:
-        raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(files))}", 404)
-    return files[name]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from tinsmith.types.errors import StartupError
+from tinsmith.adapter_files.manifest import MANIFEST
+from tinsmith.types.errors import Damaged, StartupError
 
 
 class DataFolder:
@@ -72,7 +73,11 @@ class DataFolder:
                 await self.remove(str(path.relative_to(self.root)))
 
     async def pin(self, source: str, target: str) -> None:
-        """Make `target` hold the files of `source`, so that deleting or replacing the source does no harm."""
+        """Make `target` hold the files of a checkpoint, so that deleting or replacing that does no harm.
+
+        Raises:
+            Damaged: the checkpoint's folder, or its manifest, is gone. What else it holds is compared by who reads it.
+        """
         await anyio.to_thread.run_sync(_link_tree, self.root / source, self.root / target)
 
     async def pin_once(self, source: str, target: str) -> None:
@@ -105,6 +110,14 @@ def _link_tree(source: Path, target: Path) -> None:
     # Files of a checkpoint are never changed in place, so a second link is as good as a copy.
     if target.exists():
         shutil.rmtree(target)
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    # Without its manifest it would be taken for an adapter made elsewhere, which nothing is compared with.
+    if not (source / MANIFEST).is_file():
+        what = MANIFEST if source.is_dir() else "its folder"
+        raise Damaged(f"checkpoint {source.name}: {what} is gone")
     shutil.copytree(source, target, copy_function=_link_or_copy)
 
 
@@ -112,7 +125,7 @@ def _link_tree_once(source: Path, target: Path) -> None:
     # Under another name first: requests that name the same weights come side by side.
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    shutil.copytree(source, fresh, copy_function=_link_or_copy)
+    _copy(source, fresh)
     try:
         fresh.rename(target)
     except OSError:
