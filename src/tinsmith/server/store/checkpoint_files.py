@@ -1,4 +1,4 @@
-"""The files of a saved checkpoint, as a client fetches them: each is what was saved, or the fetch fails and names it."""
+"""The files of a saved checkpoint, as a client fetches them: each is what was saved, or the fetch fails and says so."""
 
 from __future__ import annotations
 

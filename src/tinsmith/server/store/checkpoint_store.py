@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import CheckpointRow
 from tinsmith.server.store.paging import Paging
-from tinsmith.types.errors import invalid
+from tinsmith.types.errors import Damaged, invalid
 from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import Checkpoint, WeightsInfoResponse
@@ -79,10 +80,7 @@ def utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-_COLUMNS = tuple(CheckpointRow.__table__.columns)
-
-
-def _saved(row: Row[Any]) -> Saved:
+def _saved(row: Any) -> Saved:
     kind: CheckpointKind = "weights" if row.kind == "weights" else "sampler_weights"
     return Saved(
         path=CheckpointPath(row.run_id, kind, row.name),
@@ -117,9 +115,16 @@ class CheckpointStore:
     # -- looking up ---------------------------------------------------------------------------------------------------
 
     async def find(self, path: CheckpointPath) -> Saved | None:
-        """Return a checkpoint, whoever owns it; None if there is none or it has expired."""
-        found = await self._select(select(*_COLUMNS).where(_at(path), _alive()))
-        return found[0] if found else None
+        """Return a checkpoint, whoever owns it; None if there is none or it has expired.
+
+        Raises:
+            Damaged: its row cannot be read.
+        """
+        query = select(CheckpointRow.id).where(_at(path), _alive())
+        found = await self._db.read_async(lambda connection: read_rows(connection, CheckpointRow, query))
+        if found and (fault := found[0].fault()) is not None:
+            raise Damaged(fault)
+        return _saved(found[0].row) if found else None
 
     async def readable(self, path: CheckpointPath, owners: Collection[str], field: str = "path") -> Saved:
         """Return a checkpoint that one of the owners has or that is published.
@@ -145,7 +150,7 @@ class CheckpointStore:
 
     async def of_run(self, run_id: str, owner: str) -> list[Saved]:
         """Return a run's checkpoints that the owner may read, newest first."""
-        query = select(*_COLUMNS).where(
+        query = select(CheckpointRow.id).where(
             CheckpointRow.run_id == run_id, _alive(), or_(CheckpointRow.owner == owner, CheckpointRow.public)
         )
         return await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
@@ -153,13 +158,15 @@ class CheckpointStore:
     async def of_owner(self, owner: str, page: Paging) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
         where = (CheckpointRow.owner == owner, _alive())
-        query = page.of(select(*_COLUMNS).where(*where))
+        query = page.of(select(CheckpointRow.id).where(*where))
         total = select(func.count()).select_from(CheckpointRow).where(*where)
         found = await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
         return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())
 
     async def _select(self, query: Any) -> list[Saved]:
-        return await self._db.read_async(lambda connection: [_saved(row) for row in connection.execute(query)])
+        # One that cannot be read must not hide the others.
+        found = await self._db.read_async(lambda connection: sound(read_rows(connection, CheckpointRow, query)))
+        return [_saved(row) for row in found]
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -211,7 +218,8 @@ class CheckpointStore:
         over = CheckpointRow.expires_at <= time.time()
 
         def job(connection: Connection) -> list[str]:
-            folders = list(connection.execute(select(CheckpointRow.folder).where(over)).scalars())
+            rows = read_rows(connection, CheckpointRow, select(CheckpointRow.id).where(over))
+            folders = [one.row.folder for one in rows if not one.faults]
             if folders:
                 connection.execute(delete(CheckpointRow).where(CheckpointRow.folder.in_(folders)))
             return folders
@@ -227,9 +235,14 @@ class CheckpointStore:
 
         What was being written is removed. A complete one is set aside: its row may be what is missing.
         """
-        query = select(CheckpointRow.folder).where(CheckpointRow.run_id.in_(run_ids))
-        known = await self._db.read_async(lambda connection: set(connection.execute(query).scalars()))
+        query = select(CheckpointRow.id).where(CheckpointRow.run_id.in_(run_ids))
+        rows = await self._db.read_async(lambda connection: read_rows(connection, CheckpointRow, query))
+        known = {one.row.folder for one in rows}
+        # A row that cannot tell its folder may be of any.
+        unsure = {one.row.run_id for one in rows if one.fault("folder") is not None}
         for run_id in run_ids:
+            if run_id in unsure:
+                continue
             for folder in self._data_folder.checkpoints_of(run_id):
                 if folder in known or folder in saving:
                     continue
