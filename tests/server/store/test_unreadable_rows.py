@@ -107,7 +107,7 @@ async def test_what_waits_in_a_session_that_is_lost_is_the_services_fault(
 async def test_a_recovery_point_that_cannot_be_read_costs_its_run(
     restarting: Restarting, caplog: pytest.LogCaptureFixture
 ) -> None:
-    restarting.options = {"recovery_interval_s": 1e-9}
+    restarting.options["recovery_interval_s"] = 1e-9
     client = await restarting.begin()
     model = await client.create_model()
     for _ in range(3):

@@ -21,6 +21,7 @@ from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.readable import read_rows
 from tinsmith.server.store.db.tables import CheckpointRow, DataFolderRow, RunRow
+from tinsmith.server.store.durable import sync
 
 log = logging.getLogger("tinsmith.server")
 
@@ -38,7 +39,9 @@ def check_belonging(db: Database, data_folder: DataFolder) -> bool:
         # After the database: a death in between leaves the folder one behind, which is no fault.
         fresh = stamp.with_suffix(".tmp")
         fresh.write_text(json.dumps({"id": theirs["id"], "starts": theirs["starts"]}))
+        sync(fresh)
         os.replace(fresh, stamp)
+        sync(stamp.parent)
     faults = _compare(ours, theirs, used, data_folder)
     for fault in [*faults, *_missing(db, data_folder)]:
         log.warning("data folder %s: %s", data_folder.root, fault)
