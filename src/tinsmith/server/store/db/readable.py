@@ -47,8 +47,8 @@ def read_rows(connection: Connection, table: type[Base], query: Select[Any]) -> 
     Raises:
         SQLAlchemyError: not even their list can be read.
     """
-    columns = list(table.__table__.columns)
-    [key] = table.__table__.primary_key.columns
+    columns: list[Any] = list(table.__table__.columns)
+    [key] = [column for column in columns if column.primary_key]
     wanted = [_plain(column) for column in columns]
     try:
         rows = [dict(row) for row in connection.execute(query.with_only_columns(*wanted)).mappings()]
