@@ -75,6 +75,7 @@ async def run(home: Path, answers: Path) -> None:
         notes.add("loaded", model=loaded, weight=weight)
         if step:
             run_id, name = model, f"s{step - 1}"
+            notes.add("deleting", path=f"tinker://{run_id}/weights/{name}")
             answer = await client.http.delete(f"/api/v1/training_runs/{run_id}/checkpoints/weights/{name}")
             assert answer.status_code == 204
             notes.add("deleted", path=f"tinker://{run_id}/weights/{name}")
