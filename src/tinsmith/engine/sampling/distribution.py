@@ -1,6 +1,9 @@
 """From logits to a token: the distribution that is sampled from, the draw, and the likeliest tokens.
 
-Temperature first, then top-k, then top-p on what top-k left. Everything is float64, whatever the model's dtype.
+Temperature first, then top-k, then top-p on what top-k left. The vocabulary is passed over in the logits' own dtype
+(the engine's wide one) and no more often than must be: on a small model these passes cost as much as all its layers.
+Sums over it, logprobs and the draw itself are float64, and so is all of a row that top-k or top-p cuts, where a
+rounding would move the cut.
 
 The draw is a race of exponentials, argmax_i p_i / E_i, which picks i with probability p_i (the Gumbel-max trick). An
 inverse CDF would need one random number only, but each of its boundaries moves with the rounding of all logits before
@@ -45,30 +48,119 @@ class Shaping:
         return [row for row, (t, k, p) in enumerate(rows) if t > 0 and (k > 0 or p < 1)]
 
 
-def shaped_logprobs(logits: Tensor, shaping: Shaping) -> Tensor:
-    """Return the log-probabilities of the distribution that each row is sampled from.
-
-    Greedy rows get the model's own. Ties at the edge of top-k or top-p go to the lower ids.
+class Distribution:
+    """What each of S rows is sampled from. Greedy rows have the model's own distribution, and no draw.
 
     Args:
         logits: [S, V], any float dtype.
         shaping: parameters of the S rows.
 
-    Returns:
-        float64 [S, V], -inf where a token cannot be drawn.
+    Attributes:
+        finite: which rows come from weights that did not diverge, bool [S]; what the others give means nothing.
     """
-    x = logits.to(torch.float64)
-    if any(t not in (0, 1) for t in shaping.temperature):
-        # The largest is taken off first, so that a tiny temperature cannot overflow it.
-        scale = x.new_tensor([t if t > 0 else 1.0 for t in shaping.temperature])
-        x = (x - x.amax(-1, keepdim=True)) / scale[:, None]
-    # Shifted or not, the softmax is the same; at temperature 1 it does the shift itself.
-    x = torch.log_softmax(x, -1)
-    rows = shaping.truncated_rows()
-    if rows:
-        index = torch.tensor(rows, device=x.device)
-        x[index] = _truncate(x[index], [shaping.top_k[r] for r in rows], [shaping.top_p[r] for r in rows])
-    return x
+
+    def __init__(self, logits: Tensor, shaping: Shaping) -> None:
+        self._logits = logits
+        self._shaping = shaping
+        peak = logits.amax(-1)
+        # NaN and +inf reach the largest; -inf alone would be a token that cannot be drawn, which is sound.
+        self.finite = peak.isfinite()
+        self._peak = peak.where(self.finite, 0.0)
+        self._scale: Tensor | None = None
+        x = logits - self._peak[:, None]
+        if any(t not in (0, 1) for t in shaping.temperature):
+            scale = [t if t > 0 else 1.0 for t in shaping.temperature]
+            self._scale = torch.tensor(scale, dtype=torch.float64, device=x.device)
+            # The largest has been taken off, so that a tiny temperature overflows to -inf, which is its limit. Rounded
+            # to 0 it would make 0 / 0 of the largest itself.
+            x.div_(self._scale.clamp_min(torch.finfo(x.dtype).tiny).to(x.dtype)[:, None])
+        weights = x.exp_()
+        rows = shaping.truncated_rows()
+        self._cut = dict(zip(rows, range(len(rows)), strict=True))
+        if rows:
+            index = torch.tensor(rows, device=x.device)
+            whole = torch.log_softmax(self._shaped(logits[index], index), -1)
+            self._kept = _truncate(whole, [shaping.top_k[r] for r in rows], [shaping.top_p[r] for r in rows])
+            weights[index] = self._kept.exp().to(weights.dtype)
+        buckets = -(-weights.shape[-1] // _BUCKET)
+        if weights.shape[-1] % _BUCKET:
+            # Padding has weight 0 and never wins: 0 / E is below any p / E.
+            weights = torch.nn.functional.pad(weights, (0, buckets * _BUCKET - weights.shape[-1]))
+        self._weights = weights.view(-1, buckets, _BUCKET)  # exp(logit - largest), over temperature; [S, buckets, 256]
+        # Short sums first, and those in float64: a single sum over a large vocabulary would lose digits in float32.
+        self._mass = self._weights.sum(-1).to(torch.float64)  # [S, buckets]
+        self._log_total = self._mass.sum(-1).log()
+
+    def draw(self, keys: Tensor) -> Tensor:
+        """Return a token of each row: drawn, or where temperature is 0 the likeliest (ties: lowest id).
+
+        Args:
+            keys: int64 [S], the random stream of each draw (`randomness.stream_keys`).
+
+        Returns:
+            int64 [S].
+        """
+        greedy = [row for row, t in enumerate(self._shaping.temperature) if t == 0]
+        if len(greedy) == len(self._shaping.temperature):
+            return self._logits.argmax(-1)
+        # A bucket wins with its share of the mass, then a token inside it with its share of the bucket: together p_i.
+        # Two substreams, because both races must be independent of each other.
+        bucket = (self._mass / exponentials(substream(keys, 1), self._mass.shape[-1])).argmax(-1)
+        inside = self._weights[torch.arange(bucket.shape[0], device=bucket.device), bucket].to(torch.float64)
+        tokens = bucket * _BUCKET + (inside / exponentials(substream(keys, 2), _BUCKET)).argmax(-1)
+        if greedy:
+            index = torch.tensor(greedy, device=tokens.device)
+            tokens[index] = self._logits[index].argmax(-1)
+        return tokens
+
+    def logprobs(self, ids: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Return the log-probabilities of some tokens.
+
+        Args:
+            ids: int64 [n, K].
+            rows: the n rows that these are of; None for all S in order.
+
+        Returns:
+            float64 [n, K], -inf where a token cannot be drawn.
+        """
+        index = None if rows is None else torch.tensor(rows, device=ids.device)
+        logits = self._logits if index is None else self._logits[index]
+        total = self._log_total if index is None else self._log_total[index]
+        found = self._shaped(logits.gather(-1, ids), index).sub_(total[:, None])
+        # Those that were cut have been normalised as they were.
+        asked = range(ids.shape[0]) if rows is None else rows
+        cut = [(place, self._cut[row]) for place, row in enumerate(asked) if row in self._cut]
+        if cut:
+            places, kept = torch.tensor(cut, device=ids.device).unbind(1)
+            found[places] = self._kept[kept].gather(-1, ids[places])
+        return found
+
+    def likeliest(self, k: int, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the k likeliest tokens, likeliest first, of equal ones the lower id first.
+
+        Args:
+            k: how many; no more than V are returned.
+            rows: the n rows whose tokens are wanted; None for all S in order.
+
+        Returns:
+            ids int64 [n, k] and their logprobs float64 [n, k], -inf where fewer than k tokens can be drawn.
+        """
+        index = None if rows is None else torch.tensor(rows, device=self._logits.device)
+        logits, finite = (x if index is None else x[index] for x in (self._logits, self.finite))
+        # By the logits, for temperature moves no token past another and a cut takes from the end. NaN has no order.
+        logits = logits.where(finite[:, None], 0.0)
+        counts = torch.full((logits.shape[0],), min(k, logits.shape[-1]), device=logits.device)
+        ids = _largest(logits, counts).nonzero()[:, 1].view(logits.shape[0], -1)
+        order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+        ids = ids.gather(-1, order)
+        return ids, self.logprobs(ids, rows)
+
+    def _shaped(self, logits: Tensor, rows: Tensor | None) -> Tensor:
+        """Return logits of some rows less their largest, over temperature: float64."""
+        x = logits.to(torch.float64) - (self._peak if rows is None else self._peak[rows])[:, None]
+        if self._scale is not None:
+            x.div_((self._scale if rows is None else self._scale[rows])[:, None])
+        return x
 
 
 def _truncate(logprobs: Tensor, top_k: list[int], top_p: list[float]) -> Tensor:
@@ -118,61 +210,3 @@ def _largest(x: Tensor, counts: Tensor) -> Tensor:
     equal = x == threshold
     room = counts[:, None] - above.sum(-1, keepdim=True)
     return above | (equal & (equal.cumsum(-1) <= room))
-
-
-def draw(logprobs: Tensor, keys: Tensor) -> Tensor:
-    """Draw one token from each row.
-
-    Args:
-        logprobs: float64 [S, V], normalised or not.
-        keys: int64 [S], the random stream of each draw (`randomness.stream_keys`).
-
-    Returns:
-        int64 [S].
-    """
-    # A bucket wins with its share of the mass, then a token inside it with its share of the bucket: together p_i.
-    rows, vocab = logprobs.shape
-    buckets = -(-vocab // _BUCKET)
-    probs = logprobs.exp()
-    if vocab % _BUCKET:
-        probs = torch.nn.functional.pad(probs, (0, buckets * _BUCKET - vocab))
-    probs = probs.view(rows, buckets, _BUCKET)
-    # Two substreams, because both races must be independent of each other.
-    bucket = (probs.sum(-1) / exponentials(substream(keys, 1), buckets)).argmax(-1)
-    # Padding has probability 0 and never wins: 0 / E is below any p / E.
-    inside = probs[torch.arange(rows, device=probs.device), bucket]
-    return bucket * _BUCKET + (inside / exponentials(substream(keys, 2), _BUCKET)).argmax(-1)
-
-
-def choose(logits: Tensor, logprobs: Tensor, shaping: Shaping, keys: Tensor) -> Tensor:
-    """Return the next token of each row, int64 [S]: drawn, or where temperature is 0 the likeliest (ties: lowest id).
-
-    Args:
-        logits: [S, V].
-        logprobs: float64 [S, V], `shaped_logprobs(logits, shaping)`.
-        shaping: parameters of the S rows.
-        keys: int64 [S], the random stream of each draw.
-    """
-    greedy = [t == 0 for t in shaping.temperature]
-    if all(greedy):
-        return logits.argmax(-1)
-    if not any(greedy):
-        return draw(logprobs, keys)
-    return torch.where(torch.tensor(greedy, device=logits.device), logits.argmax(-1), draw(logprobs, keys))
-
-
-def top_logprobs(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k likeliest tokens of each row, likeliest first, of equal ones the lower id first.
-
-    Args:
-        logprobs: [S, V].
-        k: at most V.
-
-    Returns:
-        ids int64 [S, k] and their logprobs [S, k], -inf where fewer than k tokens can be drawn.
-    """
-    counts = torch.full((logprobs.shape[0],), k, device=logprobs.device)
-    marked = _largest(logprobs, counts)
-    ids = marked.nonzero()[:, 1].view(-1, k)
-    values, order = logprobs.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
-    return ids.gather(-1, order), values
