@@ -74,8 +74,8 @@ def test_wide_nucleus(top_p: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.stack([torch.randn(5000, generator=generator), 9 * torch.randn(5000, generator=generator)])
     got = all_logprobs(Distribution(logits, Shaping([1.0, 1.0], [-1, 4000], [top_p, top_p])), 5000).exp().numpy()
-    np.testing.assert_allclose(got[0], plain_distribution(logits[0].tolist(), 1.0, -1, top_p), rtol=1e-11)
-    np.testing.assert_allclose(got[1], plain_distribution(logits[1].tolist(), 1.0, 4000, top_p), rtol=1e-11)
+    np.testing.assert_allclose(got[0], plain_distribution(logits[0].tolist(), 1.0, -1, top_p), rtol=1e-6)
+    np.testing.assert_allclose(got[1], plain_distribution(logits[1].tolist(), 1.0, 4000, top_p), rtol=1e-6)
 
 
 def test_a_tiny_temperature_leaves_the_likeliest() -> None:
