@@ -1,4 +1,4 @@
-"""A TCP proxy that loses answers: a request reaches the service, and its connection dies before the answer comes back."""
+"""A TCP proxy that loses answers: a request reaches the service, and its connection dies before its answer."""
 
 from __future__ import annotations
 

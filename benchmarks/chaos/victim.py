@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.spawn import ServerProcess, free_port, tinsmith_command
 
-KEY = "tml-chaos"
+KEY = "tml-chaos-key"
 MODEL = "tinsmith-tiny"
 # How long a stopped engine stays so, and a disk full, seconds.
 _STOPPED_S = 3.0
@@ -48,7 +48,6 @@ class Victim:
             env |= {"LD_PRELOAD": str(library), "CHAOS_FULL": str(self._full), "CHAOS_FOLDER": str(self.data)}
         command = tinsmith_command(self.port, self.data, {}, "--device", "cpu", *options)
         self._process = ServerProcess(command, self.port, folder / "serve.log", env)
-        self._started = 0.0
 
     def start(self) -> None:
         """Start, and wait until the model is loaded."""
