@@ -64,6 +64,7 @@ async def load(plan: Plan, work: Work, server: ServerProcess) -> tuple[list[Colu
     watch.start()
     memory = {"one session": watch.memory()}
     await _calm(probe, plan.calm_s)
+    probe.figures = warm
     users = [User(http, work, warm, number) for number in range(1, plan.sessions + 1)]
     await _some_at_once([user.open for user in users])
     memory["all sessions open"] = watch.memory()
