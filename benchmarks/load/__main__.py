@@ -1,7 +1,7 @@
 """Load a service with many sessions and measure what they feel: `tinsmith serve`, the embedded model, one client.
 
-Every session trains an adapter, samples from a snapshot of it, polls and sends heartbeats. A calm phase with one session
-comes first, so that one run holds both. The client is one process on the same machine and takes its share of it.
+Every session trains an adapter, samples from a snapshot of it, polls and sends heartbeats. A calm phase with one
+session comes first, so that one run holds both. The client is one process on the same machine and takes its share.
 
 python -m benchmarks.load --sessions 200 --in-flight 1000 --minutes 10
 python -m benchmarks.load                                                 # 100 sessions, 500 futures, one minute
