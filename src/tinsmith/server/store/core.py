@@ -13,6 +13,7 @@ from tinsmith.server.store.catalog import BaseModels, Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
+from tinsmith.server.store.disk_space import DiskSpace
 from tinsmith.server.store.folder_lock import Claim
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.journal import Journal, JournalLike
@@ -43,6 +44,7 @@ class Core:
     catalog: Catalog
     checkpoints: CheckpointStore
     recordings: Recordings
+    disk: DiskSpace
     live: LiveState = field(default_factory=LiveState)
     futures: FutureStore = field(default_factory=FutureStore)
     tasks: Tasks = field(default_factory=Tasks)
@@ -69,6 +71,7 @@ def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models:
             catalog=Catalog(db, models),
             checkpoints=CheckpointStore(db, data_folder),
             recordings=Recordings(db, settings),
+            disk=DiskSpace(data_folder.root, settings.disk_low_mb),
         )
         core.catalog.remember()
     except BaseException:
