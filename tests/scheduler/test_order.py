@@ -281,3 +281,29 @@ class TestLife:
         op = create("m", base_model="other")
         driven.run(op)
         assert driven.failure(op).message == "base_model: got 'other', expected one of base"
+
+
+class TestGapsUnderTraffic:
+    """A client that goes on sending must not put off the end of a gap."""
+
+    def test_the_wait_counts_from_when_the_gap_opened(self, engine: FakeEngine, driven: Driven) -> None:
+        driven.run(create("m"))
+        behind = forward_backward("m", 2, [12])
+        driven.run(behind)
+        for seq in range(3, 7):
+            engine.clock.now += 30.0
+            driven.run(forward_backward("m", seq, [seq]))
+        assert "seq_id 1 of model m never arrived within 100 s" in driven.failure(behind).message
+
+    def test_a_gap_that_fills_gives_the_next_one_its_whole_time(self, engine: FakeEngine, driven: Driven) -> None:
+        driven.run(create("m"))
+        later = forward_backward("m", 4, [14])
+        driven.run(forward_backward("m", 2, [12]), later)
+        engine.clock.now += 90.0
+        driven.run(forward_backward("m", 1, [11]))
+        engine.clock.now += 90.0
+        driven.run(forward_backward("m", 5, [15]))
+        assert not driven.outcomes(later)
+        engine.clock.now += 20.0
+        driven.run()
+        assert "seq_id 3" in driven.failure(later).message

@@ -23,8 +23,10 @@ def load(core: Core) -> list[tuple[Record, str, RequestErrorCategory]]:
     """Fill the live state and the futures; return pending operations that are hopeless, each with its error."""
     live = core.live
     rows = core.db.read(lambda connection: _rows(connection, core.instance))
+    # Nobody could speak to a service that was down, so every silence begins anew.
+    now = live.now()
     for row in rows[SessionRow]:
-        session = LiveSession(row.id, row.owner, seen_at=row.last_seen_at, closing=row.status == "closing")
+        session = LiveSession(row.id, row.owner, now, seen_at=row.last_seen_at, closing=row.status == "closing")
         live.add_session(session)
     for row in rows[RunRow]:
         live.add_run(_run(row))
