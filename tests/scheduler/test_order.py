@@ -173,12 +173,12 @@ class TestGaps:
         driven.run(late)
         assert "seq_id: got 1, expected at least 3" in driven.failure(late).message
 
-    def test_siblings_that_still_arrive_keep_the_wait_alive(self, engine: FakeEngine, driven: Driven) -> None:
+    def test_siblings_may_arrive_in_any_order_within_the_wait(self, engine: FakeEngine, driven: Driven) -> None:
         parts = [forward_backward("m", n, [n]) for n in range(1, 6)]
         driven.run(create("m"))
         for part in parts[1:]:
             driven.run(part)
-            engine.clock.now += 80.0
+            engine.clock.now += 20.0
             driven.run()
         driven.run(parts[0], optim("m", 6))
         assert engine.models["m"].weights == ((1, 2, 3, 4, 5),)
