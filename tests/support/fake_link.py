@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tinsmith.adapter_files.manifest import read_file, read_manifest
+from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.scheduler.sample_queue import sample_seed
 from tinsmith.types.codec import (
     decode_forward_backward_request,
@@ -254,10 +255,7 @@ class FakeLink:
         return b"{}"
 
     def _load(self, load: LoadState) -> FakeModel:
-        path = Path(load.folder) / "state.json"
-        if not path.is_file():
-            raise UserError(f"checkpoint {path.parent.name}: got nothing, expected a saved state")
-        state = json.loads(path.read_text())
+        state = _read(Path(load.folder))
         return FakeModel(weight=state["weight"], steps=state["steps"] if load.optimizer else 0)
 
     def _run(self, model: FakeModel, op: Operation) -> bytes:
@@ -309,15 +307,11 @@ class FakeLink:
         return self._write(folder, {"weight": model.weight, "steps": model.steps})
 
     def _write(self, folder: str, state: dict[str, Any]) -> int:
-        path = Path(folder)
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-        return (path / "state.json").write_text(json.dumps(state))
+        return write_folder(Path(folder), {"weights.json": json.dumps(state).encode()}, {})
 
     def _load_sampler(self, load: LoadSampler) -> bytes:
-        path = Path(load.folder) / "state.json" if load.folder is not None else None
-        self.samplers[load.sampler_id] = json.loads(path.read_text())["weight"] if path is not None else 0.0
+        state = _read(Path(load.folder)) if load.folder is not None else {"weight": 0.0}
+        self.samplers[load.sampler_id] = state["weight"]
         return b"{}"
 
     def _release_sampler(self, sampler_id: str) -> bytes:
@@ -340,3 +334,10 @@ class FakeLink:
         return encode_sample_response(
             SampleResponse(sequences=sequences, prompt_logprobs_np=prompt if request.prompt_logprobs else None)
         )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"checkpoint {folder.name}: got nothing, expected a saved state")
+    return json.loads(read_file(folder, "weights.json", manifest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,6 +107,8 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     listening = bind(settings.host, settings.port)
     folders = await asyncio.to_thread(resolve_models, specs)
     new = not settings.home.exists()
+    # Whatever it and the engine write is nobody else's to read: databases and blobs hold what all tenants sent.
+    os.umask(0o077)
     log.info("starting the engine with %s", ", ".join(folders))
     link = ChildLink([ModelSpec(name, str(folder)) for name, folder in folders.items()], settings)
     service = Service(settings, link, BaseModels(folders))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinsmith.cluster.backoff import Backoff
+from tinsmith.cluster.child_environment import without_secrets
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
@@ -177,6 +178,7 @@ class ChildLink:
             *(sys.executable, "-m", self._module, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
             pass_fds=[theirs.fileno()],  # no path in the file system, so nobody else can connect
             stdin=asyncio.subprocess.DEVNULL,
+            env=without_secrets(os.environ),
         )
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:

@@ -24,6 +24,8 @@ from tinsmith.server.handlers.training import TrainingHandler
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.core import Core, open_core
 from tinsmith.server.store.data_folder import DataFolder
+from tinsmith.server.store.db.database import default_url
+from tinsmith.server.store.db.integrity import damaged
 from tinsmith.server.store.earlier_life import end_dead, load, sweep_unfinished
 from tinsmith.server.store.folder_lock import Claim, claim
 from tinsmith.server.store.keys import KeyStore
@@ -32,7 +34,6 @@ from tinsmith.server.store.tokenizer_files import TokenizerFiles
 from tinsmith.server.sweeper import Sweeper
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import EngineLink
-from tinsmith.types.errors import StartupError
 
 # How long a stop waits for outcomes that are being stored, seconds.
 _STORE_S = 10.0
@@ -58,7 +59,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.owner = owner
-        self._data_folder = DataFolder(settings.home)
+        self._data_folder = DataFolder(settings.home, settings.durability == "full")
         self._link = link
         self._models = models
         self._journalled = journal
@@ -83,13 +84,15 @@ class Service:
         """
         self._claim = held = claim(self._data_folder.root, exclusive=self._journalled)
         try:
+            self._data_folder.keep_private()
             self._core = core = open_core(self.settings, self._data_folder, held, self._models)
             self._wire(core)
             await self._take_over(core, held)
         except SQLAlchemyError as error:
             self._close()
             reason = getattr(error, "orig", None) or error
-            raise StartupError(f"database: it cannot be used: {reason}") from error
+            url = self.settings.database_url or default_url(self._data_folder.root)
+            raise damaged(url, str(reason)) from error
         except BaseException:
             self._close()
             raise

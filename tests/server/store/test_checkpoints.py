@@ -261,6 +261,7 @@ async def test_files_are_those_of_the_checkpoint_and_no_others(running: Running)
     state = (folder / "state.json").read_bytes()
     assert {f["name"]: f["size_bytes"] for f in listed} == {
         "state.json": len(state),
+        "weights.json": (folder / "weights.json").stat().st_size,
         "sub/deep.bin": 4,
     }
     assert hashlib.sha256(state).hexdigest() in {f["sha256"] for f in listed}

@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from tinsmith.adapter_files.manifest import read_arrival, read_file, read_manifest
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.engine.adapters.references import BASE, Reference
 from tinsmith.engine.adapters.slots import Slot, targets_for
@@ -20,7 +21,7 @@ from tinsmith.engine.adapters.trained_adapters import Adapter
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint
 from tinsmith.engine.checkpoints.foreign import fit_foreign
 from tinsmith.engine.checkpoints.peft_layout import adapter_config, check_tensors, export_tensors, import_tensors
-from tinsmith.engine.checkpoints.whole_folders import read_file, read_manifest, write_folder
+from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.model_files.safetensors_header import read_metadata
 from tinsmith.types.errors import UserError
@@ -172,8 +173,9 @@ class AdapterFolders:
         where = "adapter"
         if optimizer:
             raise UserError(f"{where}: got weights without an optimizer, expected a saved state")
-        config = parse_config(f"{where}: {ADAPTER_CONFIG}", read_file(folder, ADAPTER_CONFIG, None))
-        data = read_file(folder, ADAPTER_WEIGHTS, None)
+        sums = read_arrival(folder)
+        config = parse_config(f"{where}: {ADAPTER_CONFIG}", read_file(folder, ADAPTER_CONFIG, sums))
+        data = read_file(folder, ADAPTER_WEIGHTS, sums)
         tensors = _parse(where, ADAPTER_WEIGHTS, data)
         # An adapter of ours that lost its manifest on the way through other tools still knows its base.
         if (found := read_metadata(data).get(METADATA_KEY)) is not None:

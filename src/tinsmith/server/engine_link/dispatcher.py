@@ -110,7 +110,7 @@ class Dispatcher:
             sampler = self._live.samplers.get(record.sampler_id or "")
             if sampler is not None:
                 sampler.used_at = time.monotonic()
-                reason = self._catalog.other_weights(sampler.base_model, sampler.base_weights)
+                reason = sampler.damage or self._catalog.other_weights(sampler.base_model, sampler.base_weights)
                 if reason is not None:
                     message = f"sampling session {sampler.id}: {reason}"
                     self._outcomes.fail(record, message, RequestErrorCategory.SERVER)
@@ -221,7 +221,8 @@ class Dispatcher:
             self._load_if_possible(sampler)
 
     def _load_if_possible(self, sampler: SamplingSession) -> None:
-        if self._catalog.other_weights(sampler.base_model, sampler.base_weights) is not None:
+        other = self._catalog.other_weights(sampler.base_model, sampler.base_weights)
+        if sampler.damage is not None or other is not None:
             return  # its samples fail
         if sampler.loading or not sampler.on_disk:
             return  # a snapshot that is not on disk comes from its model's replay

@@ -20,7 +20,7 @@ from tinsmith.server.store.db.tables import RunRow
 from tinsmith.server.store.journal.journal import Effect, digest
 from tinsmith.types.checks.validation import check_lora
 from tinsmith.types.engine_messages.operations import CreateModel, LoadState, OpKind
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import Damaged, RequestErrorCategory, UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.names.ids import training_run_id
 from tinsmith.types.names.paths import CheckpointPath
@@ -165,6 +165,8 @@ class CreationHandler:
             self._live.session(session_id, record.owner)  # it may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
+        except Damaged as error:
+            return await self._intake.accept(record.refuse(str(error), RequestErrorCategory.SERVER))
         run = TrainingRun(record.model_id, session_id, record.owner, record.base_model, lora, creation=record)
         return await self._intake.accept(
             record,

@@ -15,6 +15,7 @@ import anyio.to_thread
 import orjson
 
 from tinsmith.adapter_files.expert_parts import fuse_experts
+from tinsmith.adapter_files.manifest import seal_arrival
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.adapter_files.peft_parts import lora_of, read_parts
 from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
@@ -28,6 +29,7 @@ from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
+from tinsmith.server.store.durable import sync_tree
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -121,6 +123,10 @@ class ImportingHandler:
             await upload.copy(
                 place / ADAPTER_WEIGHTS, size, ADAPTER_WEIGHTS, lambda: self._live.session(session_id, owner)
             )
+            # Whoever loads it, now or after a restart, compares it with what has arrived.
+            await anyio.to_thread.run_sync(seal_arrival, place)
+            if self._data_folder.durable:
+                await anyio.to_thread.run_sync(sync_tree, place)
             note = LoadNote(f"adapter {request.name}", ImportNote(key, save))
             return await self._creation.load_adapter(session, request.base_model, lora, folder, note)
         # A client that went away is one of them: its request was cancelled.

@@ -15,7 +15,7 @@ from tinsmith.server.state.live import RunStatus, TrainingRun
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import Effect
-from tinsmith.types.errors import RequestErrorCategory, UserError, invalid
+from tinsmith.types.errors import Damaged, RequestErrorCategory, UserError, invalid
 
 # The database counts in signed 64 bits; this leaves room to add.
 _MAX_SEQ_ID = 2**62
@@ -69,6 +69,8 @@ class ModelOrder:
             self._live.run(run.id, record.owner)  # its session may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
+        except Damaged as error:
+            return await self._intake.accept(record.refuse(str(error), RequestErrorCategory.SERVER))
         return await self._intake.accept(record, prepared.effects, reserve=prepared.reserve, undo=prepared.undo)
 
     async def accept_json(self, record: Record, fields: dict[str, Any], prepare: Prepare) -> Record:

@@ -134,6 +134,9 @@ class SamplingHandler:
         record.scope = f"sample:{sampler.id}:{request.seq_id}"
         if self._intake.known(record.scope):
             return await self._intake.accept(record)
+        if sampler.damage is not None:
+            reason = f"sampling session {sampler.id}: {sampler.damage}"
+            return await self._intake.accept(record.refuse(reason, RequestErrorCategory.SERVER))
         self._check_room()
         try:
             info = await self._catalog.find(sampler.base_model)

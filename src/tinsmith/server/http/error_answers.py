@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from tinsmith.server.faults import Unavailable, describe
 from tinsmith.server.json_bytes import to_bytes
-from tinsmith.types.errors import UserError
+from tinsmith.types.errors import Damaged, UserError
 from tinsmith.types.names.http_names import JSON
 
 log = logging.getLogger("tinsmith.server")
@@ -29,6 +29,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def _user(_: Request, error: UserError) -> Response:
         return answer(error.status, error.message)
+
+    @app.exception_handler(Damaged)
+    async def _damaged(request: Request, error: Damaged) -> Response:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        # The service's fault, but not one that passes: clients would repeat it for minutes.
+        return answer(500, str(error), {"x-should-retry": "false"})
 
     @app.exception_handler(Unavailable)
     async def _unavailable(_: Request, error: Unavailable) -> Response:

@@ -81,6 +81,7 @@ class SamplingSession:
         held: samples that wait for `ready`.
         closing: its client has closed it; samples that were accepted before are still carried out.
         base_weights: digest of the base model's weights that it began with; None until the engine has held it.
+        damage: what of it the database cannot tell; its samples fail.
     """
 
     id: str
@@ -99,6 +100,7 @@ class SamplingSession:
     held: list[Record] = field(default_factory=list[Record])
     closing: bool = False
     base_weights: str | None = None
+    damage: str | None = None
 
 
 @dataclass(slots=True, eq=False)

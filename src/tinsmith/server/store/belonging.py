@@ -19,7 +19,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.readable import read_rows
 from tinsmith.server.store.db.tables import CheckpointRow, DataFolderRow, RunRow
+from tinsmith.server.store.durable import sync
 
 log = logging.getLogger("tinsmith.server")
 
@@ -37,7 +39,9 @@ def check_belonging(db: Database, data_folder: DataFolder) -> bool:
         # After the database: a death in between leaves the folder one behind, which is no fault.
         fresh = stamp.with_suffix(".tmp")
         fresh.write_text(json.dumps({"id": theirs["id"], "starts": theirs["starts"]}))
+        sync(fresh)
         os.replace(fresh, stamp)
+        sync(stamp.parent)
     faults = _compare(ours, theirs, used, data_folder)
     for fault in [*faults, *_missing(db, data_folder)]:
         log.warning("data folder %s: %s", data_folder.root, fault)
@@ -58,7 +62,7 @@ def _read(stamp: Path) -> dict[str, Any] | None:
 def _count(connection: Connection, ours: dict[str, Any] | None) -> dict[str, Any]:
     """Count a start in the database; return its id, its starts, and how many it knew of before."""
     row = connection.execute(select(DataFolderRow.id, DataFolderRow.starts)).first()
-    before = row.starts if row is not None else 0
+    before = row.starts if row is not None and isinstance(row.starts, int) else 0
     # Beyond both, so that the two agree from now on and the same difference is told once.
     starts = max(before, ours["starts"] if ours is not None else 0) + 1
     if row is None:
@@ -88,8 +92,9 @@ def _compare(ours: dict[str, Any] | None, theirs: dict[str, Any], used: bool, da
 
 
 def _missing(db: Database, data_folder: DataFolder) -> list[str]:
-    rows = db.read(lambda connection: list(connection.execute(select(CheckpointRow.folder)).scalars()))
-    gone = sorted(folder for folder in rows if not data_folder.absolute(folder).is_dir())
+    rows = db.read(lambda connection: read_rows(connection, CheckpointRow, select(CheckpointRow.id)))
+    folders = [one.row.folder for one in rows if one.row.folder is not None]
+    gone = sorted(folder for folder in folders if not data_folder.absolute(folder).is_dir())
     if not gone:
         return []
     return [f"{len(gone)} of {len(rows)} checkpoints in the database have no folder, {gone[0]} among them"]

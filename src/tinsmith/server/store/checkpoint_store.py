@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import CheckpointRow
 from tinsmith.server.store.paging import Paging
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import Damaged, invalid
 from tinsmith.types.names.paths import CheckpointKind, CheckpointPath
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import Checkpoint, WeightsInfoResponse
@@ -82,10 +80,7 @@ def utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-_COLUMNS = tuple(CheckpointRow.__table__.columns)
-
-
-def _saved(row: Row[Any]) -> Saved:
+def _saved(row: Any) -> Saved:
     kind: CheckpointKind = "weights" if row.kind == "weights" else "sampler_weights"
     return Saved(
         path=CheckpointPath(row.run_id, kind, row.name),
@@ -124,9 +119,16 @@ class CheckpointStore:
     # -- looking up ---------------------------------------------------------------------------------------------------
 
     async def find(self, path: CheckpointPath) -> Saved | None:
-        """Return a checkpoint, whoever owns it; None if there is none or it has expired."""
-        found = await self._select(select(*_COLUMNS).where(_at(path), self._alive()))
-        return found[0] if found else None
+        """Return a checkpoint, whoever owns it; None if there is none or it has expired.
+
+        Raises:
+            Damaged: its row cannot be read.
+        """
+        query = select(CheckpointRow.id).where(_at(path), self._alive())
+        found = await self._db.read_async(lambda connection: read_rows(connection, CheckpointRow, query))
+        if found and (fault := found[0].fault()) is not None:
+            raise Damaged(fault)
+        return _saved(found[0].row) if found else None
 
     async def readable(self, path: CheckpointPath, owners: Collection[str], field: str = "path") -> Saved:
         """Return a checkpoint that one of the owners has or that is published.
@@ -152,7 +154,7 @@ class CheckpointStore:
 
     async def of_run(self, run_id: str, owner: str) -> list[Saved]:
         """Return a run's checkpoints that the owner may read, newest first."""
-        query = select(*_COLUMNS).where(
+        query = select(CheckpointRow.id).where(
             CheckpointRow.run_id == run_id, self._alive(), or_(CheckpointRow.owner == owner, CheckpointRow.public)
         )
         return await self._select(query.order_by(CheckpointRow.id.desc()))
@@ -160,13 +162,15 @@ class CheckpointStore:
     async def of_owner(self, owner: str, page: Paging) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
         where = (CheckpointRow.owner == owner, self._alive())
-        query = page.of(select(*_COLUMNS).where(*where))
+        query = page.of(select(CheckpointRow.id).where(*where))
         total = select(func.count()).select_from(CheckpointRow).where(*where)
         found = await self._select(query.order_by(CheckpointRow.id.desc()))
         return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())
 
     async def _select(self, query: Any) -> list[Saved]:
-        return await self._db.read_async(lambda connection: [_saved(row) for row in connection.execute(query)])
+        # One that cannot be read must not hide the others.
+        found = await self._db.read_async(lambda connection: sound(read_rows(connection, CheckpointRow, query)))
+        return [_saved(row) for row in found]
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -218,7 +222,8 @@ class CheckpointStore:
         over = CheckpointRow.expires_at <= self._wall()
 
         def job(connection: Connection) -> list[str]:
-            folders = list(connection.execute(select(CheckpointRow.folder).where(over)).scalars())
+            rows = read_rows(connection, CheckpointRow, select(CheckpointRow.id).where(over))
+            folders = [one.row.folder for one in rows if not one.faults]
             if folders:
                 connection.execute(delete(CheckpointRow).where(CheckpointRow.folder.in_(folders)))
             return folders
@@ -240,9 +245,14 @@ class CheckpointStore:
 
         What was being written is removed. A complete one is set aside: its row may be what is missing.
         """
-        query = select(CheckpointRow.folder).where(CheckpointRow.run_id.in_(run_ids))
-        known = await self._db.read_async(lambda connection: set(connection.execute(query).scalars()))
+        query = select(CheckpointRow.id).where(CheckpointRow.run_id.in_(run_ids))
+        rows = await self._db.read_async(lambda connection: read_rows(connection, CheckpointRow, query))
+        known = {one.row.folder for one in rows}
+        # A row that cannot tell its folder may be of any.
+        unsure = {one.row.run_id for one in rows if one.fault("folder") is not None}
         for run_id in run_ids:
+            if run_id in unsure:
+                continue
             for folder in self._data_folder.checkpoints_of(run_id):
                 if folder in known or folder in saving:
                     continue
@@ -263,36 +273,3 @@ def check_ttl(ttl: int | None, least: int, most: int) -> int | None:
     if ttl is not None and not least <= ttl <= most:
         raise invalid("ttl_seconds", ttl, f"{least} to {most} seconds, or null for no expiry")
     return ttl
-
-
-async def list_files(folder: Path) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of every file of a checkpoint."""
-    return await anyio.to_thread.run_sync(_list_files, folder)
-
-
-def _list_files(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for name, path in sorted(_files(folder).items()):
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append({"name": name, "size_bytes": path.stat().st_size, "sha256": checksum})
-    return found
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    # No links: they could lead out of the folder.
-    regular = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {path.relative_to(folder).as_posix(): path for path in regular}
-
-
-def file_of(folder: Path, name: str) -> Path:
-    """Return one file of a checkpoint by a name that `list_files` gives.
-
-    Raises:
-        UserError: there is none by that name, whatever else the name may point to (404).
-    """
-    # Looked up, not joined to the folder: `../key` is simply none of them.
-    files = _files(folder)
-    if name not in files:
-        raise UserError(f"file: got {name!r}, expected one of {', '.join(sorted(files))}", 404)
-    return files[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -9,6 +11,7 @@ from sqlalchemy import Connection, select, update
 from tinsmith.server.state.live import LiveSession, LiveState, RecoveryPoint, RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
+from tinsmith.server.store.db.readable import Found, read_rows
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.folder_lock import Claim
 from tinsmith.server.store.recordings import forget_sessions
@@ -16,25 +19,17 @@ from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.params import LoraConfig
 
+log = logging.getLogger("tinsmith.server")
+
 ALIVE = ("active", "closing")
+_ENDED = ("finished", "expired", "interrupted")
 
 
 def load(core: Core) -> list[tuple[Record, str, RequestErrorCategory]]:
     """Fill the live state and the futures; return pending operations that are hopeless, each with its error."""
     live = core.live
     rows = core.db.read(lambda connection: _rows(connection, core.instance))
-    # Nobody could speak to a service that was down, so every silence begins anew.
-    now = live.now()
-    for row in rows[SessionRow]:
-        session = LiveSession(row.id, row.owner, now, seen_at=row.last_seen_at, closing=row.status == "closing")
-        live.add_session(session)
-    for row in rows[RunRow]:
-        live.add_run(_run(row))
-    for row in rows[SamplerRow]:
-        live.add_sampler(_sampler(row))
-    # Before the operations, which are placed behind the cut that the points make.
-    for row in rows[RecoveryPointRow]:
-        live.runs[row.model_id].points.append(RecoveryPoint(row.seq_id, row.folder))
+    lost = _fill(live, rows)
     hopeless: list[tuple[Record, str, RequestErrorCategory]] = []
     for record in core.journal.load():
         if record.damage is not None and core.futures.by_scope(record.scope) is not None:
@@ -49,8 +44,55 @@ def load(core: Core) -> list[tuple[Record, str, RequestErrorCategory]]:
             # so what its failure means, is not rebuilt.
             record.damage = None if record.kind is not OpKind.SKIP else record.damage
         elif not alive:
-            hopeless.append((record, "its session ended before it was done", RequestErrorCategory.USER))
+            hopeless.append((record, *_why_ended(core, record, lost)))
+        elif (run := live.runs.get(record.model_id or "")) is not None and run.status is RunStatus.CORRUPTED:
+            hopeless.append((record, f"model {run.id}: {run.error}", RequestErrorCategory.SERVER))
     return hopeless
+
+
+def _fill(live: LiveState, rows: dict[Any, list[Found]]) -> dict[str, str]:
+    """Fill the live state; return why sessions that could not be taken up were not.
+
+    One row that cannot be read costs what it is about, and is named in the log.
+    """
+    lost: dict[str, str] = {}
+    for found in (found for table in rows.values() for found in table):
+        if (fault := found.fault()) is not None:
+            log.error("%s", fault)
+    for found in rows[SessionRow]:
+        if (fault := found.fault("id", "owner")) is not None:
+            lost[str(found.key)] = fault
+            continue
+        row = found.row
+        seen_at = row.last_seen_at if row.last_seen_at is not None else time.time()
+        # Nobody could speak to a service that was down, so every silence begins anew.
+        session = LiveSession(row.id, row.owner, live.now(), seen_at=seen_at, closing=row.status == "closing")
+        live.add_session(session)
+    for found in rows[RunRow]:
+        if found.row.session_id in live.sessions:
+            live.add_run(_run(found, live.sessions[found.row.session_id].owner))
+    for found in rows[SamplerRow]:
+        if found.row.session_id in live.sessions:
+            live.add_sampler(_sampler(found, live.sessions[found.row.session_id].owner))
+    # Before the operations, which are placed behind the cut that the points make.
+    for found in rows[RecoveryPointRow]:
+        run = live.runs.get(found.row.model_id)
+        if run is not None and (fault := found.fault("seq_id", "folder")) is not None:
+            # Without it, a run would begin anew from an older one, without what the journal has forgotten since.
+            run.status, run.error = RunStatus.CORRUPTED, f"{fault}; create a new client from its last checkpoint"
+        elif run is not None:
+            run.points.append(RecoveryPoint(found.row.seq_id, found.row.folder))
+    return lost
+
+
+def _why_ended(core: Core, record: Record, lost: dict[str, str]) -> tuple[str, RequestErrorCategory]:
+    session_id = record.session_id or ""
+    if session_id in lost:
+        return f"its session cannot be taken up: {lost[session_id]}", RequestErrorCategory.SERVER
+    known = select(SessionRow.id).where(SessionRow.id == session_id)
+    if core.db.read(lambda connection: connection.execute(known).first()) is None:
+        return f"database: sessions has no row {session_id!r}", RequestErrorCategory.SERVER
+    return "its session ended before it was done", RequestErrorCategory.USER
 
 
 def _place(record: Record, live: LiveState) -> bool:
@@ -86,49 +128,61 @@ def _coming(record: Record, snapshot: TakeSnapshot, run: TrainingRun) -> Samplin
     )
 
 
-def _rows(connection: Connection, instance: str) -> dict[Any, list[Any]]:
-    alive = select(SessionRow.id).where(SessionRow.instance == instance, SessionRow.status.in_(ALIVE))
+def _rows(connection: Connection, instance: str) -> dict[Any, list[Found]]:
+    # Whatever is no known end: a session is not over because nobody can read how it was.
+    alive = select(SessionRow.id).where(SessionRow.instance == instance, SessionRow.status.not_in(_ENDED))
     usable = select(RunRow.id).where(RunRow.session_id.in_(alive))
     queries = {
-        SessionRow: select(*SessionRow.__table__.columns).where(SessionRow.id.in_(alive)),
-        RunRow: select(*RunRow.__table__.columns).where(RunRow.session_id.in_(alive)),
-        SamplerRow: select(*SamplerRow.__table__.columns).where(SamplerRow.session_id.in_(alive)),
-        RecoveryPointRow: select(*RecoveryPointRow.__table__.columns)
+        SessionRow: select(SessionRow.id).where(SessionRow.id.in_(alive)),
+        RunRow: select(RunRow.id).where(RunRow.session_id.in_(alive)),
+        SamplerRow: select(SamplerRow.id).where(SamplerRow.session_id.in_(alive)),
+        RecoveryPointRow: select(RecoveryPointRow.id)
         .where(RecoveryPointRow.model_id.in_(usable))
         .order_by(RecoveryPointRow.seq_id),
     }
-    return {table: list(connection.execute(query)) for table, query in queries.items()}
+    return {table: read_rows(connection, table, query) for table, query in queries.items()}
 
 
-def _run(row: Any) -> TrainingRun:
+def _run(found: Found, owner: str) -> TrainingRun:
+    row = found.row
+    status, error, lora = RunStatus.CORRUPTED, found.fault("owner", "base_model", "lora", "status"), LoraConfig()
+    if error is None:
+        try:
+            status, lora, error = RunStatus(row.status), LoraConfig.model_validate(row.lora), row.error
+        except ValueError:
+            error = f"database: row {row.id!r} of runs cannot be read: got status {row.status!r}, lora {row.lora!r}"
+            log.error("%s", error)
     return TrainingRun(
         row.id,
         row.session_id,
-        row.owner,
-        row.base_model,
-        LoraConfig.model_validate(row.lora),
-        RunStatus(row.status),
-        row.error,
-        last_request_at=row.last_request_at,
+        row.owner or owner,
+        row.base_model or "",
+        lora,
+        status,
+        error,
+        last_request_at=row.last_request_at or time.time(),
         # Whatever was replayed at the start, the next step may ask for a point.
         pointed_at=None,
         base_weights=row.base_weights,
     )
 
 
-def _sampler(row: Any) -> SamplingSession:
+def _sampler(found: Found, owner: str) -> SamplingSession:
+    row = found.row
     return SamplingSession(
         row.id,
         row.session_id,
-        row.owner,
-        row.base_model,
+        row.owner or owner,
+        row.base_model or "",
         row.model_path,
         row.folder,
-        row.on_disk,
+        # Of one that cannot be read nothing is expected any more.
+        row.on_disk if row.on_disk is not None else True,
         row.model_id,
         row.model_seq,
-        row.created_at,
+        row.created_at or time.time(),
         base_weights=row.base_weights,
+        damage=found.fault(),
     )
 
 

@@ -60,7 +60,7 @@ class FolderLock:
         try:
             note = json.loads(self._note.read_text())
             return f"pid {note['pid']}, started {note['started']}, command: {note['command']}"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return "another process (which left no note of itself)"
 
     def release(self, *, remove: bool = False) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, insert, select, update
 
 from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import ApiKey
-from tinsmith.types.errors import StartupError, UserError
+from tinsmith.types.errors import Damaged, StartupError, UserError
 
 PREFIX = "tml-"
 LOCAL = "local"
@@ -54,12 +55,19 @@ class KeyStore:
     # -- for the service ----------------------------------------------------------------------------------------------
 
     async def owner_of(self, token: str) -> str | None:
-        """Return whose key this is; None if it is nobody's."""
+        """Return whose key this is; None if it is nobody's.
+
+        Raises:
+            Damaged: its row cannot tell.
+        """
         hashed = _hash(token)
         until, owner = self._trusted.get(hashed, (0.0, None))
         if until < time.monotonic():
-            query = select(ApiKey.owner).where(ApiKey.key_hash == hashed, ApiKey.revoked_at.is_(None))
-            owner = await self._db.read_async(lambda connection: connection.execute(query).scalar())
+            query = select(ApiKey.id).where(ApiKey.key_hash == hashed, ApiKey.revoked_at.is_(None))
+            found = await self._db.read_async(lambda connection: read_rows(connection, ApiKey, query))
+            if found and (fault := found[0].fault("owner")) is not None:
+                raise Damaged(fault)
+            owner = found[0].row.owner if found else None
             if owner is not None:  # an unknown key is looked up again, so that guessing fills no memory
                 self._trusted[hashed] = (time.monotonic() + _TRUST_S, owner)
             else:
@@ -104,8 +112,9 @@ class KeyStore:
 
     async def all(self) -> list[Key]:
         """Return all keys, oldest first."""
-        query = select(*_COLUMNS).order_by(ApiKey.id)
-        return await self._db.read_async(lambda connection: [Key(*row) for row in connection.execute(query)])
+        query = select(ApiKey.id).order_by(ApiKey.id)
+        rows = await self._db.read_async(lambda connection: sound(read_rows(connection, ApiKey, query)))
+        return [Key(*(getattr(row, column.key) for column in _COLUMNS)) for row in rows]
 
     async def revoke(self, key_id: int) -> None:
         """End a key.

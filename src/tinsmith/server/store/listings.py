@@ -8,9 +8,10 @@ from sqlalchemy import Connection, func, or_, select
 
 from tinsmith.server.store.checkpoint_store import CheckpointStore, Saved, utc
 from tinsmith.server.store.db import Database
+from tinsmith.server.store.db.readable import Found, read_rows
 from tinsmith.server.store.db.tables import CheckpointRow, RunRow, SamplerRow, SessionRow
 from tinsmith.server.store.paging import Paging
-from tinsmith.types.errors import invalid
+from tinsmith.types.errors import Damaged, invalid
 from tinsmith.types.params import LoraConfig
 from tinsmith.types.responses import (
     GetSamplerResponse,
@@ -33,12 +34,12 @@ class Listings:
         if project_id is not None:
             of_project = select(SessionRow.id).where(SessionRow.project_id == project_id)
             where = where & RunRow.session_id.in_(of_project)
-        query = page.of(select(*RunRow.__table__.columns).where(where))
+        query = page.of(select(RunRow.id).where(where))
         query = query.order_by(RunRow.last_request_at.desc(), RunRow.id)
         total = select(func.count()).select_from(RunRow).where(where)
 
-        def job(connection: Connection) -> tuple[list[Any], int]:
-            return list(connection.execute(query)), connection.execute(total).scalar_one()
+        def job(connection: Connection) -> tuple[list[Found], int]:
+            return read_rows(connection, RunRow, query), connection.execute(total).scalar_one()
 
         rows, count = await self._db.read_async(job)
         runs = [await self._run(row, owner) for row in rows]
@@ -50,23 +51,25 @@ class Listings:
         Raises:
             UserError: there is none that the owner may see (404).
         """
-        query = select(*RunRow.__table__.columns).where(RunRow.id == run_id, _visible(owner, accessible))
-        row = await self._db.read_async(lambda connection: connection.execute(query).first())
-        if row is None:
+        query = select(RunRow.id).where(RunRow.id == run_id, _visible(owner, accessible))
+        found = await self._db.read_async(lambda connection: read_rows(connection, RunRow, query))
+        if not found:
             raise invalid("training_run_id", run_id, "a training run of yours", status=404)
-        return await self._run(row, owner)
+        return await self._run(found[0], owner)
 
-    async def _run(self, row: Any, owner: str) -> TrainingRun:
+    async def _run(self, found: Found, owner: str) -> TrainingRun:
+        row = found.row
         saved = await self._checkpoints.of_run(row.id, owner)
         states = [s for s in saved if s.path.kind == "weights"]
         samplers = [s for s in saved if s.path.kind == "sampler_weights"]
         return TrainingRun(
             training_run_id=row.id,
-            base_model=row.base_model,
-            model_owner=row.owner,
-            lora_rank=LoraConfig.model_validate(row.lora).rank,
-            last_request_time=utc(row.last_request_at),
-            corrupted=row.status == "corrupted",
+            # What cannot be read of a damaged row is left empty.
+            base_model=row.base_model or "",
+            model_owner=row.owner or owner,
+            lora_rank=LoraConfig.model_validate(row.lora).rank if row.lora is not None else None,
+            last_request_time=utc(row.last_request_at or 0.0),
+            corrupted=row.status == "corrupted" or found.fault() is not None,
             last_checkpoint=_first(states),
             last_sampler_checkpoint=_first(samplers),
             user_metadata=row.user_metadata,
@@ -87,14 +90,17 @@ class Listings:
             UserError: there is no such session of the owner's (404).
         """
         mine = SessionRow.owner == owner
-        session = select(*SessionRow.__table__.columns).where(SessionRow.id == session_id, mine)
+        session = select(SessionRow.id).where(SessionRow.id == session_id, mine)
         runs = select(RunRow.id).where(RunRow.session_id == session_id).order_by(RunRow.created_at)
         samplers = select(SamplerRow.id).where(SamplerRow.session_id == session_id).order_by(SamplerRow.created_at)
 
         def job(connection: Connection) -> SessionResponse | None:
-            row = connection.execute(session).first()
-            if row is None:
+            found = read_rows(connection, SessionRow, session)
+            if not found:
                 return None
+            if (fault := found[0].fault("user_metadata", "display_name")) is not None:
+                raise Damaged(fault)
+            row = found[0].row
             return SessionResponse(
                 training_run_ids=list(connection.execute(runs).scalars()),
                 sampler_ids=list(connection.execute(samplers).scalars()),

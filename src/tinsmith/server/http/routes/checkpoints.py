@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
-from tinsmith.server.store.checkpoint_store import check_ttl, file_of, list_files
+from tinsmith.server.store.checkpoint_files import list_files, sound_file
+from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import invalid
 from tinsmith.types.names.http_names import API_PREFIX, BINARY, IDEMPOTENCY_KEY_HEADER
@@ -103,11 +104,13 @@ async def import_checkpoint(request: Request, service: ServiceDep, owner: Owner)
 async def checkpoint_files(service: ServiceDep, owner: Owner, path: Address) -> Response:
     saved = await service.core.checkpoints.readable(path, {owner}, "checkpoint")
     files = await list_files(service.core.data_folder.absolute(saved.folder))
-    return reply({"files": files, "base_model": saved.base_model, "size_bytes": saved.size_bytes})
+    return reply(
+        {"files": [asdict(file) for file in files], "base_model": saved.base_model, "size_bytes": saved.size_bytes}
+    )
 
 
 @router.get(ONE + "/files/{file:path}")
 async def checkpoint_file(file: str, service: ServiceDep, owner: Owner, path: Address) -> FileResponse:
     saved = await service.core.checkpoints.readable(path, {owner}, "checkpoint")
-    found = await anyio.to_thread.run_sync(file_of, service.core.data_folder.absolute(saved.folder), file)
+    found = await sound_file(service.core.data_folder.absolute(saved.folder), file)
     return FileResponse(found, media_type=BINARY)

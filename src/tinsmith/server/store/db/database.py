@@ -12,6 +12,7 @@ import anyio.to_thread
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 
+from tinsmith.server.store.db.integrity import check_integrity, check_ours
 from tinsmith.server.store.db.writer import Writer
 from tinsmith.types.errors import StartupError
 
@@ -50,9 +51,10 @@ class Database:
         """Bring the schema up to date; several processes may call this at once.
 
         Raises:
-            StartupError: a later version of Tinsmith made the schema.
+            StartupError: it is damaged, or a later version of Tinsmith or another program made it.
         """
         with FileLock(str(lock)):
+            self.read(check_integrity)
             version = self._version()
             if version == SCHEMA_VERSION:
                 return
@@ -75,8 +77,10 @@ class Database:
     def _version(self) -> str | None:
         with self._reading.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
+                check_ours(connection)
                 return None
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return str(found) if found is not None else "nothing"
 
     def read(self, job: Callable[[Connection], T]) -> T:
         """Run a reading job on the calling thread."""

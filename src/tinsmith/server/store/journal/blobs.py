@@ -10,6 +10,7 @@ import anyio.to_thread
 import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
+from tinsmith.server.store.durable import sync
 from tinsmith.types.digests import digest
 from tinsmith.types.errors import Damaged
 
@@ -56,6 +57,8 @@ class BlobStore:
             if self._sync:
                 file.flush()
                 os.fsync(file.fileno())
+        if self._sync:
+            sync(Path(self._root))  # its name, too
 
     async def get(self, key: str, wanted: str | None, about: bytes = b"") -> bytes:
         """Read a blob.
