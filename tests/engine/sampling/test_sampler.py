@@ -14,6 +14,7 @@ from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext
 from tinsmith.engine.sampling import next_tokens
+from tinsmith.engine.sampling.distribution import Distribution, Shaping
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
@@ -201,7 +202,13 @@ def test_one_sample_ends_as_another_fails(monkeypatch: pytest.MonkeyPatch) -> No
     own.sampler.add(job)
     for _ in range(end):
         assert own.sampler.step() == []
-    monkeypatch.setattr(next_tokens, "finite_rows", lambda logits: torch.arange(len(logits)) == 0)
+
+    class FirstRowAlone(Distribution):
+        def __init__(self, logits: torch.Tensor, shaping: Shaping) -> None:
+            super().__init__(logits, shaping)
+            self.finite = torch.arange(len(logits)) == 0
+
+    monkeypatch.setattr(next_tokens, "Distribution", FirstRowAlone)
     ((request_id, error),) = own.sampler.step()
     assert request_id == job.request_id
     assert isinstance(error, UserError)

@@ -56,7 +56,7 @@ async def test_the_engine_is_told_of_a_folder_of_the_run_s_own(running: Running)
     assert folder.parent == running.service.core.data_folder.root / "recovery" / model
     weight = running.link.models[owner].weight
     await delete(client, owner)
-    assert json.loads((folder / "state.json").read_text())["weight"] == weight
+    assert json.loads((folder / "weights.json").read_text())["weight"] == weight
     # By name, too: the run holds what it has named.
     await client.result(await post(client, model, path))
     assert named(running.link)[-1] == first
@@ -75,7 +75,7 @@ async def test_other_weights_under_a_name_are_another_reference(running: Running
     first, second = named(running.link)[-2:]
     assert first != second
     assert second is not None
-    assert json.loads(Path(second, "state.json").read_text())["weight"] == running.link.models[owner].weight
+    assert json.loads(Path(second, "weights.json").read_text())["weight"] == running.link.models[owner].weight
     await delete(client, owner)
     await client.result(await post(client, model, path))
     assert named(running.link)[-1] == second

@@ -5,7 +5,7 @@ The output projection carries its own adapters. Logits and everything after them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +80,13 @@ class Pairs:
     Attributes:
         rows: rows of the hidden states in rising order, repeats allowed, int64 [P].
         targets: token ids, int64 [P].
+        trained: rows whose logprobs can have a gradient, rising, int64 [A], where every row has exactly one target and
+            so stands at its own place; None where rows have other numbers of targets.
     """
 
     rows: Tensor
     targets: Tensor
+    trained: Tensor | None = None
 
 
 def target_logprobs(
@@ -109,13 +112,29 @@ def target_logprobs(
     """
     if gradients is None or not torch.is_grad_enabled():
         return _forward(head, hidden, spans, pairs, chunk)[0]
+    if pairs.trained is not None and not spans:
+        return _SingleTargetLogprobs.apply(hidden, head, pairs, chunk)  # pyright: ignore
     return _TargetLogprobs.apply(hidden, gradients.anchor, head, spans, pairs, chunk, gradients)  # pyright: ignore
 
 
 def _forward(
-    head: LoraLinear, hidden: Tensor, spans: Sequence[LoraSpan], pairs: Pairs, chunk: int
+    head: LoraLinear,
+    hidden: Tensor,
+    spans: Sequence[LoraSpan],
+    pairs: Pairs,
+    chunk: int,
+    take: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return logprobs [P], log-normalisers [n], and the logits where there is only one chunk."""
+    """Return logprobs [P], log-normalisers [n], and the logits where there is only one chunk.
+
+    Args:
+        head: the output projection.
+        hidden: [n, H].
+        spans: adapters of the rows.
+        pairs: what is wanted.
+        chunk: rows to project at once.
+        take: is handed the first row of each chunk, its logits [rows, V], which it may overwrite, and its normalisers.
+    """
     wide = torch.promote_types(torch.float32, hidden.dtype)
     n = hidden.shape[0]
     logprobs = torch.empty(pairs.rows.shape[0], dtype=wide, device=hidden.device)
@@ -130,6 +149,8 @@ def _forward(
         normalisers[start:end] = logits.logsumexp(-1)
         rows = pairs.rows[first:last]
         logprobs[first:last] = logits[rows - start, pairs.targets[first:last]] - normalisers[rows]
+        if take is not None:
+            take(start, logits, normalisers[start:end])
     # A single chunk is small enough to keep, which spares the backward pass one projection.
     return logprobs, normalisers, logits if len(starts) == 1 else None
 
@@ -139,6 +160,46 @@ def _cuts(rows: Tensor, starts: Sequence[int], n: int) -> list[int]:
     if len(starts) <= 1:
         return [0, rows.shape[0]]
     return torch.searchsorted(rows, torch.tensor((*starts, n), device=rows.device)).tolist()
+
+
+class _SingleTargetLogprobs(torch.autograd.Function):
+    """d logprob(t) / d hidden = (onehot(t) - softmax)·W, of one target per row and a head without adapters.
+
+    With one target the loss has only a factor to add to it, so that it can be computed while the logits are there: no
+    row is projected twice. Rows that are not trained get no gradient and cost nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: LoraLinear, pairs: Pairs, chunk: int) -> Tensor:
+        trained = pairs.trained
+        assert trained is not None
+        starts = range(0, hidden.shape[0], chunk)
+        cuts = _cuts(trained, starts, hidden.shape[0])
+        slopes = hidden.new_empty(trained.shape[0], hidden.shape[1])
+
+        def take(start: int, logits: Tensor, normalisers: Tensor) -> None:
+            some = slice(cuts[start // chunk], cuts[start // chunk + 1])
+            rows = trained[some] - start
+            if rows.shape[0] < logits.shape[0]:
+                logits, normalisers = logits[rows], normalisers[rows]
+            # Not W[t] less softmax·W: for a token that is all but certain they are nearly equal, and in bfloat16 their
+            # difference would be noise.
+            slope = logits.sub_(normalisers[:, None]).exp_().neg_()
+            slope[torch.arange(rows.shape[0], device=rows.device), pairs.targets[trained[some]]] += 1
+            torch.mm(slope.to(hidden.dtype), head.weight, out=slopes[some])
+
+        logprobs, _, _ = _forward(head, hidden, (), pairs, chunk, take)
+        ctx.save_for_backward(slopes, trained)
+        ctx.rows = hidden.shape[0]
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        slopes, trained = ctx.saved_tensors
+        grad_x = slopes * grads[0][trained, None].to(slopes.dtype)
+        if trained.shape[0] < ctx.rows:
+            grad_x = slopes.new_zeros(ctx.rows, slopes.shape[1]).index_copy_(0, trained, grad_x)
+        return grad_x, None, None, None
 
 
 class _TargetLogprobs(torch.autograd.Function):

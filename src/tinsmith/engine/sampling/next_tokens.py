@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinsmith.engine.sampling.distribution import Shaping, choose, shaped_logprobs, top_logprobs
+from tinsmith.engine.sampling.distribution import Distribution, Shaping
 from tinsmith.engine.sampling.randomness import stream_keys
 from tinsmith.engine.sampling.sequence import Sequence
 
@@ -38,41 +38,30 @@ def next_tokens(sequences: ListLike[Sequence], logits: Tensor) -> list[NextToken
         sequences: of any requests.
         logits: [S, V], wide dtype.
     """
-    finite = finite_rows(logits)
-    # NaN has no order, and without one the likeliest of the whole batch could not be picked. What is drawn from zeros
-    # instead is thrown away.
-    logits = logits.where(finite[:, None], 0.0)
     params = [s.group.job.params for s in sequences]
     shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
-    logprobs = shaped_logprobs(logits, shaping)  # float64 [S, V]
+    distribution = Distribution(logits, shaping)
     # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
     bases = torch.tensor([s.stream for s in sequences], device=logits.device)
     positions = torch.tensor([len(s.tokens) for s in sequences], device=logits.device)
-    tokens = choose(logits, logprobs, shaping, stream_keys(bases, positions))
-    chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
+    tokens = distribution.draw(stream_keys(bases, positions))
+    chosen = distribution.logprobs(tokens[:, None])[:, 0]
     # One transfer for all three; ids are exact in float64.
-    drawn = torch.stack([tokens.to(chosen.dtype), chosen, finite.to(chosen.dtype)]).T.tolist()
-    tops = _tops(sequences, logprobs)
+    drawn = torch.stack([tokens.to(chosen.dtype), chosen, distribution.finite.to(chosen.dtype)]).T.tolist()
+    tops = _tops(sequences, distribution)
     return [
         NextToken(int(token) if is_finite else None, logprob, top)
         for (token, logprob, is_finite), top in zip(drawn, tops, strict=True)
     ]
 
 
-def _tops(sequences: ListLike[Sequence], logprobs: Tensor) -> list[Top | None]:
+def _tops(sequences: ListLike[Sequence], distribution: Distribution) -> list[Top | None]:
     wanted = [s.group.job.topk_sample_logprobs for s in sequences]
     tops: list[Top | None] = [None] * len(sequences)
     asking = [i for i, k in enumerate(wanted) if k]
     if asking:
         # All with the largest k, each cut to its own: one selection instead of one per request.
-        k = min(max(wanted), logprobs.shape[-1])
-        ids, values = top_logprobs(logprobs[torch.tensor(asking, device=logprobs.device)], k)
+        ids, values = distribution.likeliest(max(wanted), asking)
         for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
             tops[i] = (row_ids[: wanted[i]], row_values[: wanted[i]])
     return tops
-
-
-def finite_rows(logits: Tensor) -> Tensor:
-    """Return which rows of [S, V] come from weights that did not diverge, bool [S]."""
-    # NaN and +inf reach the largest; -inf alone would be a token that cannot be drawn, which is sound.
-    return logits.amax(-1).isfinite()

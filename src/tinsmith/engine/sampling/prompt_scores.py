@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling.distribution import Shaping, choose, shaped_logprobs, top_logprobs
+from tinsmith.engine.sampling.distribution import Distribution, Shaping
 from tinsmith.engine.sampling.randomness import stream_base, stream_keys
 from tinsmith.types.outputs import EMPTY_TOPK_LOGPROB, PromptAltTokens, SampleResponse, TopkLogprobs
 from tinsmith.types.tensor import TensorData
@@ -86,48 +86,50 @@ class PromptScores:
         """Return which rows of the prompt tokens [start, end) are still to be scored."""
         return range(max(start, self.next_row), min(end, self._end))
 
-    def take(self, logits: Tensor) -> None:
-        """Score the rows from `next_row` on.
+    def take(self, logits: Tensor) -> bool:
+        """Score the rows from `next_row` on; return whether they could be, which logits that are not finite cannot.
 
         Args:
-            logits: finite, [n, V].
+            logits: [n, V].
         """
         start, end = self.next_row, self.next_row + logits.shape[0]
-        logprobs = torch.log_softmax(logits.to(torch.float64), -1)  # [n, V]
+        own = Distribution(logits, _plain(logits.shape[0], 1.0))
+        if not bool(own.finite.all()):
+            return False
         if end > self._first_own:
-            skip = max(0, self._first_own - start)
-            self._take_own(start + skip, logprobs[skip:])
+            self._take_own(start, end, own)
         if self._targets is not None and self._target_logprobs is not None:
             ids = torch.from_numpy(self._targets[start:end]).to(logits.device)
             # -1 asks for nothing: looked up as id 0, then overwritten by 0, as the protocol wants such cells.
-            found = logprobs.gather(-1, ids.clamp_min(0)).masked_fill_(ids < 0, 0.0)
+            found = own.logprobs(ids.clamp_min(0)).masked_fill_(ids < 0, 0.0)
             self._target_logprobs[start:end] = found.cpu().numpy()
         if self._job.prompt_alt_tokens_k:
-            self._draw_alternatives(start, logits, logprobs)
+            self._draw_alternatives(start, logits, own)
         self.next_row = end
+        return True
 
-    def _take_own(self, row: int, logprobs: Tensor) -> None:
-        end = row + logprobs.shape[0]
+    def _take_own(self, start: int, end: int, own: Distribution) -> None:
+        """Score rows [start, end), of which only those from `_first_own` on are wanted."""
+        first = max(start, self._first_own)
+        rows = range(first - start, end - start)
         if self._logprobs is not None:
-            ids = self._prompt[row + 1 : end + 1, None].to(logprobs.device)
+            ids = self._prompt[first + 1 : end + 1, None].to(own.finite.device)
             # Row i predicts token i + 1, hence the shift by one.
-            self._logprobs[row + 1 : end + 1] = logprobs.gather(-1, ids)[:, 0].cpu().numpy()
+            self._logprobs[first + 1 : end + 1] = own.logprobs(ids, rows)[:, 0].cpu().numpy()
         if self._top is not None:
-            k = min(self._job.topk_prompt_logprobs, logprobs.shape[-1])
-            ids, values = top_logprobs(logprobs, k)
-            fill_top(self._top, row + 1, ids.cpu().numpy(), values.cpu().numpy())
+            ids, values = own.likeliest(self._top.token_ids.shape[1], rows)
+            fill_top(self._top, first + 1, ids.cpu().numpy(), values.cpu().numpy())
 
-    def _draw_alternatives(self, row: int, logits: Tensor, logprobs: Tensor) -> None:
+    def _draw_alternatives(self, row: int, logits: Tensor, own: Distribution) -> None:
         n = logits.shape[0]
-        shaping = Shaping([self._job.params.temperature] * n, [-1] * n, [1.0] * n)
-        shaped = shaped_logprobs(logits, shaping)
+        drawn_from = Distribution(logits, _plain(n, self._job.params.temperature))
         positions = torch.arange(row + 1, row + n + 1, device=logits.device)
         for draw in range(self._job.prompt_alt_tokens_k):
             # Negative sample numbers: no sample of the request draws from these streams.
             base = torch.tensor(stream_base(self._seed, -1 - draw), device=logits.device)
-            ids = choose(logits, shaped, shaping, stream_keys(base.expand(n), positions))
+            ids = drawn_from.draw(stream_keys(base.expand(n), positions))
             self._alt_ids[row : row + n, draw] = ids.cpu().numpy()
-            self._alt_logprobs[row : row + n, draw] = logprobs.gather(-1, ids[:, None])[:, 0].cpu().numpy()
+            self._alt_logprobs[row : row + n, draw] = own.logprobs(ids[:, None])[:, 0].cpu().numpy()
 
     def fill(self, response: SampleResponse) -> None:
         """Write what was asked for into a response."""
@@ -139,3 +141,8 @@ class PromptScores:
             response.prompt_alt_tokens = PromptAltTokens(
                 TensorData.from_numpy(self._alt_ids), TensorData.from_numpy(self._alt_logprobs)
             )
+
+
+def _plain(rows: int, temperature: float) -> Shaping:
+    """Nothing is cut from any row."""
+    return Shaping([temperature] * rows, [-1] * rows, [1.0] * rows)

@@ -14,7 +14,7 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.sampling.block_manager import BlockManager
 from tinsmith.engine.sampling.finished_group import make_response
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
-from tinsmith.engine.sampling.next_tokens import finite_rows, next_tokens
+from tinsmith.engine.sampling.next_tokens import next_tokens
 from tinsmith.engine.sampling.prompt_scores import PromptScores
 from tinsmith.engine.sampling.randomness import stream_base
 from tinsmith.engine.sampling.sample_pass import SamplePass
@@ -158,11 +158,9 @@ class Sampler:
             rows = group.scores.rows(part.start, part.end)
             for first in range(rows.start, rows.stop, chunk):
                 count = min(chunk, rows.stop - first)
-                logits = done.inner_logits(index, first - part.start, count)
-                if not bool(finite_rows(logits).all()):
+                if not group.scores.take(done.inner_logits(index, first - part.start, count)):
                     self._fail(group, _not_finite(group))
                     break
-                group.scores.take(logits)
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Draw the next token of each sequence, of all samples where it stands for a whole request."""

@@ -16,7 +16,7 @@ from tinsmith.engine.jobs import TrainRow
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.logprobs import Pairs
 from tinsmith.engine.training.losses import LossInputs
-from tinsmith.types.facts.loss_table import resolve_config
+from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 
 Config = dict[str, float | None]
 
@@ -71,8 +71,14 @@ class PackedRow:
         given = self.row.datum.loss_fn_inputs.get("sequence_ratio_mask")
         if given is not None:
             return given.to_numpy()
-        trains = (self.floats("advantages", 0.0) != 0) & (self.floats("weights", 1.0) != 0)
-        return trains.astype(np.float32)
+        return self.trained().astype(np.float32)
+
+    def trained(self) -> npt.NDArray[np.bool_]:
+        """Which targets' logprobs can have a gradient, flat; every loss is exactly 0 at the others."""
+        trained = self.floats("weights", 1.0) != 0
+        if "advantages" in LOSSES[self.row.loss_fn].required:
+            trained &= self.floats("advantages", 0.0) != 0
+        return trained
 
 
 # Rows that nothing may part, because their loss is one: a pair, or a single row.
@@ -210,9 +216,12 @@ def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
     """Return the pairs of all targets behind the heads; a token of [N, K] targets stands in K of them."""
     lengths = [r.tokens.size - r.head for r in rows]
     per_token = np.repeat([r.targets.shape[1] if r.targets.ndim == 2 else 1 for r in rows], lengths)  # [T]
+    single = bool((per_token == 1).all())
+    trained = np.flatnonzero(np.concatenate([r.trained()[r.head :] for r in rows])) if single else None
     return Pairs(
         torch.from_numpy(np.repeat(np.arange(sum(lengths)), per_token)).to(device),
         torch.from_numpy(np.concatenate([r.targets[r.head :].reshape(-1) for r in rows])).to(device),
+        None if trained is None else torch.from_numpy(trained).to(device),
     )
 
 
