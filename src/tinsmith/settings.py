@@ -71,7 +71,7 @@ class ServerSettings(_Environment):
     disk_low_mb: int = Field(
         default=1024,
         ge=0,
-        description="Free disk space below which health says `degraded` and a warning is logged, MiB.",
+        description="Free space below which health says `degraded`, with a warning, MiB.",
     )
     max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
     max_json_mb: int = Field(default=8, ge=1, description="Largest JSON body, MiB; batches travel as protobuf.")
