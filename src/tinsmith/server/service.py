@@ -192,4 +192,7 @@ class Service:
         metrics.samplers.set(len(core.live.samplers))
         metrics.lives.set(self.events.lives)
         metrics.up.set(core.catalog.healthy)
+        metrics.free.set(core.disk.free())
+        for kind, size in core.disk.stored.items():
+            metrics.stored.labels(kind).set(size)
         return metrics.page()

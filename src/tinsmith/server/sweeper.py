@@ -29,6 +29,7 @@ class Sweeper:
         self._journal = core.journal
         self._checkpoints = core.checkpoints
         self._recordings = core.recordings
+        self._disk = core.disk
         self._retention_s = core.settings.result_retention_s
         if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
@@ -50,6 +51,8 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Sweep once."""
+        # First: on a full disk what follows may fail.
+        await self._disk.look()
         await self._look_at_wall_clock()
         await self._sessions.sweep()
         await self._checkpoints.sweep_expired()

@@ -20,6 +20,7 @@ from tinsmith.server.store.checkpoint_store import CheckpointStore
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
 from tinsmith.server.store.db.tables import CheckpointRow, OperationRow, RecordingRow, SessionRow
+from tinsmith.server.store.disk_space import DiskSpace
 from tinsmith.server.store.folder_lock import Claim
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.journal import Journal, JournalLike
@@ -52,6 +53,7 @@ class Core:
     catalog: Catalog
     checkpoints: CheckpointStore
     recordings: Recordings
+    disk: DiskSpace
     clock: ServiceClock
     live: LiveState
     futures: FutureStore
@@ -84,6 +86,7 @@ def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models:
             db=db,
             journal=_journal(settings, data_folder, db, claim),
             catalog=Catalog(db, models),
+            disk=DiskSpace(data_folder.root, settings.disk_low_mb),
             checkpoints=CheckpointStore(db, data_folder, clock.wall),
             recordings=Recordings(db, settings, claim.instance, clock.now),
             clock=clock,
