@@ -92,7 +92,9 @@ def json_body(rng: random.Random, valid: dict[str, Any]) -> bytes:
     """Return a JSON body made of a valid one, most often with one thing wrong."""
     kind = rng.random()
     if kind < 0.05:
-        return rng.choice([b"", b"null", b"[]", b"0", b'"x"', b"{", b'{"a":', b"\xff\xfe", b"{} {}", b"\0", b"[" * 5000])
+        return rng.choice(
+            [b"", b"null", b"[]", b"0", b'"x"', b"{", b'{"a":', b"\xff\xfe", b"{} {}", b"\0", b"[" * 5000]
+        )
     fields = copy.deepcopy(valid)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 4))):
         _spoil(rng, fields)
@@ -179,17 +181,33 @@ def headers(rng: random.Random, key: str, usual: str) -> list[tuple[bytes, bytes
     if rng.random() < 0.06:
         odd_key = rng.choice([b"", b"tml-", b"\xff\xfe", b"x" * 5000, key.encode() + b" ", b"tml-\xc3\xa9"])
         scheme = rng.choice([b"", b"Bearer ", b"bearer  ", b"Basic ", b"Bearer", b"Digest a=b,", b" "])
-        found[1] = rng.choice([(b"x-api-key", odd_key), (b"authorization", scheme + odd_key), (b"authorization", scheme)])
+        found[1] = rng.choice(
+            [(b"x-api-key", odd_key), (b"authorization", scheme + odd_key), (b"authorization", scheme)]
+        )
     kinds = [b"application/json", b"application/x-protobuf", b"text/plain", b"", b";;", b"\xff", b"multipart/form-data"]
     found.append((b"content-type", usual.encode() if rng.random() < 0.9 else rng.choice(kinds)))
     if rng.random() < 0.06:
-        found.append((b"content-encoding", rng.choice([b"gzip", b"zstd", b"br", b"identity", b"", b"\xff", b"gzip, zstd"])))
+        found.append(
+            (b"content-encoding", rng.choice([b"gzip", b"zstd", b"br", b"identity", b"", b"\xff", b"gzip, zstd"]))
+        )
     if rng.random() < 0.05:
-        found.append((b"content-length", rng.choice([b"-1", b"x", b"", b"9" * 30, "\u00b2".encode("latin-1"), b"0", b"1e3"])))
+        found.append(
+            (b"content-length", rng.choice([b"-1", b"x", b"", b"9" * 30, "\u00b2".encode("latin-1"), b"0", b"1e3"]))
+        )
     if rng.random() < 0.1:
         found.append((b"accept", rng.choice([b"application/json", b"application/x-protobuf", b"*/*", b"", b"\xff"])))
     if rng.random() < 0.1:
         names = [b"x-idempotency-key", b"range", b"if-none-match", b"if-range", b"expect", b"x-request-id", b"cookie"]
-        values = [b"", b"\xff", b"x" * 4000, b"bytes=0-", b"bytes=5-1", b"bytes=-9999", b"bytes=a-b", b"bytes=0-1,3-4", b'W/"x"']
+        values = [
+            b"",
+            b"\xff",
+            b"x" * 4000,
+            b"bytes=0-",
+            b"bytes=5-1",
+            b"bytes=-9999",
+            b"bytes=a-b",
+            b"bytes=0-1,3-4",
+            b'W/"x"',
+        ]
         found.append((rng.choice(names), rng.choice(values)))
     return found
