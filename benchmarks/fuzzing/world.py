@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -141,13 +142,13 @@ class World:
 def _walk(found: Any) -> Iterator[tuple[str, str]]:
     for route in found:
         if isinstance(route, APIRoute):
-            yield from ((method, route.path) for method in sorted(route.methods))
+            yield from ((method, route.path) for method in sorted(route.methods or ()))
         else:
             yield from _walk(route.original_router.routes)
 
 
 @asynccontextmanager
-async def new_world(home: Path) -> Any:
+async def new_world(home: Path) -> AsyncIterator[World]:
     """Run a service on an empty folder; its engine computes nothing and checks nothing."""
     link = FakeLink()
     settings = Settings(home=home, long_poll_s=0.01, recovery_interval_s=1e9, max_models_per_key=10_000)
@@ -166,8 +167,6 @@ async def exchange(
     app: FastAPI, method: str, path: str, query: bytes, headers: Headers, body: bytes
 ) -> tuple[int, bytes]:
     """Send one request as a server would hand it over, and return the status and the answer; 599 if there was none."""
-    from urllib.parse import unquote
-
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
