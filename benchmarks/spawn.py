@@ -34,13 +34,14 @@ class ServerProcess:
     Attributes:
         url: where it listens, `http://127.0.0.1:PORT`; the port stays the same over restarts.
         log: the file that holds what it printed.
+        environment: that it is started with.
     """
 
     def __init__(self, command: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None) -> None:
         self.command = list(command)
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        self._env = clean_environment(env)
+        self.environment = clean_environment(env)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,7 +58,7 @@ class ServerProcess:
             RuntimeError: it ended or is not healthy in time; the message holds the end of its log.
         """
         with self.log.open("ab") as out:
-            self._process = subprocess.Popen(self.command, stdout=out, stderr=subprocess.STDOUT, env=self._env)
+            self._process = subprocess.Popen(self.command, stdout=out, stderr=subprocess.STDOUT, env=self.environment)
         deadline = time.monotonic() + timeout_s
         while not self._healthy():
             if self._process.poll() is not None:

@@ -68,6 +68,11 @@ class ServerSettings(_Environment):
     durability: Literal["normal", "full"] = Field(
         default="normal", description="`normal` survives a killed process, `full` a power loss too (slower)."
     )
+    disk_low_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="Free disk space below which health says `degraded` and a warning is logged, MiB.",
+    )
     max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
     max_json_mb: int = Field(default=8, ge=1, description="Largest JSON body, MiB; batches travel as protobuf.")
     max_import_mb: int = Field(default=8192, ge=1, description="Largest adapter that can be imported, MiB.")

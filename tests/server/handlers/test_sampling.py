@@ -234,3 +234,25 @@ async def test_every_sample_has_an_id_however_the_number_was_written(running: Ru
     sampler = await client.sampler(base_model="tiny")
     promised = await client.post_sample(sampler, num_samples="2")
     assert len(promised["sample_sequence_ids"]) == len((await client.result(promised)).sequences) == 2
+
+
+@pytest.mark.row(210)
+async def test_a_snapshot_that_is_asked_for_again_under_another_number_is_the_same(running: Running) -> None:
+    # So does the official SDK when an answer was lost: the place in the order is the same, the session's number is not.
+    client = await running.client()
+    model = await client.create_model()
+    body = {"model_id": model, "seq_id": client.seq(model), "sampling_session_seq_id": 7}
+    first = await client.post("save_weights_for_sampler", body)
+    again = await client.post("save_weights_for_sampler", body | {"sampling_session_seq_id": 8})
+    assert again["request_id"] == first["request_id"]
+    answer = await client.result(again)
+    assert answer["sampling_session_id"].endswith(":sample:7")
+    # What is no snapshot, or one of another life span, is another request.
+    with pytest.raises(Failed, match="other contents"):
+        await client.result(await client.post("save_weights_for_sampler", body | {"path": "named"}))
+    # The number that was not used is free.
+    await client.result(
+        await client.post(
+            "save_weights_for_sampler", body | {"seq_id": client.seq(model), "sampling_session_seq_id": 8}
+        )
+    )

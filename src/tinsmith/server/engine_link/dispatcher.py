@@ -77,6 +77,10 @@ class Dispatcher:
         self.up = True
         return self.life
 
+    def progressed(self) -> None:
+        """The host has finished something that no earlier one had."""
+        self._link.progressed()
+
     def lost(self) -> None:
         """The host is gone, and with it all that it held."""
         # A life of its own for the time without a host: work that began before sees at once that it is too late.
@@ -105,7 +109,7 @@ class Dispatcher:
         if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
             sampler = self._live.samplers.get(record.sampler_id or "")
             if sampler is not None:
-                sampler.used_at = time.time()
+                sampler.used_at = time.monotonic()
                 reason = sampler.damage or self._catalog.other_weights(sampler.base_model, sampler.base_weights)
                 if reason is not None:
                     message = f"sampling session {sampler.id}: {reason}"

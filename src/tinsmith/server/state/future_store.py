@@ -12,9 +12,14 @@ from tinsmith.types.errors import UserError, invalid
 
 
 class FutureStore:
-    """All operations that a client may still ask about, by request id and by idempotency key."""
+    """All operations that a client may still ask about, by request id and by idempotency key.
 
-    def __init__(self) -> None:
+    Args:
+        now: the service's time, seconds; outcomes and deliveries are dated by it.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
         self._records: dict[str, Record] = {}
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
@@ -83,7 +88,7 @@ class FutureStore:
     def fetched(self, record: Record) -> None:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
         if record.fetched_at is None:
-            record.fetched_at = time.time()
+            record.fetched_at = self.now()
             # Stored by the next sweep: a poll should not wait for a write.
             self._fetched.append(record)
 

@@ -23,6 +23,8 @@ _LOOK_S = 0.5
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
     record = service.core.futures.get((await parse(RetrieveFutureRequest, body)).request_id, owner)
+    # Whoever waits for a result is not silent, however long the engine takes to come back.
+    service.core.live.hear_of(record.session_id)
     if not await _held(request, service, record):
         # 408 and not 200: the official client warns its user of every 200 that says `try again`.
         return reply(TryAgainResponse(request_id=record.request_id), 408)
