@@ -1,14 +1,15 @@
 """Sampling requests of one engine: who gets into the running batch, in which order, and what comes out.
 
 The engine's sampler runs a batch that requests join and leave; beyond a small backlog they wait here, where the
-samplers take turns, so that one tenant's flood does not stand in front of another's request.
+owners take turns, and each owner's samplers among themselves, so that one tenant's flood does not stand in front of
+another's request. An owner that has nothing in the engine is let in although the backlog is full.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -88,7 +89,8 @@ class SampleQueue:
         # has at most one batch in front of it.
         self._room = 2 * max_batch
         self._patience_s = patience_s
-        self._fair: FairShare[str] = FairShare()
+        self._owners: FairShare[str] = FairShare()
+        self._samplers: FairShare[str] = FairShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
         self._sequences = 0
@@ -143,8 +145,8 @@ class SampleQueue:
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        while self._sequences < self._room and (self._limit is None or len(self._running) < self._limit):
-            sampler_id = self._fair.pick([s for s in self._queued if self._known_samplers.is_usable(s)])
+        while self._limit is None or len(self._running) < self._limit:
+            sampler_id = self._next_sampler()
             if sampler_id is None:
                 return
             waiting = self._queued[sampler_id]
@@ -152,7 +154,25 @@ class SampleQueue:
             if not waiting:
                 del self._queued[sampler_id]
             # In sequences, for what they cost in tokens is not known before they end.
-            self._fair.charge(sampler_id, self._start(queued))
+            sequences = self._start(queued)
+            self._owners.charge(queued.op.owner, sequences)
+            self._samplers.charge(sampler_id, sequences)
+
+    def _next_sampler(self) -> str | None:
+        """Return the sampler whose oldest request is let in next, None while there is no room or no request."""
+        samplers: dict[str, list[str]] = {}
+        for sampler_id, waiting in self._queued.items():
+            if self._known_samplers.is_usable(sampler_id):
+                # A sampler has one owner, so that the first request tells whose all of them are.
+                samplers.setdefault(next(iter(waiting.values())).op.owner, []).append(sampler_id)
+        self._owners.activate(samplers)
+        self._samplers.activate([s for some in samplers.values() for s in some])
+        allowed = list(samplers)
+        if self._sequences >= self._room:
+            # One request with many samples may fill the backlog by itself; others do not wait until it ends.
+            held = Counter(r.queued.op.owner for r in self._running.values())
+            allowed = [owner for owner in samplers if not held[owner]]
+        return self._samplers.least(samplers[self._owners.least(allowed)]) if allowed else None
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
@@ -256,7 +276,9 @@ def sample_job(op: Operation, sampler_id: str) -> SampleJob:
     """Read the request of a SAMPLE operation."""
     inputs = read_sample_inputs(SampleRequest.model_validate_json(op.read_body()))
     params = inputs.params.model_copy(update={"seed": sample_seed(inputs.params.seed, op.request_id)})
-    return SampleJob(request_id=op.request_id, sampler_id=sampler_id, **vars(replace(inputs, params=params)))
+    return SampleJob(
+        request_id=op.request_id, sampler_id=sampler_id, owner=op.owner, **vars(replace(inputs, params=params))
+    )
 
 
 def sample_seed(seed: int | None, request_id: str) -> int:
