@@ -20,7 +20,7 @@ class FutureStore:
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
         self.closing = asyncio.Event()
-        # By owner. Counted as they come and go, because every sample asks: searching would take longer the more there are.
+        # By owner. Counted as they come and go: every sample asks, and searching takes longer the more there are.
         self.pending_samples: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
