@@ -18,6 +18,7 @@ class ModelQueue:
 
     Attributes:
         model_id: the training run.
+        owner: whose it is, as its operations say.
         alive: whether the adapter exists in the engine.
         next_seq: the smallest seq_id that is not settled.
         dirty: whether gradients wait for an optimizer step.
@@ -26,6 +27,7 @@ class ModelQueue:
 
     def __init__(self, model_id: str, now: float) -> None:
         self.model_id = model_id
+        self.owner = ""
         self.alive = False
         self.next_seq = 1
         self.dirty = False
@@ -42,6 +44,7 @@ class ModelQueue:
     def offer(self, op: Operation, now: float) -> str | None:
         """Take an operation of this model; return why not, where its place in the order is taken."""
         self._touched = now
+        self.owner = op.owner
         if op.kind is OpKind.RELEASE_MODEL:
             self._releases.append(op)
         elif op.kind is OpKind.SAVE_RECOVERY_POINT:

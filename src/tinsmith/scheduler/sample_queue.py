@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,7 +17,7 @@ from typing import Protocol
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.fairness import FairShare
+from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.types.codec import encode_sample_response
 from tinsmith.types.engine_messages.operations import Operation
@@ -89,8 +89,7 @@ class SampleQueue:
         # has at most one batch in front of it.
         self._room = 2 * max_batch
         self._patience_s = patience_s
-        self._owners: FairShare[str] = FairShare()
-        self._samplers: FairShare[str] = FairShare()
+        self._fair = OwnedShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
         self._sequences = 0
@@ -154,25 +153,21 @@ class SampleQueue:
             if not waiting:
                 del self._queued[sampler_id]
             # In sequences, for what they cost in tokens is not known before they end.
-            sequences = self._start(queued)
-            self._owners.charge(queued.op.owner, sequences)
-            self._samplers.charge(sampler_id, sequences)
+            self._fair.charge(sampler_id, self._start(queued))
 
     def _next_sampler(self) -> str | None:
         """Return the sampler whose oldest request is let in next, None while there is no room or no request."""
-        samplers: dict[str, list[str]] = {}
-        for sampler_id, waiting in self._queued.items():
-            if self._known_samplers.is_usable(sampler_id):
-                # A sampler has one owner, so that the first request tells whose all of them are.
-                samplers.setdefault(next(iter(waiting.values())).op.owner, []).append(sampler_id)
-        self._owners.activate(samplers)
-        self._samplers.activate([s for some in samplers.values() for s in some])
-        allowed = list(samplers)
+        # A sampler has one owner, so that the first request tells whose all of them are.
+        usable = {
+            s: next(iter(w.values())).op.owner for s, w in self._queued.items() if self._known_samplers.is_usable(s)
+        }
+        self._fair.activate(usable)
+        allowed = list(usable)
         if self._sequences >= self._room:
             # One request with many samples may fill the backlog by itself; others do not wait until it ends.
-            held = Counter(r.queued.op.owner for r in self._running.values())
-            allowed = [owner for owner in samplers if not held[owner]]
-        return self._samplers.least(samplers[self._owners.least(allowed)]) if allowed else None
+            held = {running.queued.op.owner for running in self._running.values()}
+            allowed = [sampler_id for sampler_id, owner in usable.items() if owner not in held]
+        return self._fair.least(allowed) if allowed else None
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
