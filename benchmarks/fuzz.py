@@ -182,7 +182,9 @@ def main() -> None:
     """Run the command; exits with 1 if anything was the service's fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000, help="requests to send (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="fixes every request (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="draws the inputs; ids and keys still differ (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file too")
     chosen = parser.parse_args()
     # Each 5xx is shown below with the request that brought it.

@@ -94,7 +94,9 @@ class ServerSettings(_Environment):
     )
     max_stop_sequences: int = Field(default=64, ge=1, description="Most stop strings or stop tokens of one request.")
     max_queued_samples: int = Field(
-        default=20_000, ge=1, description="Queued sampling requests before back-pressure (429)."
+        default=20_000,
+        ge=1,
+        description="Queued samples of all owners; then who has an even share gets 429.",
     )
     max_models_per_key: int = Field(default=256, ge=1, description="Live training runs of one API key.")
     session_timeout_s: float = Field(

@@ -18,6 +18,7 @@ class ModelQueue:
 
     Attributes:
         model_id: the training run.
+        owner: whose it is, as its operations say.
         alive: whether the adapter exists in the engine.
         next_seq: the smallest seq_id that is not settled.
         dirty: whether gradients wait for an optimizer step.
@@ -26,6 +27,7 @@ class ModelQueue:
 
     def __init__(self, model_id: str, now: float) -> None:
         self.model_id = model_id
+        self.owner = ""
         self.alive = False
         self.next_seq = 1
         self.dirty = False
@@ -44,6 +46,7 @@ class ModelQueue:
         """Take an operation of this model; return why not, where its place in the order is taken."""
         if not self._blocked:
             self._stands_since = now
+        self.owner = op.owner
         if op.kind is OpKind.RELEASE_MODEL:
             self._releases.append(op)
         elif op.kind is OpKind.SAVE_RECOVERY_POINT:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.server.client import Failed
+from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start, soon
 from tests.support.fake_link import FakeLink
 from tinsmith.types.engine_messages.operations import OpKind
@@ -162,6 +162,31 @@ async def test_a_full_queue_asks_to_slow_down_and_forgets_nothing(start: Start) 
     for promise in promises:
         await client.result(promise)
     assert await client.result(await client.post("asample", body) | {"sample_sequence_ids": []})
+
+
+async def test_who_has_nothing_queued_is_not_refused_for_what_another_has(start: Start) -> None:
+    running = await start(max_queued_samples=4)
+    flood, small = await running.client(), await running.client("other")
+    many, few = await flood.sampler(base_model="tiny"), await small.sampler(base_model="tiny")
+    running.link.holding = True
+    promises = [(flood, await flood.post_sample(many, seq)) for seq in range(4)]
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [1]}]}
+    kept = len(list(running.service.core.futures.records()))
+
+    async def refused(client: Client, sampler: str) -> str:
+        body = {"sampling_session_id": sampler, "seq_id": 9, "prompt": prompt}
+        answer = await client.http.post("/api/v1/asample", json=body)
+        assert answer.status_code == 429
+        return answer.text
+
+    assert "4 of your sampling requests are waiting, of 4" in await refused(flood, many)
+    assert len(list(running.service.core.futures.records())) == kept  # a refusal leaves nothing
+    # Half of the queue is an even share of two.
+    promises += [(small, await small.post_sample(few, seq)) for seq in range(2)]
+    await refused(small, few)
+    running.link.release()
+    for client, promise in promises:
+        await client.result(promise)
 
 
 async def test_weights_that_do_not_load_fail_the_samples_and_are_tried_again(running: Running) -> None:
