@@ -125,6 +125,16 @@ class ServerSettings(_Environment):
         ge=1,
         description="Sequences recorded so for one owner, MiB; more, and the longest unused are forgotten.",
     )
+    engine_beat_s: float = Field(
+        default=30.0,
+        ge=2,
+        description="An engine process that says nothing for so long is killed and replaced, seconds.",
+    )
+    engine_stall_s: float = Field(
+        default=600.0,
+        ge=2,
+        description="An engine process that is in one turn for so long is killed and replaced, seconds.",
+    )
     recovery_interval_s: float = Field(
         default=60.0, gt=0, description="Least time between two recovery points of one model, seconds."
     )

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.checkpoints import checkpoint
 from tests.support.fake_engine import BROKEN_DEVICE
+from tests.support.fake_engine_main import HANG, SLOW
 from tests.support.listener import Listener
 from tests.support.operations import create, forward_backward, load_sampler, optim, sample
 from tinsmith.cluster.child import ChildLink
@@ -151,6 +152,51 @@ def test_a_child_that_cannot_read_an_operation_says_why_and_is_replaced(monkeypa
             op = create("m")
             link.submit(op)
             assert isinstance(await listener.answer(op), Result)
+
+    asyncio.run(main())
+
+
+@pytest.mark.row(11, 210)
+def test_a_stopped_child_is_replaced_and_takes_up_the_work_again() -> None:
+    async def main() -> None:
+        async with fake_child(engine_beat_s=2) as (link, listener):
+            stopped, op = pid_of(link), create("m")
+            os.kill(stopped, signal.SIGSTOP)
+            link.submit(op)
+            await listener.until(lambda: len(listener.of(Ready)) == 2)
+            assert not listener.answers(op)
+            link.submit(op)
+            assert isinstance(await listener.answer(op), Result)
+            reason = "the engine process said nothing for 2 s (it was stopped or hangs)"
+            assert listener.of(Lost) == [Lost(reason, "stopped")]
+            assert not psutil.pid_exists(stopped)
+
+    asyncio.run(main())
+
+
+def test_a_child_that_hangs_in_a_turn_is_replaced() -> None:
+    async def main() -> None:
+        async with fake_child(engine_beat_s=20, engine_stall_s=2) as (link, listener):
+            hung, op = pid_of(link), forward_backward("m", 1, [HANG])
+            link.submit(create("m"))
+            link.submit(op)
+            await listener.until(lambda: len(listener.of(Ready)) == 2)
+            assert listener.of(Lost) == [Lost("the engine process spent more than 2 s in one turn", "stalled")]
+            assert not listener.answers(op)
+            assert not psutil.pid_exists(hung)
+
+    asyncio.run(main())
+
+
+def test_a_slow_turn_of_a_child_that_beats_is_left_alone() -> None:
+    async def main() -> None:
+        async with fake_child(engine_beat_s=2, engine_stall_s=60) as (link, listener):
+            first, op = pid_of(link), forward_backward("m", 1, [SLOW])
+            link.submit(create("m"))
+            link.submit(op)
+            assert isinstance(await listener.answer(op), Result)
+            assert pid_of(link) == first
+            assert not listener.of(Lost)
 
     asyncio.run(main())
 

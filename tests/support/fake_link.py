@@ -25,7 +25,7 @@ from tinsmith.types.codec import (
     encode_forward_backward_output,
     encode_sample_response,
 )
-from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, Lost, Ready, Result
+from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, LossCause, Lost, Ready, Result
 from tinsmith.types.engine_messages.operations import (
     CreateModel,
     ForwardBackward,
@@ -143,12 +143,12 @@ class FakeLink:
 
     # -- for tests ----------------------------------------------------------------------------------------------------
 
-    def kill(self, reason: str = "killed") -> None:
+    def kill(self, reason: str = "killed", cause: LossCause = "crashed") -> None:
         """Lose everything in memory, as a killed process does."""
         self.alive = False
         for state in (self.models, self.samplers, self._queue, self._seen, self._unflushed, self.submitted, self.ran):
             state.clear()
-        self.send(Lost(reason))
+        self.send(Lost(reason, cause))
 
     def revive(self) -> None:
         """Come up, empty."""

@@ -117,6 +117,7 @@ def test_events_round_trip() -> None:
         Flushed("r"),
         Ready([info]),
         Lost("died"),
+        Lost("silent", "stopped"),
         Stats({"queue": 1.0}),
     ]
     assert [event_from_frame(event_to_frame(event)) for event in events] == events

@@ -13,12 +13,14 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinsmith.clocks import LOOK_EVERY_S
 from tinsmith.cluster.backoff import Backoff
 from tinsmith.cluster.child_environment import without_secrets
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.model_sources import ModelSpec
+from tinsmith.cluster.vital_signs import VitalSigns
 from tinsmith.settings import Settings
-from tinsmith.types.engine_messages.host_events import Event, Failure, Lost, Ready
+from tinsmith.types.engine_messages.host_events import Event, Failure, LossCause, Lost, Ready
 from tinsmith.types.engine_messages.operation_codec import event_from_frame, operation_to_frame
 from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import RequestErrorCategory, StartupError
@@ -57,6 +59,7 @@ class ChildLink:
         self._supervisor: asyncio.Task[None] | None = None
         self._ready = False
         self._message: str | None = None
+        self._cause: LossCause = "crashed"
         self._backoff = Backoff()
 
     @property
@@ -137,13 +140,13 @@ class ChildLink:
                 return
             if self._closing.is_set():
                 return
-            self._emit(Lost(reason))
+            self._emit(Lost(reason, self._cause))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._backoff.died())
 
     async def _live(self) -> str:
         """Run one child until it is gone; return why it went."""
-        self._message = None
+        self._message, self._cause = None, "crashed"
         ours, theirs = socket.socketpair()
         try:
             self._process = process = await self._spawn(theirs)
@@ -154,6 +157,8 @@ class ChildLink:
         finally:
             # The child has its own copy. With ours open we would never see the end of the stream when it dies.
             theirs.close()
+        self._signs = VitalSigns(self._settings.engine_beat_s, self._settings.engine_stall_s)
+        watch = asyncio.create_task(self._watch(process))
         try:
             settings = self._settings.model_dump(mode="json", exclude=_PRIVATE)
             models = [[model.name, model.source] for model in self._models]
@@ -166,6 +171,7 @@ class ChildLink:
         except OSError:
             logger.warning("the connection to the engine process broke", exc_info=True)
         finally:
+            watch.cancel()
             self._ready = False
             # The child sees the end of its stream and leaves, unless it hangs; `_end_process` sees to that.
             self._writer.close()
@@ -181,13 +187,28 @@ class ChildLink:
             env=without_secrets(os.environ),
         )
 
+    async def _watch(self, process: Process) -> None:
+        """Kill a child that does nothing any more; what follows is what follows any death."""
+        every_s = min(LOOK_EVERY_S, self._settings.engine_beat_s / 4, self._settings.engine_stall_s / 4)
+        # Looked at all the time, as a listening clock has to be.
+        while (verdict := self._signs.verdict()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(every_s)
+        self._cause, self._message = verdict
+        # At once and so: a stopped process would keep a SIGTERM until it is continued.
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = FrameDecoder()
         while data := await reader.read(_READ_BYTES):
+            self._signs.heard()
             for message in decoder.feed(data):
                 self._receive(message)
 
     def _receive(self, message: dict[str, Any]) -> None:
+        if "beat" in message:
+            self._signs.beat(message["beat"])
+            return
         if "event" not in message:
             self._message = message.get("startup_error") or message.get("broken")
             return

@@ -38,6 +38,8 @@ EXIT_HOST = 4
 # Events are gathered up to this size before they are written.
 _BATCH_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
+# After so long without an event the parent hears that this process lives, seconds.
+_BEAT_EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
@@ -55,11 +57,15 @@ class Channel:
 
     Args:
         on_message: called on the reading thread with each message.
+        turn: returns the number of the turn that is going on; called on the writing thread.
     """
 
-    def __init__(self, sock: socket.socket, on_message: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, on_message: Callable[[dict[str, Any]], None], turn: Callable[[], int | None]
+    ) -> None:
         self._sock = sock
         self._on_message = on_message
+        self._turn = turn
         self._outbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         threading.Thread(target=self._read, name="tinsmith-read", daemon=True).start()
         self._writer = threading.Thread(target=self._write, name="tinsmith-write", daemon=True)
@@ -92,8 +98,14 @@ class Channel:
         # Nobody is left to work for, and files are written so that a sudden end does no harm.
         os._exit(0)
 
+    def _next(self) -> dict[str, Any] | None:
+        try:
+            return self._outbox.get(timeout=_BEAT_EVERY_S)
+        except Empty:
+            return {"beat": self._turn()}
+
     def _write(self) -> None:
-        while (message := self._outbox.get()) is not None:
+        while (message := self._next()) is not None:
             # What has gathered while the last batch was written goes in one call: a busy sampler ends hundreds of
             # requests in one step.
             batch = bytearray(_encode(message))
@@ -129,7 +141,10 @@ class Child:
         # Handed to the main thread, which loads the models: the reading thread must stay free to hear a `stop`.
         self.hello: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._host: EngineHost | None = None
-        self.channel = Channel(sock, self._receive)
+        self.channel = Channel(sock, self._receive, self._turn)
+
+    def _turn(self) -> int | None:
+        return None if self._host is None else self._host.turn
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "hello" in message:

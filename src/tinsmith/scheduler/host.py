@@ -47,6 +47,7 @@ class EngineHost:
 
     Attributes:
         infos: what is told about each base model, by name.
+        turn: number of the turn that is going on, None between turns; may be read from any thread.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class EngineHost:
         self._fair: FairShare[tuple[str, Lane]] = FairShare()
         self._meter = Meter(clock())
         self._next_expiry = 0.0
+        self._turns = 0
+        self.turn: int | None = None
         for name, engine in engines.items():
             self.add_engine(name, engine)
 
@@ -136,6 +139,9 @@ class EngineHost:
 
     def poll(self) -> bool:
         """Take in what has arrived and take one turn; return whether there may be more to do at once."""
+        # Around all of it: whatever hangs in here holds up everybody.
+        self._turns += 1
+        self.turn = self._turns
         self._drain()
         ready = [(name, lane) for name, engine in self._engines.items() for lane in engine.ready()]
         # The lanes of all engines share one thread and one device, so they share the time as equals.
@@ -147,6 +153,7 @@ class EngineHost:
             self._fair.charge(key, elapsed)
             self._meter.worked(elapsed)
         self._tick(busy=key is not None)
+        self.turn = None
         return key is not None or bool(self._inbox)
 
     def _drain(self) -> None:

@@ -107,6 +107,22 @@ async def test_requests_that_came_while_there_was_no_engine(running: Running) ->
     assert (await running.http().get("/healthz")).status_code == 200
 
 
+async def test_health_says_why_the_engine_is_away_and_losses_are_counted_by_cause(running: Running) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    running.link.holding = True
+    promise = await client.post_pass(model, 1)
+    running.link.kill("the engine process said nothing for 30 s", "stopped")
+    health = await running.http().get("/healthz")
+    assert health.status_code == 503
+    assert "the engine process said nothing for 30 s" in health.json()["detail"]
+    running.link.holding = False
+    running.link.revive()
+    assert await client.result(promise)
+    assert (await running.http().get("/healthz")).json() == {"status": "ok"}
+    assert 'tinsmith_engine_losses_total{cause="stopped"} 1.0' in (await running.http().get("/metrics")).text
+
+
 # -- recovery points -----------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,8 @@ class Events:
             case Ready(models):
                 # The life begins here and not in the task: a loss may come before that runs.
                 self._tasks.start(self._on_ready(models, self._dispatcher.born()))
-            case Lost(reason):
+            case Lost(reason, cause):
+                self._metrics.losses.labels(cause).inc()
                 self._on_lost(reason)
             case Stats(values):
                 self._metrics.engine(values)
@@ -132,7 +133,7 @@ class Events:
 
     def _on_lost(self, reason: str) -> None:
         log.error("the engine is lost: %s", reason)
-        self._catalog.down()
+        self._catalog.down(reason)
         # Recovery first: it asks what was handed over in the life that the dispatcher now ends.
         self._recovery.lost(reason, self._progress)
         self._dispatcher.lost()

@@ -32,6 +32,12 @@ class Metrics:
             "tinsmith_live_samplers", "Sampling sessions that have not ended.", registry=self.registry
         )
         self.lives = Gauge("tinsmith_engine_lives", "How often an engine host came up.", registry=self.registry)
+        self.losses = Counter(
+            "tinsmith_engine_losses",
+            "Engine hosts lost: crashed, stopped (silent) or stalled (in one turn).",
+            ["cause"],
+            registry=self.registry,
+        )
         self.up = Gauge("tinsmith_engine_up", "Whether every model is loaded.", registry=self.registry)
         self.free = Gauge("tinsmith_disk_free_bytes", "Free space where the data folder is.", registry=self.registry)
         self.stored = Gauge("tinsmith_stored_bytes", "What lies in the data folder.", ["kind"], registry=self.registry)

@@ -53,6 +53,7 @@ class Catalog:
         self.folders = dict(models.folders)
         self._infos: dict[str, BaseModelInfo] = {}
         self.loaded: set[str] = set()
+        self.lost: str | None = None  # why the last engine went, until the next is up
         # Both are about the first start and never cleared: while an engine is restarted what is known stays known, and
         # requests are accepted.
         self._up = asyncio.Event()
@@ -78,6 +79,7 @@ class Catalog:
                 log.warning("%s; what began with those fails", reason)
         self._infos = {model.name: model for model in models}
         self.loaded = set(self._infos)
+        self.lost = None
         self._up.set()
         if self.healthy:
             self._complete.set()
@@ -89,9 +91,10 @@ class Catalog:
 
         await self._db.write(job)
 
-    def down(self) -> None:
+    def down(self, reason: str) -> None:
         """The engine host is gone."""
         self.loaded = set()
+        self.lost = reason
 
     @property
     def healthy(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import RequestErrorCategory
@@ -44,11 +44,15 @@ class Ready:
     models: list[BaseModelInfo]
 
 
+LossCause = Literal["crashed", "stopped", "stalled"]
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The host died; whatever it held in memory is gone."""
+    """The host died, or was killed because it fell silent or hung in one turn; what it held in memory is gone."""
 
     reason: str
+    cause: LossCause = "crashed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,10 @@ async def healthz(service: ServiceDep) -> Response:
         short = service.core.disk.shortage()
         return reply({"status": "ok"} if short is None else {"status": "degraded", "detail": short})
     missing = sorted(set(service.core.catalog.folders) - service.core.catalog.loaded)
-    return reply({"status": "starting", "detail": f"models: not loaded yet: {', '.join(missing) or 'any'}"}, 503)
+    detail = f"models: not loaded yet: {', '.join(missing) or 'any'}"
+    if service.core.catalog.lost is not None:
+        detail = f"the engine is started again: {service.core.catalog.lost}; {detail}"
+    return reply({"status": "starting", "detail": detail}, 503)
 
 
 @router.get("/metrics")
