@@ -38,8 +38,9 @@ _COLUMNS = [
 
 # Made once, of the table and not of the class: what SQLAlchemy does to make a statement for every operation takes
 # longer than the writing. The columns are those that the parameters name.
-_ADD = insert(OperationRow.__table__)
-_CHANGE = update(OperationRow.__table__).where(OperationRow.__table__.c.request_id == bindparam("of"))
+_TABLE = OperationRow.metadata.tables[OperationRow.__tablename__]
+_ADD = insert(_TABLE)
+_CHANGE = update(_TABLE).where(_TABLE.c.request_id == bindparam("of"))
 
 
 class JournalLike(Protocol):
