@@ -18,7 +18,10 @@ class FutureStore:
         self._records: dict[str, Record] = {}
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
-        self.closing = asyncio.Event()
+        # What each poll that is being held waits for. Futures and no tasks: there are as many polls as operations,
+        # and each task takes rounds of the loop to begin and to be cancelled.
+        self._held: dict[Record, set[asyncio.Future[None]]] = {}
+        self._closing = False
         # Counted as they come and go, because every sample asks: searching would take longer the more there are.
         self.pending_samples = 0
 
@@ -48,6 +51,7 @@ class FutureStore:
         if record.kind is OpKind.SAMPLE and not record.at_door:
             self.pending_samples -= 1
         record.settled.set()
+        _release(self._held.pop(record, ()))
 
     def by_scope(self, scope: str | None) -> Record | None:
         """Return the operation that has an idempotency key."""
@@ -70,15 +74,27 @@ class FutureStore:
 
     async def wait(self, record: Record, seconds: float) -> bool:
         """Wait until an operation is settled, for at most so long; say whether it is."""
-        if record.settled.is_set():
-            return True
-        waits = [asyncio.ensure_future(record.settled.wait()), asyncio.ensure_future(self.closing.wait())]
+        if record.settled.is_set() or self._closing:
+            return record.settled.is_set()
+        loop = asyncio.get_running_loop()
+        held: asyncio.Future[None] = loop.create_future()
+        self._held.setdefault(record, set()).add(held)
+        timer = loop.call_later(seconds, _release, (held,))
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await held
         finally:
-            for wait in waits:
-                wait.cancel()
+            timer.cancel()
+            others = self._held.get(record, set())
+            others.discard(held)
+            if not others:
+                self._held.pop(record, None)
         return record.settled.is_set()
+
+    def release_polls(self) -> None:
+        """Let polls that are being held end, and hold none from now on."""
+        self._closing = True
+        for polls in self._held.values():
+            _release(polls)
 
     def fetched(self, record: Record) -> None:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
@@ -99,6 +115,12 @@ class FutureStore:
     def records(self) -> Iterable[Record]:
         """Return all operations in the order of their arrival."""
         return self._records.values()
+
+
+def _release(polls: Iterable[asyncio.Future[None]]) -> None:
+    for poll in polls:
+        if not poll.done():  # its request may have gone away
+            poll.set_result(None)
 
 
 def check_same(record: Record, payload_hash: str) -> None:
