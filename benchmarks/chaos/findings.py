@@ -76,7 +76,9 @@ class Difference:
 def _relative(found: list[float], calm: list[float]) -> float:
     if len(found) != len(calm):
         return float("inf")
-    return float(max(abs(a - b) / abs(b) for a, b in zip(found, calm, strict=True)))
+    # numpy's maximum hands NaN on, which Python's own may pass over.
+    wanted = np.array(calm)
+    return float((np.abs(np.array(found) - wanted) / np.abs(wanted)).max(initial=0.0))
 
 
 def _unequal(found: list[list[int]], calm: list[list[int]]) -> int:
@@ -91,7 +93,7 @@ def _worst(found: Outcome, calm: Outcome) -> float:
         # In float64: a difference of float32 would round once more.
         wanted = value.astype(np.float64)
         gap = np.abs(found.tensors[name].astype(np.float64) - wanted).max(initial=0.0)
-        worst = max(worst, float(gap / max(np.abs(wanted).max(initial=0.0), 1e-30)))
+        worst = float(np.maximum(worst, gap / max(np.abs(wanted).max(initial=0.0), 1e-30)))
     return worst
 
 

@@ -68,6 +68,11 @@ class ServerSettings(_Environment):
     durability: Literal["normal", "full"] = Field(
         default="normal", description="`normal` survives a killed process, `full` a power loss too (slower)."
     )
+    disk_low_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="Free space below which health says `degraded`, with a warning, MiB.",
+    )
     max_upload_mb: int = Field(default=64, ge=1, description="Largest request body after decompression, MiB.")
     max_json_mb: int = Field(default=8, ge=1, description="Largest JSON body, MiB; batches travel as protobuf.")
     max_import_mb: int = Field(default=8192, ge=1, description="Largest adapter that can be imported, MiB.")
@@ -89,7 +94,9 @@ class ServerSettings(_Environment):
     )
     max_stop_sequences: int = Field(default=64, ge=1, description="Most stop strings or stop tokens of one request.")
     max_queued_samples: int = Field(
-        default=20_000, ge=1, description="Queued sampling requests before back-pressure (429)."
+        default=20_000,
+        ge=1,
+        description="Queued samples of all owners; then who has an even share gets 429.",
     )
     max_models_per_key: int = Field(default=256, ge=1, description="Live training runs of one API key.")
     session_timeout_s: float = Field(

@@ -101,6 +101,19 @@ def test_a_small_step_beside_a_large_one(clock: FakeClock) -> None:
     assert clock.now - started <= 4 * 16 * 0.1
 
 
+def test_many_models_have_one_share_of_their_owner(clock: FakeClock) -> None:
+    engine = FakeEngine(clock=clock, max_tokens_per_pass=16)
+    driven = Driven(engine, clock=clock)
+    many = [f"m{n}" for n in range(10)]
+    driven.run(*[create(m, owner="many") for m in many], create("one", owner="one"))
+    driven.submit(*[forward_backward(m, 1, [5] * 40, owner="many") for m in many])
+    driven.submit(forward_backward("one", 1, [5] * 40, owner="one"))
+    while len(engine.passes) < 8:
+        driven.host.poll()
+    rows = [row.model_id for one in engine.passes for row in one]
+    assert rows.count("one") == len(rows) // 2
+
+
 def test_ten_small_tenants_share_passes(clock: FakeClock) -> None:
     engine = FakeEngine(clock=clock, max_tokens_per_pass=64)
     driven = Driven(engine, clock=clock)

@@ -130,6 +130,27 @@ class TestTurns:
         driven.run(op)
         assert engine.sampler.added.index(op.request_id) <= already + 1
 
+    def test_a_request_with_many_samples_does_not_stand_before_another_owner(
+        self, engine: FakeEngine, driven: Driven
+    ) -> None:
+        flood = [sample("s", max_tokens=40, num_samples=100, owner="flood") for _ in range(4)]
+        driven.submit(load_sampler("s"), load_sampler("t"), *flood)
+        for _ in range(8):
+            driven.host.poll()
+        assert len(engine.sampler.added) == 1
+        op = sample("t", max_tokens=4, owner="small")
+        driven.run(op)
+        assert engine.sampler.added.index(op.request_id) == 1
+
+    def test_many_samplers_have_one_share_of_their_owner(self, engine: FakeEngine, driven: Driven) -> None:
+        samplers = [f"s{n}" for n in range(10)]
+        flood = [sample(s, max_tokens=4, owner="flood") for _ in range(4) for s in samplers]
+        few = [sample("t", max_tokens=4, owner="few") for _ in range(6)]
+        driven.run(*(load_sampler(s) for s in [*samplers, "t"]))
+        driven.run(*flood, *few)
+        order = engine.sampler.added
+        assert max(order.index(op.request_id) for op in few) <= 2 * len(few) + 4
+
     def test_only_a_small_backlog_is_handed_to_the_engine(self, engine: FakeEngine, driven: Driven) -> None:
         driven.submit(load_sampler("s"), *[sample("s", max_tokens=100, num_samples=2) for _ in range(40)])
         for _ in range(10):

@@ -103,6 +103,7 @@ class FakeLink:
         self.flushing = True
         self.alive = False
         self.lives = 0
+        self.progress = 0
         self.submitted: list[Operation] = []
         self.ran: list[tuple[OpKind, int | str | None]] = []
         self.cancelled: list[str] = []
@@ -133,6 +134,9 @@ class FakeLink:
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
         self._queue = [op for op in self._queue if op.request_id != request_id]
+
+    def progressed(self) -> None:
+        self.progress += 1
 
     async def close(self) -> None:
         self.alive = False

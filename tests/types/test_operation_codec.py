@@ -71,7 +71,7 @@ def test_what_is_wrong_is_named(kind: OpKind, fields: Any, message: str) -> None
 @pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_a_frame_of_another_version_is_refused(version: object) -> None:
     frame = operation_to_frame(Operation("r", Sample("s"), "base"))
-    with pytest.raises(ValueError, match=f"version: got {version!r}, expected 2"):
+    with pytest.raises(ValueError, match=f"version: got {version!r}, expected 3"):
         operation_from_frame(frame | {"version": version})
     with pytest.raises(ValueError, match="version: got None"):
         operation_from_frame({name: value for name, value in frame.items() if name != "version"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 from pathlib import Path
@@ -105,6 +106,8 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     if settings.api_key is not None:
         check_token(settings.api_key)
     listening = bind(settings.host, settings.port)
+    if (warning := _in_the_open(listening.getsockname()[0])) is not None:
+        typer.secho(warning, err=True, fg=typer.colors.YELLOW)
     folders = await asyncio.to_thread(resolve_models, specs)
     new = not settings.home.exists()
     # Whatever it and the engine write is nobody else's to read: databases and blobs hold what all tenants sent.
@@ -134,6 +137,16 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
         await answering
     finally:
         await service.stop()
+
+
+def _in_the_open(address: str) -> str | None:
+    """Return what to say of an address that other machines reach, None for one of this machine alone."""
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return None
+    return (
+        f"warning: {address} can be reached from other machines, and the service speaks plain HTTP: keys and data "
+        "cross the network unencrypted. Put a proxy with TLS in front of it, or listen on 127.0.0.1."
+    )
 
 
 def _greet(listener: Listener, models: list[str], data: str, key: str | None, known: bool) -> None:

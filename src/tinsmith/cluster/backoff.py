@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 # A single crash should hardly be felt; a host that dies at once, over and over, should not fill the log and the disk.
 _FIRST_S = 0.2
 _LONGEST_S = 30.0
-# A life this long was a sound one: the next death is news, not a repetition.
+# A host that was up for this long was a sound one, though nobody asked it for anything.
 _SOUND_LIFE_S = 60.0
 
 
 class Backoff:
-    """Waits that double from life to short life."""
+    """Waits that double from life to life, as long as no life gets anything done.
 
-    def __init__(self) -> None:
+    A life that finished an operation, or was up for a minute, is followed at once by the next: what killed it is news.
+    One that died while it loaded, while it was being rebuilt or at its first operation is a repetition.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._delay = _FIRST_S
-        self._born = time.monotonic()
+        self._up_since: float | None = None
+        self._progress = False
 
-    def born(self) -> None:
-        """A life begins."""
-        self._born = time.monotonic()
+    def up(self) -> None:
+        """A host is up: its models are loaded."""
+        self._up_since = self._clock()
+
+    def progressed(self) -> None:
+        """It has finished an operation that was not a repetition."""
+        self._progress = True
 
     def died(self) -> float:
         """A life has ended; return the seconds to wait before the next."""
-        if time.monotonic() - self._born > _SOUND_LIFE_S:
+        sound = self._up_since is not None and self._clock() - self._up_since > _SOUND_LIFE_S
+        if self._progress or sound:
             self._delay = _FIRST_S
+        at_once, self._progress, self._up_since = self._progress or sound, False, None
+        if at_once:
+            return 0.0
         delay, self._delay = self._delay, min(2 * self._delay, _LONGEST_S)
         return delay

@@ -57,6 +57,7 @@ class ChildLink:
         self._supervisor: asyncio.Task[None] | None = None
         self._ready = False
         self._message: str | None = None
+        self._backoff = Backoff()
 
     @property
     def pid(self) -> int | None:
@@ -88,6 +89,10 @@ class ChildLink:
     def cancel(self, request_id: str) -> None:
         """Ask for a sample to be dropped."""
         self._send({"cancel": request_id})
+
+    def progressed(self) -> None:
+        """Note that this life of the host has finished something new."""
+        self._backoff.progressed()
 
     async def close(self) -> None:
         """Stop the child and wait until it is gone."""
@@ -121,9 +126,7 @@ class ChildLink:
     # -- lives --------------------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        backoff = Backoff()
         while not self._closing.is_set():
-            backoff.born()
             try:
                 reason = await self._live()
             except OSError as error:
@@ -136,7 +139,7 @@ class ChildLink:
                 return
             self._emit(Lost(reason))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), backoff.died())
+                await asyncio.wait_for(self._closing.wait(), self._backoff.died())
 
     async def _live(self) -> str:
         """Run one child until it is gone; return why it went."""
@@ -189,7 +192,9 @@ class ChildLink:
             self._message = message.get("startup_error") or message.get("broken")
             return
         event = event_from_frame(message)
-        self._ready |= isinstance(event, Ready)
+        if isinstance(event, Ready):
+            self._ready = True
+            self._backoff.up()
         self._emit(event)
         if isinstance(event, Ready) and not self._first.done():
             self._first.set_result(None)

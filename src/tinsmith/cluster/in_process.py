@@ -50,6 +50,7 @@ class InProcessLink:
         self._events: list[Event] = []
         self._thread: threading.Thread | None = None
         self._was_ready = False
+        self._backoff = Backoff()
 
     async def start(self, on_event: Callable[[Event], None]) -> None:
         """Load the models and start the host; returns after `Ready` was delivered.
@@ -73,6 +74,10 @@ class InProcessLink:
         """Ask for a sample to be dropped."""
         if self._host is not None:
             self._host.cancel(request_id)
+
+    def progressed(self) -> None:
+        """Note that this life of the host has finished something new."""
+        self._backoff.progressed()
 
     async def ensure_model(self, name: str, source: str) -> BaseModelInfo:
         """Load a further base model, unless it is there; other work waits meanwhile.
@@ -109,9 +114,7 @@ class InProcessLink:
     # -- on the host's thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        backoff = Backoff()
         while not self._closing.is_set():
-            backoff.born()
             try:
                 self._live()
             except Exception as error:
@@ -122,7 +125,7 @@ class InProcessLink:
                     return
                 logger.exception("the engine host ended")
                 self._deliver(Lost(str(error)))
-                self._closing.wait(backoff.died())
+                self._closing.wait(self._backoff.died())
 
     def _live(self) -> None:
         host = EngineHost(self._load(self._models, self._settings), self._deliver, self._settings)
@@ -133,7 +136,9 @@ class InProcessLink:
 
     def _deliver(self, event: Event) -> None:
         """Pass an event to the event loop; what gathers before the loop comes to it goes in one call."""
-        self._was_ready |= isinstance(event, Ready)
+        if isinstance(event, Ready):
+            self._was_ready = True
+            self._backoff.up()
         # Waking the loop costs more than an event, and a sampler ends many requests in one step.
         with self._lock:
             self._events.append(event)

@@ -59,7 +59,9 @@ class SampleJob(SampleInputs):
     Attributes:
         request_id: returned with the result.
         sampler_id: the snapshot to sample from.
+        owner: whose request it is; owners share the places of the batch.
     """
 
     request_id: str
     sampler_id: str
+    owner: str = ""

@@ -100,13 +100,13 @@ def _entry(where: str, field: object) -> TensorEntry:
     if not isinstance(field, dict):
         raise invalid(where, field, "dtype, shape and data_offsets")
     dtype, shape, offsets = field.get("dtype"), field.get("shape"), field.get("data_offsets")
-    if dtype not in _SIZES:
+    if not isinstance(dtype, str) or dtype not in _SIZES:
         raise invalid(f"{where}: dtype", dtype, f"one of {', '.join(sorted(_SIZES))}")
     if not _are_counts(shape):
         raise invalid(f"{where}: shape", shape, "a list of whole numbers")
     if not _are_counts(offsets) or len(offsets) != 2:  # pyright: ignore[reportArgumentType]
         raise invalid(f"{where}: data_offsets", offsets, "where the data begin and end")
-    return TensorEntry(str(dtype), tuple(shape))  # pyright: ignore[reportArgumentType]
+    return TensorEntry(dtype, tuple(shape))  # pyright: ignore[reportArgumentType]
 
 
 def _are_counts(value: object) -> bool:

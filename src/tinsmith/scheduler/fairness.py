@@ -8,7 +8,7 @@ by at most the largest charges of each.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -51,3 +51,40 @@ class FairShare(Generic[K]):
     def charge(self, key: K, cost: float) -> None:
         """Count what `key` has just been given."""
         self._tags[key] += cost
+
+
+class OwnedShare:
+    """Shares among owners, and each owner's share among its keys: many models or samplers give nobody more."""
+
+    def __init__(self) -> None:
+        self._owners: FairShare[str] = FairShare()
+        self._keys: dict[str, FairShare[str]] = {}
+        self._owner_of: Mapping[str, str] = {}
+
+    def activate(self, owner_of: Mapping[str, str]) -> None:
+        """Say which keys have work now, and whose each is."""
+        self._owner_of = owner_of
+        owned: dict[str, list[str]] = {}
+        for key, owner in owner_of.items():
+            owned.setdefault(owner, []).append(key)
+        self._owners.activate(owned)
+        # Whoever has no work is forgotten below the owner: its keys begin level when it comes back.
+        self._keys = {owner: self._keys.get(owner, FairShare()) for owner in owned}
+        for owner, keys in owned.items():
+            self._keys[owner].activate(keys)
+
+    def least(self, active: Collection[str]) -> str:
+        """Return, of some keys that were activated, the neediest of the neediest owner."""
+        owner = self._owners.least(self._owner_of[key] for key in active)
+        return self._keys[owner].least(key for key in active if self._owner_of[key] == owner)
+
+    def lead(self, key: str) -> float:
+        """Return how much more than the neediest the key's owner has had, or the key among its owner's, if more."""
+        owner = self._owner_of[key]
+        return max(self._owners.lead(owner), self._keys[owner].lead(key))
+
+    def charge(self, key: str, cost: float) -> None:
+        """Count what `key` has just been given."""
+        owner = self._owner_of[key]
+        self._owners.charge(owner, cost)
+        self._keys[owner].charge(key, cost)

@@ -18,6 +18,7 @@ class ModelQueue:
 
     Attributes:
         model_id: the training run.
+        owner: whose it is, as its operations say.
         alive: whether the adapter exists in the engine.
         next_seq: the smallest seq_id that is not settled.
         dirty: whether gradients wait for an optimizer step.
@@ -26,6 +27,7 @@ class ModelQueue:
 
     def __init__(self, model_id: str, now: float) -> None:
         self.model_id = model_id
+        self.owner = ""
         self.alive = False
         self.next_seq = 1
         self.dirty = False
@@ -37,11 +39,14 @@ class ModelQueue:
         self._releases: deque[Operation] = deque()
         # The last place that a replay is for: whatever is missing before it never comes.
         self._settled_before = 0
-        self._touched = now
+        # Since when the queue stands where it stands.
+        self._stands_since = now
 
     def offer(self, op: Operation, now: float) -> str | None:
         """Take an operation of this model; return why not, where its place in the order is taken."""
-        self._touched = now
+        if not self._blocked:
+            self._stands_since = now
+        self.owner = op.owner
         if op.kind is OpKind.RELEASE_MODEL:
             self._releases.append(op)
         elif op.kind is OpKind.SAVE_RECOVERY_POINT:
@@ -119,7 +124,7 @@ class ModelQueue:
 
     def done(self, op: Operation, now: float) -> None:
         """Take an operation that was answered out of the queue; one with a place in the order settles it."""
-        self._touched = now
+        self._stands_since = now
         for special in (self._births, self._points, self._releases):
             if op in special:
                 special.remove(op)
@@ -150,12 +155,16 @@ class ModelQueue:
     def blocked_since(self) -> float | None:
         """Since when the queue has had work that it cannot begin, None where it has none.
 
-        An arrival starts the wait anew: the parts of one call may come in any order, the first one last.
+        What arrives behind the gap does not move it: a client that goes on sending would put it off for ever.
         """
+        return self._stands_since if self._blocked else None
+
+    @property
+    def _blocked(self) -> bool:
         if self.ready_barrier() or self.ready_pass() or not (self._waiting or self._points):
-            return None
+            return False
         # Recovery points alone may wait for ever: they are due after the next step, which need not come.
-        return None if not self._waiting and self.alive else self._touched
+        return bool(self._waiting) or not self.alive
 
     @property
     def missing(self) -> str:

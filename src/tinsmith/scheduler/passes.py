@@ -2,8 +2,8 @@
 
 Rows are placed in units: one row, or the two of a pair, whose loss is one. Within a model, rows are computed strictly
 in the order of its operations, and a pass takes rows of one operation only: so a model that is alone meets the same
-passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. Between models the
-one that has had the fewest tokens goes first.
+passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. The owner that has
+had the fewest tokens goes first, and of its models the one that has had the fewest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.scheduler.failures import is_out_of_memory, raise_if_fatal
-from tinsmith.scheduler.fairness import FairShare
+from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.types.codec import decode_forward_backward_request, encode_forward_backward_output
 from tinsmith.types.datum import Datum
@@ -160,7 +160,7 @@ class Passes:
 
     def __init__(self, engine: TrainingEngine) -> None:
         self._engine = engine
-        self._fair: FairShare[str] = FairShare()
+        self._fair = OwnedShare()
         # Per model, in its order: the tasks that were opened and not handed back yet. The first of them is the first of
         # the model's ready run, so that positions in both are the same.
         self._tasks: dict[str, deque[Task]] = {}
@@ -193,7 +193,7 @@ class Passes:
         units: list[Placed] = []
         budget = room = self._engine.max_tokens_per_pass
         cursors = {model_id: _Cursor(self, queue) for model_id, queue in queues.items()}
-        self._fair.activate(cursors)
+        self._fair.activate({model_id: queue.owner for model_id, queue in queues.items()})
         while cursors:
             model_id = self._fair.least(cursors)
             found = cursors[model_id].seek()

@@ -1,7 +1,8 @@
 """Sampling requests of one engine: who gets into the running batch, in which order, and what comes out.
 
 The engine's sampler runs a batch that requests join and leave; beyond a small backlog they wait here, where the
-samplers take turns, so that one tenant's flood does not stand in front of another's request.
+owners take turns, and each owner's samplers among themselves, so that one tenant's flood does not stand in front of
+another's request. An owner that has nothing in the engine is let in although the backlog is full.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Protocol
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.fairness import FairShare
+from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.types.codec import encode_sample_response
 from tinsmith.types.engine_messages.operations import Operation
@@ -88,7 +89,7 @@ class SampleQueue:
         # has at most one batch in front of it.
         self._room = 2 * max_batch
         self._patience_s = patience_s
-        self._fair: FairShare[str] = FairShare()
+        self._fair = OwnedShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
         self._sequences = 0
@@ -143,8 +144,8 @@ class SampleQueue:
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        while self._sequences < self._room and (self._limit is None or len(self._running) < self._limit):
-            sampler_id = self._fair.pick([s for s in self._queued if self._known_samplers.is_usable(s)])
+        while self._limit is None or len(self._running) < self._limit:
+            sampler_id = self._next_sampler()
             if sampler_id is None:
                 return
             waiting = self._queued[sampler_id]
@@ -153,6 +154,20 @@ class SampleQueue:
                 del self._queued[sampler_id]
             # In sequences, for what they cost in tokens is not known before they end.
             self._fair.charge(sampler_id, self._start(queued))
+
+    def _next_sampler(self) -> str | None:
+        """Return the sampler whose oldest request is let in next, None while there is no room or no request."""
+        # A sampler has one owner, so that the first request tells whose all of them are.
+        usable = {
+            s: next(iter(w.values())).op.owner for s, w in self._queued.items() if self._known_samplers.is_usable(s)
+        }
+        self._fair.activate(usable)
+        allowed = list(usable)
+        if self._sequences >= self._room:
+            # One request with many samples may fill the backlog by itself; others do not wait until it ends.
+            held = {running.queued.op.owner for running in self._running.values()}
+            allowed = [sampler_id for sampler_id, owner in usable.items() if owner not in held]
+        return self._fair.least(allowed) if allowed else None
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
@@ -256,7 +271,9 @@ def sample_job(op: Operation, sampler_id: str) -> SampleJob:
     """Read the request of a SAMPLE operation."""
     inputs = read_sample_inputs(SampleRequest.model_validate_json(op.read_body()))
     params = inputs.params.model_copy(update={"seed": sample_seed(inputs.params.seed, op.request_id)})
-    return SampleJob(request_id=op.request_id, sampler_id=sampler_id, **vars(replace(inputs, params=params)))
+    return SampleJob(
+        request_id=op.request_id, sampler_id=sampler_id, owner=op.owner, **vars(replace(inputs, params=params))
+    )
 
 
 def sample_seed(seed: int | None, request_id: str) -> int:

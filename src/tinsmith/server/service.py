@@ -98,6 +98,7 @@ class Service:
             raise
         self._failed = asyncio.get_running_loop().create_future()
         core.tasks.start(self._start_link(self._failed))
+        core.tasks.start(core.clock.keep())
         core.tasks.start(self.sweeper.run())
 
     def _wire(self, core: Core) -> None:
@@ -191,4 +192,7 @@ class Service:
         metrics.samplers.set(len(core.live.samplers))
         metrics.lives.set(self.events.lives)
         metrics.up.set(core.catalog.healthy)
+        metrics.free.set(core.disk.free())
+        for kind, size in core.disk.stored.items():
+            metrics.stored.labels(kind).set(size)
         return metrics.page()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
+from tinsmith.clocks import JUMP_S, span
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.state.records import Record
@@ -23,11 +23,13 @@ class Sweeper:
     def __init__(self, core: Core, dispatcher: Dispatcher, sessions: SessionsHandler) -> None:
         self._dispatcher = dispatcher
         self._sessions = sessions
+        self._clock = core.clock
         self._live = core.live
         self._futures = core.futures
         self._journal = core.journal
         self._checkpoints = core.checkpoints
         self._recordings = core.recordings
+        self._disk = core.disk
         self._retention_s = core.settings.result_retention_s
         if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
@@ -49,6 +51,9 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Sweep once."""
+        # First: on a full disk what follows may fail.
+        await self._disk.look()
+        await self._look_at_wall_clock()
         await self._sessions.sweep()
         await self._checkpoints.sweep_expired()
         await self._recordings.sweep()
@@ -58,9 +63,25 @@ class Sweeper:
         await self.forget()
         self._dispatcher.rest()
 
+    async def _look_at_wall_clock(self) -> None:
+        """Say that the wall clock was moved, and let no checkpoint lose lifetime by it."""
+        wall = self._clock.wall
+        jump = wall.jump()
+        if abs(jump) < JUMP_S:
+            wall.go_on()
+            return
+        how = f"the wall clock was moved {'on' if jump > 0 else 'back'} by {span(abs(jump))}"
+        if not self._journal.durable:
+            # Other services share the folder, and each of them would move the ends.
+            log.warning("%s; this service goes on with the time that it had", how)
+            wall.go_on()
+            return
+        moved = await self._checkpoints.shift(wall.believe())
+        log.warning("%s; the ends of lifetimes (%d checkpoints) were moved with it", how, moved)
+
     async def forget(self) -> None:
         """Forget results that were fetched long ago, and those of sessions that ended long ago."""
-        over = time.time() - self._retention_s
+        over = self._clock.now() - self._retention_s
         gone = [record for record in self._futures.records() if self._is_over(record, over)]
         if gone:
             await self._journal.forget(gone)

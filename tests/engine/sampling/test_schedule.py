@@ -31,9 +31,11 @@ class Play:
         self.prefill_tokens = prefill_tokens
         self.max_sequences = max_sequences
 
-    def add(self, prompt: list[int], samples: int, length: int, version: int, first_row: int | None) -> SampleGroup:
-        params = SamplingParams(seed=0)
-        job = SampleJob(request_id=str(self.orders), sampler_id="s", prompt=prompt, num_samples=samples, params=params)
+    def add(
+        self, prompt: list[int], samples: int, length: int, version: int, first_row: int | None, owner: str = ""
+    ) -> SampleGroup:
+        shape = {"prompt": prompt, "num_samples": samples, "params": SamplingParams(seed=0)}
+        job = SampleJob(request_id=str(self.orders), sampler_id="s", owner=owner, **shape)
         scores = None if first_row is None else cast(Any, SimpleNamespace(next_row=min(first_row, len(prompt) - 1)))
         group = SampleGroup(job, 0, self.orders, None, version, len(prompt) + length, scores, unfinished=samples)
         group.samples = [self.sample(group, 0)]
@@ -203,6 +205,33 @@ def test_a_large_job_does_not_keep_other_weights_waiting() -> None:
         assert play.step() is not None
     assert not any(s.stop_reason is None and not s.blocks for s in large.samples)
     play.run()
+
+
+@pytest.mark.parametrize("versions", [1, 5], ids=["one-adapter", "many-adapters"])
+def test_an_owner_that_has_nothing_running_does_not_wait_for_a_place(versions: int) -> None:
+    play = Play(800, 64, 8)
+    flood = [play.add([1] * 5, 20, 50, n, None, "flood") for n in range(versions)]
+    while len(play.schedule.running) < 8:
+        play.step()
+    small = play.add([2] * 5, 1, 8, 9, None, "small")
+    assert any(part.sequence.group is small for _ in range(2) for part in getattr(play.step(), "slices", []))
+    steps = 0
+    while small.unfinished:
+        assert play.step() is not None
+        steps += 1
+    # A prefill, and a turn of prefill between two tokens at most; the flood's samples take 50 tokens each.
+    assert steps <= 2 * 8
+    assert sum(group.unfinished for group in flood) == 20 * versions
+    play.run()
+    assert play.schedule.preemptions == 1
+
+
+def test_owners_with_one_place_each_keep_it() -> None:
+    play = Play(400, 64, 3)
+    for n in range(6):
+        play.add([n % 2] * 5, 1, 6, 0, None, f"owner {n}")
+    play.run()
+    assert play.schedule.preemptions == 0
 
 
 def test_samples_share_the_full_blocks_of_their_prompt() -> None:

@@ -312,3 +312,13 @@ async def test_a_client_that_goes_away_leaves_nothing(start: Start) -> None:
     assert leftovers(running) == []
     assert list(running.service.core.live.sessions) == [client.session_id]
     assert OpKind.LOAD_STATE not in [op.kind for op in running.link.submitted]
+
+
+@pytest.mark.parametrize("dtype", [[], {}, None, 1, ["F32"]])
+async def test_a_dtype_that_is_no_text_is_named(start: Start, dtype: Any) -> None:
+    client = await (await start(Link())).client()
+    header = json.dumps({"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    content = json.dumps(REQUEST).encode() + b"\n" + struct.pack("<Q", len(header)) + header + bytes(4)
+    answer = await send(client, content)
+    assert answer.status_code == 400
+    assert "w: dtype: got" in answer.json()["detail"]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.server.client import Failed
+from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start, soon
 from tests.support.fake_link import FakeLink
 from tinsmith.types.engine_messages.operations import OpKind
@@ -164,6 +164,31 @@ async def test_a_full_queue_asks_to_slow_down_and_forgets_nothing(start: Start) 
     assert await client.result(await client.post("asample", body) | {"sample_sequence_ids": []})
 
 
+async def test_who_has_nothing_queued_is_not_refused_for_what_another_has(start: Start) -> None:
+    running = await start(max_queued_samples=4)
+    flood, small = await running.client(), await running.client("other")
+    many, few = await flood.sampler(base_model="tiny"), await small.sampler(base_model="tiny")
+    running.link.holding = True
+    promises = [(flood, await flood.post_sample(many, seq)) for seq in range(4)]
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [1]}]}
+    kept = len(list(running.service.core.futures.records()))
+
+    async def refused(client: Client, sampler: str) -> str:
+        body = {"sampling_session_id": sampler, "seq_id": 9, "prompt": prompt}
+        answer = await client.http.post("/api/v1/asample", json=body)
+        assert answer.status_code == 429
+        return answer.text
+
+    assert "4 of your sampling requests are waiting, of 4" in await refused(flood, many)
+    assert len(list(running.service.core.futures.records())) == kept  # a refusal leaves nothing
+    # Half of the queue is an even share of two.
+    promises += [(small, await small.post_sample(few, seq)) for seq in range(2)]
+    await refused(small, few)
+    running.link.release()
+    for client, promise in promises:
+        await client.result(promise)
+
+
 async def test_weights_that_do_not_load_fail_the_samples_and_are_tried_again(running: Running) -> None:
     client = await running.client()
     running.link.fail = {OpKind.LOAD_SAMPLER: ("adapter memory is full", RequestErrorCategory.SERVER)}
@@ -234,3 +259,25 @@ async def test_every_sample_has_an_id_however_the_number_was_written(running: Ru
     sampler = await client.sampler(base_model="tiny")
     promised = await client.post_sample(sampler, num_samples="2")
     assert len(promised["sample_sequence_ids"]) == len((await client.result(promised)).sequences) == 2
+
+
+@pytest.mark.row(210)
+async def test_a_snapshot_that_is_asked_for_again_under_another_number_is_the_same(running: Running) -> None:
+    # So does the official SDK when an answer was lost: the place in the order is the same, the session's number is not.
+    client = await running.client()
+    model = await client.create_model()
+    body = {"model_id": model, "seq_id": client.seq(model), "sampling_session_seq_id": 7}
+    first = await client.post("save_weights_for_sampler", body)
+    again = await client.post("save_weights_for_sampler", body | {"sampling_session_seq_id": 8})
+    assert again["request_id"] == first["request_id"]
+    answer = await client.result(again)
+    assert answer["sampling_session_id"].endswith(":sample:7")
+    # What is no snapshot, or one of another life span, is another request.
+    with pytest.raises(Failed, match="other contents"):
+        await client.result(await client.post("save_weights_for_sampler", body | {"path": "named"}))
+    # The number that was not used is free.
+    await client.result(
+        await client.post(
+            "save_weights_for_sampler", body | {"seq_id": client.seq(model), "sampling_session_seq_id": 8}
+        )
+    )

@@ -1,8 +1,10 @@
 """Which tokens the sampler computes next: admission, prefill in chunks, decoding, preemption. No tensors.
 
 A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). Room goes to
-the weights that have the fewest sequences in the cache, so that a large job of one adapter does not keep others
-waiting; among equals the oldest is served first. Where blocks run out the youngest gives way, so the oldest gets on.
+the owner that has the fewest sequences in the cache, and among its weights to those that have the fewest, so that a
+large job does not keep others waiting; among equals the oldest is served first. An owner that has none there does not
+wait for a place: the youngest sequence of the owner that has most gives way. Where blocks run out the youngest of all
+gives way, so the oldest gets on.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ class SampleSchedule:
         self.prefilling: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
-        # By the version of their weights, the oldest first; no list is empty.
-        self._waiting: dict[int, list[Sequence]] = {}
+        # By owner and version of their weights, the oldest first; no list is empty.
+        self._waiting: dict[tuple[str, int], list[Sequence]] = {}
         self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
         self._decode_next = False
@@ -73,7 +75,7 @@ class SampleSchedule:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by its age."""
-        insort(self._waiting.setdefault(sequence.group.version, []), sequence, key=lambda s: s.key)
+        insort(self._waiting.setdefault(_job_of(sequence), []), sequence, key=lambda s: s.key)
 
     def next(self) -> Plan | None:
         """Return the next step; prefill and decode steps alternate while there is work for both."""
@@ -142,19 +144,35 @@ class SampleSchedule:
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a sequence out of the waiting ones, if it is there."""
-        version = sequence.group.version
-        queue = self._waiting.get(version, [])
+        job = _job_of(sequence)
+        queue = self._waiting.get(job, [])
         if sequence in queue:
             queue.remove(sequence)
             if not queue:
-                del self._waiting[version]
+                del self._waiting[job]
 
     def _next_waiting(self) -> Sequence | None:
         if not self._waiting:
             return None
-        # By weights and not by request: a tenant must not gain by cutting a job into many.
-        held = Counter(s.group.version for s in (*self.running, *self.prefilling))
-        return min((queue[0] for queue in self._waiting.values()), key=lambda s: (held[s.group.version], s.key))
+        # By owner before weights, and not by request: nobody must gain by cutting a job into many, or by many adapters.
+        owners = self._held()
+        held = Counter(map(_job_of, (*self.running, *self.prefilling)))
+        first = (queue[0] for queue in self._waiting.values())
+        return min(first, key=lambda s: (owners[s.group.job.owner], held[_job_of(s)], s.key))
+
+    def _held(self) -> Counter[str]:
+        return Counter(s.group.job.owner for s in (*self.running, *self.prefilling))
+
+    def _gives_way(self, newcomer: Sequence) -> Sequence | None:
+        """Return the running sequence that gives its place to an owner that has none; None where nobody has to."""
+        held = self._held()
+        # One place each is fair, so whoever has a single one keeps it.
+        most = max(held.values())
+        if held[newcomer.group.job.owner] or most < 2:
+            return None
+        # Only those that run: a slice of one that prefills may be in the plan that is being made.
+        rich = [s for s in self.running if held[s.group.job.owner] == most]
+        return max(rich, key=lambda s: s.key, default=None)
 
     def _crowd(self) -> int:
         return len(self.running) + len(self.prefilling)
@@ -180,13 +198,20 @@ class SampleSchedule:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its blocks, known ones first, unless there is no room for it now."""
+        leaving = None
         if self._crowd() >= self._max_sequences:
-            return False
+            leaving = self._gives_way(sequence)
+            if leaving is None:
+                return False
         digests = sequence.digest_blocks(self.block_size, sequence.reusable_tokens() // self.block_size)
         known = self.blocks.find(digests)
         # Waiting a step or two costs less than computing the same prefix twice.
         if known < len(digests) and self._is_coming(known, digests[known]):
             return False
+        if leaving is not None:
+            self._preempt(leaving)
+            # Its blocks are free now and may be counted as known.
+            known = self.blocks.find(digests)
         found = self.blocks.acquire(digests[:known])
         needed = self._blocks_for(len(sequence.tokens)) - known
         # One block is left for each running sequence, which would else be preempted soon.
@@ -244,3 +269,8 @@ class SampleSchedule:
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
+
+
+def _job_of(sequence: Sequence) -> tuple[str, int]:
+    """Return what is served as one: an owner's sequences under the same weights."""
+    return sequence.group.job.owner, sequence.group.version

@@ -77,6 +77,10 @@ class Dispatcher:
         self.up = True
         return self.life
 
+    def progressed(self) -> None:
+        """The host has finished something that no earlier one had."""
+        self._link.progressed()
+
     def lost(self) -> None:
         """The host is gone, and with it all that it held."""
         # A life of its own for the time without a host: work that began before sees at once that it is too late.
@@ -105,7 +109,7 @@ class Dispatcher:
         if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
             sampler = self._live.samplers.get(record.sampler_id or "")
             if sampler is not None:
-                sampler.used_at = time.time()
+                sampler.used_at = time.monotonic()
                 reason = sampler.damage or self._catalog.other_weights(sampler.base_model, sampler.base_weights)
                 if reason is not None:
                     message = f"sampling session {sampler.id}: {reason}"
@@ -168,7 +172,8 @@ class Dispatcher:
             work = replace(work, reference=str(self._data_folder.absolute(work.reference)))
         op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path)
         # Of bytes in memory nothing can have changed.
-        return replace(op, body_digest=record.body_digest if path is not None else None, replay=replay)
+        known = record.body_digest if path is not None else None
+        return replace(op, body_digest=known, owner=record.owner, replay=replay)
 
     def skip(self, record: Record) -> None:
         """Tell the host that an operation's place in the order is taken by nothing, and what its failure means."""
@@ -178,7 +183,7 @@ class Dispatcher:
         )
         record.submitted_in = self.life
         op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id)
-        self._link.submit(replace(op, replay=not record.at_door))
+        self._link.submit(replace(op, owner=record.owner, replay=not record.at_door))
 
     def cancel(self, record: Record) -> None:
         """Ask the host to drop a sample."""
@@ -207,7 +212,7 @@ class Dispatcher:
     def release_model(self, run: TrainingRun) -> None:
         """Free a model's memory."""
         if self.up:
-            self.internal(Operation(new_id(), ReleaseModel(), run.base_model, run.id))
+            self.internal(Operation(new_id(), ReleaseModel(), run.base_model, run.id, owner=run.owner))
 
     # -- samplers -----------------------------------------------------------------------------------------------------
 
@@ -224,7 +229,7 @@ class Dispatcher:
             return  # a snapshot that is not on disk comes from its model's replay
         sampler.loading = True
         folder = str(self._data_folder.absolute(sampler.folder)) if sampler.folder is not None else None
-        op = Operation(new_id(), LoadSampler(sampler.id, folder), sampler.base_model)
+        op = Operation(new_id(), LoadSampler(sampler.id, folder), sampler.base_model, owner=sampler.owner)
         self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))
 
     def _sampler_failed(self, sampler: SamplingSession, failure: Failure) -> None:
@@ -260,7 +265,7 @@ class Dispatcher:
         if sampler.ready or sampler.loading:
             # A sample that comes from now on has it loaded again, behind the release.
             sampler.ready = sampler.loading = False
-            self.internal(Operation(new_id(), ReleaseSampler(sampler.id), sampler.base_model))
+            self.internal(Operation(new_id(), ReleaseSampler(sampler.id), sampler.base_model, owner=sampler.owner))
 
     def rest(self) -> None:
         """Release the samplers that may leave the engine's memory."""

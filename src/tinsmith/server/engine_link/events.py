@@ -84,6 +84,7 @@ class Events:
             return
         # A life of the host in which anything was done is held against no operation (`Recovery.lost`).
         self._progress = True
+        self._dispatcher.progressed()
         if isinstance(event, Result):
             self._outcomes.result(record, event, *self._after(record))
         else:

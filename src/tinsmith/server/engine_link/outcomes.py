@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -47,6 +46,7 @@ class Outcomes:
     """Settles operations: stores the outcome, then wakes whoever polls for it."""
 
     def __init__(self, core: Core) -> None:
+        self._wall = core.clock.wall
         self._futures = core.futures
         self._journal = core.journal
         self._live = core.live
@@ -69,6 +69,7 @@ class Outcomes:
         record.succeed(
             answer if answer is not None else event.payload, JSON if answer is not None else event.media_type
         )
+        record.settled_at = self._futures.now()
         self._storing.start(self._store(record, effects, [*own, *after]))
 
     def failure(self, record: Record, event: Failure) -> None:
@@ -83,6 +84,7 @@ class Outcomes:
         if record.state is not State.PENDING:
             return
         record.fail(message, category)
+        record.settled_at = self._futures.now()
         effects: list[Effect] = []
         # Whatever the engine has written of it. By a database that is not the folder's, it may have been acknowledged.
         if (folder := record.checkpoint_folder) is not None:
@@ -157,7 +159,7 @@ class Outcomes:
         self, record: Record, folder: str, note: SaveNote, payload: dict[str, Any]
     ) -> tuple[bytes, list[Effect], list[After]]:
         kind: CheckpointKind = "weights" if record.kind is OpKind.SAVE_STATE else "sampler_weights"
-        now = time.time()
+        now = self._wall()
         saved = Saved(
             path=CheckpointPath(record.model_id or "", kind, note.name),
             owner=record.owner,

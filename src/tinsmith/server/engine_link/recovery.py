@@ -220,7 +220,7 @@ class Recovery:
     def _load(self, run: TrainingRun, point: RecoveryPoint) -> None:
         folder = str(self._data_folder.absolute(point.folder))
         work = LoadState(folder, optimizer=True, lora=run.lora, next_seq=point.seq_id + 1)
-        op = Operation(new_id(), work, run.base_model, run.id)
+        op = Operation(new_id(), work, run.base_model, run.id, owner=run.owner)
         self._dispatcher.internal(op, Internal(lambda _: None, lambda failure: self._failed(run, failure)))
 
     def _failed(self, run: TrainingRun, failure: Failure) -> object:

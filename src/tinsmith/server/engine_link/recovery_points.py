@@ -68,7 +68,7 @@ class RecoveryPoints:
         run.pointed_at = time.monotonic()
         folder = self._data_folder.new_recovery(run.id, "point")
         work = SaveRecoveryPoint(str(self._data_folder.absolute(folder)), after_seq)
-        op = Operation(new_id(), work, run.base_model, run.id)
+        op = Operation(new_id(), work, run.base_model, run.id, owner=run.owner)
 
         def failed(failure: Failure) -> None:
             log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)

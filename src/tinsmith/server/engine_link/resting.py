@@ -22,7 +22,7 @@ def to_rest(core: Core) -> list[SamplingSession]:
     if not resident:
         return []
     busy = {record.sampler_id for record in core.futures.pending(lambda r: r.sampler_id is not None)}
-    over = time.time() - core.settings.sampler_rest_s
+    over = time.monotonic() - core.settings.sampler_rest_s
     leaving: list[SamplingSession] = []
     for samplers in resident.values():
         too_many = len(samplers) - core.settings.max_resident_samplers

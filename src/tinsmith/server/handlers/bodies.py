@@ -63,8 +63,10 @@ async def _read(request: Request, limit: int) -> bytes:
     # A body that says that it is too large is not read at all. One that comes in chunks says nothing, so the bytes are
     # counted as well.
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise invalid("body", f"{announced} bytes", f"at most {limit} bytes", status=413)
+    # `isdigit` alone takes digits of all scripts, which `int` may not; nor does it read numbers of any length.
+    digits = announced.isascii() and announced.isdigit()
+    if digits and (len(announced) > 18 or int(announced) > limit):
+        raise invalid("body", f"{announced[:40]} bytes", f"at most {limit} bytes", status=413)
     chunks = bytearray()
     try:
         async for chunk in request.stream():

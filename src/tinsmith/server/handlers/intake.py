@@ -47,6 +47,8 @@ class Intake:
         Raises:
             SQLAlchemyError, OSError: it could not be stored; the client repeats the request.
         """
+        if record.at_door:
+            record.settled_at = self._futures.now()
         first = self._futures.by_scope(record.scope)
         if first is not None:
             return await self._repeat(first, record)

@@ -137,7 +137,7 @@ class SamplingHandler:
         if sampler.damage is not None:
             reason = f"sampling session {sampler.id}: {sampler.damage}"
             return await self._intake.accept(record.refuse(reason, RequestErrorCategory.SERVER))
-        self._check_room()
+        self._check_room(owner)
         try:
             info = await self._catalog.find(sampler.base_model)
             asked = await check_body(body, check_request, request, info, self._settings)
@@ -150,11 +150,14 @@ class SamplingHandler:
         effects = [self._recordings.begin(record, asked.prompt)] if request.record_stability_info else []
         return await self._intake.accept(record, effects)
 
-    def _check_room(self) -> None:
+    def _check_room(self, owner: str) -> None:
         # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
-        limit = self._settings.max_queued_samples
-        if self._futures.pending_samples >= limit:
-            raise Unavailable(f"queue: {limit} sampling requests are waiting, which is the most; slow down", 429)
+        limit, waiting = self._settings.max_queued_samples, self._futures.pending_samples
+        # A full queue still takes what is within an even share, so that nobody is refused for what another has queued.
+        share = max(1, limit // len(waiting.keys() | {owner}))
+        if waiting.total() >= limit and waiting[owner] >= share:
+            why = f"queue: {waiting[owner]} of your sampling requests are waiting, of {limit} for all owners together"
+            raise Unavailable(f"{why}; slow down", 429)
 
     def cancel(self, record: Record) -> None:
         """Drop a sample that is not done yet; other operations are left alone."""

@@ -48,7 +48,12 @@ class SavingHandler:
         """Accept a save of weights to sample from, under a name or for one sampling session."""
         fields = await read_object(body)
         kind = OpKind.SNAPSHOT if fields.get("path") is None else OpKind.SAVE_SAMPLER
-        record = Record(kind, owner, payload_hash=digest(canonical(fields)))
+        same = fields
+        if kind is OpKind.SNAPSHOT:
+            # The official SDK takes another number for the sampling session when it repeats a request whose answer was
+            # lost. It is the same snapshot all the same, and its answer names the session of the first.
+            same = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
+        record = Record(kind, owner, payload_hash=digest(canonical(same)))
 
         async def prepare(run: TrainingRun, record: Record) -> Prepared:
             request = validate(SaveWeightsForSamplerRequest, fields)

@@ -49,7 +49,7 @@ class SessionsHandler:
 
     async def create(self, owner: str, request: CreateSessionRequest) -> str:
         """Open a session; return its id, which cannot be guessed."""
-        session = LiveSession(str(uuid.uuid4()), owner)
+        session = LiveSession(str(uuid.uuid4()), owner, self._live.now())
         row = {
             "id": session.id,
             "instance": self._instance,
@@ -181,9 +181,9 @@ class SessionsHandler:
 
     async def sweep(self) -> None:
         """End sessions that were silent too long, and store when the others were last seen."""
-        now = time.time()
+        now = self._live.now()
         for session in list(self._live.sessions.values()):
-            if not session.closing and now - session.seen_at > self._timeout_s:
+            if not session.closing and now - session.heard_at > self._timeout_s:
                 await self.end(session, "expired", f"its session gave no sign of life for {self._timeout_s:g} s")
         # All in one write: heartbeats come too often to store each of them.
         seen = {session.id: session.seen_at for session in self._live.sessions.values()}

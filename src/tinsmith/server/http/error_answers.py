@@ -28,7 +28,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def _user(_: Request, error: UserError) -> Response:
-        return answer(error.status, error.message)
+        # A 401 has to say how to do better (RFC 9110, 11.6.1).
+        headers = {"WWW-Authenticate": 'Bearer realm="tinsmith"'} if error.status == 401 else None
+        return answer(error.status, error.message, headers)
 
     @app.exception_handler(Damaged)
     async def _damaged(request: Request, error: Damaged) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from tinsmith.server.state.records import Record, State
@@ -12,9 +13,14 @@ from tinsmith.types.errors import UserError, invalid
 
 
 class FutureStore:
-    """All operations that a client may still ask about, by request id and by idempotency key."""
+    """All operations that a client may still ask about, by request id and by idempotency key.
 
-    def __init__(self) -> None:
+    Args:
+        now: the service's time, seconds; outcomes and deliveries are dated by it.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
         self._records: dict[str, Record] = {}
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
@@ -22,8 +28,8 @@ class FutureStore:
         # and each task takes rounds of the loop to begin and to be cancelled.
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
         self._closing = False
-        # Counted as they come and go, because every sample asks: searching would take longer the more there are.
-        self.pending_samples = 0
+        # By owner. Counted as they come and go: every sample asks, and searching takes longer the more there are.
+        self.pending_samples: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
         """Add an operation; its idempotency key must be free."""
@@ -33,7 +39,7 @@ class FutureStore:
             self._scopes[record.scope] = record
         self._records[record.request_id] = record
         if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
-            self.pending_samples += 1
+            self.pending_samples[record.owner] += 1
 
     def discard(self, record: Record) -> None:
         """Take back an operation that could not be stored, or forget one."""
@@ -42,16 +48,22 @@ class FutureStore:
         if record.scope is not None:
             del self._scopes[record.scope]
         if record.kind is OpKind.SAMPLE and not record.settled.is_set() and not record.at_door:
-            self.pending_samples -= 1
+            self._sample_left(record.owner)
 
     def mark_settled(self, record: Record) -> None:
         """Wake whoever waits for the outcome, which is stored."""
         if record.settled.is_set():
             return
         if record.kind is OpKind.SAMPLE and not record.at_door:
-            self.pending_samples -= 1
+            self._sample_left(record.owner)
         record.settled.set()
         _release(self._held.pop(record, ()))
+
+    def _sample_left(self, owner: str) -> None:
+        self.pending_samples[owner] -= 1
+        # Its length is the number of owners that have samples waiting.
+        if not self.pending_samples[owner]:
+            del self.pending_samples[owner]
 
     def by_scope(self, scope: str | None) -> Record | None:
         """Return the operation that has an idempotency key."""
@@ -99,7 +111,7 @@ class FutureStore:
     def fetched(self, record: Record) -> None:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
         if record.fetched_at is None:
-            record.fetched_at = time.time()
+            record.fetched_at = self.now()
             # Stored by the next sweep: a poll should not wait for a write.
             self._fetched.append(record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -76,7 +77,7 @@ class SamplingSession:
         folder: where its adapter lies, or will once `on_disk`; None for the base model itself.
         model_id, model_seq: for a snapshot, which model and which operation made it.
         ready, loading: whether the engine holds it, or was asked to.
-        used_at: when it was last sampled from, seconds since the epoch.
+        used_at: when it was last sampled from, seconds, monotonic.
         held: samples that wait for `ready`.
         closing: its client has closed it; samples that were accepted before are still carried out.
         base_weights: digest of the base model's weights that it began with; None until the engine has held it.
@@ -95,7 +96,7 @@ class SamplingSession:
     created_at: float = field(default_factory=time.time)
     ready: bool = False
     loading: bool = False
-    used_at: float = field(default_factory=time.time)
+    used_at: float = field(default_factory=time.monotonic)
     held: list[Record] = field(default_factory=list[Record])
     closing: bool = False
     base_weights: str | None = None
@@ -107,13 +108,15 @@ class LiveSession:
     """A session that is alive.
 
     Attributes:
-        seen_at: last sign of life, seconds since the epoch.
+        heard_at: last sign of life in the service's own time, in which silence is counted.
+        seen_at: the same in seconds since the epoch, to be shown.
         runs, samplers: ids of what belongs to it.
         closing: its client has finished it; what was asked for before is still carried out.
     """
 
     id: str
     owner: str
+    heard_at: float
     seen_at: float = field(default_factory=time.time)
     runs: list[str] = field(default_factory=list[str])
     samplers: list[str] = field(default_factory=list[str])
@@ -121,9 +124,14 @@ class LiveSession:
 
 
 class LiveState:
-    """Look-up of what is alive. What belongs to somebody else is answered like what does not exist."""
+    """Look-up of what is alive. What belongs to somebody else is answered like what does not exist.
 
-    def __init__(self) -> None:
+    Args:
+        now: the service's time, seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
         self.sessions: dict[str, LiveSession] = {}
         self.runs: dict[str, TrainingRun] = {}
         self.samplers: dict[str, SamplingSession] = {}
@@ -137,7 +145,7 @@ class LiveState:
         session = self.sessions.get(session_id)
         if session is None or session.owner != owner or session.closing:
             raise invalid("session_id", session_id, "a session of yours that has not ended", status=404)
-        session.seen_at = time.time()
+        self.hear(session)
         return session
 
     def run(self, model_id: str, owner: str) -> TrainingRun:
@@ -151,7 +159,7 @@ class LiveState:
         if run is None or run.owner != owner or self.sessions[run.session_id].closing:
             raise invalid("model_id", model_id, "a training run of yours whose session has not ended", status=404)
         run.last_request_at = time.time()
-        self.sessions[run.session_id].seen_at = run.last_request_at
+        self.hear(self.sessions[run.session_id])
         return run
 
     def sampler(self, sampler_id: str, owner: str) -> SamplingSession:
@@ -165,8 +173,17 @@ class LiveState:
             raise invalid(
                 "sampling_session_id", sampler_id, "a sampling session of yours that has not ended", status=404
             )
-        self.sessions[sampler.session_id].seen_at = time.time()
+        self.hear(self.sessions[sampler.session_id])
         return sampler
+
+    def hear_of(self, session_id: str | None) -> None:
+        """Note a sign of life of a session, if it has not ended."""
+        if (session := self.sessions.get(session_id or "")) is not None:
+            self.hear(session)
+
+    def hear(self, session: LiveSession) -> None:
+        """Note a sign of life."""
+        session.heard_at, session.seen_at = self.now(), time.time()
 
     def add_session(self, session: LiveSession) -> None:
         """Add a session."""

@@ -33,6 +33,8 @@ class Metrics:
         )
         self.lives = Gauge("tinsmith_engine_lives", "How often an engine host came up.", registry=self.registry)
         self.up = Gauge("tinsmith_engine_up", "Whether every model is loaded.", registry=self.registry)
+        self.free = Gauge("tinsmith_disk_free_bytes", "Free space where the data folder is.", registry=self.registry)
+        self.stored = Gauge("tinsmith_stored_bytes", "What lies in the data folder.", ["kind"], registry=self.registry)
         self._engine: dict[str, Gauge] = {}
 
     def engine(self, values: dict[str, float]) -> None:

@@ -55,6 +55,7 @@ class Record:
         body_digest: of the body as journalled.
         state, result, media_type, error, category: the outcome. `result` may be None while the journal has it.
         outcome_digest: of the outcome as journalled.
+        settled_at, fetched_at: when there was an outcome, and when it was first delivered, in the service's own time.
         damage: what of it the journal cannot tell; it cannot be run again, and nothing can be rebuilt across it.
         at_door: refused before it reached an engine.
         submitted_in: the life of the engine host that it was handed to; 0 for none.
@@ -105,14 +106,12 @@ class Record:
         self.state = State.FAILED
         self.error = message
         self.category = category
-        self.settled_at = time.time()
 
     def succeed(self, result: bytes, media_type: str) -> None:
         """Note a result; `settled` is set by whoever has stored it."""
         self.state = State.DONE
         self.result = result
         self.media_type = media_type
-        self.settled_at = time.time()
 
     @property
     def forward_only(self) -> bool:

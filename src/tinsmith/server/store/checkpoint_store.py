@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -101,16 +101,20 @@ def _at(path: CheckpointPath) -> Any:
     return (row.run_id == path.run_id) & (row.kind == path.kind) & (row.name == path.name)
 
 
-def _alive() -> Any:
-    return or_(CheckpointRow.expires_at.is_(None), CheckpointRow.expires_at > time.time())
-
-
 class CheckpointStore:
-    """Looks up, lists, changes and deletes saved checkpoints; other services may share the database."""
+    """Looks up, lists, changes and deletes saved checkpoints; other services may share the database.
 
-    def __init__(self, db: Database, data_folder: DataFolder) -> None:
+    Args:
+        wall: seconds since the epoch.
+    """
+
+    def __init__(self, db: Database, data_folder: DataFolder, wall: Callable[[], float] = time.time) -> None:
         self._db = db
         self._data_folder = data_folder
+        self._wall = wall
+
+    def _alive(self) -> Any:
+        return or_(CheckpointRow.expires_at.is_(None), CheckpointRow.expires_at > self._wall())
 
     # -- looking up ---------------------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ class CheckpointStore:
         Raises:
             Damaged: its row cannot be read.
         """
-        query = select(CheckpointRow.id).where(_at(path), _alive())
+        query = select(CheckpointRow.id).where(_at(path), self._alive())
         found = await self._db.read_async(lambda connection: read_rows(connection, CheckpointRow, query))
         if found and (fault := found[0].fault()) is not None:
             raise Damaged(fault)
@@ -151,16 +155,16 @@ class CheckpointStore:
     async def of_run(self, run_id: str, owner: str) -> list[Saved]:
         """Return a run's checkpoints that the owner may read, newest first."""
         query = select(CheckpointRow.id).where(
-            CheckpointRow.run_id == run_id, _alive(), or_(CheckpointRow.owner == owner, CheckpointRow.public)
+            CheckpointRow.run_id == run_id, self._alive(), or_(CheckpointRow.owner == owner, CheckpointRow.public)
         )
-        return await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
+        return await self._select(query.order_by(CheckpointRow.id.desc()))
 
     async def of_owner(self, owner: str, page: Paging) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""
-        where = (CheckpointRow.owner == owner, _alive())
+        where = (CheckpointRow.owner == owner, self._alive())
         query = page.of(select(CheckpointRow.id).where(*where))
         total = select(func.count()).select_from(CheckpointRow).where(*where)
-        found = await self._select(query.order_by(CheckpointRow.created_at.desc(), CheckpointRow.id.desc()))
+        found = await self._select(query.order_by(CheckpointRow.id.desc()))
         return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())
 
     async def _select(self, query: Any) -> list[Saved]:
@@ -215,7 +219,7 @@ class CheckpointStore:
 
     async def sweep_expired(self) -> int:
         """Delete checkpoints whose lifetime is over; return how many."""
-        over = CheckpointRow.expires_at <= time.time()
+        over = CheckpointRow.expires_at <= self._wall()
 
         def job(connection: Connection) -> list[str]:
             rows = read_rows(connection, CheckpointRow, select(CheckpointRow.id).where(over))
@@ -229,6 +233,12 @@ class CheckpointStore:
         for folder in folders:
             await self._data_folder.remove(folder)
         return len(folders)
+
+    async def shift(self, seconds: float) -> int:
+        """Move the ends of all lifetimes, because the wall clock was moved; return how many there are."""
+        limited = CheckpointRow.expires_at.is_not(None)
+        statement = update(CheckpointRow).where(limited).values(expires_at=CheckpointRow.expires_at + seconds)
+        return await self._db.write(lambda connection: connection.execute(statement).rowcount)
 
     async def sweep_folders(self, run_ids: Sequence[str], saving: Collection[str]) -> None:
         """Clear up folders of these runs that no row names and no pending operation is about to fill.

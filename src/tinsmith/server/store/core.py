@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field
 
+from sqlalchemy import Connection, func, select
+
+from tinsmith.clocks import JUMP_S, span
+from tinsmith.server.state.clock import ServiceClock
 from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.prometheus import Metrics
@@ -13,12 +19,16 @@ from tinsmith.server.store.catalog import BaseModels, Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
+from tinsmith.server.store.db.tables import CheckpointRow, OperationRow, RecordingRow, SessionRow
+from tinsmith.server.store.disk_space import DiskSpace
 from tinsmith.server.store.folder_lock import Claim
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.journal import Journal, JournalLike
 from tinsmith.server.store.journal.memory_journal import MemoryJournal
-from tinsmith.server.store.recordings import Recordings
+from tinsmith.server.store.recordings import Recordings, sessions_of
 from tinsmith.settings import Settings
+
+log = logging.getLogger("tinsmith.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +53,10 @@ class Core:
     catalog: Catalog
     checkpoints: CheckpointStore
     recordings: Recordings
-    live: LiveState = field(default_factory=LiveState)
-    futures: FutureStore = field(default_factory=FutureStore)
+    disk: DiskSpace
+    clock: ServiceClock
+    live: LiveState
+    futures: FutureStore
     tasks: Tasks = field(default_factory=Tasks)
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -59,6 +71,13 @@ def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models:
     db = Database(settings.database_url or default_url(data_folder.root), settings.durability)
     try:
         db.migrate(data_folder.root / "migrate.lock")
+        clock = ServiceClock(last_stored(db, claim.instance), last_date(db))
+        if clock.wall.behind > JUMP_S:
+            log.warning(
+                "the wall clock is %s behind what was stored last: is it wrong? Checkpoints with a lifetime go by the "
+                "later time until it is set",
+                span(clock.wall.behind),
+            )
         core = Core(
             settings=settings,
             instance=claim.instance,
@@ -67,14 +86,42 @@ def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, models:
             db=db,
             journal=_journal(settings, data_folder, db, claim),
             catalog=Catalog(db, models),
-            checkpoints=CheckpointStore(db, data_folder),
-            recordings=Recordings(db, settings),
+            disk=DiskSpace(data_folder.root, settings.disk_low_mb),
+            checkpoints=CheckpointStore(db, data_folder, clock.wall),
+            recordings=Recordings(db, settings, claim.instance, clock.now),
+            clock=clock,
+            live=LiveState(clock.now),
+            futures=FutureStore(clock.now),
         )
         core.catalog.remember()
     except BaseException:
         db.close()  # its thread would go on otherwise
         raise
     return core
+
+
+def last_stored(db: Database, instance: str) -> float:
+    """Return the last of the service's own times that a service's earlier lives have stored, to go on from there.
+
+    Of a new one the wall clock's time, which is what was stored before the service had a time of its own.
+    """
+    recordings = select(func.max(RecordingRow.used_at)).where(sessions_of(instance))
+    stored = select(func.max(OperationRow.settled_at), func.max(OperationRow.fetched_at)).where(
+        OperationRow.instance == instance
+    )
+
+    def job(connection: Connection) -> list[float | None]:
+        return [*connection.execute(stored).one(), connection.execute(recordings).scalar_one()]
+
+    # What is damaged may be no number.
+    return max((at for at in db.read(job) if isinstance(at, float)), default=time.time())
+
+
+def last_date(db: Database) -> float:
+    """Return the last date that is stored, seconds since the epoch."""
+    dates = select(func.max(SessionRow.last_seen_at), select(func.max(CheckpointRow.created_at)).scalar_subquery())
+    found = db.read(lambda connection: connection.execute(dates).one())
+    return max((at for at in found if isinstance(at, float)), default=0.0)
 
 
 def _journal(settings: Settings, data_folder: DataFolder, db: Database, claim: Claim) -> JournalLike:

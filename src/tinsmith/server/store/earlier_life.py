@@ -65,7 +65,9 @@ def _fill(live: LiveState, rows: dict[Any, list[Found]]) -> dict[str, str]:
             continue
         row = found.row
         seen_at = row.last_seen_at if row.last_seen_at is not None else time.time()
-        live.add_session(LiveSession(row.id, row.owner, seen_at=seen_at, closing=row.status == "closing"))
+        # Nobody could speak to a service that was down, so every silence begins anew.
+        session = LiveSession(row.id, row.owner, live.now(), seen_at=seen_at, closing=row.status == "closing")
+        live.add_session(session)
     for found in rows[RunRow]:
         if found.row.session_id in live.sessions:
             live.add_run(_run(found, live.sessions[found.row.session_id].owner))

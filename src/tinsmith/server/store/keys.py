@@ -17,7 +17,7 @@ from tinsmith.types.errors import Damaged, StartupError, UserError
 PREFIX = "tml-"
 LOCAL = "local"
 # How long a look-up is trusted; a key revoked by another process works for so long.
-_TRUST_S = 5.0
+_TRUST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)

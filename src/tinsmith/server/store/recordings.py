@@ -7,18 +7,17 @@ whatever died in between.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.db import Database
-from tinsmith.server.store.db.tables import RecordingRow
+from tinsmith.server.store.db.tables import RecordingRow, SessionRow
 from tinsmith.server.store.journal.journal import Effect
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_sample_response, encode_sample_response
@@ -42,10 +41,17 @@ class Recording:
 
 
 class Recordings:
-    """The recordings in a database."""
+    """The recordings in a database.
 
-    def __init__(self, db: Database, settings: Settings) -> None:
+    Args:
+        instance: whose recordings are forgotten in time; other services that share the database have their own time.
+        now: the service's time, seconds.
+    """
+
+    def __init__(self, db: Database, settings: Settings, instance: str, now: Callable[[], float]) -> None:
         self._db = db
+        self._ours = sessions_of(instance)
+        self._now = now
         self._retention_s = settings.recording_retention_s
         self._limit = settings.max_recorded_mb * 2**20
 
@@ -57,7 +63,7 @@ class Recordings:
             "request_id": record.request_id,
             "session_id": record.session_id,
             "owner": record.owner,
-            "used_at": time.time(),
+            "used_at": self._now(),
             "size_bytes": _INT32.itemsize * len(prompt),
             "prompt": np.asarray(prompt, _INT32).tobytes(),
             "sequences": None,
@@ -66,13 +72,14 @@ class Recordings:
 
     def complete(self, record: Record, result: bytes) -> Effect:
         """Return what stores the sequences of a request that is done; nothing where its session has ended."""
+        now = self._now()
 
         def effect(connection: Connection) -> None:
             # On the writer's thread: a result may be large, and holds more than is recorded.
             drawn = [SampledSequence(s.stop_reason, s.tokens, s.logprobs) for s in _decode(result)]
             sequences = encode_sample_response(SampleResponse(drawn))
             size = RecordingRow.size_bytes + len(sequences)
-            values = {"sequences": sequences, "size_bytes": size, "used_at": time.time()}
+            values = {"sequences": sequences, "size_bytes": size, "used_at": now}
             connection.execute(_of([record.request_id], update(RecordingRow)).values(values))
 
         return effect
@@ -102,7 +109,7 @@ class Recordings:
 
     def touch(self, request_ids: Iterable[str]) -> Effect:
         """Return what notes that requests were used now."""
-        used, now = sorted(set(request_ids)), time.time()
+        used, now = sorted(set(request_ids)), self._now()
 
         def effect(connection: Connection) -> None:
             for some in _chunks(used):
@@ -114,8 +121,8 @@ class Recordings:
 
     async def sweep(self) -> None:
         """Forget what was not used for long, and the longest unused of owners who have recorded too much."""
-        oldest = time.time() - self._retention_s
-        await self._db.write(lambda c: c.execute(delete(RecordingRow).where(RecordingRow.used_at < oldest)))
+        old = RecordingRow.used_at < self._now() - self._retention_s
+        await self._db.write(lambda c: c.execute(delete(RecordingRow).where(old, self._ours)))
         size = func.sum(RecordingRow.size_bytes)
         crowded = select(RecordingRow.owner).group_by(RecordingRow.owner).having(size > self._limit)
         for owner in await self._db.read_async(lambda c: list(c.execute(crowded).scalars())):
@@ -130,6 +137,11 @@ class Recordings:
                 gone.append(row.request_id)
         for some in _chunks(gone):
             connection.execute(_of(some, delete(RecordingRow)))
+
+
+def sessions_of(instance: str) -> ColumnElement[bool]:
+    """Return the condition that a recording belongs to a session of a service."""
+    return RecordingRow.session_id.in_(select(SessionRow.id).where(SessionRow.instance == instance))
 
 
 def forget_sessions(connection: Connection, session_ids: Iterable[str]) -> None:

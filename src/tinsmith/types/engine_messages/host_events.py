@@ -76,6 +76,10 @@ class EngineLink(Protocol):
         """Ask for a sampling operation to be dropped; advisory."""
         ...
 
+    def progressed(self) -> None:
+        """Note that this life of the host has finished something new, so that the next one need not wait."""
+        ...
+
     async def close(self) -> None:
         """Stop the host and wait until it is gone."""
         ...

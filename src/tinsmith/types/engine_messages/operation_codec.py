@@ -12,7 +12,7 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 # Of a frame with an operation. Both ends come from one installation, so another number means that the files of a
 # running service were replaced: then saying so is better than running half of an operation.
-FRAME_VERSION = 2
+FRAME_VERSION = 3
 
 _WORK: dict[OpKind, type[Work]] = {work.kind: work for work in get_args(Work)}
 
@@ -39,6 +39,7 @@ def operation_to_frame(op: Operation) -> dict[str, Any]:
         "body": op.body,
         "body_path": op.body_path,
         "body_digest": op.body_digest,
+        "owner": op.owner,
         "replay": op.replay,
     }
 

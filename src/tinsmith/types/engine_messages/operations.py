@@ -224,6 +224,7 @@ class Operation:
         body: bulky input, of FORWARD_BACKWARD and SAMPLE only.
         body_path: the file that holds the body, in place of `body`.
         body_digest: of the body as it was written to that file; None where that is not known.
+        owner: whose work it is, for fair shares: the owner's id, never a key; empty where there is one owner only.
         replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
             also says that everything before it in its model's order is settled: what was not submitted never comes.
     """
@@ -236,6 +237,7 @@ class Operation:
     body: bytes | None = None
     body_path: str | None = None
     body_digest: str | None = None
+    owner: str = ""
     replay: bool = False
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Annotated
 
@@ -76,7 +75,7 @@ async def set_ttl(service: ServiceDep, owner: Owner, body: Body, path: Address) 
     settings = service.settings
     ttl = (await parse(SetTtlRequest, body)).ttl_seconds
     check_ttl(ttl, settings.checkpoint_min_ttl_s, settings.checkpoint_max_ttl_s)
-    expires_at = time.time() + ttl if ttl is not None else None
+    expires_at = service.core.clock.wall() + ttl if ttl is not None else None
     await service.core.checkpoints.change(path, owner, expires_at=expires_at)
     return Response(status_code=204)
 

@@ -39,7 +39,9 @@ async def get_owner(request: Request) -> str:
         return service.owner
     token = token_of(request)
     if not token:
-        raise UserError("X-API-Key: got nothing, expected an API key (tml-...)", 401)
+        raise UserError(
+            "X-API-Key: got nothing, expected an API key (tml-...) here or in 'Authorization: Bearer tml-...'", 401
+        )
     owner = await service.keys.owner_of(token)
     if owner is None:
         raise UserError("X-API-Key: got a key that is not known here, expected one of this service's keys", 401)
@@ -48,10 +50,12 @@ async def get_owner(request: Request) -> str:
 
 def token_of(request: Request) -> str | None:
     """Return the key that came with a request."""
-    bearer = request.headers.get("authorization", "")
     # Tinker clients send the one, most other HTTP clients the other.
-    token = request.headers.get(API_KEY_HEADER) or bearer.removeprefix("Bearer ").strip()
-    return token or None
+    if token := request.headers.get(API_KEY_HEADER):
+        return token
+    # The scheme in any case, then spaces (RFC 9110, 11.1 and 11.4); a key under another scheme is no key.
+    scheme, _, token = request.headers.get("authorization", "").strip(" ").partition(" ")
+    return token.strip(" ") or None if scheme.lower() == "bearer" else None
 
 
 async def get_body(request: Request) -> bytes:

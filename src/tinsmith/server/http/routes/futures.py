@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.handlers.bodies import check_body, parse
 from tinsmith.server.http.json_results import MOST_BYTES, to_json
-from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_owner, reply
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
 from tinsmith.types.errors import Damaged, RequestErrorCategory, invalid
@@ -16,11 +16,16 @@ from tinsmith.types.responses import FailedFuture, TryAgainResponse
 
 router = APIRouter(prefix=API_PREFIX)
 
+# How long a poll is held without a look at its key, seconds.
+_LOOK_S = 0.5
+
 
 @router.post("/retrieve_future")
 async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
     record = service.core.futures.get((await parse(RetrieveFutureRequest, body)).request_id, owner)
-    if not await service.core.futures.wait(record, service.settings.long_poll_s):
+    # Whoever waits for a result is not silent, however long the engine takes to come back.
+    service.core.live.hear_of(record.session_id)
+    if not await _held(request, service, record):
         # 408 and not 200: the official client warns its user of every 200 that says `try again`.
         return reply(TryAgainResponse(request_id=record.request_id), 408)
     answer = await _outcome(request, service, record)
@@ -28,6 +33,21 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, b
     if not await request.is_disconnected():
         service.core.futures.fetched(record)
     return answer
+
+
+async def _held(request: Request, service: Service, record: Record) -> bool:
+    """Wait for an outcome; False if there is none yet.
+
+    Raises:
+        UserError: the key was revoked meanwhile (401).
+    """
+    left, settled = service.settings.long_poll_s, False
+    while left > 0 and not settled and not service.core.futures.closing.is_set():
+        settled = await service.core.futures.wait(record, min(left, _LOOK_S))
+        left -= _LOOK_S
+        # Found in memory, where it is kept for a moment, most of the time.
+        await get_owner(request)
+    return settled or record.settled.is_set()
 
 
 async def _outcome(request: Request, service: Service, record: Record) -> Response:

@@ -14,7 +14,9 @@ router = APIRouter()
 @router.get(API_PREFIX + "/healthz")
 async def healthz(service: ServiceDep) -> Response:
     if service.core.catalog.healthy:
-        return reply({"status": "ok"})
+        # Still 200: it answers, and what is running goes on. Whoever watches it reads the status.
+        short = service.core.disk.shortage()
+        return reply({"status": "ok"} if short is None else {"status": "degraded", "detail": short})
     missing = sorted(set(service.core.catalog.folders) - service.core.catalog.loaded)
     return reply({"status": "starting", "detail": f"models: not loaded yet: {', '.join(missing) or 'any'}"}, 503)
 
