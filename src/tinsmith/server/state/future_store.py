@@ -27,7 +27,7 @@ class FutureStore:
         # What each poll that is being held waits for. Futures and no tasks: there are as many polls as operations,
         # and each task takes rounds of the loop to begin and to be cancelled.
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
-        self._closing = False
+        self.closing = False
         # By owner. Counted as they come and go: every sample asks, and searching takes longer the more there are.
         self.pending_samples: Counter[str] = Counter()
 
@@ -86,7 +86,7 @@ class FutureStore:
 
     async def wait(self, record: Record, seconds: float) -> bool:
         """Wait until an operation is settled, for at most so long; say whether it is."""
-        if record.settled.is_set() or self._closing:
+        if record.settled.is_set() or self.closing:
             return record.settled.is_set()
         loop = asyncio.get_running_loop()
         held: asyncio.Future[None] = loop.create_future()
@@ -104,7 +104,7 @@ class FutureStore:
 
     def release_polls(self) -> None:
         """Let polls that are being held end, and hold none from now on."""
-        self._closing = True
+        self.closing = True
         for polls in self._held.values():
             _release(polls)
 
