@@ -27,6 +27,7 @@ class FutureStore:
         # What each poll that is being held waits for. Futures and no tasks: there are as many polls as operations,
         # and each task takes rounds of the loop to begin and to be cancelled.
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
+        # Whether polls are held no more, because the service is about to stop.
         self.closing = False
         # By owner. Counted as they come and go: every sample asks, and searching takes longer the more there are.
         self.pending_samples: Counter[str] = Counter()
