@@ -125,6 +125,9 @@ class HandLink:
         if self.host is not None:
             self.host.cancel(request_id)
 
+    def progressed(self) -> None:
+        """Nothing: a new host comes when the test says so."""
+
     async def close(self) -> None:
         self._bury()
 
