@@ -42,7 +42,7 @@ class Running:
     async def crash(self) -> None:
         """End the service as a killed process ends: nothing is said to anybody, nothing is finished."""
         service = self.service
-        service.core.futures.closing.set()
+        service.core.futures.release_polls()
         self.link.alive = False
         await service.outcomes._storing.stop()
         await service.sessions.stop_draining()

@@ -121,6 +121,7 @@ class Engine:
         """Free an adapter, its optimizer state and its reference."""
         self.adapters.remove(model_id)
         self.references.forget(model_id)
+        self.adapters.tidy()
 
     def load_state(self, model_id: str, folder: str | Path, lora: LoraConfig, optimizer: bool = True) -> None:
         """Load a saved state into a model, made if there is none of this id; accumulated gradients are dropped.
@@ -215,6 +216,7 @@ class Engine:
     def release_sampler(self, sampler_id: str) -> None:
         """Free a sampler; its running requests end first."""
         self.snapshots.remove(sampler_id)
+        self.adapters.tidy()
 
     def optim_step(self, model_id: str, params: AdamParams) -> dict[str, float]:
         """Apply the accumulated gradients and clear them; return metrics.

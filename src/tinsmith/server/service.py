@@ -157,7 +157,7 @@ class Service:
 
     def drain(self) -> None:
         """Let polls that are being held answer now, because the service is about to stop."""
-        self.core.futures.closing.set()
+        self.core.futures.release_polls()
 
     async def stop(self) -> None:
         """Stop the engine host and close the data folder; what is journalled goes on at the next start."""

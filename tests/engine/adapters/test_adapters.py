@@ -14,6 +14,7 @@ import torch
 from tests.support.checkpoints import FAMILIES, SHAPE, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.rows import make_row
+from tinsmith.engine.adapters.heap import Heap
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
@@ -163,6 +164,54 @@ def test_memory_is_granted_and_given_back() -> None:
     for i in range(samplers + 1):
         engine.release_sampler(f"s{i}")
     assert engine.adapters.used == 0
+
+
+def test_a_pool_gives_back_what_its_sessions_took_while_one_goes_on() -> None:
+    engine = load_engine(checkpoint("llama"))
+    engine.create_model("stays", LoraConfig(rank=8))
+    randomise_adapter(engine, "stays", 0)
+    wanted, alone = logprobs(engine, "stays"), engine.adapters.used
+    pool = engine.adapters.get("stays").slot.pool
+    for i in range(20):
+        engine.create_model(f"m{i}", LoraConfig(rank=8))
+        engine.snapshot(f"m{i}", f"s{i}")
+    assert pool.capacity >= 41
+    for i in range(20):
+        engine.remove_model(f"m{i}")
+        engine.release_sampler(f"s{i}")
+    assert pool.capacity == 1
+    assert engine.adapters.used == alone
+    assert pool.weights.untyped_storage().nbytes() == pool.slot_bytes
+    assert np.array_equal(logprobs(engine, "stays"), wanted)
+    engine.create_model("new", LoraConfig(rank=8, seed=1))
+    engine.train_rows([make_row("new", "cross_entropy", 40, np.random.default_rng(3))])
+    engine.optim_step("new", AdamParams(learning_rate=1e-2))
+    assert np.array_equal(logprobs(engine, "stays"), wanted)
+
+
+def test_a_pool_is_not_copied_for_every_run_that_ends() -> None:
+    engine = load_engine(checkpoint("llama"))
+    for i in range(8):
+        engine.create_model(f"m{i}", LoraConfig(rank=8))
+    pool = engine.adapters.get("m0").slot.pool
+    capacity, storage = pool.capacity, pool.weights.data_ptr()
+    for i in (7, 6, 0, 5):
+        engine.remove_model(f"m{i}")
+        engine.create_model(f"again {i}", LoraConfig(rank=8))
+    assert (pool.capacity, pool.weights.data_ptr()) == (capacity, storage)
+
+
+def test_freed_memory_goes_back_to_the_system_once_it_is_much() -> None:
+    trims: list[int] = []
+    heap = Heap(lambda: trims.append(1))
+    for _ in range(31):
+        heap.freed(2**20)
+        heap.tidy()
+    assert not trims
+    heap.freed(2**20)
+    heap.tidy()
+    heap.tidy()
+    assert len(trims) == 1
 
 
 def test_growing_a_pool_keeps_the_others() -> None:

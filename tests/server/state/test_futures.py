@@ -128,6 +128,23 @@ async def test_results_of_a_run_outlive_retention_while_a_replay_may_need_them(s
         await client.result(repeat)
 
 
+async def test_a_held_poll_makes_no_task_and_leaves_nothing_behind() -> None:
+    store, record = FutureStore(), Record(OpKind.FORWARD_BACKWARD, "owner")
+    store.add(record)
+    assert not await store.wait(record, 0.01)
+    before = len(asyncio.all_tasks())
+    polls = [asyncio.ensure_future(store.wait(record, 60)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == before + 3
+    # One client goes away; the others are told.
+    polls[0].cancel()
+    await asyncio.gather(polls[0], return_exceptions=True)
+    store.mark_settled(record)
+    assert await asyncio.gather(*polls[1:]) == [True, True]
+    assert await store.wait(record, 60)
+    assert not store._held
+
+
 async def test_stopping_lets_polls_go(start: Start) -> None:
     running = await start(long_poll_s=30.0)
     client = await running.client()

@@ -7,14 +7,29 @@ import json
 import multiprocessing
 import os
 import threading
+from collections.abc import Coroutine
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from tests.server.client import Client, datum
@@ -25,6 +40,7 @@ from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.store.db.tables import Base
+from tinsmith.server.store.db.writer import RowWrite
 from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.migrations import config, upgrade
@@ -83,6 +99,70 @@ async def test_one_commit_serves_many_writes_and_a_failing_one_fails_alone(tmp_p
     assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [IntegrityError]
     assert isinstance(outcomes[300], IntegrityError)
     assert db.read(lambda c: c.execute(text("SELECT count(*) FROM t")).scalar()) == 400
+    db.close()
+
+
+async def test_rows_of_one_statement_are_sent_together_and_a_failing_one_fails_alone(tmp_path: Path) -> None:
+    db = Database(default_url(tmp_path))
+    made = Table("t", MetaData(), Column("n", Integer, primary_key=True), Column("seen", Integer))
+    await db.write(lambda c: made.create(c))
+    add = insert(made)
+    change = update(made).where(made.c.n == bindparam("of"))
+
+    def rows(numbers: list[int]) -> list[Coroutine[Any, Any, None]]:
+        return [db.write_row(RowWrite(add, lambda n=n: {"n": n, "seen": 0})) for n in numbers]
+
+    sent: list[tuple[str, int]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        if "t " in statement and rest[-1]:
+            sent.append((statement.split()[0], len(parameters)))
+
+    event.listen(db.writer.engine, "before_cursor_execute", note)
+    # The writer waits in the first job, so that all the rest makes one group: changes between the rows they are of.
+    begun, go = threading.Event(), threading.Event()
+    held = asyncio.ensure_future(db.write(lambda c: (begun.set(), go.wait())))
+    await asyncio.to_thread(begun.wait)
+    work: list[Coroutine[Any, Any, None]] = []
+    for n in range(20):
+        work += rows([n])
+        work.append(db.write_row(RowWrite(change, lambda n=n: {"of": n, "seen": n + 1})))
+    waiting = asyncio.gather(*work)
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(held, waiting)
+    assert sent == [("INSERT", 20), ("UPDATE", 20)]
+    found = db.read(lambda c: list(c.execute(text("SELECT seen FROM t ORDER BY n")).scalars()))
+    assert found == list(range(1, 21))
+
+    outcomes = await asyncio.gather(*rows([30, 7, 31]), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), IntegrityError, type(None)]
+    assert db.read(lambda c: c.execute(text("SELECT count(*) FROM t")).scalar()) == 22
+    db.close()
+
+
+async def test_what_the_loop_has_to_do_gets_its_turn_between_the_requests_that_one_commit_wakes(
+    tmp_path: Path,
+) -> None:
+    db = Database(default_url(tmp_path))
+    begun, go = threading.Event(), threading.Event()
+    held = asyncio.ensure_future(db.write(lambda c: (begun.set(), go.wait())))
+    await asyncio.to_thread(begun.wait)
+    order: list[str] = []
+    writes = [db.writer.submit(lambda c: None) for _ in range(100)]
+    for write in writes:
+        write.add_done_callback(lambda _: order.append("write"))
+
+    async def beats() -> None:
+        while order.count("write") < len(writes):
+            order.append("beat")
+            await asyncio.sleep(0)
+
+    go.set()
+    await asyncio.gather(held, beats(), *writes)
+    woken = [len(list(some)) for what, some in groupby(order) if what == "write"]
+    assert sum(woken) == 100
+    assert max(woken) <= 8
     db.close()
 
 

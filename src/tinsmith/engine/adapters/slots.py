@@ -178,6 +178,27 @@ class Pool:
         # Taken from the end: low rows first, so that adapters made one after the other are neighbours.
         self._free.extend(reversed(range(old, old + slots)))
 
+    def trim(self) -> int:
+        """Drop free slots behind the last one in use where they are more than half; return how many.
+
+        Slots keep their rows. As after `grow`, views taken before are of the old storage: only for the thread that
+        computes, between two passes.
+        """
+        free = set(self._free)
+        used = self.capacity
+        while used - 1 in free:
+            used -= 1
+        # Not down to the last one: who ends a run often begins another, and a pool that grows is copied.
+        kept = used + used // 2
+        dropped = self.capacity - kept
+        if used > self.capacity // 2 or dropped <= 0:
+            return 0
+        # A copy, because a view of some rows would hold on to the memory of all.
+        self.weights = self.weights[:kept].clone()
+        self._views.clear()
+        self._free = [index for index in self._free if index < kept]
+        return dropped
+
     def take(self, rank: int) -> Slot:
         """Take a free slot; its weights are whatever the last owner left."""
         return Slot(self, self._free.pop(), rank)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tinsmith.engine.adapters.heap import Heap
 from tinsmith.engine.adapters.slots import Layout, Pool, Slot, Target, bucket_of, targets_for
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.params import LoraConfig
@@ -107,6 +108,7 @@ class Adapters:
         self._pools: dict[tuple[int, bool, bool, bool], Pool] = {}
         self._training: dict[str, Adapter] = {}
         self._lock = Lock()
+        self._heap = Heap()
 
     @property
     def used(self) -> int:
@@ -162,6 +164,7 @@ class Adapters:
         """Free an adapter and its training state."""
         adapter = self.get(model_id)
         del self._training[model_id]
+        self._heap.freed(self._state_bytes(adapter.slot.pool))
         self.free(adapter.slot)
 
     def allocate(self, lora: LoraConfig) -> Slot:
@@ -182,9 +185,20 @@ class Adapters:
         """Give a slot back; a pool of which no slot is used gives its memory back."""
         with self._lock:
             slot.pool.give_back(slot)
-            # Only whole pools shrink: moving slots of the living would invalidate what a running pass holds.
             if slot.pool.is_idle:
                 self._pools = {k: p for k, p in self._pools.items() if p is not slot.pool}
+                self._heap.freed(slot.pool.slot_bytes * slot.pool.capacity)
+
+    def tidy(self) -> None:
+        """Give back memory that is not needed now: free slots at the end of a pool, and freed pages of the heap.
+
+        For the thread that computes, between two passes: a slot that is written meanwhile could lose what was written.
+        """
+        with self._lock:
+            # The living are not moved, so that slots in the middle of a pool stay until all behind them are free.
+            for pool in self._pools.values():
+                self._heap.freed(pool.trim() * pool.slot_bytes)
+        self._heap.tidy()
 
     def _pool(self, lora: LoraConfig) -> Pool:
         key = (bucket_of(lora.rank), lora.train_attn, lora.train_mlp, lora.train_unembed)

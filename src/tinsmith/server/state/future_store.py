@@ -24,7 +24,11 @@ class FutureStore:
         self._records: dict[str, Record] = {}
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
-        self.closing = asyncio.Event()
+        # What each poll that is being held waits for. Futures and no tasks: there are as many polls as operations,
+        # and each task takes rounds of the loop to begin and to be cancelled.
+        self._held: dict[Record, set[asyncio.Future[None]]] = {}
+        # Whether polls are held no more, because the service is about to stop.
+        self.closing = False
         # By owner. Counted as they come and go: every sample asks, and searching takes longer the more there are.
         self.pending_samples: Counter[str] = Counter()
 
@@ -54,6 +58,7 @@ class FutureStore:
         if record.kind is OpKind.SAMPLE and not record.at_door:
             self._sample_left(record.owner)
         record.settled.set()
+        _release(self._held.pop(record, ()))
 
     def _sample_left(self, owner: str) -> None:
         self.pending_samples[owner] -= 1
@@ -82,15 +87,27 @@ class FutureStore:
 
     async def wait(self, record: Record, seconds: float) -> bool:
         """Wait until an operation is settled, for at most so long; say whether it is."""
-        if record.settled.is_set():
-            return True
-        waits = [asyncio.ensure_future(record.settled.wait()), asyncio.ensure_future(self.closing.wait())]
+        if record.settled.is_set() or self.closing:
+            return record.settled.is_set()
+        loop = asyncio.get_running_loop()
+        held: asyncio.Future[None] = loop.create_future()
+        self._held.setdefault(record, set()).add(held)
+        timer = loop.call_later(seconds, _release, (held,))
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await held
         finally:
-            for wait in waits:
-                wait.cancel()
+            timer.cancel()
+            others = self._held.get(record, set())
+            others.discard(held)
+            if not others:
+                self._held.pop(record, None)
         return record.settled.is_set()
+
+    def release_polls(self) -> None:
+        """Let polls that are being held end, and hold none from now on."""
+        self.closing = True
+        for polls in self._held.values():
+            _release(polls)
 
     def fetched(self, record: Record) -> None:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
@@ -111,6 +128,12 @@ class FutureStore:
     def records(self) -> Iterable[Record]:
         """Return all operations in the order of their arrival."""
         return self._records.values()
+
+
+def _release(polls: Iterable[asyncio.Future[None]]) -> None:
+    for poll in polls:
+        if not poll.done():  # its request may have gone away
+            poll.set_result(None)
 
 
 def check_same(record: Record, payload_hash: str) -> None:

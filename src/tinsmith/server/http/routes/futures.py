@@ -42,7 +42,7 @@ async def _held(request: Request, service: Service, record: Record) -> bool:
         UserError: the key was revoked meanwhile (401).
     """
     left, settled = service.settings.long_poll_s, False
-    while left > 0 and not settled and not service.core.futures.closing.is_set():
+    while left > 0 and not settled and not service.core.futures.closing:
         settled = await service.core.futures.wait(record, min(left, _LOOK_S))
         left -= _LOOK_S
         # Found in memory, where it is kept for a moment, most of the time.

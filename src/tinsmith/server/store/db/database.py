@@ -13,7 +13,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 
 from tinsmith.server.store.db.integrity import check_integrity, check_ours
-from tinsmith.server.store.db.writer import Writer
+from tinsmith.server.store.db.writer import RowWrite, Writer
 from tinsmith.types.errors import StartupError
 
 log = logging.getLogger("tinsmith.server")
@@ -98,6 +98,14 @@ class Database:
             SQLAlchemyError: the job or the commit failed; nothing of the job is stored.
         """
         return await self.writer.submit(job)
+
+    async def write_row(self, row: RowWrite) -> None:
+        """Write a row in the next group commit, with others of the same statement; wait until it is committed.
+
+        Raises:
+            SQLAlchemyError: the row or the commit failed; nothing of the row is stored.
+        """
+        await self.writer.submit_row(row)
 
     def close(self) -> None:
         """Commit what is queued and close all connections."""

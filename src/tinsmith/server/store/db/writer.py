@@ -7,20 +7,40 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Insert, Update
 
 T = TypeVar("T")
 Job = Callable[[Connection], Any]
 
 # Bounds the time that the first request of a group waits for the last one.
 _GROUP = 256
+# Requests that are woken in one round of the event loop. Each has an answer to write, and whatever else came in
+# meanwhile, a heartbeat say, waits for the end of the round.
+_WOKEN_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """One row to be written by a statement that many rows share; a group's rows of one statement are sent together.
+
+    Between two jobs, inserts go before updates: an update may be of a row that was queued just before it, an insert
+    never needs an update that was.
+
+    Attributes:
+        statement: made once; rows are told apart by the identity of theirs.
+        values: returns the parameters, always the same names for one statement. Called once, on the writer's thread.
+    """
+
+    statement: Insert | Update
+    values: Callable[[], dict[str, Any]]
 
 
 @dataclass(slots=True)
 class _Item:
-    job: Job
+    job: Job | RowWrite
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     value: Any = None
@@ -42,8 +62,15 @@ class Writer:
 
         A job that raises is rolled back alone; a commit that fails fails the whole group.
         """
+        return self._put(job)
+
+    def submit_row(self, row: RowWrite) -> asyncio.Future[None]:
+        """Queue a row; as with `submit`, it is committed once the future is done, and fails alone."""
+        return self._put(row)
+
+    def _put(self, job: Job | RowWrite) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         self._queue.put(_Item(job, future, loop))
         return future
 
@@ -73,8 +100,12 @@ class Writer:
     def _commit(self, items: list[_Item]) -> None:
         try:
             with self.engine.begin() as connection:
-                for item in items:
-                    _run_one(connection, item)
+                for are_rows, some in groupby(items, lambda item: isinstance(item.job, RowWrite)):
+                    if are_rows:
+                        _run_rows(connection, list(some))
+                    else:
+                        for item in some:
+                            _run_one(connection, item)
         except Exception as error:
             # Whatever the reason (disk full, database gone), nothing of the group is stored: every caller must know.
             for item in items:
@@ -84,11 +115,42 @@ class Writer:
 def _run_one(connection: Connection, item: _Item) -> None:
     savepoint = connection.begin_nested()
     try:
+        assert not isinstance(item.job, RowWrite)
         item.value = item.job(connection)
         savepoint.commit()
     except Exception as error:
         item.error = error
         savepoint.rollback()
+
+
+def _run_rows(connection: Connection, items: list[_Item]) -> None:
+    by_statement: dict[Insert | Update, list[tuple[_Item, dict[str, Any]]]] = {}
+    for item in items:
+        assert isinstance(item.job, RowWrite)
+        try:
+            values = item.job.values()
+        except Exception as error:
+            item.error = error
+            continue
+        by_statement.setdefault(item.job.statement, []).append((item, values))
+    for statement in sorted(by_statement, key=lambda statement: not statement.is_insert):
+        pairs = by_statement[statement]
+        if _try(connection, statement, [values for _, values in pairs]) is None:
+            continue
+        # One of them was refused, and with it all were rolled back: each by itself, so that only that one fails.
+        for item, values in pairs:
+            item.error = _try(connection, statement, [values])
+
+
+def _try(connection: Connection, statement: Insert | Update, rows: list[dict[str, Any]]) -> Exception | None:
+    savepoint = connection.begin_nested()
+    try:
+        connection.execute(statement, rows)
+        savepoint.commit()
+    except Exception as error:
+        savepoint.rollback()
+        return error
+    return None
 
 
 def _deliver(items: list[_Item]) -> None:
@@ -102,10 +164,12 @@ def _deliver(items: list[_Item]) -> None:
 
 
 def _resolve(items: list[_Item]) -> None:
-    for item in items:
+    for item in items[:_WOKEN_AT_ONCE]:
         if item.future.done():  # its request went away; the job is committed all the same
             continue
         if item.error is not None:
             item.future.set_exception(item.error)
         else:
             item.future.set_result(item.value)
+    if rest := items[_WOKEN_AT_ONCE:]:
+        asyncio.get_running_loop().call_soon(_resolve, rest)

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Text, cast, delete, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.tables import OperationRow
+from tinsmith.server.store.db.writer import RowWrite
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.operation_rows import about_outcome, from_row, sealed, to_row
 from tinsmith.types.digests import digest
@@ -34,6 +35,12 @@ _COLUMNS = [
     for column in OperationRow.__table__.columns
     if column.key not in ("body", "result")
 ]
+
+# Made once, of the table and not of the class: what SQLAlchemy does to make a statement for every operation takes
+# longer than the writing. The columns are those that the parameters name.
+_TABLE = OperationRow.metadata.tables[OperationRow.__tablename__]
+_ADD = insert(_TABLE)
+_CHANGE = update(_TABLE).where(_TABLE.c.request_id == bindparam("of"))
 
 
 class JournalLike(Protocol):
@@ -110,15 +117,26 @@ class Journal:
         about = about_outcome(record) if record.state is not State.PENDING else None
         row = to_row(record, self._instance) | {"body": inline}
 
-        def job(connection: Connection) -> None:
-            for effect in effects:
-                effect(connection)
-            # Digests on the writer's thread, which has time while the disk has none.
+        # Digests on the writer's thread, which has time while the disk has none.
+        def values() -> dict[str, Any]:
             if inline is not None:
                 row["body_digest"] = record.body_digest = digest(inline)
             if about is not None:
                 row["outcome_digest"] = digest(about)
-            connection.execute(insert(OperationRow), sealed(row))
+            return sealed(row)
+
+        await self._write(RowWrite(_ADD, values), effects)
+
+    async def _write(self, row: RowWrite, effects: Sequence[Effect]) -> None:
+        """Write a row, and what belongs to it in the same transaction."""
+        if not effects:
+            await self._db.write_row(row)
+            return
+
+        def job(connection: Connection) -> None:
+            for effect in effects:
+                effect(connection)
+            connection.execute(row.statement, row.values())
 
         await self._db.write(job)
 
@@ -129,7 +147,8 @@ class Journal:
             record.outcome_digest = await self._blobs.put(key, result, about)
             record.result_blob = key
         inline = result if record.result_blob is None else None
-        values = {
+        row = {
+            "of": record.request_id,
             "state": record.state.value,
             "result": inline,
             "result_blob": record.result_blob,
@@ -139,16 +158,12 @@ class Journal:
             "settled_at": record.settled_at,
         }
 
-        def job(connection: Connection) -> None:
-            for effect in effects:
-                effect(connection)
+        def values() -> dict[str, Any]:
             if record.result_blob is None:
                 record.outcome_digest = digest(about, inline or b"")
-            sums = {"outcome_digest": record.outcome_digest}
-            where = OperationRow.request_id == record.request_id
-            connection.execute(update(OperationRow).where(where).values(values | sums))
+            return row | {"outcome_digest": record.outcome_digest}
 
-        await self._db.write(job)
+        await self._write(RowWrite(_CHANGE, values), effects)
         record.body = None
 
     async def body(self, record: Record, *, verify: bool = False) -> tuple[bytes | None, str | None]:
@@ -223,14 +238,9 @@ class Journal:
         await self._blobs.delete(blobs)
 
     async def note_fetched(self, records: Sequence[Record]) -> None:
-        times = [(record.request_id, record.fetched_at) for record in records]
-
-        def job(connection: Connection) -> None:
-            for request_id, fetched_at in times:
-                where = OperationRow.request_id == request_id
-                connection.execute(update(OperationRow).where(where).values(fetched_at=fetched_at))
-
-        await self._db.write(job)
+        rows = [{"of": record.request_id, "fetched_at": record.fetched_at} for record in records]
+        if rows:
+            await self._db.write(lambda connection: connection.execute(_CHANGE, rows))
 
     def load(self) -> list[Record]:
         """Read all operations of this instance in the order of their arrival, without bodies and results.
