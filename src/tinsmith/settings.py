@@ -87,7 +87,9 @@ class ServerSettings(_Environment):
         description="A body that brings less than 1 KiB/s over so long ends its connection, seconds.",
     )
     max_connections: int | None = Field(
-        default=None, ge=1, description="Most open connections; unset: the limit of file descriptors less 64."
+        default=None,
+        ge=1,
+        description="Most open connections; unset: the limit of file descriptors less 64, at most 65,536.",
     )
     max_connections_per_address: int | None = Field(
         default=None, ge=1, description="Most open connections of one address; unset: half of all."

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.server.conftest import Running, Start, soon
 from tinsmith.server.http.listener import Listener, bind
+from tinsmith.server.http.seldom import Seldom
 
 pytestmark = pytest.mark.anyio
 
@@ -91,3 +95,54 @@ async def test_a_body_that_makes_progress_is_read_to_its_end(start: Start) -> No
             await asyncio.sleep(0.02)
         assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 4")
         writer.close()
+
+
+async def test_a_whole_request_has_no_timer(start: Start) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+    running = await start(header_timeout_s=0.05, body_timeout_s=0.05)
+    async with listening(running) as listener:
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            asked.set()
+            await answer.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        listener._server.config.loaded_app = slow
+        reader, writer = await half(listener, HEALTH)
+        await asked.wait()
+        await asyncio.sleep(0.3)
+        answer.set()
+        assert b"200" in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b" " * 1_500_000])
+async def test_after_a_refusal_the_connection_goes_on_or_says_that_it_does_not(start: Start, body: bytes) -> None:
+    running = await start(max_json_mb=1)
+    async with listening(running) as listener:
+        headers = {"X-API-Key": await running.service.keys.create("local", "test")}
+        async with httpx.AsyncClient(base_url=listener.url, headers=headers) as client:
+            refused = await client.post("/api/v1/create_session", content=body)
+            assert 400 <= refused.status_code < 500
+            assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_malformed_requests_are_logged_once(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with listening(await start()) as listener:
+        for _ in range(20):
+            reader, writer = await half(listener, b"\x00\x01\r\n\r\n")
+            assert b"400" in await asyncio.wait_for(reader.readline(), 5)
+            writer.close()
+    assert [record.message for record in caplog.records].count("Invalid HTTP request received.") == 1
+
+
+def test_a_loop_without_descriptors_says_so_once_and_other_errors_always() -> None:
+    seldom = Seldom()
+
+    def passes(text: str) -> bool:
+        return seldom.filter(logging.LogRecord("asyncio", logging.ERROR, "", 0, text, None, None))
+
+    assert [passes(f"socket.accept() out of system resource\nsocket: {n}") for n in range(3)] == [True, False, False]
+    assert passes("Task exception was never retrieved")
+    assert passes("Task exception was never retrieved")

@@ -10,6 +10,8 @@ from tinsmith.settings import ServerSettings
 
 # Descriptors for everything else: the database, blobs, checkpoints, pipes to the engine.
 _RESERVE = 64
+# Where descriptors are as good as unlimited, memory is what connections run out of.
+_MANY = 65_536
 
 
 class Connection(Protocol):
@@ -31,7 +33,7 @@ class Connections:
     """
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
-        self.most = settings.max_connections or max(1, descriptors() - _RESERVE)
+        self.most = settings.max_connections or max(1, min(descriptors() - _RESERVE, _MANY))
         self.most_per_address = settings.max_connections_per_address or max(1, self.most // 2)
         self._metrics = metrics
         self._open: set[Connection] = set()
@@ -85,7 +87,7 @@ class Connections:
 def descriptors() -> int:
     """Return how many descriptors this process may open."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1_048_576 if soft == resource.RLIM_INFINITY else soft
+    return _MANY if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_descriptors() -> None:
