@@ -77,6 +77,24 @@ class ServerSettings(_Environment):
     max_json_mb: int = Field(default=8, ge=1, description="Largest JSON body, MiB; batches travel as protobuf.")
     max_import_mb: int = Field(default=8192, ge=1, description="Largest adapter that can be imported, MiB.")
 
+    # Connections
+    header_timeout_s: float = Field(
+        default=20.0, gt=0, description="How long a client may take to send the headers of a request, seconds."
+    )
+    body_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="A body that brings less than 1 KiB/s over so long ends its connection, seconds.",
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most open connections; unset: the limit of file descriptors less 64, at most 65,536.",
+    )
+    max_connections_per_address: int | None = Field(
+        default=None, ge=1, description="Most open connections of one address; unset: half of all."
+    )
+
     # Limits of requests: a client that goes wrong is told so, and does not take the others' memory or time.
     max_lora_rank: int = Field(default=256, ge=1, le=256, description="Largest LoRA rank accepted.")
     max_datums: int = Field(default=4096, ge=1, description="Most datums in one forward_backward request.")

@@ -96,12 +96,14 @@ def _check_data_dir(field: str, folder: Path) -> None:
 async def _serve(settings: Settings, specs: list[str]) -> None:
     from tinsmith.cluster.child import ChildLink
     from tinsmith.cluster.model_sources import ModelSpec, resolve_models
+    from tinsmith.server.http.connections import raise_descriptors
     from tinsmith.server.http.listener import Listener, bind
     from tinsmith.server.service import Service
     from tinsmith.server.store.catalog import BaseModels
     from tinsmith.server.store.keys import check_token
 
     logs.configure("api")
+    raise_descriptors()
     # Before the models, which may load for minutes: a key that cannot be one is a mistake of the command line.
     if settings.api_key is not None:
         check_token(settings.api_key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 import uvicorn
 
 from tinsmith.server.http.app import create_app
+from tinsmith.server.http.connections import Connections
+from tinsmith.server.http.patience import patient
+from tinsmith.server.http.seldom import Seldom
 from tinsmith.server.service import Service
 from tinsmith.types.errors import StartupError
 
@@ -39,14 +43,19 @@ class Listener:
         listening: what `bind` gave; closed when `run` ends.
 
     Attributes:
+        connections: the open ones.
         port: the port it is bound to; where port 0 was asked for, the free one that was found.
     """
 
     def __init__(self, service: Service, host: str, listening: socket.socket) -> None:
         self._service = service
         self._host = host
+        settings = service.core.settings
+        self.connections = Connections(settings, service.core.metrics)
         config = uvicorn.Config(
             create_app(service),
+            http=patient(settings, self.connections),
+            ws="none",
             log_config=None,
             access_log=False,
             # The caller starts and stops the service itself, and has set up logging.
@@ -69,11 +78,16 @@ class Listener:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.stop)
+        seldom, loggers = Seldom(), [logging.getLogger(name) for name in ("asyncio", "uvicorn.error")]
+        for one in loggers:
+            one.addFilter(seldom)
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+            for one in loggers:
+                one.removeFilter(seldom)
             self._socket.close()
 
     def stop(self) -> None:

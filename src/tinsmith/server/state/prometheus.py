@@ -15,6 +15,10 @@ class Metrics:
         self.requests = Counter(
             "tinsmith_http_requests", "HTTP requests answered.", ["path", "status"], registry=self.registry
         )
+        self.connections = Gauge("tinsmith_http_connections", "Open connections.", registry=self.registry)
+        self.dropped = Counter(
+            "tinsmith_http_connections_dropped", "Connections closed early.", ["reason"], registry=self.registry
+        )
         self.seconds = Histogram(
             "tinsmith_http_seconds",
             "Time to answer, long polls left out.",
