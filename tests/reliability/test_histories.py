@@ -25,6 +25,9 @@ def _run(examples: int) -> None:
     )
 
 
+# Slow until it is known why some histories, with requests that hang up while they are stored, take minutes.
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.row(210, 211)
 def test_any_history_ends_as_if_each_operation_had_run_once_and_in_order() -> None:
     _run(EXAMPLES)

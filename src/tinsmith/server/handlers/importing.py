@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import anyio.to_thread
-import orjson
 
 from tinsmith.adapter_files.expert_parts import fuse_experts
 from tinsmith.adapter_files.manifest import seal_arrival
@@ -147,7 +146,7 @@ class ImportingHandler:
         for seq, save in enumerate((self._saving.save_weights, self._saving.save_weights_for_sampler), 1):
             fields = {**told, "model_id": load.model_id, "seq_id": seq}
             known = self._futures.by_scope(_scope(load, seq))
-            saves.append(known or await save(load.owner, orjson.dumps(fields)))
+            saves.append(known or await save(load.owner, to_bytes(fields)))
         return saves
 
     def _check_room(self, size: int) -> None:

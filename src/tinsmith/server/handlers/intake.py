@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
@@ -58,9 +59,13 @@ class Intake:
         self._place(record)
         if reserve is not None:
             reserve()
+        # To its end, also where the request goes away meanwhile: what is being written will be committed, and an
+        # operation that is stored but forgotten would stand in the way of its own repeat.
+        return await asyncio.shield(asyncio.ensure_future(self._store(record, effects, undo)))
+
+    async def _store(self, record: Record, effects: Sequence[Effect], undo: Callable[[], None] | None) -> Record:
         try:
             await self._journal.add(record, effects)
-        # A request that was cancelled has not been acknowledged either.
         except BaseException:
             self._displace(record)
             self._futures.discard(record)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
-
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
 from tinsmith.server.faults import Unavailable
@@ -11,6 +9,7 @@ from tinsmith.server.handlers.bodies import canonical, check_body, parse, read_o
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
+from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.state.live import SamplingSession
 from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record, State
@@ -144,7 +143,7 @@ class SamplingHandler:
             self._live.sampler(sampler.id, owner)  # its session may have ended meanwhile
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
-        record.body = orjson.dumps(request.wire())
+        record.body = to_bytes(request.wire())
         record.work = Sample(sampler.id)
         # With its operation: the prompt is at hand now, and what it is continued with is stored with the outcome.
         effects = [self._recordings.begin(record, asked.prompt)] if request.record_stability_info else []
