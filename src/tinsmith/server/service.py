@@ -15,6 +15,7 @@ from tinsmith.server.handlers.closing import ClosingHandler
 from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.importing import ImportingHandler
 from tinsmith.server.handlers.intake import Intake
+from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import ModelOrder
 from tinsmith.server.handlers.references import ReferencesHandler
 from tinsmith.server.handlers.sampling import SamplingHandler
@@ -113,15 +114,16 @@ class Service:
         recovery = Recovery(core, dispatcher, outcomes, points)
         self.events = Events(core, dispatcher, outcomes, recovery, points)
 
-        self.intake = intake = Intake(core, dispatcher, points)
+        limits = Limits(core)
+        self.intake = intake = Intake(core, dispatcher, points, limits)
         model_order = ModelOrder(core, intake)
-        self.saving = saving = SavingHandler(core, model_order)
-        self.training = TrainingHandler(core, model_order, ReferencesHandler(core, saving))
-        self.creation = creation = CreationHandler(core, intake, model_order, saving)
-        self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving)
+        self.saving = saving = SavingHandler(core, model_order, limits)
+        self.training = TrainingHandler(core, model_order, ReferencesHandler(core, saving), limits)
+        self.creation = creation = CreationHandler(core, intake, model_order, saving, limits)
+        self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving, limits)
         self.closing = ClosingHandler(core, dispatcher, points)
         self.sessions = sessions = SessionsHandler(core, dispatcher, outcomes)
-        self.importing = ImportingHandler(core, sessions, creation, saving)
+        self.importing = ImportingHandler(core, sessions, creation, saving, limits)
         self.sweeper = Sweeper(core, dispatcher, sessions)
 
     async def _take_over(self, core: Core, held: Claim) -> None:

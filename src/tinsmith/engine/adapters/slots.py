@@ -50,6 +50,11 @@ class Target:
         """Rank of this weight's adapter: an expert gets its share, so that a token meets about `rank` in all."""
         return max(1, rank // self.experts_per_token) if self.experts else rank
 
+    @property
+    def parameters(self) -> int:
+        """Parameters of this weight's adapter per unit of the rank that was asked for."""
+        return (self.inputs + self.outputs) * max(1, self.experts) // self.experts_per_token
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
