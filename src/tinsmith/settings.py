@@ -122,7 +122,7 @@ class ServerSettings(_Environment):
     max_tokens_in_flight_per_key: int = Field(
         default=33_554_432,
         ge=1,
-        description="Tokens of one key's passes and samples that have no result yet; above, a request gets 429.",
+        description="Tokens of one key's passes that have no result yet, and as many of its samples; above, 429.",
     )
     max_stored_mb_per_key: int | None = Field(
         default=None,

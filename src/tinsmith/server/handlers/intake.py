@@ -19,9 +19,7 @@ from tinsmith.types.errors import UserError
 class Intake:
     """Accepts operations."""
 
-    def __init__(
-        self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints, limits: Limits
-    ) -> None:
+    def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints, limits: Limits) -> None:
         self._limits = limits
         self._dispatcher = dispatcher
         self._recovery_points = recovery_points

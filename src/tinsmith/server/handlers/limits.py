@@ -10,6 +10,7 @@ from tinsmith.server.faults import Unavailable
 from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
+from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import Damaged, RequestErrorCategory, UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.params import LoraConfig
@@ -40,7 +41,9 @@ class Limits:
         """
         most, has = self._settings.max_models_per_key, self._live.models_of(owner)
         if has >= most:
-            expected = f"at most {most} live training runs of a key (TINSMITH_MAX_MODELS_PER_KEY); end a session of yours"
+            expected = (
+                f"at most {most} live training runs of a key (TINSMITH_MAX_MODELS_PER_KEY); end a session of yours"
+            )
             raise invalid("model_seq_id", f"one more training run than the {has} that you have", expected)
 
     def check_tokens(self, record: Record) -> None:
@@ -51,14 +54,15 @@ class Limits:
         Raises:
             Unavailable: not before others of the key are done (429).
         """
-        most, held = self._settings.max_tokens_in_flight_per_key, self._usage.tokens[record.owner]
+        most, held = self._settings.max_tokens_in_flight_per_key, self._usage.tokens(record)
         # Whatever its size, it is let in alone: else it could never be.
         if not held or held + record.tokens <= most or awaited(record, self._live):
             return
+        kind = "samples" if record.kind is OpKind.SAMPLE else "passes"
         raise Unavailable(
-            f"tokens: got {record.tokens} more on top of {held} of yours that have no result yet, expected at most "
-            f"{most} in flight for one key (TINSMITH_MAX_TOKENS_IN_FLIGHT_PER_KEY); wait for results before you send "
-            "more",
+            f"tokens: got {record.tokens} more on top of {held} in {kind} of yours that have no result yet, expected "
+            f"at most {most} in flight for one key (TINSMITH_MAX_TOKENS_IN_FLIGHT_PER_KEY); wait for results before "
+            "you send more",
             429,
             _RETRY_S,
         )

@@ -94,9 +94,9 @@ class SavingHandler:
     ) -> Prepared:
         check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
         old = await self._checkpoints.find(path)
-        if not (isinstance(request, SaveWeightsRequest) and request.overwrite):
-            if self._pending_save(run, path) is not None or old is not None:
-                raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
+        taken = self._pending_save(run, path) is not None or old is not None
+        if taken and not (isinstance(request, SaveWeightsRequest) and request.overwrite):
+            raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
         size = saved_bytes(await self._catalog.find(run.base_model), run.lora, path.kind)
         await self._limits.check_stored(run.owner, "path", size, freed=old.size_bytes if old is not None else 0)
         # A folder of its own even where it overwrites: the old files stay until the row of the new ones is stored.

@@ -35,9 +35,7 @@ _PARTS_OF_A_DATUM = 64
 class TrainingHandler:
     """Turns training steps into operations."""
 
-    def __init__(
-        self, core: Core, model_order: ModelOrder, references: ReferencesHandler, limits: Limits
-    ) -> None:
+    def __init__(self, core: Core, model_order: ModelOrder, references: ReferencesHandler, limits: Limits) -> None:
         self._limits = limits
         self._model_order = model_order
         self._references = references

@@ -15,14 +15,16 @@ class Usage:
 
     Attributes:
         samples: sampling requests without an outcome.
-        tokens: tokens that operations without an outcome may cost.
+        pass_tokens, sample_tokens: tokens that operations without an outcome may cost. Apart, so that samples which
+            fill one up again and again never keep a training step out.
         saving: bytes that saves without an outcome will take.
         refusals: requests that were refused at the door and are kept for their client.
     """
 
     def __init__(self) -> None:
         self.samples: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
+        self.pass_tokens: Counter[str] = Counter()
+        self.sample_tokens: Counter[str] = Counter()
         self.saving: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
 
@@ -42,9 +44,16 @@ class Usage:
         """Count it no more."""
         _add(self.refusals, record.owner, -1)
 
+    def tokens(self, record: Record) -> int:
+        """Return the tokens in flight that an operation would add to."""
+        return self._tokens(record)[record.owner]
+
+    def _tokens(self, record: Record) -> Counter[str]:
+        return self.sample_tokens if record.kind is OpKind.SAMPLE else self.pass_tokens
+
     def _change(self, record: Record, sign: int) -> None:
         _add(self.samples, record.owner, sign * (record.kind is OpKind.SAMPLE))
-        _add(self.tokens, record.owner, sign * record.tokens)
+        _add(self._tokens(record), record.owner, sign * record.tokens)
         _add(self.saving, record.owner, sign * record.saves_bytes)
 
 
