@@ -22,6 +22,7 @@ from tinsmith.server.handlers.sampling import SamplingHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.training import TrainingHandler
+from tinsmith.server.handlers.waiting import Waiting
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.core import Core, open_core
 from tinsmith.server.store.data_folder import DataFolder
@@ -115,6 +116,7 @@ class Service:
         self.events = Events(core, dispatcher, outcomes, recovery, points)
 
         limits = Limits(core)
+        self.waiting = Waiting(core, dispatcher, limits)
         self.intake = intake = Intake(core, dispatcher, points, limits)
         model_order = ModelOrder(core, intake)
         self.saving = saving = SavingHandler(core, model_order, limits)

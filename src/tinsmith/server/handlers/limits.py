@@ -6,6 +6,8 @@ repeat. One that lasts until its owner does something is a fault of the request:
 
 from __future__ import annotations
 
+import time
+
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.state.live import LiveState
 from tinsmith.server.state.records import Record, State
@@ -21,6 +23,8 @@ _VECTORS = {"weights": 3, "sampler_weights": 1}
 _FILES_OVERHEAD = 4096
 # Passes and samples take a moment at least.
 _RETRY_S = 2
+# How long who was asked to wait is told of it by the futures, seconds: longer than a poll is held.
+_TOLD_S = 60.0
 
 
 class Limits:
@@ -32,6 +36,34 @@ class Limits:
         self._usage = core.futures.usage
         self._checkpoints = core.checkpoints
         self._recordings = core.recordings
+        # Who was asked to wait, until when that is worth telling, and why.
+        self._held_back: dict[str, tuple[float, str]] = {}
+
+    def held_back(self, owner: str) -> str | None:
+        """Return why requests of a key were just asked to wait; None if none were."""
+        until, why = self._held_back.get(owner, (0.0, ""))
+        if time.monotonic() < until:
+            return why
+        self._held_back.pop(owner, None)
+        return None
+
+    def _hold_back(self, owner: str, why: str) -> Unavailable:
+        self._held_back[owner] = (time.monotonic() + _TOLD_S, why)
+        return Unavailable(why, 429, _RETRY_S)
+
+    def check_queue(self, owner: str) -> None:
+        """Check that there is room for one more sample in the queue.
+
+        Raises:
+            Unavailable: not for this owner (429).
+        """
+        # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
+        limit, waiting = self._settings.max_queued_samples, self._usage.samples
+        # A full queue still takes what is within an even share, so that nobody is refused for what another has queued.
+        share = max(1, limit // len(waiting.keys() | {owner}))
+        if waiting.total() >= limit and waiting[owner] >= share:
+            why = f"queue: {waiting[owner]} of your sampling requests are waiting, of {limit} for all owners together"
+            raise self._hold_back(owner, f"{why} (TINSMITH_MAX_QUEUED_SAMPLES); slow down")
 
     def check_runs(self, owner: str) -> None:
         """Check that there may be one more training run.
@@ -59,12 +91,11 @@ class Limits:
         if not held or held + record.tokens <= most or awaited(record, self._live):
             return
         kind = "samples" if record.kind is OpKind.SAMPLE else "passes"
-        raise Unavailable(
+        raise self._hold_back(
+            record.owner,
             f"tokens: got {record.tokens} more on top of {held} in {kind} of yours that have no result yet, expected "
             f"at most {most} in flight for one key (TINSMITH_MAX_TOKENS_IN_FLIGHT_PER_KEY); wait for results before "
             "you send more",
-            429,
-            _RETRY_S,
         )
 
     async def check_stored(self, owner: str, field: str, size: int, freed: int = 0) -> None:

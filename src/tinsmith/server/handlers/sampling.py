@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
-from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, check_body, parse, read_object, validate
 from tinsmith.server.handlers.intake import Intake
 from tinsmith.server.handlers.limits import Limits
@@ -52,7 +51,6 @@ class SamplingHandler:
         self._catalog = core.catalog
         self._checkpoints = core.checkpoints
         self._data_folder = core.data_folder
-        self._futures = core.futures
         self._recordings = core.recordings
 
     # -- sampling sessions --------------------------------------------------------------------------------------------
@@ -146,7 +144,7 @@ class SamplingHandler:
         if sampler.damage is not None:
             reason = f"sampling session {sampler.id}: {sampler.damage}"
             return await self._intake.accept(record.refuse(reason, RequestErrorCategory.SERVER))
-        self._check_queue(owner)
+        self._limits.check_queue(owner)
         try:
             info = await self._catalog.find(sampler.base_model)
             asked = await check_body(body, check_request, request, info, self._settings)
@@ -160,15 +158,6 @@ class SamplingHandler:
         # With its operation: the prompt is at hand now, and what it is continued with is stored with the outcome.
         effects = [self._recordings.begin(record, asked.prompt)] if request.record_stability_info else []
         return await self._intake.accept(record, effects)
-
-    def _check_queue(self, owner: str) -> None:
-        # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
-        limit, waiting = self._settings.max_queued_samples, self._futures.usage.samples
-        # A full queue still takes what is within an even share, so that nobody is refused for what another has queued.
-        share = max(1, limit // len(waiting.keys() | {owner}))
-        if waiting.total() >= limit and waiting[owner] >= share:
-            why = f"queue: {waiting[owner]} of your sampling requests are waiting, of {limit} for all owners together"
-            raise Unavailable(f"{why} (TINSMITH_MAX_QUEUED_SAMPLES); slow down", 429)
 
     def cancel(self, record: Record) -> None:
         """Drop a sample that is not done yet; other operations are left alone."""

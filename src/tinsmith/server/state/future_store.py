@@ -30,6 +30,9 @@ class FutureStore:
         # Whether polls are held no more, because the service is about to stop.
         self.closing = False
         self.usage = Usage()
+        # The samples that the engine computes, as it said last, and whose they are.
+        self.running: frozenset[str] = frozenset()
+        self.running_owners: frozenset[str] = frozenset()
 
     def add(self, record: Record) -> None:
         """Add an operation; its idempotency key must be free."""
@@ -63,6 +66,13 @@ class FutureStore:
             self.usage.end(record)
         record.settled.set()
         _release(self._held.pop(record, ()))
+
+    def note_running(self, request_ids: Iterable[str]) -> None:
+        """Take in which samples the engine computes."""
+        self.running = frozenset(request_ids)
+        # Once for all polls that will be answered until it says more.
+        records = map(self._records.get, self.running)
+        self.running_owners = frozenset(record.owner for record in records if record is not None)
 
     def by_scope(self, scope: str | None) -> Record | None:
         """Return the operation that has an idempotency key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 from tinsmith.server.state.records import Record
@@ -14,6 +15,8 @@ class Usage:
     An owner of whom nothing is left is in none of them, so that their lengths count owners.
 
     Attributes:
+        pending: operations without an outcome.
+        settled_at: when an operation last had one, seconds, monotonic; of owners that have others pending.
         samples: sampling requests without an outcome.
         pass_tokens, sample_tokens: tokens that operations without an outcome may cost. Apart, so that samples which
             fill one up again and again never keep a training step out.
@@ -22,6 +25,8 @@ class Usage:
     """
 
     def __init__(self) -> None:
+        self.pending: Counter[str] = Counter()
+        self.settled_at: dict[str, float] = {}
         self.samples: Counter[str] = Counter()
         self.pass_tokens: Counter[str] = Counter()
         self.sample_tokens: Counter[str] = Counter()
@@ -35,6 +40,10 @@ class Usage:
     def end(self, record: Record) -> None:
         """Count it no more."""
         self._change(record, -1)
+        if record.owner in self.pending:
+            self.settled_at[record.owner] = time.monotonic()
+        else:
+            self.settled_at.pop(record.owner, None)
 
     def keep_refusal(self, record: Record) -> None:
         """Count a refused request."""
@@ -52,6 +61,7 @@ class Usage:
         return self.sample_tokens if record.kind is OpKind.SAMPLE else self.pass_tokens
 
     def _change(self, record: Record, sign: int) -> None:
+        _add(self.pending, record.owner, sign)
         _add(self.samples, record.owner, sign * (record.kind is OpKind.SAMPLE))
         _add(self._tokens(record), record.owner, sign * record.tokens)
         _add(self.saving, record.owner, sign * record.saves_bytes)
