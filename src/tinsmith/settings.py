@@ -216,6 +216,12 @@ class EngineSettings(_Environment):
         ge=1,
         description="Adapters and optimizer states, MiB; unset: 30 % of device memory, 4096 on a CPU.",
     )
+    host_adapter_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="Host memory for adapters that find no room in `TINSMITH_ADAPTER_MB`, those used longest ago, MiB; "
+        "unset: 30 % of the host's memory, 4096 on a CPU; 0: none, a further adapter is refused.",
+    )
     reference_cache_mb: int = Field(
         default=256, ge=1, description="Reference logprobs of preference pairs that an engine keeps, MiB."
     )

@@ -183,7 +183,7 @@ def test_references_that_cannot_be_loaded_fail_their_pairs_alone(tmp_path: Path)
     assert "checkpoint of base model" in str(outputs[0])
     assert "does not exist" in str(outputs[2])
 
-    tight = make_engine(adapter_mb=1)
+    tight = make_engine(adapter_mb=1, host_adapter_mb=0)
     big = save_reference(load_engine(checkpoint("qwen3")), tmp_path / "big", rank=128)
     failed, *_ = tight.train_rows(pair_rows("a", data, reference=big))
     assert "TINSMITH_ADAPTER_MB" in str(failed)
