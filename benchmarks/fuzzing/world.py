@@ -151,7 +151,9 @@ def _walk(found: Any) -> Iterator[tuple[str, str]]:
 async def new_world(home: Path) -> AsyncIterator[World]:
     """Run a service on an empty folder; its engine computes nothing and checks nothing."""
     link = FakeLink()
-    settings = Settings(home=home, long_poll_s=0.01, recovery_interval_s=1e9, max_models_per_key=10_000)
+    settings = Settings(
+        home=home, long_poll_s=0.01, recovery_interval_s=1e9, max_models_per_key=10_000, max_refusals_per_key=10**9
+    )
     service = Service(settings, link, BaseModels({info.name: home for info in link.infos}))
     await service.start()
     try:

@@ -116,7 +116,31 @@ class ServerSettings(_Environment):
         ge=1,
         description="Queued samples of all owners; then who has an even share gets 429.",
     )
+
+    # Limits of a key: none of them is felt by anybody else.
     max_models_per_key: int = Field(default=256, ge=1, description="Live training runs of one API key.")
+    max_tokens_in_flight_per_key: int = Field(
+        default=33_554_432,
+        ge=1,
+        description="Tokens of one key's passes that have no result yet, and as many of its samples; above, 429.",
+    )
+    max_stored_mb_per_key: int | None = Field(
+        default=None,
+        ge=1,
+        description="Checkpoints and recorded samples of one key, MiB; unset: what the disk holds.",
+    )
+    max_open_requests_per_key: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests of one key that are being answered, held polls too; unset: half of all connections.",
+    )
+    max_refusals_per_key: int = Field(
+        default=1000,
+        ge=1,
+        description="Refused requests of one key that are kept as failed futures; above, they are answered at once.",
+    )
+
+    # Times
     session_timeout_s: float = Field(
         default=7200.0,
         gt=0,
@@ -191,6 +215,12 @@ class EngineSettings(_Environment):
         default=None,
         ge=1,
         description="Adapters and optimizer states, MiB; unset: 30 % of device memory, 4096 on a CPU.",
+    )
+    host_adapter_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="Host memory for adapters that find no room in `TINSMITH_ADAPTER_MB`, those used longest ago, MiB; "
+        "unset: 30 % of the host's memory, 4096 on a CPU; 0: none, a further adapter is refused.",
     )
     reference_cache_mb: int = Field(
         default=256, ge=1, description="Reference logprobs of preference pairs that an engine keeps, MiB."

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.failures import EngineBroken
-from tinsmith.types.engine_messages.host_events import Flushed, Ready
+from tinsmith.types.engine_messages.host_events import Flushed, Ready, Stats
 from tinsmith.types.engine_messages.operations import TakeSnapshot
 
 
@@ -74,6 +74,15 @@ class TestStats:
         assert stats[-1]["models"] == stats[-1]["samplers"] == 1
         assert max(s["train_tokens_per_second"] for s in stats) > 5
         assert all(0 <= s["busy"] <= 1 for s in stats)
+
+    def test_name_the_samples_that_run(self) -> None:
+        clock = FakeClock()
+        driven = Driven(FakeEngine(clock=clock, step_s=0.6), clock=clock)
+        first = sample("s", max_tokens=5)
+        driven.run(load_sampler("s"), first)
+        running = [event.running for event in driven.events if isinstance(event, Stats)]
+        assert [first.request_id] in running
+        assert running[-1] == []
 
     def test_an_idle_host_is_silent(self) -> None:
         clock = FakeClock()

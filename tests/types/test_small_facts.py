@@ -119,5 +119,6 @@ def test_events_round_trip() -> None:
         Lost("died"),
         Lost("silent", "stopped"),
         Stats({"queue": 1.0}),
+        Stats({"queue": 1.0}, ["r", "s"]),
     ]
     assert [event_from_frame(event_to_frame(event)) for event in events] == events

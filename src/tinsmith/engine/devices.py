@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from tinsmith.settings import Settings
@@ -42,6 +44,15 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     check_dtype_name("dtype", dtype)
     return DTYPES[dtype]
+
+
+def host_adapter_budget(device: torch.device, settings: Settings) -> int:
+    """Bytes of host memory for adapters that find no room on the device; see `Settings.host_adapter_mb`."""
+    if settings.host_adapter_mb is not None:
+        return settings.host_adapter_mb * 2**20
+    if device.type == "cuda" and hasattr(os, "sysconf"):
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _CUDA_SHARE)
+    return _CPU_MIB * 2**20
 
 
 def adapter_budget(device: torch.device, settings: Settings) -> int:

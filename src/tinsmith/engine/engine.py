@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from tinsmith.engine.adapters.memory import SlotMemory
 from tinsmith.engine.adapters.optimizer import adamw_step
 from tinsmith.engine.adapters.references import BASE, References
 from tinsmith.engine.adapters.slots import PassGradients
@@ -17,7 +18,7 @@ from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.adapters.trained_adapters import Adapters
 from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
 from tinsmith.engine.checkpoints.fingerprint import weights_digest
-from tinsmith.engine.devices import adapter_budget, resolve_device, resolve_dtype
+from tinsmith.engine.devices import adapter_budget, host_adapter_budget, resolve_device, resolve_dtype
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.base_model import BaseModel
@@ -52,14 +53,15 @@ class Engine:
     def __init__(self, base: BaseModel, settings: Settings) -> None:
         self.base = base
         self.settings = settings
-        budget = adapter_budget(base.device, settings)
-        self.adapters = Adapters(base.targets, base.dtype, base.wide_dtype, base.device, budget)
+        budget, host_budget = adapter_budget(base.device, settings), host_adapter_budget(base.device, settings)
+        self.memory = SlotMemory(base.targets, base.dtype, base.device, budget, host_budget)
+        self.adapters = Adapters(self.memory, base.wide_dtype, base.device)
         self.snapshots = Snapshots(self.adapters)
         self.folders = AdapterFolders(base)
         self._sampler: Sampler | None = None
         self.references = References(self.adapters, partial(self.folders.read, optimizer=False))
         self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk, base.products.tile)
-        self.reference_logprobs = ReferenceLogprobs(base, self._chunk, settings.reference_cache_mb * 2**20)
+        self.reference_logprobs = ReferenceLogprobs(base, self._chunk, settings.reference_cache_mb * 2**20, self.memory)
 
     @classmethod
     def load(cls, name: str, source: str, device: str, dtype: str, settings: Settings) -> Engine:
@@ -111,7 +113,7 @@ class Engine:
         """Generates from snapshots; made, with its cache, when first asked for."""
         # An engine that only trains never pays for a KV cache.
         if self._sampler is None:
-            self._sampler = Sampler(self.base, self.snapshots, self.settings)
+            self._sampler = Sampler(self.base, self.snapshots, self.memory, self.settings)
         return self._sampler
 
     def create_model(self, model_id: str, lora: LoraConfig) -> None:
@@ -156,7 +158,8 @@ class Engine:
             if fresh:
                 self.adapters.remove(model_id)
             raise
-        # All checks are behind us: a state is taken whole or not at all.
+        # All checks are behind us: a state is taken whole or not at all. The reference may have taken its place.
+        self.memory.use([adapter.slot])
         saved.restore(adapter)
         self.references.replace(model_id, reference)
 
@@ -201,7 +204,8 @@ class Engine:
         try:
             if snapshot.slot is None or snapshot.lora is None:
                 raise invalid("sampler_id", sampler_id, "a sampler with an adapter")
-            return self.folders.save_weights(snapshot.slot.flat, snapshot.slot, snapshot.lora, folder)
+            weights = self.memory.read(snapshot.slot)
+            return self.folders.save_weights(weights, snapshot.slot, snapshot.lora, folder)
         finally:
             self.snapshots.done(snapshot)
 
@@ -231,7 +235,7 @@ class Engine:
             UserError: a parameter is out of range, or gradients are not finite (they are cleared, the weights stay).
         """
         check_adam(params)
-        return adamw_step(self.adapters.get(model_id), params)
+        return adamw_step(self.adapters.ready(model_id), params)
 
     def clear_gradients(self, model_id: str) -> None:
         """Forget the gradients since the last step."""
@@ -266,8 +270,9 @@ class Engine:
         # Forward rows apart from the others: their pass keeps no activations.
         for backward in (False, True):
             some = [unit for unit in units if unit[0].row.backward == backward]
-            if some:
-                self._run_apart(some, backward, results)
+            # Together where there is room for all their adapters at once.
+            for company in self.memory.companies(some, lambda unit: unit[0].slot):
+                self._run_apart(company, backward, results)
         self.references.release_unused({(r.model_id, r.reference) for r in rows if r.reference is not None})
         return results
 
@@ -301,6 +306,7 @@ class Engine:
 
     def _run(self, units: list[Unit], backward: bool, results: list[RowOutput | Exception]) -> None:
         units = self.reference_logprobs.fill_in(units)
+        self.memory.use({unit[0].slot for unit in units})
         adapters = [self.adapters.get(model_id) for model_id in {unit[0].row.model_id for unit in units}]
         gradients = PassGradients(self.base.wide_dtype)
         tiled = self.base.products.tile > 1

@@ -108,6 +108,11 @@ class SampleQueue:
         return len(self._running)
 
     @property
+    def running_ids(self) -> list[str]:
+        """Ids of the requests in the engine."""
+        return list(self._running)
+
+    @property
     def has_work(self) -> bool:
         """Whether a turn would do something."""
         return bool(self._running) or any(map(self._known_samplers.is_usable, self._queued))

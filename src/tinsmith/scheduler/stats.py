@@ -52,4 +52,5 @@ class Meter:
         }
         self._since, self._busy_s, self._at_rest = now, 0.0, not busy
         self._train_tokens, self._sample_tokens = train_tokens, sample_tokens
-        return Stats({name: float(value) for name, value in values.items()})
+        running = [request_id for engine in engines for request_id in engine.sample_queue.running_ids]
+        return Stats({name: float(value) for name, value in values.items()}, running)

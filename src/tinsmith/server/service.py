@@ -15,12 +15,14 @@ from tinsmith.server.handlers.closing import ClosingHandler
 from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.importing import ImportingHandler
 from tinsmith.server.handlers.intake import Intake
+from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import ModelOrder
 from tinsmith.server.handlers.references import ReferencesHandler
 from tinsmith.server.handlers.sampling import SamplingHandler
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.training import TrainingHandler
+from tinsmith.server.handlers.waiting import Waiting
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.core import Core, open_core
 from tinsmith.server.store.data_folder import DataFolder
@@ -113,15 +115,17 @@ class Service:
         recovery = Recovery(core, dispatcher, outcomes, points)
         self.events = Events(core, dispatcher, outcomes, recovery, points)
 
-        self.intake = intake = Intake(core, dispatcher, points)
+        limits = Limits(core)
+        self.waiting = Waiting(core, dispatcher, limits)
+        self.intake = intake = Intake(core, dispatcher, points, limits)
         model_order = ModelOrder(core, intake)
-        self.saving = saving = SavingHandler(core, model_order)
-        self.training = TrainingHandler(core, model_order, ReferencesHandler(core, saving))
-        self.creation = creation = CreationHandler(core, intake, model_order, saving)
-        self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving)
+        self.saving = saving = SavingHandler(core, model_order, limits)
+        self.training = TrainingHandler(core, model_order, ReferencesHandler(core, saving), limits)
+        self.creation = creation = CreationHandler(core, intake, model_order, saving, limits)
+        self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving, limits)
         self.closing = ClosingHandler(core, dispatcher, points)
         self.sessions = sessions = SessionsHandler(core, dispatcher, outcomes)
-        self.importing = ImportingHandler(core, sessions, creation, saving)
+        self.importing = ImportingHandler(core, sessions, creation, saving, limits)
         self.sweeper = Sweeper(core, dispatcher, sessions)
 
     async def _take_over(self, core: Core, held: Claim) -> None:

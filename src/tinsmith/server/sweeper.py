@@ -15,6 +15,9 @@ log = logging.getLogger("tinsmith.server")
 
 # How long a fetched result is kept where there is no journal, seconds.
 _MEMORY_RETENTION_S = 60.0
+# How long a fetched refusal is kept: until a lost answer has been asked for again. It was made in no time, and is made
+# again where a request is repeated after all.
+_REFUSAL_RETENTION_S = 60.0
 
 
 class Sweeper:
@@ -81,8 +84,9 @@ class Sweeper:
 
     async def forget(self) -> None:
         """Forget results that were fetched long ago, and those of sessions that ended long ago."""
-        over = self._clock.now() - self._retention_s
-        gone = [record for record in self._futures.records() if self._is_over(record, over)]
+        now = self._clock.now()
+        results, refusals = now - self._retention_s, now - min(self._retention_s, _REFUSAL_RETENTION_S)
+        gone = [r for r in self._futures.records() if self._is_over(r, refusals if r.at_door else results)]
         if gone:
             await self._journal.forget(gone)
             for record in gone:

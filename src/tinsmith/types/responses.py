@@ -82,11 +82,14 @@ class UntypedFuture(WireResponse):
     sample_sequence_ids: list[str] | None = None
 
 
+QueueState = Literal["active", "paused_capacity", "paused_rate_limit"]
+
+
 class TryAgainResponse(WireResponse):
     """The result is not there yet."""
 
     request_id: str
-    queue_state: Literal["active", "paused_capacity", "paused_rate_limit"] = "active"
+    queue_state: QueueState = "active"
     queue_state_reason: str | None = None
     type: Literal["try_again"] = "try_again"
 

@@ -134,12 +134,13 @@ def test_polls_outlive_faults(fake: FakeService, service: ServiceClient) -> None
     assert fake.models[training.model_id].steps == 1
 
 
+@pytest.mark.parametrize("status", [200, 408])
 def test_a_queue_that_stands_still_is_told(
-    fake: FakeService, service: ServiceClient, caplog: pytest.LogCaptureFixture
+    status: int, fake: FakeService, service: ServiceClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = service.create_lora_training_client("tinsmith-tiny").result()
     body = b'{"type": "try_again", "request_id": "r", "queue_state": "paused_capacity", "queue_state_reason": "busy"}'
-    answers = iter([(200, body, "application/json")] * 3)
+    answers = iter([(status, body, "application/json")] * 3)
     fake.intercept = lambda request: next(answers, None) if request.url.path.endswith("retrieve_future") else None
     training.optim_step().result()
     assert caplog.text.count("holds requests back: busy") == 1

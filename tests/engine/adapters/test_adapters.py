@@ -145,7 +145,7 @@ def fill_up(take: Callable[[int], None]) -> int:
 
 
 def test_memory_is_granted_and_given_back() -> None:
-    engine = load_engine(checkpoint("llama"), adapter_mb=4)
+    engine = load_engine(checkpoint("llama"), adapter_mb=4, host_adapter_mb=0)
     made = fill_up(lambda i: engine.create_model(f"m{i}", LoraConfig(rank=16)))
     assert made > 2
     used = engine.adapters.used

@@ -21,6 +21,7 @@ from tinsmith.engine.checkpoints import whole_folders
 from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
+from tinsmith.server.handlers.limits import saved_bytes
 from tinsmith.types.errors import Damaged, UserError
 from tinsmith.types.names.paths import check_name
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -292,3 +293,17 @@ def test_what_is_no_adapter_of_this_base_is_refused(state: tuple[Engine, Path], 
     (foreign / "adapter_model.safetensors").unlink()
     refused("got no adapter_model.safetensors")
     engine.load_sampler("s", folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_size_of_a_save_is_known_before_it_is_made(family: str, tmp_path: Path) -> None:
+    engine = load_engine(checkpoint(family))
+    lora = LoraConfig(rank=64, train_unembed=False)
+    engine.create_model("a", lora)
+    sizes = {
+        "weights": engine.save_state("a", tmp_path / "state"),
+        "sampler_weights": engine.save_sampler("a", tmp_path / "weights"),
+    }
+    # The rest are names and shapes, which take as much in a model of any width.
+    for kind, size in sizes.items():
+        assert saved_bytes(engine.info, lora, kind) == pytest.approx(size, abs=10_000)

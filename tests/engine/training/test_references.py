@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.support.checkpoints import checkpoint, make_checkpoint
 from tests.support.engines import load_engine, randomise_adapter
@@ -183,8 +185,27 @@ def test_references_that_cannot_be_loaded_fail_their_pairs_alone(tmp_path: Path)
     assert "checkpoint of base model" in str(outputs[0])
     assert "does not exist" in str(outputs[2])
 
-    tight = make_engine(adapter_mb=1)
+    tight = make_engine(adapter_mb=1, host_adapter_mb=0)
     big = save_reference(load_engine(checkpoint("qwen3")), tmp_path / "big", rank=128)
     failed, *_ = tight.train_rows(pair_rows("a", data, reference=big))
     assert "TINSMITH_ADAPTER_MB" in str(failed)
     ran(tight, pair_rows("a", data))
+
+
+def test_a_reference_gives_way_and_comes_back(tmp_path: Path) -> None:
+    tight, roomy = make_engine(), make_engine()
+    slot = tight.adapters.get("a").slot
+    tight.memory.budget = slot.pool.slot_bytes + slot.state_bytes
+    named, data = save_reference(roomy, tmp_path / "reference"), make_pairs(3)
+    rows = pair_rows("a", data, reference=named)
+    outputs = [refs(ran(engine, rows)) for engine in (tight, roomy)]
+    assert outputs[0] == outputs[1]
+    tight.keep_reference("a", named)
+    roomy.keep_reference("a", named)
+    for engine, place in ((tight, "tight"), (roomy, "roomy")):
+        engine.optim_step("a", ADAM)
+        engine.save_state("a", tmp_path / place)
+    assert tight.memory.moves > 1
+    for name in ("optimizer.safetensors", "reference_model.safetensors"):
+        found = [load_file(tmp_path / place / name) for place in ("tight", "roomy")]
+        assert all(torch.equal(tensor, found[0][key]) for key, tensor in found[1].items())

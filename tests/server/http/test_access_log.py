@@ -12,11 +12,13 @@ import pytest
 
 from tinsmith.server.http.app import create_app
 from tinsmith.server.state.prometheus import Metrics
+from tinsmith.settings import Settings
 
 
 def _levels(caplog: pytest.LogCaptureFixture, paths: list[str]) -> list[tuple[int, int]]:
     catalog = SimpleNamespace(healthy=False, folders={"m": "folder"}, loaded=set[str](), lost=None)
-    service: Any = SimpleNamespace(core=SimpleNamespace(catalog=catalog, metrics=Metrics()), owner="ann")
+    core = SimpleNamespace(catalog=catalog, metrics=Metrics())
+    service: Any = SimpleNamespace(core=core, owner="ann", settings=Settings())
 
     async def ask() -> list[int]:
         transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)

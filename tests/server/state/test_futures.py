@@ -214,7 +214,7 @@ def test_the_store_keeps_one_record_per_key_and_counts_what_waits(steps: list[tu
             store.mark_settled(model[key])
         elif action == "discard" and key in model:
             store.discard(model.pop(key))
-        assert store.pending_samples == Counter(r.owner for r in model.values() if not r.settled.is_set())
+        assert store.usage.samples == Counter(r.owner for r in model.values() if not r.settled.is_set())
         for number in range(6):
             record = store.by_scope(str(number))
             assert record is model.get(number)

@@ -50,7 +50,7 @@ class Poller:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._slots = asyncio.Semaphore(_MAX_POLLS)
-        self._told_of_queue = 0.0
+        self._told_of_queue: dict[str, float] = {}
 
     async def message(self, request_id: str) -> bytes:
         """Wait for a protobuf result and return its bytes.
@@ -96,7 +96,9 @@ class Poller:
                 )
             if response.status_code == _PROMISE_GONE:
                 raise PromiseLostError(f"request {request_id}: {response.text}")
-            if response.status_code != _TRY_AGAIN and self._is_result(checked(response), request_id):
+            if response.status_code == _TRY_AGAIN:
+                self._tell_of_queue(_state_of(response))
+            elif self._is_result(checked(response), request_id):
                 return response
             # A poll that was held open took its time already, and this adds nothing.
             await asyncio.sleep(max(0.0, _LEAST_POLL_S - (time.monotonic() - began)))
@@ -120,13 +122,24 @@ class Poller:
         return False
 
     def _tell_of_queue(self, state: dict[str, Any]) -> None:
-        """Say why nothing moves, where the service holds work back."""
-        queue = state.get("queue_state", "active")
-        now = time.monotonic()
-        if queue != "active" and now - self._told_of_queue > _QUEUE_REMINDER_S:
-            self._told_of_queue = now
+        """Say why nothing moves, where the service holds work back: at once when the state changes, then by the minute.
+
+        Of all futures together: hundreds may wait for the same thing, some of which run while others wait.
+        """
+        queue, now = str(state.get("queue_state", "active")), time.monotonic()
+        if queue != "active" and now - self._told_of_queue.get(queue, -_QUEUE_REMINDER_S) >= _QUEUE_REMINDER_S:
+            self._told_of_queue[queue] = now
             reason = state.get("queue_state_reason") or queue
             logger.warning("%s holds requests back: %s", self._connection.address, reason)
+
+
+def _state_of(response: httpx.Response) -> dict[str, Any]:
+    """Return what an answer of 408 says; nothing where it is a proxy's."""
+    try:
+        state = response.json()
+    except ValueError:
+        return {}
+    return state if isinstance(state, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
 def _is_protobuf(response: httpx.Response) -> bool:

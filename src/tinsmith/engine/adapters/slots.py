@@ -6,9 +6,9 @@ all adapters of one layout, so that `A[slot, rank, in]` and `B[slot, out, rank]`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,11 @@ class Target:
     def rank(self, rank: int) -> int:
         """Rank of this weight's adapter: an expert gets its share, so that a token meets about `rank` in all."""
         return max(1, rank // self.experts_per_token) if self.experts else rank
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of this weight's adapter per unit of the rank that was asked for."""
+        return (self.inputs + self.outputs) * max(1, self.experts) // self.experts_per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +107,75 @@ class Layout:
         return offset
 
 
-@dataclass(frozen=True, eq=False)
+class Tenant(Protocol):
+    """What lies beside a slot's weights and moves with them: a training state."""
+
+    def move(self, move: Callable[[Tensor], Tensor], /) -> None:
+        """Put every vector where `move` puts it."""
+        ...
+
+    def publish(self) -> None:
+        """Write the slot's weights, which are rounded from the state's."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
 class Slot:
-    """One adapter's place in a pool.
+    """One adapter's weights, in a row of a pool or, for as long as nobody computes with them, in host memory.
 
     Attributes:
         pool: the pool.
-        index: row of the pool.
         rank: the adapter's own rank; A's rows and B's columns from here to the bucket's rank are zero, and stay so,
             because their gradients are.
+        number: slots are counted as they are taken; sorts them alike wherever they lie.
+        state_bytes: what is granted for a training state beside the weights.
+        row: of the pool; None while the weights are in host memory.
+        host: the weights in host memory; None where they are in a row, or a training state has them.
+        tenant: the training state, once it is made.
     """
 
     pool: Pool
-    index: int
     rank: int
+    number: int
+    state_bytes: int = 0
+    row: int | None = None
+    host: Tensor | None = None
+    tenant: Tenant | None = None
 
     def scale(self, name: str) -> float:
         """Factor on B·A·x at one target: alpha over the target's rank."""
         return ALPHA / self.pool.layout.places[name].target.rank(self.rank)
 
     @property
+    def index(self) -> int:
+        """The row that a pass computes with."""
+        if self.row is None:
+            raise RuntimeError("an adapter that is in host memory was to be computed with: `SlotMemory.use` it first")
+        return self.row
+
+    @property
     def flat(self) -> Tensor:
-        """The adapter's weights in compute dtype, [P]; a view, valid until the pool grows."""
-        return self.pool.weights[self.index]
+        """The adapter's weights in compute dtype, [P]; a view, valid until the pool grows or the slot moves."""
+        return self.host if self.host is not None else self.pool.weights[self.index]
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Sorts slots so that those of one pool are neighbours."""
+        return self.pool.layout.bucket, self.pool.layout.size, self.number
 
 
 class Pool:
-    """Stacked compute copies of the adapters of one layout."""
+    """Stacked compute copies of the adapters of one layout.
+
+    Attributes:
+        parked: slots whose weights are in host memory.
+    """
 
     def __init__(self, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
         self.layout = layout
         self.weights = torch.zeros(0, layout.size, dtype=dtype, device=device)
+        self.parked: set[Slot] = set()
+        self._seated: dict[int, Slot] = {}
         self._free: list[int] = []
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -164,7 +207,12 @@ class Pool:
     @property
     def is_idle(self) -> bool:
         """Whether no slot is in use."""
-        return len(self._free) == self.capacity
+        return not self._seated and not self.parked
+
+    @property
+    def spare(self) -> int:
+        """Rows that no slot is in."""
+        return len(self._free)
 
     def grow(self, slots: int) -> None:
         """Add empty slots; views taken before are of the old storage."""
@@ -199,13 +247,33 @@ class Pool:
         self._free = [index for index in self._free if index < kept]
         return dropped
 
-    def take(self, rank: int) -> Slot:
-        """Take a free slot; its weights are whatever the last owner left."""
-        return Slot(self, self._free.pop(), rank)
+    def compact(self) -> int:
+        """Drop all free rows, for which the others move together; return how many. Between two passes, as `trim`."""
+        dropped = len(self._free)
+        if dropped:
+            slots = [self._seated[row] for row in sorted(self._seated)]
+            kept = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self.weights.device)
+            self.weights = self.weights[kept]
+            self._views.clear()
+            self._free = []
+            self._seated = dict(enumerate(slots))
+            for row, slot in self._seated.items():
+                slot.row = row
+        return dropped
 
-    def give_back(self, slot: Slot) -> None:
-        """Return a slot to the pool."""
-        self._free.append(slot.index)
+    def seat(self, slot: Slot) -> None:
+        """Give a slot a free row, which holds whatever the last slot left there."""
+        slot.row = self._free.pop()
+        self._seated[slot.row] = slot
+        self.parked.discard(slot)
+
+    def leave(self, slot: Slot) -> None:
+        """Take a slot out of the pool, or out of its row if it has one."""
+        self.parked.discard(slot)
+        if slot.row is not None:
+            del self._seated[slot.row]
+            self._free.append(slot.row)
+            slot.row = None
 
 
 def targets_for(targets: Iterable[Target], lora: LoraConfig) -> tuple[Target, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,18 @@ def _load(
     targets = find_targets(name, model, config)
     weights.warn_of_merging(targets)
     parameters = sum(p.numel() for p in model.parameters())
+    of_adapters = Counter[str]()
+    for target in targets:
+        of_adapters[target.kind] += target.parameters
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     # Everything that wants the model as `transformers` made it comes before the modules are swapped.
     plain = plain_logits(model, device)
     check_numbers(f"{place}: {folder / CONFIG}", fields, plain)
     gather_weight(model.get_output_embeddings())
     base = BaseModel(
-        info=_info(name, model, config, parameters, tied, tokenizer is not None),
+        info=_info(name, model, config, parameters, tied, tokenizer is not None).model_copy(
+            update={"lora_parameters": dict(of_adapters)}
+        ),
         config=config,
         decoder=model.get_decoder(),
         head=LoraLinear(model.get_output_embeddings(), _head_name(model), cell),

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tinsmith.engine.adapters.memory import SlotMemory
+from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.adapters.snapshots import Snapshot, Snapshots
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
@@ -38,11 +40,13 @@ class Sampler:
     Args:
         base: what samples; its context and its end-of-turn tokens bound every sample.
         snapshots: the adapters.
+        memory: where their weights are.
         settings: sizes and limits.
     """
 
-    def __init__(self, base: BaseModel, snapshots: Snapshots, settings: Settings) -> None:
+    def __init__(self, base: BaseModel, snapshots: Snapshots, memory: SlotMemory, settings: Settings) -> None:
         self._base = base
+        self._memory = memory
         self._snapshots = snapshots
         self._settings = settings
         shape = KVShape(base.info.num_layers, base.kv_heads, base.head_dim, base.dtype)
@@ -137,11 +141,17 @@ class Sampler:
         # Equal adapters side by side, so that each is one span of the stream.
         slices = sorted(plan.slices, key=lambda s: s.sequence.group.adapter_key)
         self.cache.prepare(self.schedule.take_fresh())
-        done = SamplePass(self._base, self.cache, slices, plan.decode)
+        # In one pass where there is room for all their adapters at once.
+        for some in self._memory.companies(slices, _slot_of):
+            self._run_together(some, plan.decode)
+
+    def _run_together(self, slices: list[Slice], decode: bool) -> None:
+        self._memory.use({slot for part in slices if (slot := _slot_of(part)) is not None})
+        done = SamplePass(self._base, self.cache, slices, decode)
         # Only now: had the pass failed, the blocks would hold nothing that others may find.
         for part in slices:
             self.schedule.computed(part)
-        if not plan.decode:
+        if not decode:
             self._score_prompts(slices, done)
         ends = [i for i, part in enumerate(slices) if part.reaches_end and self._is_live(part.sequence.group)]
         for start in range(0, len(ends), self._rows_at_once):
@@ -242,6 +252,10 @@ class Sampler:
                 self.schedule.remove(sequence)
         _, snapshot = self._groups.pop(group.job.request_id)
         self._snapshots.done(snapshot)
+
+
+def _slot_of(part: Slice) -> Slot | None:
+    return part.sequence.group.slot
 
 
 def _not_finite(group: SampleGroup) -> UserError:

@@ -41,9 +41,9 @@ class SampleGroup:
     unfinished: int = 0
 
     @property
-    def adapter_key(self) -> tuple[int, int]:
+    def adapter_key(self) -> tuple[int, int, int]:
         """Sorts sequences so that those with the same adapter, and adapters of the same pool, are neighbours."""
-        return (0, 0) if self.slot is None else (id(self.slot.pool), self.slot.index)
+        return (0, 0, 0) if self.slot is None else self.slot.order
 
     @property
     def prompt_length(self) -> int:

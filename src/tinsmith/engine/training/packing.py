@@ -151,7 +151,7 @@ def micro_batches(units: Sequence[Unit], budget: int) -> list[list[PackedRow]]:
     pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(unit[0].slot.pool for unit in units))}
     batches: list[list[PackedRow]] = []
     used = 0
-    for unit in sorted(units, key=lambda u: (pools[id(u[0].slot.pool)], u[0].slot.index)):
+    for unit in sorted(units, key=lambda u: (pools[id(u[0].slot.pool)], u[0].slot.number)):
         tokens = sum(row.tokens.size - row.head for row in unit)
         if not batches or used + tokens > budget:
             batches.append([])

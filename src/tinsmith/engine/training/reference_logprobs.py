@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tinsmith.engine.adapters.memory import SlotMemory
 from tinsmith.engine.adapters.references import Reference
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.training.packing import PackedRow, Unit, lay_out
@@ -31,10 +32,12 @@ class ReferenceLogprobs:
         base: the base model.
         chunk: tokens to project to the vocabulary at once.
         limit_bytes: what may be kept; beyond it the longest unused go.
+        memory: where the references are.
     """
 
-    def __init__(self, base: BaseModel, chunk: int, limit_bytes: int) -> None:
+    def __init__(self, base: BaseModel, chunk: int, limit_bytes: int, memory: SlotMemory) -> None:
         self._base = base
+        self._memory = memory
         self._chunk = chunk
         self._limit = limit_bytes
         self._kept: OrderedDict[bytes, _Arrays] = OrderedDict()
@@ -69,6 +72,8 @@ class ReferenceLogprobs:
         return found
 
     def _compute(self, unit: Unit, reference: Reference) -> _Arrays:
+        if reference.slot is not None:
+            self._memory.use([reference.slot])
         stream = lay_out(unit, [reference.slot] * len(unit), self._base.device, None)
         with self._base.cell.use(stream.context), torch.no_grad():
             logprobs = stream_logprobs(self._base, stream, self._chunk)

@@ -64,8 +64,9 @@ class Events:
             case Lost(reason, cause):
                 self._metrics.losses.labels(cause).inc()
                 self._on_lost(reason)
-            case Stats(values):
+            case Stats(values, running):
                 self._metrics.engine(values)
+                self._futures.note_running(running)
 
     def _on_outcome(self, event: Result | Failure) -> None:
         # Three kinds of operations have outcomes: the service's own, replays, and those that a client waits for.
@@ -136,4 +137,5 @@ class Events:
         self._catalog.down(reason)
         # Recovery first: it asks what was handed over in the life that the dispatcher now ends.
         self._recovery.lost(reason, self._progress)
+        self._futures.note_running([])
         self._dispatcher.lost()

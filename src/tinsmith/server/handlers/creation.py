@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert
 
 from tinsmith.server.handlers.bodies import canonical, read_object, validate
 from tinsmith.server.handlers.intake import Intake
+from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.state.live import LiveSession, TrainingRun
@@ -33,7 +34,10 @@ ADAM = "adamw"
 class CreationHandler:
     """Turns requests for models into operations."""
 
-    def __init__(self, core: Core, intake: Intake, model_order: ModelOrder, saving: SavingHandler) -> None:
+    def __init__(
+        self, core: Core, intake: Intake, model_order: ModelOrder, saving: SavingHandler, limits: Limits
+    ) -> None:
+        self._limits = limits
         self._intake = intake
         self._model_order = model_order
         self._saving = saving
@@ -159,10 +163,11 @@ class CreationHandler:
         if self._intake.known(record.scope):
             return await self._intake.accept(record)
         try:
-            # After the repeats, which are no further runs.
-            self._check_count(record.owner)
+            # After the repeats, which are no further runs, and before what a load leaves on disk.
+            self._limits.check_runs(record.owner)
             lora = await prepare(record)
             self._live.session(session_id, record.owner)  # it may have ended meanwhile
+            self._limits.check_runs(record.owner)  # and others may have begun
         except UserError as error:
             return await self._intake.accept(record.refuse(error.message))
         except Damaged as error:
@@ -174,11 +179,6 @@ class CreationHandler:
             reserve=lambda: self._live.add_run(run),
             undo=lambda: self._live.drop_run(run),
         )
-
-    def _check_count(self, owner: str) -> None:
-        limit = self._settings.max_models_per_key
-        if self._live.models_of(owner) >= limit:
-            raise invalid("model_seq_id", "one more training run", f"at most {limit} live training runs of a key")
 
 
 def _check_optimizer(name: str) -> None:

@@ -20,6 +20,7 @@ from tinsmith.adapter_files.peft_parts import lora_of, read_parts
 from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.handlers.creation import CreationHandler
+from tinsmith.server.handlers.limits import Limits, saved_bytes
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.upload import Upload
@@ -47,7 +48,15 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 class ImportingHandler:
     """Turns uploads into operations."""
 
-    def __init__(self, core: Core, sessions: SessionsHandler, creation: CreationHandler, saving: SavingHandler) -> None:
+    def __init__(
+        self,
+        core: Core,
+        sessions: SessionsHandler,
+        creation: CreationHandler,
+        saving: SavingHandler,
+        limits: Limits,
+    ) -> None:
+        self._limits = limits
         self._sessions = sessions
         self._creation = creation
         self._saving = saving
@@ -110,6 +119,8 @@ class ImportingHandler:
             raise invalid(f"{ADAPTER_CONFIG}: r", lora.rank, limit)
         # Before anything is written; the disk may still fill up meanwhile, see below.
         self._check_room(size)
+        stored = sum(saved_bytes(info, lora, kind) for kind in ("weights", "sampler_weights"))
+        await self._limits.check_stored(owner, ADAPTER_WEIGHTS, stored)
         display_name = f"import of {request.name}"
         session_id = await self._sessions.create(owner, CreateSessionRequest(display_name=display_name))
         session = self._live.sessions[session_id]

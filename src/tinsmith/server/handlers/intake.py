@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
+from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.state.future_store import check_same
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
@@ -18,7 +19,8 @@ from tinsmith.types.errors import UserError
 class Intake:
     """Accepts operations."""
 
-    def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints) -> None:
+    def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints, limits: Limits) -> None:
+        self._limits = limits
         self._dispatcher = dispatcher
         self._recovery_points = recovery_points
         self._futures = core.futures
@@ -47,12 +49,14 @@ class Intake:
 
         Raises:
             SQLAlchemyError, OSError: it could not be stored; the client repeats the request.
+            UserError, Damaged, Unavailable: it is refused, and too many refusals are kept (`Limits.check_refusal`).
         """
-        if record.at_door:
-            record.settled_at = self._futures.now()
         first = self._futures.by_scope(record.scope)
         if first is not None:
             return await self._repeat(first, record)
+        if record.at_door:
+            self._limits.check_refusal(record)
+            record.settled_at = self._futures.now()
         # Found from here on, before it is stored: a repeat that comes during the write must not become a second
         # operation.
         self._futures.add(record)

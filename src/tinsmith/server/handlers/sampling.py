@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
-from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, check_body, parse, read_object, validate
 from tinsmith.server.handlers.intake import Intake
+from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.json_bytes import to_bytes
@@ -30,8 +32,15 @@ class SamplingHandler:
     """Turns sampling requests into operations."""
 
     def __init__(
-        self, core: Core, dispatcher: Dispatcher, outcomes: Outcomes, intake: Intake, saving: SavingHandler
+        self,
+        core: Core,
+        dispatcher: Dispatcher,
+        outcomes: Outcomes,
+        intake: Intake,
+        saving: SavingHandler,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._intake = intake
@@ -42,7 +51,6 @@ class SamplingHandler:
         self._catalog = core.catalog
         self._checkpoints = core.checkpoints
         self._data_folder = core.data_folder
-        self._futures = core.futures
         self._recordings = core.recordings
 
     # -- sampling sessions --------------------------------------------------------------------------------------------
@@ -114,7 +122,7 @@ class SamplingHandler:
 
         Raises:
             UserError: the body is no JSON object (400).
-            Unavailable: too many requests wait already (429).
+            Unavailable: too many requests wait already, or too many tokens of the owner's are in flight (429).
         """
         fields = await read_object(body)
         payload_hash = await check_body(body, lambda: digest(canonical(fields)))
@@ -136,7 +144,7 @@ class SamplingHandler:
         if sampler.damage is not None:
             reason = f"sampling session {sampler.id}: {sampler.damage}"
             return await self._intake.accept(record.refuse(reason, RequestErrorCategory.SERVER))
-        self._check_room(owner)
+        self._limits.check_queue(owner)
         try:
             info = await self._catalog.find(sampler.base_model)
             asked = await check_body(body, check_request, request, info, self._settings)
@@ -145,24 +153,24 @@ class SamplingHandler:
             return await self._intake.accept(record.refuse(error.message))
         record.body = to_bytes(request.wire())
         record.work = Sample(sampler.id)
+        record.note = replace(record.note, tokens=most_tokens(asked, info))
+        self._limits.check_tokens(record)
         # With its operation: the prompt is at hand now, and what it is continued with is stored with the outcome.
         effects = [self._recordings.begin(record, asked.prompt)] if request.record_stability_info else []
         return await self._intake.accept(record, effects)
-
-    def _check_room(self, owner: str) -> None:
-        # Refused before it is stored: on a 429 clients hold back and try again, so nothing is lost.
-        limit, waiting = self._settings.max_queued_samples, self._futures.pending_samples
-        # A full queue still takes what is within an even share, so that nobody is refused for what another has queued.
-        share = max(1, limit // len(waiting.keys() | {owner}))
-        if waiting.total() >= limit and waiting[owner] >= share:
-            why = f"queue: {waiting[owner]} of your sampling requests are waiting, of {limit} for all owners together"
-            raise Unavailable(f"{why}; slow down", 429)
 
     def cancel(self, record: Record) -> None:
         """Drop a sample that is not done yet; other operations are left alone."""
         if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
             self._dispatcher.cancel(record)
             self._outcomes.fail(record, "the request was cancelled", RequestErrorCategory.USER)
+
+
+def most_tokens(asked: SampleInputs, info: BaseModelInfo) -> int:
+    """Return the tokens of a request's prompt and of all that it may draw."""
+    room = max(0, info.context_length - len(asked.prompt))
+    drawn = room if asked.params.max_tokens is None else min(asked.params.max_tokens, room)
+    return len(asked.prompt) + asked.num_samples * drawn
 
 
 def check_request(request: SampleRequest, info: BaseModelInfo, settings: Settings) -> SampleInputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.handlers.bodies import canonical, read_object, validate
+from tinsmith.server.handlers.limits import Limits, saved_bytes
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.notes import SaveNote
@@ -24,10 +25,12 @@ _SAVE_WAIT_S = 20.0
 class SavingHandler:
     """Turns saves into operations."""
 
-    def __init__(self, core: Core, model_order: ModelOrder) -> None:
+    def __init__(self, core: Core, model_order: ModelOrder, limits: Limits) -> None:
+        self._limits = limits
         self._model_order = model_order
         self._settings = core.settings
         self._live = core.live
+        self._catalog = core.catalog
         self._checkpoints = core.checkpoints
         self._data_folder = core.data_folder
         self._futures = core.futures
@@ -90,14 +93,16 @@ class SavingHandler:
         request: SaveWeightsRequest | SaveWeightsForSamplerRequest,
     ) -> Prepared:
         check_ttl(request.ttl_seconds, self._settings.checkpoint_min_ttl_s, self._settings.checkpoint_max_ttl_s)
-        if not (isinstance(request, SaveWeightsRequest) and request.overwrite):
-            taken = self._pending_save(run, path) is not None or await self._checkpoints.find(path) is not None
-            if taken:
-                raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
+        old = await self._checkpoints.find(path)
+        taken = self._pending_save(run, path) is not None or old is not None
+        if taken and not (isinstance(request, SaveWeightsRequest) and request.overwrite):
+            raise invalid("path", path.name, "a name that this run has not used for this kind of checkpoint")
+        size = saved_bytes(await self._catalog.find(run.base_model), run.lora, path.kind)
+        await self._limits.check_stored(run.owner, "path", size, freed=old.size_bytes if old is not None else 0)
         # A folder of its own even where it overwrites: the old files stay until the row of the new ones is stored.
         folder = self._data_folder.new_checkpoint(run.id, path.kind, path.name)
         record.work = SaveState(folder) if path.kind == "weights" else SaveSampler(folder)
-        record.note = SaveNote(path.name, request.ttl_seconds, request.user_metadata)
+        record.note = SaveNote(path.name, request.ttl_seconds, request.user_metadata, size)
         return Prepared()
 
     def _prepare_snapshot(self, run: TrainingRun, record: Record, number: int) -> Prepared:

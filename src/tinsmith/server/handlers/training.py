@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinsmith.server.handlers.bodies import canonical, check_body, read_object, validate
+from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import ModelOrder, Prepared
 from tinsmith.server.handlers.provenance import fill_in, named_requests
 from tinsmith.server.handlers.references import ReferencesHandler
@@ -34,7 +35,8 @@ _PARTS_OF_A_DATUM = 64
 class TrainingHandler:
     """Turns training steps into operations."""
 
-    def __init__(self, core: Core, model_order: ModelOrder, references: ReferencesHandler) -> None:
+    def __init__(self, core: Core, model_order: ModelOrder, references: ReferencesHandler, limits: Limits) -> None:
+        self._limits = limits
         self._model_order = model_order
         self._references = references
         self._settings = core.settings
@@ -47,6 +49,7 @@ class TrainingHandler:
 
         Raises:
             UserError: the body is no such message (400).
+            Unavailable: too many tokens of the owner's are in flight (429).
         """
         request, payload_hash = await check_body(body, _parse_pass, body, self._settings.max_datums)
         record = Record(OpKind.FORWARD_BACKWARD, owner, payload_hash=payload_hash, body=body)
@@ -58,7 +61,9 @@ class TrainingHandler:
             # A batch that is too large is refused below, and shall not cost a search.
             searched = loss is not None and loss.recorded and len(request.data) <= self._settings.max_datums
             effects = await self._fill_in(request, record) if searched else []
-            await check_body(body, _check_pass, request, info, self._settings)
+            tokens = await check_body(body, _check_pass, request, info, self._settings)
+            record.note = PassNote(request.forward_only, tokens)
+            self._limits.check_tokens(record)
             # Last, because it leaves files: a request that is refused has done nothing.
             if LOSSES[request.loss_fn].referenced:
                 record.work = ForwardBackward(await self._references.find(run, decode_loss_config(request)))
@@ -102,13 +107,15 @@ def _parse_pass(body: bytes, max_datums: int) -> tuple[Any, str]:
     return request, digest(request.SerializeToString(deterministic=True))
 
 
-def _check_pass(request: Any, info: BaseModelInfo, settings: Settings) -> None:
+def _check_pass(request: Any, info: BaseModelInfo, settings: Settings) -> int:
+    """Check a batch; return its tokens."""
     config = decode_loss_config(request)
     # Counted before they are made: an empty datum takes two bytes here and a kilobyte there.
     check_count(len(request.data), settings.max_datums)
     data = decode_data(request)
     _check_cells(data, settings.max_sparse_cells)
     check_training_data(data, request.loss_fn, config, info, settings.max_datums)
+    return sum(datum.model_input.length for datum in data)
 
 
 def _check_cells(data: Sequence[Datum], most: int) -> None:

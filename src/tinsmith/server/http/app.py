@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinsmith.server.http import error_answers
+from tinsmith.server.http.open_requests import OpenRequests
 from tinsmith.server.http.routes import all_routers
 from tinsmith.server.service import Service
 from tinsmith.types.names.http_names import API_PREFIX
@@ -26,6 +27,7 @@ def create_app(service: Service) -> FastAPI:
     # FastAPI's own pages load their scripts from the internet, and know nothing of protobuf bodies.
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service = service
+    app.state.open_requests = OpenRequests(service.settings)
     for router in all_routers():
         app.include_router(router)
     error_answers.install(app)

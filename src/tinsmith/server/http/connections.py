@@ -33,7 +33,7 @@ class Connections:
     """
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
-        self.most = settings.max_connections or max(1, min(descriptors() - _RESERVE, _MANY))
+        self.most = most_connections(settings)
         self.most_per_address = settings.max_connections_per_address or max(1, self.most // 2)
         self._metrics = metrics
         self._open: set[Connection] = set()
@@ -82,6 +82,11 @@ class Connections:
         # At once, because the transport says that it is closed only in a later turn of the loop.
         self.remove(connection)
         connection.drop()
+
+
+def most_connections(settings: ServerSettings) -> int:
+    """Return how many connections may be open."""
+    return settings.max_connections or max(1, min(descriptors() - _RESERVE, _MANY))
 
 
 def descriptors() -> int:

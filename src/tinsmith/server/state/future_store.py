@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from tinsmith.server.state.records import Record, State
+from tinsmith.server.state.usage import Usage
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError, invalid
 
@@ -29,8 +29,10 @@ class FutureStore:
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
         # Whether polls are held no more, because the service is about to stop.
         self.closing = False
-        # By owner. Counted as they come and go: every sample asks, and searching takes longer the more there are.
-        self.pending_samples: Counter[str] = Counter()
+        self.usage = Usage()
+        # The samples that the engine computes, as it said last, and whose they are.
+        self.running: frozenset[str] = frozenset()
+        self.running_owners: frozenset[str] = frozenset()
 
     def add(self, record: Record) -> None:
         """Add an operation; its idempotency key must be free."""
@@ -39,8 +41,10 @@ class FutureStore:
                 raise ValueError(f"scope {record.scope} is taken")
             self._scopes[record.scope] = record
         self._records[record.request_id] = record
-        if record.kind is OpKind.SAMPLE and record.state is State.PENDING:
-            self.pending_samples[record.owner] += 1
+        if record.at_door:
+            self.usage.keep_refusal(record)
+        elif record.state is State.PENDING:
+            self.usage.begin(record)
 
     def discard(self, record: Record) -> None:
         """Take back an operation that could not be stored, or forget one."""
@@ -48,23 +52,27 @@ class FutureStore:
             return
         if record.scope is not None:
             del self._scopes[record.scope]
-        if record.kind is OpKind.SAMPLE and not record.settled.is_set() and not record.at_door:
-            self._sample_left(record.owner)
+        if record.at_door:
+            self.usage.forget_refusal(record)
+        elif not record.settled.is_set():
+            self.usage.end(record)
 
     def mark_settled(self, record: Record) -> None:
         """Wake whoever waits for the outcome, which is stored."""
         if record.settled.is_set():
             return
-        if record.kind is OpKind.SAMPLE and not record.at_door:
-            self._sample_left(record.owner)
+        # One that could not be stored was taken back, whatever has become of it since.
+        if not record.at_door and record.request_id in self._records:
+            self.usage.end(record)
         record.settled.set()
         _release(self._held.pop(record, ()))
 
-    def _sample_left(self, owner: str) -> None:
-        self.pending_samples[owner] -= 1
-        # Its length is the number of owners that have samples waiting.
-        if not self.pending_samples[owner]:
-            del self.pending_samples[owner]
+    def note_running(self, request_ids: Iterable[str]) -> None:
+        """Take in which samples the engine computes."""
+        self.running = frozenset(request_ids)
+        # Once for all polls that will be answered until it says more.
+        records = map(self._records.get, self.running)
+        self.running_owners = frozenset(record.owner for record in records if record is not None)
 
     def by_scope(self, scope: str | None) -> Record | None:
         """Return the operation that has an idempotency key."""

@@ -18,9 +18,11 @@ class PassNote(StrictFields):
 
     Attributes:
         forward_only: it leaves no gradients, so a replay leaves it out and its failure harms no step.
+        tokens: of all its datums.
     """
 
     forward_only: bool
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,12 @@ class SampleNote(StrictFields):
     Attributes:
         num_samples: how many ids of sequences the client is promised.
         recorded: its sequences are kept for losses that name them.
+        tokens: of its prompt, and most that it may draw.
     """
 
     num_samples: int
     recorded: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,13 @@ class SaveNote(StrictFields):
         name: the last part of the checkpoint's path.
         ttl_seconds: how long the checkpoint is kept; None means for ever.
         user_metadata: what the client wants to find with it.
+        expected_bytes: about how much it will take on disk.
     """
 
     name: str
     ttl_seconds: int | None
     user_metadata: dict[str, Any] | None
+    expected_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tinsmith.server.state.notes import Note, PassNote
+from tinsmith.server.state.notes import Note, PassNote, SampleNote, SaveNote
 from tinsmith.types.engine_messages.operations import LoadState, OpKind, SaveSampler, SaveState, Work
 from tinsmith.types.errors import RequestErrorCategory
 
@@ -117,6 +117,16 @@ class Record:
     def forward_only(self) -> bool:
         """Whether this is a forward pass, which leaves no gradients."""
         return isinstance(self.note, PassNote) and self.note.forward_only
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it may cost; 0 where it is neither a pass nor a sample."""
+        return self.note.tokens if isinstance(self.note, PassNote | SampleNote) else 0
+
+    @property
+    def saves_bytes(self) -> int:
+        """About how many bytes a save under a name will take; 0 for other operations."""
+        return self.note.expected_bytes if isinstance(self.note, SaveNote) else 0
 
     @property
     def checkpoint_folder(self) -> str | None:

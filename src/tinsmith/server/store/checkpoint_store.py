@@ -167,6 +167,12 @@ class CheckpointStore:
         found = await self._select(query.order_by(CheckpointRow.id.desc()))
         return found, await self._db.read_async(lambda connection: connection.execute(total).scalar_one())
 
+    async def size_of(self, owner: str) -> int:
+        """Return the bytes that an owner's checkpoints take."""
+        where = (CheckpointRow.owner == owner, self._alive())
+        query = select(func.coalesce(func.sum(CheckpointRow.size_bytes), 0)).where(*where)
+        return int(await self._db.read_async(lambda connection: connection.execute(query).scalar_one()))
+
     async def _select(self, query: Any) -> list[Saved]:
         # One that cannot be read must not hide the others.
         found = await self._db.read_async(lambda connection: sound(read_rows(connection, CheckpointRow, query)))

@@ -107,6 +107,11 @@ class Recordings:
 
         return await self._db.read_async(job)
 
+    async def size_of(self, owner: str) -> int:
+        """Return the bytes that an owner's recordings take."""
+        query = select(func.coalesce(func.sum(RecordingRow.size_bytes), 0)).where(RecordingRow.owner == owner)
+        return int(await self._db.read_async(lambda connection: connection.execute(query).scalar_one()))
+
     def touch(self, request_ids: Iterable[str]) -> Effect:
         """Return what notes that requests were used now."""
         used, now = sorted(set(request_ids)), self._now()

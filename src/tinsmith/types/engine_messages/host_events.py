@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tinsmith.types.engine_messages.operations import Operation
@@ -57,9 +57,15 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Gauges of the host: queue lengths, slots, cache blocks, tokens per second."""
+    """Gauges of the host: queue lengths, slots, cache blocks, tokens per second.
+
+    Attributes:
+        values: by name.
+        running: ids of the samples that have left the queue; a batch or two, however long the queue is.
+    """
 
     values: dict[str, float]
+    running: list[str] = field(default_factory=list[str])
 
 
 Event = Result | Failure | Flushed | Ready | Lost | Stats

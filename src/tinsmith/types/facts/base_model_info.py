@@ -21,6 +21,7 @@ class BaseModelInfo(BaseModel):
         tied_embeddings: whether the output projection is the input embedding.
         eos_token_ids: ids that end a turn by default.
         parameters: number of parameters of the base.
+        lora_parameters: parameters of an adapter per unit of its rank, by what it acts on (`attn`, `mlp`, `unembed`).
         has_tokenizer: whether one came with the model; without it nobody can look for strings in what it generates.
         weights_digest: tells it from one with other weights; None where that is not known.
         device, dtype: where and in what it computes, as torch calls it.
@@ -40,6 +41,7 @@ class BaseModelInfo(BaseModel):
     tied_embeddings: bool = False
     eos_token_ids: list[int] = []
     parameters: int = 0
+    lora_parameters: dict[str, int] = {}
     has_tokenizer: bool = True
     weights_digest: str | None = None
     device: str | None = None

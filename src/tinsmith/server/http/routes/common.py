@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from tinsmith.server.handlers.bodies import read_body
+from tinsmith.server.http.open_requests import OpenRequests
 from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.service import Service
 from tinsmith.server.state.notes import SampleNote
@@ -48,6 +49,23 @@ async def get_owner(request: Request) -> str:
     return owner
 
 
+async def count_owner(request: Request) -> AsyncIterator[str]:
+    """Return whose request this is, and count it until it has been answered.
+
+    Raises:
+        UserError: the key is missing or wrong (401).
+        Unavailable: as many requests of the key as may be are being answered (429).
+    """
+    owner = await get_owner(request)
+    # The one user of a service in its own process has no connections to run out of.
+    if service_of(request).owner is not None:
+        yield owner
+        return
+    open_requests: OpenRequests = request.app.state.open_requests
+    with open_requests.one_more(owner):
+        yield owner
+
+
 def token_of(request: Request) -> str | None:
     """Return the key that came with a request."""
     # Tinker clients send the one, most other HTTP clients the other.
@@ -70,7 +88,9 @@ async def get_batch(request: Request) -> bytes:
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
-Owner = Annotated[str, Depends(get_owner)]
+Owner = Annotated[str, Depends(count_owner)]
+# Of what keeps a session alive, and takes no time: a key that is at its limit shall not lose its runs by that.
+AnyOwner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
 BatchBody = Annotated[bytes, Depends(get_batch)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

@@ -27,7 +27,9 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, b
     service.core.live.hear_of(record.session_id)
     if not await _held(request, service, record):
         # 408 and not 200: the official client warns its user of every 200 that says `try again`.
-        return reply(TryAgainResponse(request_id=record.request_id), 408)
+        state, reason = service.waiting.of(record)
+        answer = TryAgainResponse(request_id=record.request_id, queue_state=state, queue_state_reason=reason)
+        return reply(answer, 408)
     answer = await _outcome(request, service, record)
     # An answer that nobody reads is not fetched: its client asks again and must find it.
     if not await request.is_disconnected():

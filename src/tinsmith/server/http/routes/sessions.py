@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from tinsmith.server.handlers.bodies import parse
-from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
+from tinsmith.server.http.routes.common import AnyOwner, Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.paging import Paging
 from tinsmith.types.names.http_names import API_PREFIX
 from tinsmith.types.requests import CreateSessionRequest, FinishSessionRequest, SessionHeartbeatRequest
@@ -23,13 +23,13 @@ async def create_session(service: ServiceDep, owner: Owner, body: Body) -> Respo
 
 
 @router.post("/session_heartbeat")
-async def session_heartbeat(service: ServiceDep, owner: Owner, body: Body) -> Response:
+async def session_heartbeat(service: ServiceDep, owner: AnyOwner, body: Body) -> Response:
     await service.sessions.heartbeat(owner, (await parse(SessionHeartbeatRequest, body)).session_id)
     return reply(SessionHeartbeatResponse())
 
 
 @router.post("/sessions/{session_id}/finish")
-async def finish_session(session_id: str, service: ServiceDep, owner: Owner, body: Body) -> Response:
+async def finish_session(session_id: str, service: ServiceDep, owner: AnyOwner, body: Body) -> Response:
     await service.sessions.finish(owner, session_id, await parse(FinishSessionRequest, body))
     return Response(status_code=204)
 

@@ -1,0 +1,44 @@
+"""How many requests of each key are being answered right now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tinsmith.server.faults import Unavailable
+from tinsmith.server.http.connections import most_connections
+from tinsmith.settings import ServerSettings
+
+
+class OpenRequests:
+    """The open requests, by owner: one key must not hold all connections, from however many addresses it comes.
+
+    Args:
+        settings: the limits.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.most = settings.max_open_requests_per_key or max(1, most_connections(settings) // 2)
+        self.open: Counter[str] = Counter()
+
+    @contextmanager
+    def one_more(self, owner: str) -> Iterator[None]:
+        """Count a request until it has been answered.
+
+        Raises:
+            Unavailable: its owner has as many as it may (429).
+        """
+        if self.open[owner] >= self.most:
+            raise Unavailable(
+                f"requests: got one more than the {self.open[owner]} of yours that are being answered, expected at "
+                f"most {self.most} for one key (TINSMITH_MAX_OPEN_REQUESTS_PER_KEY); poll for fewer results at once",
+                429,
+            )
+        self.open[owner] += 1
+        try:
+            yield
+        finally:
+            self.open[owner] -= 1
+            if not self.open[owner]:
+                del self.open[owner]
