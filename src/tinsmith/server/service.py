@@ -23,11 +23,11 @@ from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.handlers.training import TrainingHandler
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.core import Core, open_core
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import default_url
 from tinsmith.server.store.db.integrity import damaged
 from tinsmith.server.store.earlier_life import end_dead, load, sweep_unfinished
-from tinsmith.server.store.folder_lock import Claim, claim
+from tinsmith.server.store.folder.data_folder import DataFolder
+from tinsmith.server.store.folder.folder_lock import Claim, claim
 from tinsmith.server.store.keys import KeyStore
 from tinsmith.server.store.listings import Listings
 from tinsmith.server.store.tokenizer_files import TokenizerFiles

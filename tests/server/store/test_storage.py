@@ -37,11 +37,11 @@ from tests.server.conftest import Start
 from tests.support.fake_link import FakeLink
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url
 from tinsmith.server.store.db.tables import Base
 from tinsmith.server.store.db.writer import RowWrite
-from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
+from tinsmith.server.store.folder.data_folder import DataFolder
+from tinsmith.server.store.folder.folder_lock import FolderLock, claim, dead_instances, new_instance
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings

@@ -17,11 +17,11 @@ from tinsmith.server.state.tasks import Tasks
 from tinsmith.server.store.belonging import check_belonging
 from tinsmith.server.store.catalog import BaseModels, Catalog
 from tinsmith.server.store.checkpoint_store import CheckpointStore
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
 from tinsmith.server.store.db.tables import CheckpointRow, OperationRow, RecordingRow, SessionRow
-from tinsmith.server.store.disk_space import DiskSpace
-from tinsmith.server.store.folder_lock import Claim
+from tinsmith.server.store.folder.data_folder import DataFolder
+from tinsmith.server.store.folder.disk_space import DiskSpace
+from tinsmith.server.store.folder.folder_lock import Claim
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.journal import Journal, JournalLike
 from tinsmith.server.store.journal.memory_journal import MemoryJournal

@@ -10,7 +10,7 @@ import anyio.to_thread
 import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
-from tinsmith.server.store.durable import sync
+from tinsmith.server.store.folder.durable import sync
 from tinsmith.types.digests import digest
 from tinsmith.types.errors import Damaged
 
