@@ -74,6 +74,14 @@ class Service:
             raise RuntimeError("the service has not been started")
         return self._core
 
+    @property
+    def lost(self) -> asyncio.Future[str] | None:
+        """Done once another service has taken database or blobs, with the line that says so: stop then.
+
+        None where services share the database, as those without a journal do.
+        """
+        return self.core.ownership.lost if self.core.ownership is not None else None
+
     # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -85,7 +93,7 @@ class Service:
         self._claim = held = claim(self._data_folder.root, exclusive=self._journalled)
         try:
             self._data_folder.keep_private()
-            self._core = core = open_core(self.settings, self._data_folder, held, self._models)
+            self._core = core = await open_core(self.settings, self._data_folder, held, self._models)
             self._wire(core)
             await self._take_over(core, held)
         except SQLAlchemyError as error:
@@ -168,7 +176,8 @@ class Service:
         # closes.
         self.dispatcher.open = False
         await self._link.close()
-        await self.outcomes.stored(_STORE_S)
+        if self.lost is None or not self.lost.done():
+            await self.outcomes.stored(_STORE_S)
         await self.sessions.stop_draining()
         await self.core.tasks.stop()
         if not self._journalled:
@@ -177,7 +186,7 @@ class Service:
 
     def _close(self) -> None:
         if self._core is not None:
-            self._core.db.close()
+            self._core.close()
         if self._claim is not None:
             self._claim.release()
 
