@@ -107,6 +107,7 @@ class Service:
         self._failed = asyncio.get_running_loop().create_future()
         core.tasks.start(self._start_link(self._failed))
         core.tasks.start(core.clock.keep())
+        core.tasks.start(self.keys.watch(core.futures))
         core.tasks.start(self.sweeper.run())
 
     def _wire(self, core: Core) -> None:
