@@ -45,12 +45,13 @@ def place_of(running: Running, what: str) -> Place:
 def elsewhere(running: Running, what: str, **changes: object) -> None:
     """Have a mark say that its holder runs on another machine."""
     place = place_of(running, what)
-    found = place.read()
-    assert found is not None
-    mark = parse(found)
-    assert mark is not None
-    other = replace(mark, host="other", **changes)
-    assert place.swap(found, other.text())
+    swapped = False
+    while not swapped:  # it may be refreshed in between
+        found = place.read()
+        assert found is not None
+        mark = parse(found)
+        assert mark is not None
+        swapped = place.swap(found, replace(mark, host="other", **changes).text())
 
 
 @pytest.mark.parametrize("what", SHARED)
