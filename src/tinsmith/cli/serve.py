@@ -124,8 +124,9 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
         listener = Listener(service, settings.host, listening)
         answering = asyncio.create_task(listener.run())
         ready = asyncio.create_task(service.wait_ready())
+        ends = {answering, service.lost} if service.lost is not None else {answering}
         # Listening begins while the models load, so that `/healthz` can say so; Ctrl-C may come before they are there.
-        await asyncio.wait({answering, ready}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*ends, ready}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             try:
                 ready.result()
@@ -136,7 +137,11 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
                 await answering
                 raise
         ready.cancel()
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        listener.stop()
         await answering
+        if service.lost is not None and service.lost.done():
+            raise StartupError(service.lost.result())
     finally:
         await service.stop()
 

@@ -25,11 +25,11 @@ from tinsmith.server.handlers.training import TrainingHandler
 from tinsmith.server.handlers.waiting import Waiting
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.core import Core, open_core
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import default_url
 from tinsmith.server.store.db.integrity import damaged
 from tinsmith.server.store.earlier_life import end_dead, load, sweep_unfinished
-from tinsmith.server.store.folder_lock import Claim, claim
+from tinsmith.server.store.folder.data_folder import DataFolder
+from tinsmith.server.store.folder.folder_lock import Claim, claim
 from tinsmith.server.store.keys import KeyStore
 from tinsmith.server.store.listings import Listings
 from tinsmith.server.store.tokenizer_files import TokenizerFiles
@@ -76,6 +76,14 @@ class Service:
             raise RuntimeError("the service has not been started")
         return self._core
 
+    @property
+    def lost(self) -> asyncio.Future[str] | None:
+        """Done once another service has taken database or blobs, with the line that says so: stop then.
+
+        None where services share the database, as those without a journal do.
+        """
+        return self.core.ownership.lost if self.core.ownership is not None else None
+
     # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -87,7 +95,7 @@ class Service:
         self._claim = held = claim(self._data_folder.root, exclusive=self._journalled)
         try:
             self._data_folder.keep_private()
-            self._core = core = open_core(self.settings, self._data_folder, held, self._models)
+            self._core = core = await open_core(self.settings, self._data_folder, held, self._models)
             self._wire(core)
             await self._take_over(core, held)
         except SQLAlchemyError as error:
@@ -101,6 +109,7 @@ class Service:
         self._failed = asyncio.get_running_loop().create_future()
         core.tasks.start(self._start_link(self._failed))
         core.tasks.start(core.clock.keep())
+        core.tasks.start(self.keys.watch(core.futures))
         core.tasks.start(self.sweeper.run())
 
     def _wire(self, core: Core) -> None:
@@ -172,7 +181,8 @@ class Service:
         # closes.
         self.dispatcher.open = False
         await self._link.close()
-        await self.outcomes.stored(_STORE_S)
+        if self.lost is None or not self.lost.done():
+            await self.outcomes.stored(_STORE_S)
         await self.sessions.stop_draining()
         await self.core.tasks.stop()
         if not self._journalled:
@@ -181,7 +191,7 @@ class Service:
 
     def _close(self) -> None:
         if self._core is not None:
-            self._core.db.close()
+            self._core.close()
         if self._claim is not None:
             self._claim.release()
 

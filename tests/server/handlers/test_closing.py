@@ -9,7 +9,7 @@ import pytest
 
 from tests.server.client import Failed
 from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
-from tinsmith.server.store.data_folder import DataFolder
+from tinsmith.server.store.folder.data_folder import DataFolder
 from tinsmith.types.engine_messages.host_events import Flushed
 from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, text
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Restarting, Running, Start, engine_dies, up
@@ -278,6 +278,65 @@ async def test_recordings_outlive_a_killed_service(restarting: Restarting) -> No
     ((name, sequence),) = await sample(client, await client.snapshot(model))
     await restarting.kill(client)
     assert await client.result(await post(client, model, datum_of(name, sequence.tokens)))
+
+
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [
+        ("sequences = x'00'", "sequences"),
+        ("sequences = x''", "sequences"),
+        ("sequences = NULL", "sequences"),
+        ("sequences = sequences || x'00'", "sequences"),
+        ("sequences = substr(sequences, 1, length(sequences) - 1)", "sequences"),
+        ("sequences = 'words'", "sequences"),
+        ("sequences = 7", "sequences"),
+        ("sequences_digest = CAST(x'ff' AS TEXT)", "sequences"),
+        ("sequences = prompt", "sequences"),
+        ("sequences_digest = 'x'", "sequences"),
+        ("prompt = x'01000000'", "prompt"),
+        ("prompt = x''", "prompt"),
+        ("prompt = prompt || x'00'", "prompt"),
+        ("prompt_digest = sequences_digest", "prompt"),
+    ],
+)
+async def test_a_damaged_recording_fails_the_loss_that_names_it(running: Running, values: str, half: str) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    sampler = await client.snapshot(model)
+    ((bad, sequence),) = await sample(client, sampler)
+    ((good, other),) = await sample(client, sampler, 1)
+    await change_recording(running, values, bad)
+    with pytest.raises(Failed, match=rf"the {half} of sample {bad[:-2]} is damaged") as failed:
+        await client.result(await post(client, model, datum_of(bad, sequence.tokens)))
+    assert failed.value.category == "server"
+    assert await client.result(await post(client, model, datum_of(good, other.tokens)))
+
+
+async def test_recordings_that_changed_places_are_told(running: Running) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    sampler = await client.snapshot(model)
+    ((one, sequence),) = await sample(client, sampler)
+    ((other, _),) = await sample(client, sampler, 1)
+    theirs = f"FROM recordings WHERE request_id = '{other[:-2]}'"
+    values = f"sequences = (SELECT sequences {theirs}), sequences_digest = (SELECT sequences_digest {theirs})"
+    await change_recording(running, values, one)
+    with pytest.raises(Failed, match=rf"the sequences of sample {one[:-2]} is damaged"):
+        await client.result(await post(client, model, datum_of(one, sequence.tokens)))
+
+
+async def test_a_recording_without_digests_is_read_as_it_is(running: Running) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    ((name, sequence),) = await sample(client, await client.snapshot(model))
+    await change_recording(running, "prompt_digest = NULL, sequences_digest = NULL", name)
+    assert await client.result(await post(client, model, datum_of(name, sequence.tokens)))
+
+
+async def change_recording(running: Running, values: str, sequence_id: str) -> None:
+    """Change a recording behind the service's back."""
+    statement = text(f"UPDATE recordings SET {values} WHERE request_id = :id")
+    await running.service.core.db.write(lambda c: c.execute(statement, {"id": sequence_id[:-2]}))
 
 
 async def test_a_replay_needs_no_recording(restarting: Restarting) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.cli.catalogue.opening import Found, FoundRuns
 from tinsmith.server.store.checkpoint_store import CheckpointStore, check_ttl
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db.database import Database, default_url
+from tinsmith.server.store.folder.data_folder import DataFolder
 from tinsmith.server.store.keys import LOCAL
 from tinsmith.server.store.listings import Listings
 from tinsmith.server.store.paging import Paging

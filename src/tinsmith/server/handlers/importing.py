@@ -29,7 +29,7 @@ from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.checkpoint_store import check_ttl
 from tinsmith.server.store.core import Core
-from tinsmith.server.store.durable import sync_tree
+from tinsmith.server.store.folder.durable import sync_tree
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.names.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS

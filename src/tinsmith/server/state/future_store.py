@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.usage import Usage
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import UserError, invalid
+
+K = TypeVar("K")
 
 
 class FutureStore:
@@ -27,6 +30,8 @@ class FutureStore:
         # What each poll that is being held waits for. Futures and no tasks: there are as many polls as operations,
         # and each task takes rounds of the loop to begin and to be cancelled.
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
+        # The same by the key that each came with.
+        self._held_by_key: dict[str, set[asyncio.Future[None]]] = {}
         # Whether polls are held no more, because the service is about to stop.
         self.closing = False
         self.usage = Usage()
@@ -93,22 +98,27 @@ class FutureStore:
             raise invalid("request_id", request_id, "a request of yours whose result has not expired", status=404)
         return record
 
-    async def wait(self, record: Record, seconds: float) -> bool:
-        """Wait until an operation is settled, for at most so long; say whether it is."""
+    async def wait(self, record: Record, seconds: float, key: str | None = None) -> bool:
+        """Wait until an operation is settled, for at most so long; say whether it is.
+
+        Args:
+            key: whose poll it is; `release_polls_of` ends the wait.
+        """
         if record.settled.is_set() or self.closing:
             return record.settled.is_set()
         loop = asyncio.get_running_loop()
         held: asyncio.Future[None] = loop.create_future()
         self._held.setdefault(record, set()).add(held)
+        if key is not None:
+            self._held_by_key.setdefault(key, set()).add(held)
         timer = loop.call_later(seconds, _release, (held,))
         try:
             await held
         finally:
             timer.cancel()
-            others = self._held.get(record, set())
-            others.discard(held)
-            if not others:
-                self._held.pop(record, None)
+            _let_go(self._held, record, held)
+            if key is not None:
+                _let_go(self._held_by_key, key, held)
         return record.settled.is_set()
 
     def release_polls(self) -> None:
@@ -116,6 +126,14 @@ class FutureStore:
         self.closing = True
         for polls in self._held.values():
             _release(polls)
+
+    def keys_of_polls(self) -> list[str]:
+        """Return the keys that polls which are being held came with."""
+        return list(self._held_by_key)
+
+    def release_polls_of(self, key: str) -> None:
+        """Let the polls that came with a key end."""
+        _release(self._held_by_key.get(key, ()))
 
     def fetched(self, record: Record) -> None:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
@@ -136,6 +154,13 @@ class FutureStore:
     def records(self) -> Iterable[Record]:
         """Return all operations in the order of their arrival."""
         return self._records.values()
+
+
+def _let_go(polls: dict[K, set[asyncio.Future[None]]], key: K, held: asyncio.Future[None]) -> None:
+    others = polls.get(key, set())
+    others.discard(held)
+    if not others:
+        polls.pop(key, None)
 
 
 def _release(polls: Iterable[asyncio.Future[None]]) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 from filelock import FileLock
 from sqlalchemy import Connection, insert, select, update
 
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.readable import read_rows
 from tinsmith.server.store.db.tables import CheckpointRow, DataFolderRow, RunRow
-from tinsmith.server.store.durable import sync
+from tinsmith.server.store.folder.data_folder import DataFolder
+from tinsmith.server.store.folder.durable import sync
 
 log = logging.getLogger("tinsmith.server")
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
-from tinsmith.server.store.data_folder import DataFolder
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import CheckpointRow
+from tinsmith.server.store.folder.data_folder import DataFolder
 from tinsmith.server.store.paging import Paging
 from tinsmith.types.errors import Damaged, invalid
 from tinsmith.types.names.paths import CheckpointKind, CheckpointPath

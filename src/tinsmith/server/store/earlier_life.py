@@ -13,7 +13,7 @@ from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.readable import Found, read_rows
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
-from tinsmith.server.store.folder_lock import Claim
+from tinsmith.server.store.folder.folder_lock import Claim
 from tinsmith.server.store.recordings import forget_sessions
 from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
 from tinsmith.types.errors import RequestErrorCategory

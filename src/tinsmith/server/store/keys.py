@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
+from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import ApiKey
 from tinsmith.types.errors import Damaged, StartupError, UserError
 
+log = logging.getLogger("tinsmith.server")
+
 PREFIX = "tml-"
 LOCAL = "local"
 # How long a look-up is trusted; a key revoked by another process works for so long.
 _TRUST_S = 1.0
+# How often the keys of polls that are being held are looked at.
+_LOOK_S = 1.0
+_CHUNK = 500  # keys per statement; SQLite allows about a thousand parameters on old versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class KeyStore:
         Raises:
             Damaged: its row cannot tell.
         """
-        hashed = _hash(token)
+        hashed = hash_of(token)
         until, owner = self._trusted.get(hashed, (0.0, None))
         if until < time.monotonic():
             query = select(ApiKey.id).where(ApiKey.key_hash == hashed, ApiKey.revoked_at.is_(None))
@@ -74,9 +83,44 @@ class KeyStore:
                 self._trusted.pop(hashed, None)
         return owner
 
+    async def watch(self, futures: FutureStore) -> None:
+        """Let polls end whose key is revoked, until cancelled: one look for all that are being held.
+
+        Another process may revoke a key, and nothing tells this one of it.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            held = futures.keys_of_polls()
+            try:
+                known = await self._valid(held) if held else set()
+            except SQLAlchemyError as error:
+                log.warning("the keys of polls could not be looked at: %s", error)
+                continue
+            until = time.monotonic() + _TRUST_S
+            for hashed in held:
+                if hashed in known and hashed in self._trusted:
+                    # A poll that ends now need not ask again.
+                    self._trusted[hashed] = (until, self._trusted[hashed][1])
+                elif hashed not in known:
+                    self._trusted.pop(hashed, None)
+                    futures.release_polls_of(hashed)
+
+    async def _valid(self, hashes: list[str]) -> set[str]:
+        """Return those that are of keys and not revoked."""
+
+        def job(connection: Connection) -> set[str]:
+            found: set[str] = set()
+            for start in range(0, len(hashes), _CHUNK):
+                some = ApiKey.key_hash.in_(hashes[start : start + _CHUNK])
+                query = select(ApiKey.key_hash).where(some, ApiKey.revoked_at.is_(None))
+                found.update(connection.execute(query).scalars())
+            return found
+
+        return await self._db.read_async(job)
+
     async def describe(self, token: str) -> Key | None:
         """Return what is known of a key."""
-        query = select(*_COLUMNS).where(ApiKey.key_hash == _hash(token))
+        query = select(*_COLUMNS).where(ApiKey.key_hash == hash_of(token))
         row = await self._db.read_async(lambda connection: connection.execute(query).first())
         return Key(*row) if row is not None else None
 
@@ -100,7 +144,7 @@ class KeyStore:
         """Store a key for an owner and return it; it cannot be read again."""
         token = token or new_token()
         row = {
-            "key_hash": _hash(token),
+            "key_hash": hash_of(token),
             "owner": owner,
             "name": name,
             # Enough to recognise a key by, too little to guess it from.
@@ -140,6 +184,7 @@ def new_token() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def _hash(token: str) -> str:
+def hash_of(token: str) -> str:
+    """Return what is stored of a key."""
     # A plain hash is enough: keys are random and long, so there is nothing to try out.
     return hashlib.sha256(token.encode()).hexdigest()

@@ -2,18 +2,19 @@
 
 A recording belongs to its session and ends with it, or a time after its last use, or when its owner has recorded more
 than may be kept. It is written in the transaction of its operation: a client that has been told of a sequence finds it,
-whatever died in between.
+whatever died in between. Both halves carry digests, which are compared when a loss names the recording.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, delete, func, insert, or_, select, update
 
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.db import Database
@@ -21,6 +22,8 @@ from tinsmith.server.store.db.tables import RecordingRow, SessionRow
 from tinsmith.server.store.journal.journal import Effect
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_sample_response, encode_sample_response
+from tinsmith.types.digests import digest
+from tinsmith.types.errors import Damaged
 from tinsmith.types.outputs import SampledSequence, SampleResponse
 
 _INT32 = np.dtype("<i4")
@@ -59,13 +62,15 @@ class Recordings:
 
     def begin(self, record: Record, prompt: list[int]) -> Effect:
         """Return what stores the prompt of an accepted request."""
+        tokens = np.asarray(prompt, _INT32).tobytes()
         row = {
             "request_id": record.request_id,
             "session_id": record.session_id,
             "owner": record.owner,
             "used_at": self._now(),
             "size_bytes": _INT32.itemsize * len(prompt),
-            "prompt": np.asarray(prompt, _INT32).tobytes(),
+            "prompt": tokens,
+            "prompt_digest": digest(_about(record.request_id, record.owner), tokens),
             "sequences": None,
         }
         return lambda connection: connection.execute(insert(RecordingRow), row)
@@ -79,7 +84,8 @@ class Recordings:
             drawn = [SampledSequence(s.stop_reason, s.tokens, s.logprobs) for s in _decode(result)]
             sequences = encode_sample_response(SampleResponse(drawn))
             size = RecordingRow.size_bytes + len(sequences)
-            values = {"sequences": sequences, "size_bytes": size, "used_at": now}
+            found = digest(_about(record.request_id, record.owner), sequences)
+            values = {"sequences": sequences, "sequences_digest": found, "size_bytes": size, "used_at": now}
             connection.execute(_of([record.request_id], update(RecordingRow)).values(values))
 
         return effect
@@ -91,18 +97,23 @@ class Recordings:
     # -- while a loss is prepared -------------------------------------------------------------------------------------
 
     async def find(self, owner: str, request_ids: Iterable[str]) -> dict[str, Recording]:
-        """Return those of an owner's requests that are recorded, by request id."""
+        """Return those of an owner's requests that are recorded, by request id.
+
+        Raises:
+            Damaged: one of them is not what was written.
+        """
         wanted = sorted(set(request_ids))
-        columns = (RecordingRow.request_id, RecordingRow.prompt, RecordingRow.sequences)
+        drawn = or_(RecordingRow.sequences.is_not(None), RecordingRow.sequences_digest.is_not(None))
 
         def job(connection: Connection) -> dict[str, Recording]:
             found: dict[str, Recording] = {}
             for some in _chunks(wanted):
-                query = _of(some, select(*columns)).where(
-                    RecordingRow.owner == owner, RecordingRow.sequences.is_not(None)
-                )
+                query = _of(some, select(*_READ)).where(RecordingRow.owner == owner, drawn)
                 for row in connection.execute(query):
-                    found[row.request_id] = Recording(np.frombuffer(row.prompt, _INT32), _decode(row.sequences))
+                    about = _about(row.request_id, owner)
+                    prompt = _sound(row.request_id, "prompt", about, (row.prompt, row.prompt_digest))
+                    sequences = _sound(row.request_id, "sequences", about, (row.sequences, row.sequences_digest))
+                    found[row.request_id] = Recording(np.frombuffer(prompt, _INT32), _decode(sequences))
             return found
 
         return await self._db.read_async(job)
@@ -153,6 +164,34 @@ def forget_sessions(connection: Connection, session_ids: Iterable[str]) -> None:
     """Forget the recordings of sessions that have ended."""
     for session_id in session_ids:
         connection.execute(delete(RecordingRow).where(RecordingRow.session_id == session_id))
+
+
+# As bytes, whatever a damaged row holds: one that the driver could not decode would fail as if the database were down.
+_READ = (
+    RecordingRow.request_id,
+    *(
+        cast(column, LargeBinary).label(column.key)
+        for column in (
+            RecordingRow.prompt,
+            RecordingRow.prompt_digest,
+            RecordingRow.sequences,
+            RecordingRow.sequences_digest,
+        )
+    ),
+)
+
+
+def _about(request_id: str, owner: str) -> bytes:
+    """Return what a digest covers beside the bytes: two recordings may not change places."""
+    return json.dumps([request_id, owner]).encode()
+
+
+def _sound(request_id: str, half: str, about: bytes, stored: tuple[bytes | None, bytes | None]) -> bytes:
+    """Return one half of a recording; one that is older than the digests is taken as it is."""
+    data, wanted = stored
+    if data is None or (wanted is not None and digest(about, data).encode() != wanted):
+        raise Damaged(f"recordings: the {half} of sample {request_id} is damaged: it is not what was written")
+    return data
 
 
 def _decode(result: bytes) -> list[SampledSequence]:

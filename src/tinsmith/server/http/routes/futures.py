@@ -6,18 +6,16 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.handlers.bodies import check_body, parse
 from tinsmith.server.http.json_results import MOST_BYTES, to_json
-from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_owner, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_owner, reply, token_of
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
+from tinsmith.server.store.keys import hash_of
 from tinsmith.types.errors import Damaged, RequestErrorCategory, invalid
 from tinsmith.types.names.http_names import API_PREFIX, JSON, PROTOBUF
 from tinsmith.types.requests import CancelFutureRequest, RetrieveFutureRequest
 from tinsmith.types.responses import FailedFuture, TryAgainResponse
 
 router = APIRouter(prefix=API_PREFIX)
-
-# How long a poll is held without a look at its key, seconds.
-_LOOK_S = 0.5
 
 
 @router.post("/retrieve_future")
@@ -43,13 +41,12 @@ async def _held(request: Request, service: Service, record: Record) -> bool:
     Raises:
         UserError: the key was revoked meanwhile (401).
     """
-    left, settled = service.settings.long_poll_s, False
-    while left > 0 and not settled and not service.core.futures.closing:
-        settled = await service.core.futures.wait(record, min(left, _LOOK_S))
-        left -= _LOOK_S
-        # Found in memory, where it is kept for a moment, most of the time.
-        await get_owner(request)
-    return settled or record.settled.is_set()
+    token = token_of(request) if service.owner is None else None
+    key = hash_of(token) if token is not None else None
+    settled = await service.core.futures.wait(record, service.settings.long_poll_s, key)
+    # Once more: the wait ends, too, where the key is revoked. Found in memory most of the time.
+    await get_owner(request)
+    return settled
 
 
 async def _outcome(request: Request, service: Service, record: Record) -> Response:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Durability = Literal["normal", "full"]
 
 # The newest migration; a test compares it with the scripts. Knowing it saves the import of Alembic on most starts.
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0007"
 # Services that share a data folder share its database: how long one waits for another's commit.
 _BUSY_TIMEOUT_MS = 30_000
 
@@ -48,7 +48,16 @@ class Database:
         self.writer = Writer(_connect(url, durability, "IMMEDIATE"))
 
     def migrate(self, lock: Path) -> None:
-        """Bring the schema up to date; several processes may call this at once.
+        """Check the database and bring its schema up to date; several processes may call this at once.
+
+        Raises:
+            StartupError: it is damaged, or a later version of Tinsmith or another program made it.
+        """
+        self.check(lock)
+        self.upgrade(lock)
+
+    def check(self, lock: Path) -> None:
+        """Check that the database is whole and one of ours; nothing is written.
 
         Raises:
             StartupError: it is damaged, or a later version of Tinsmith or another program made it.
@@ -56,8 +65,6 @@ class Database:
         with FileLock(str(lock)):
             self.read(check_integrity)
             version = self._version()
-            if version == SCHEMA_VERSION:
-                return
             # Revisions have four digits each, so that they compare as numbers would.
             if version is not None and not re.fullmatch(r"\d{4}", version):
                 raise StartupError(
@@ -67,6 +74,13 @@ class Database:
                 raise StartupError(
                     f"database: got schema {version}, expected at most {SCHEMA_VERSION}; update Tinsmith"
                 )
+
+    def upgrade(self, lock: Path) -> None:
+        """Bring the schema of a database that was checked up to date; several processes may call this at once."""
+        with FileLock(str(lock)):
+            version = self._version()
+            if version == SCHEMA_VERSION:
+                return
             from tinsmith.server.store.migrations import upgrade
 
             if version is not None:

@@ -17,6 +17,8 @@ log = logging.getLogger("tinsmith.server")
 _CHECK_S = 5.0
 # How many of SQLite's steps pass between two looks at the clock.
 _STEPS = 100_000
+# The table of `store/ownership/`, which is there before any other.
+OWNER_TABLE = "service_owner"
 _WHAT_TO_DO = (
     "restore it from a backup, or move it away with its -wal file and start anew: checkpoints/ is kept "
     "(`sqlite3 FILE .recover` may save its rows)"
@@ -67,7 +69,7 @@ def check_ours(connection: Connection) -> None:
     Raises:
         StartupError: it has tables already, so another program made it.
     """
-    there = set(inspect(connection).get_table_names())
+    there = set(inspect(connection).get_table_names()) - {OWNER_TABLE}
     # A schema of a large database may be shared; a file is one program's.
     theirs = there if connection.dialect.name == "sqlite" else there & set(Base.metadata.tables)
     if theirs:

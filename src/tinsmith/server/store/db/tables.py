@@ -196,6 +196,8 @@ class RecordingRow(Base):
     size_bytes: Mapped[int]
     prompt: Mapped[bytes]  # int32
     sequences: Mapped[bytes | None]  # a protobuf SampleResponse of tokens and logprobs; NULL until they are drawn
+    prompt_digest: Mapped[str | None]
+    sequences_digest: Mapped[str | None]
 
 
 class DataFolderRow(Base):

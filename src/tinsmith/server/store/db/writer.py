@@ -52,6 +52,8 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        # Called in each transaction before anything is written; if it raises, nothing is.
+        self.guard: Callable[[Connection], None] | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         # A daemon: where a process ends without `close`, whatever it has acknowledged is committed already.
         self._thread = threading.Thread(target=self._run, name="tinsmith-writer", daemon=True)
@@ -74,10 +76,14 @@ class Writer:
         self._queue.put(_Item(job, future, loop))
         return future
 
-    def close(self) -> None:
-        """Commit what is queued, then stop."""
+    def finish(self) -> None:
+        """Commit what is queued, and take nothing more."""
         self._queue.put(None)
         self._thread.join()
+
+    def close(self) -> None:
+        """Commit what is queued, then close all connections."""
+        self.finish()
         self.engine.dispose()
 
     def _run(self) -> None:
@@ -100,6 +106,8 @@ class Writer:
     def _commit(self, items: list[_Item]) -> None:
         try:
             with self.engine.begin() as connection:
+                if self.guard is not None:
+                    self.guard(connection)
                 for are_rows, some in groupby(items, lambda item: isinstance(item.job, RowWrite)):
                     if are_rows:
                         _run_rows(connection, list(some))

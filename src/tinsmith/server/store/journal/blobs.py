@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import fsspec.core
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from tinsmith.server.store.durable import sync
+from tinsmith.server.store.folder.durable import sync
 from tinsmith.types.digests import digest
 from tinsmith.types.errors import Damaged
+
+# What is no blob: whose they are, and what that takes.
+OWNER = "owner.json"
+_LOOK_AGAIN_S = 0.2
 
 
 class BlobStore:
@@ -28,6 +34,9 @@ class BlobStore:
         self._fs, self._root = found
         self._local = isinstance(self._fs, LocalFileSystem)
         self._sync = sync
+        self.url = url
+        # Why nothing more is written or deleted; None while all is well.
+        self.refusal: str | None = None
         self._fs.makedirs(self._root, exist_ok=True)
 
     def _path(self, key: str) -> str:
@@ -48,6 +57,7 @@ class BlobStore:
         return found
 
     def _write(self, key: str, data: bytes) -> None:
+        self._check()
         if not self._local:
             self._fs.pipe_file(self._path(key), data)
             return
@@ -85,6 +95,7 @@ class BlobStore:
         await anyio.to_thread.run_sync(self._delete, keys)
 
     def _delete(self, keys: list[str]) -> None:
+        self._check()
         for key in keys:
             try:
                 self._fs.rm_file(self._path(key))
@@ -93,4 +104,47 @@ class BlobStore:
 
     def keys(self) -> list[str]:
         """Return all keys."""
-        return [Path(path).name for path in self._fs.ls(self._root, detail=False)]
+        names = [Path(path).name for path in self._fs.ls(self._root, detail=False)]
+        return [name for name in names if not name.startswith(OWNER)]
+
+    def _check(self) -> None:
+        if self.refusal is not None:
+            raise OSError(self.refusal)
+
+    # -- whose it is --------------------------------------------------------------------------------------------------
+
+    def read_owner(self) -> str | None:
+        """Return what lies beside the blobs to say whose they are; None where there is nothing."""
+        try:
+            return self._fs.cat_file(self._path(OWNER)).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def swap_owner(self, old: str | None, new: str | None) -> bool:
+        """Say whose they are, or take that away; False, and no change, where it says something else than `old`."""
+        if self._local:
+            with FileLock(self._path(f"{OWNER}.lock")):
+                return self._swap_owner(old, new)
+        if not self._swap_owner(old, new):
+            return False
+        if new is None:
+            return True
+        # Few object stores can swap in one step: until whoever came at the same moment has written, too.
+        time.sleep(_LOOK_AGAIN_S)
+        return self.read_owner() == new
+
+    def _swap_owner(self, old: str | None, new: str | None) -> bool:
+        if self.read_owner() != old:
+            return False
+        if new is None:
+            self._fs.rm_file(self._path(OWNER))
+        elif self._local:
+            # Whoever reads it meanwhile must not find half of it.
+            fresh = Path(self._path(f"{OWNER}.new"))
+            fresh.write_text(new)
+            if self._sync:
+                sync(fresh)
+            os.replace(fresh, self._path(OWNER))
+        else:
+            self._fs.pipe_file(self._path(OWNER), new.encode())
+        return True

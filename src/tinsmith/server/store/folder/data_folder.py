@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from tinsmith.adapter_files.manifest import MANIFEST
-from tinsmith.server.store.durable import make_folders, sync, sync_tree
+from tinsmith.server.store.folder.durable import make_folders, sync, sync_tree
 from tinsmith.types.errors import Damaged, StartupError
 
 log = logging.getLogger("tinsmith.server")
