@@ -234,7 +234,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a side took per step, ms, how much more than the side without a journal, %, and the journal's share of both, %.
+    """What a side took per step, ms, how much more than the side without a journal, and the journal's shares, %.
 
     Waits are compared with the step, writes with its processor time.
     """
