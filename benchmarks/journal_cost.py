@@ -3,8 +3,10 @@
 Four services in this process, each with an engine of its own, take turns block by block, so that whatever else the
 machine does hits all of them: one that stores no operations, one as `tinsmith serve` stores them, one with full
 durability, and one that takes a recovery point after every step, which gives the price of one point. A ratio is of two
-blocks of the same round. Processor time is that of this process, which other work on the machine hardly changes; that
-service and engine share it makes the journal dearer than in `tinsmith serve`, where they have one each.
+blocks of the same round. Processor time is that of this process; that service and engine share it makes the journal
+dearer than in `tinsmith serve`, where they have one each. Two things are measured by themselves, because they are small
+beside the noise of a busy machine: how long operations wait until they are stored (of the elapsed time; the engine goes
+on meanwhile where there is other work), and what the thread that writes takes (of the processor time).
 
 python -m benchmarks.journal_cost
 python -m benchmarks.journal_cost --rounds 40 --datums 64
@@ -13,12 +15,13 @@ python -m benchmarks.journal_cost --rounds 40 --datums 64
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +42,8 @@ from tinsmith.models import path as model_folder
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
+from tinsmith.server.store.db.writer import Writer
+from tinsmith.server.store.journal.journal import Journal
 from tinsmith.settings import Settings, get_settings
 
 OFF, ON, FULL, POINTS = "off", "on", "durability=full", "a point each step"
@@ -77,17 +82,76 @@ class Sizes:
 QUICK = Sizes(rank=4, datums=2, length=16, rounds=2, steps=1)
 
 
+class Watch:
+    """What the journals of this process take.
+
+    Attributes:
+        waited: how long operations have waited until they, or their outcomes, were stored, seconds.
+        written: processor time of the threads that write to databases, seconds.
+    """
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.written = 0.0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count while the body runs."""
+        plain, commit = (Journal.add, Journal.settle), Writer._commit
+        Journal.add, Journal.settle = (self._waiting(method) for method in plain)
+        Writer._commit = self._writing(commit)
+        try:
+            yield
+        finally:
+            Journal.add, Journal.settle = plain
+            Writer._commit = commit
+
+    def _waiting(self, method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        @functools.wraps(method)
+        async def timed(*args: Any, **options: Any) -> None:
+            began = time.perf_counter()
+            try:
+                await method(*args, **options)
+            finally:
+                self.waited += time.perf_counter() - began
+
+        return timed
+
+    def _writing(self, method: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def timed(*args: Any) -> None:
+            began = time.thread_time()
+            try:
+                method(*args)
+            finally:
+                self.written += time.thread_time() - began
+
+        return timed
+
+
+_watch = Watch()
+
+
 @dataclass
 class Side:
-    """A service, a training run on it, and what each of its blocks took per step, seconds."""
+    """A service, a training run on it, and what each of its blocks took per step, seconds.
+
+    Attributes:
+        walls, cpus: elapsed time, and processor time of this process.
+        waits: how long the step's operations waited until they, and then their outcomes, were stored.
+        writes: processor time of the thread that writes to the database.
+    """
 
     name: str
     run: TrainingClient
     walls: list[float] = field(default_factory=list[float])
     cpus: list[float] = field(default_factory=list[float])
+    waits: list[float] = field(default_factory=list[float])
+    writes: list[float] = field(default_factory=list[float])
 
     def block(self, batches: Sequence[list[Datum]]) -> None:
         """Train on some batches as a script does: both halves of a step are sent, then both are waited for."""
+        waited, written = _watch.waited, _watch.written
         cpu, wall = time.process_time(), time.perf_counter()
         for batch in batches:
             gradients = self.run.forward_backward(batch, "cross_entropy")
@@ -97,6 +161,8 @@ class Side:
         # The engine comes to it once it has written what the last step made due.
         self.run.forward(_LAST, "cross_entropy").result()
         self.walls.append((time.perf_counter() - wall) / len(batches))
+        self.waits.append((_watch.waited - waited) / len(batches))
+        self.writes.append((_watch.written - written) / len(batches))
         time.sleep(_REST_S)
         self.cpus.append((time.process_time() - cpu) / len(batches))
 
@@ -104,7 +170,7 @@ class Side:
 def measure(sizes: Sizes, folder: Path, order: random.Random) -> list[Side]:
     """Let all sides take turns, in another order each round."""
     rng = np.random.default_rng(0)
-    with ExitStack() as stack:
+    with _watch.watching(), ExitStack() as stack:
         sides: list[Side] = []
         for at, name in enumerate(SIDES):
             sides.append(Side(name, stack.enter_context(_training(name, folder / str(at), sizes))))
@@ -117,6 +183,8 @@ def measure(sizes: Sizes, folder: Path, order: random.Random) -> list[Side]:
                 if number == 0:
                     side.walls.clear()
                     side.cpus.clear()
+                    side.waits.clear()
+                    side.writes.clear()
         return sides
 
 
@@ -166,18 +234,28 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a side took per step, ms, and how much more than the side without a journal, %."""
+    """What a side took per step, ms, how much more than the side without a journal, and the journal's shares, %.
+
+    Waits are compared with the step, writes with its processor time.
+    """
 
     wall: Spread
     cpu: Spread
     more_wall: Spread
     more_cpu: Spread
+    wait_share: Spread
+    write_share: Spread
 
 
 def costs(side: Side, off: Side) -> Costs:
     """Return what a side took."""
     walls, cpus = [1000 * one for one in side.walls], [1000 * one for one in side.cpus]
-    return Costs(spread(walls), spread(cpus), _more(side.walls, off.walls), _more(side.cpus, off.cpus))
+    waits, writes = _share(side.waits, side.walls), _share(side.writes, side.cpus)
+    return Costs(spread(walls), spread(cpus), _more(side.walls, off.walls), _more(side.cpus, off.cpus), waits, writes)
+
+
+def _share(parts: Sequence[float], wholes: Sequence[float]) -> Spread:
+    return spread([100 * part / whole for part, whole in zip(parts, wholes, strict=True)])
 
 
 def _more(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
@@ -196,14 +274,16 @@ def report(sides: Sequence[Side], interval_s: float) -> tuple[Table, dict[str, A
     found = {side.name: costs(side, by_name[OFF]) for side in sides}
     point = price_of_a_point(by_name[POINTS], by_name[ON])
     table = Table(title="What is stored for a restart, and what it costs: median (quarters)")
-    for heading in ("", "step, ms", "beyond 'off', %", "processor per step, ms", "beyond 'off', %"):
+    for heading in ("", "step, ms", "beyond 'off', %", "processor, ms", "beyond 'off', %", "waits, %", "writes, %"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, cost in found.items():
         more = ("-", "-") if name == OFF else (str(cost.more_wall), str(cost.more_cpu))
-        table.add_row(name, str(cost.wall), more[0], str(cost.cpu), more[1])
+        table.add_row(
+            name, str(cost.wall), more[0], str(cost.cpu), more[1], str(cost.wait_share), str(cost.write_share)
+        )
     share = {name: price.middle / 10 / interval_s for name, price in point.items()}
-    table.add_row("one recovery point", str(point["wall"]), "", str(point["cpu"]), "")
-    table.add_row(f"one in {interval_s:g} s", "", f"{share['wall']:.2g}", "", f"{share['cpu']:.2g}")
+    table.add_row("one recovery point", str(point["wall"]), "", str(point["cpu"]), "", "", "")
+    table.add_row(f"one in {interval_s:g} s", "", f"{share['wall']:.2g}", "", f"{share['cpu']:.2g}", "", "")
     written = {name: asdict(cost) for name, cost in found.items()}
     prices = {name: asdict(price) for name, price in point.items()}
     return table, {"sides": written, "point_ms": prices, "point_share_percent": share}
@@ -233,7 +313,7 @@ def main() -> None:
         sides = measure(sizes, Path(folder), random.Random(0))
     table, written = report(sides, get_settings().recovery_interval_s)
     facts["load_after"] = os.getloadavg()[0]
-    Console(width=max(Console().width, 140)).print(table)
+    Console(width=max(Console().width, 160)).print(table)
     print("  ".join(f"{key}: {value}" for key, value in facts.items()))
     if args.json:
         args.json.write_text(json.dumps({"conditions": facts | {"sizes": vars(sizes)}, **written}, indent=1) + "\n")

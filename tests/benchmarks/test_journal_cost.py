@@ -15,7 +15,14 @@ from benchmarks.journal_cost import FULL, OFF, ON, POINTS, QUICK, SIDES, Side, m
 
 def side(name: str, *walls: float) -> Side:
     run: Any = None
-    return Side(name, run, list(walls), [wall / 2 for wall in walls])
+    return Side(
+        name,
+        run,
+        list(walls),
+        [wall / 2 for wall in walls],
+        [wall / 50 for wall in walls],
+        [wall / 400 for wall in walls],
+    )
 
 
 def test_ratios_are_of_blocks_of_the_same_round() -> None:
@@ -26,6 +33,8 @@ def test_ratios_are_of_blocks_of_the_same_round() -> None:
     more = written["sides"][ON]["more_wall"]
     assert more == pytest.approx({"low": 10.0, "middle": 10.0, "high": 10.0})
     assert written["sides"][FULL]["more_cpu"]["middle"] == pytest.approx(50.0)
+    assert written["sides"][ON]["wait_share"]["middle"] == pytest.approx(2.0)
+    assert written["sides"][ON]["write_share"]["middle"] == pytest.approx(0.5)
     assert written["point_ms"]["wall"]["middle"] == pytest.approx(600.0)
     assert written["point_share_percent"]["wall"] == pytest.approx(1.0)  # 0.6 s of 60
     console = Console(width=200)

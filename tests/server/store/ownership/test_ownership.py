@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.server.conftest import Running, Start
+from tests.server.conftest import Running, Start, soon
 from tinsmith.server.store.db.database import Database, default_url
 from tinsmith.server.store.journal.blobs import OWNER, BlobStore
 from tinsmith.server.store.ownership import marks, ownership
@@ -220,6 +220,36 @@ async def test_the_blobs_and_rows_of_the_other_stay(start: Start, tmp_path: Path
         await start(home=tmp_path / "two", blob_url=url)
     assert kept.keys() == ["of-the-first.body"]
     assert (tmp_path / "shared" / OWNER).is_file()
+
+
+async def test_a_sign_of_life_that_cannot_be_left_is_said_once_and_is_not_the_last(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ownership, "BEAT_S", 0.01)
+    running = await start()
+    blobs = place_of(running, "blobs")
+    swap, refused = blobs.swap, 0
+
+    def full(old: str | None, new: str | None) -> bool:
+        nonlocal refused
+        refused += 1
+        if refused <= 5:
+            raise OSError(28, "No space left on device")
+        return swap(old, new)
+
+    monkeypatch.setattr(blobs, "swap", full)
+    before = blobs.read()
+    await soon(lambda: blobs.read() != before)
+    assert refused > 5
+    assert len([line for line in caplog.messages if "no sign of life can be left: [Errno 28]" in line]) == 1
+    assert running.service.lost is not None
+    assert not running.service.lost.done()
+
+
+def test_a_message_holds_no_password(tmp_path: Path) -> None:
+    blobs = BlobStore(str(tmp_path))
+    blobs.url = "ftp://ann:secret@host/bucket"
+    assert BlobPlace(blobs).name == "blob store ftp://***@host/bucket"
 
 
 async def test_services_without_a_journal_share_a_database(start: Start, tmp_path: Path) -> None:

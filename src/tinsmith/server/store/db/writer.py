@@ -48,7 +48,7 @@ class _Item:
 
 
 class Writer:
-    """Runs jobs in the order of their submission, each in a savepoint of the group's transaction."""
+    """Runs jobs in the order of their submission, each in a savepoint of the group's transaction if it is not alone."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -108,6 +108,10 @@ class Writer:
             with self.engine.begin() as connection:
                 if self.guard is not None:
                     self.guard(connection)
+                if len(items) == 1:
+                    # No savepoint: there is nobody else whose work a fault of this one could undo.
+                    items[0].value = _work(connection, items[0].job)
+                    return
                 for are_rows, some in groupby(items, lambda item: isinstance(item.job, RowWrite)):
                     if are_rows:
                         _run_rows(connection, list(some))
@@ -118,6 +122,13 @@ class Writer:
             # Whatever the reason (disk full, database gone), nothing of the group is stored: every caller must know.
             for item in items:
                 item.error = error
+
+
+def _work(connection: Connection, job: Job | RowWrite) -> Any:
+    if not isinstance(job, RowWrite):
+        return job(connection)
+    connection.execute(job.statement, [job.values()])
+    return None
 
 
 def _run_one(connection: Connection, item: _Item) -> None:

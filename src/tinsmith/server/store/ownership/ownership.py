@@ -43,6 +43,8 @@ class Ownership:
         self._places = places
         self._mark: Mark = new_mark(time.time())
         self._held: dict[Place, str] = {}
+        # Where the last sign of life could not be left; said once.
+        self._silent: set[Place] = set()
         self._line: str | None = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -88,11 +90,14 @@ class Ownership:
         try:
             if await anyio.to_thread.run_sync(place.swap, self._held[place], fresh):
                 self._held[place] = fresh
+                self._silent.discard(place)
                 return
             found = await anyio.to_thread.run_sync(place.read)
         except (SQLAlchemyError, OSError) as error:
             # A full disk, say, or a network: whoever takes it over meanwhile is seen once it can be read again.
-            log.warning("%s: no sign of life could be left: %s", place.name, error)
+            if place not in self._silent:
+                log.warning("%s: no sign of life can be left: %s", place.name, error)
+            self._silent.add(place)
             return
         if found == fresh:  # it was written, and the answer was lost
             self._held[place] = fresh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, delete, insert, make_url, select, update
@@ -94,7 +95,8 @@ class BlobPlace:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self.name = f"blob store {blobs.url}"
+        # Without the name and password that a URL may hold.
+        self.name = f"blob store {re.sub(r'//[^/]*@', '//***@', blobs.url)}"
 
     def read(self) -> str | None:
         return self._blobs.read_owner()
