@@ -12,7 +12,7 @@ from tinsmith.scheduler.barriers import AdapterEngine, clear_step, encode, run_b
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import FairShare
-from tinsmith.scheduler.flusher import Flush, Flusher
+from tinsmith.scheduler.flusher import Flush, SnapshotWriter
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.scheduler.passes import Passes, TrainingEngine
@@ -66,7 +66,7 @@ class EngineScheduler:
         self,
         engine: HostedEngine,
         exactly_once: ExactlyOnce,
-        flusher: Flusher,
+        flusher: SnapshotWriter,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.fairness import FairShare
-from tinsmith.scheduler.flusher import Flush, Flusher
+from tinsmith.scheduler.flusher import Flush, Flusher, SnapshotWriter
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Event, Flushed, Ready
@@ -44,6 +44,7 @@ class EngineHost:
         emit: takes events; must not block.
         settings: limits and timeouts.
         clock: seconds, monotonic.
+        make_writer: makes what writes snapshots, given what to tell of each and whether it is on disk.
 
     Attributes:
         infos: what is told about each base model, by name.
@@ -56,13 +57,14 @@ class EngineHost:
         emit: Callable[[Event], None],
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
+        make_writer: Callable[[Callable[[Flush, bool], None]], SnapshotWriter] = Flusher,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._emit = emit
         self._exactly_once = ExactlyOnce(emit)
         # Its thread only posts: queues and events belong to the host's thread.
-        self._flusher = Flusher(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
+        self._flusher = make_writer(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
         self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopping = False

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.flusher import Flusher
+from tinsmith.scheduler.flusher import SnapshotWriter
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.sample_queue import SampleQueue
 from tinsmith.types.engine_messages.operations import LoadSampler, Operation, ReleaseSampler
@@ -35,7 +35,7 @@ class SamplerOperations:
         engine: SamplerEngine,
         known_samplers: KnownSamplers,
         sample_queue: SampleQueue,
-        flusher: Flusher,
+        flusher: SnapshotWriter,
         exactly_once: ExactlyOnce,
     ) -> None:
         self._engine = engine
