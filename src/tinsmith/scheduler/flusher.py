@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,16 @@ class Flush:
 
 # In the queue: nothing to write, but something is no longer wanted.
 _LOOK = Flush("", "", "", lambda: None)
+
+
+class SnapshotWriter(Protocol):
+    """What the scheduler needs of whatever writes snapshots; each is told of once, when it is on disk or given up."""
+
+    def add(self, flush: Flush) -> None: ...
+    def holds(self, sampler_id: str) -> bool: ...
+    def abandon(self, sampler_id: str) -> None: ...
+    def forget(self, flush: Flush) -> None: ...
+    def close(self, timeout: float) -> None: ...
 
 
 class Flusher:

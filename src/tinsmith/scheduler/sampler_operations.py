@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.flusher import Flusher
+from tinsmith.scheduler.flusher import SnapshotWriter
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.sample_queue import SampleQueue
 from tinsmith.types.engine_messages.operations import LoadSampler, Operation, ReleaseSampler
@@ -35,7 +35,7 @@ class SamplerOperations:
         engine: SamplerEngine,
         known_samplers: KnownSamplers,
         sample_queue: SampleQueue,
-        flusher: Flusher,
+        flusher: SnapshotWriter,
         exactly_once: ExactlyOnce,
     ) -> None:
         self._engine = engine
@@ -56,9 +56,9 @@ class SamplerOperations:
                 self._known_samplers.retire(sampler_id)
         self._waiting.setdefault(sampler_id, deque()).append((op, work))
 
-    def ready(self) -> list[str]:
-        """Return the samplers whose first operation can run now."""
-        return [sampler_id for sampler_id in self._waiting if not self._must_wait(sampler_id)]
+    def ready(self) -> dict[str, str]:
+        """Return the samplers whose first operation can run now, each with whose it is."""
+        return {s: waiting[0][0].owner for s, waiting in self._waiting.items() if not self._must_wait(s)}
 
     def _must_wait(self, sampler_id: str) -> bool:
         """Whether a release comes first and a snapshot of the sampler is still to be made, or being written to disk."""
