@@ -30,7 +30,7 @@ class Work:
         model: name of the base model; token ids are drawn below `vocab_size`.
         rank: of every session's adapter.
         datums, length: of a forward_backward; tokens.
-        max_tokens: of a sample.
+        max_tokens, num_samples: of a sampling request.
         heartbeat_s: seconds between the heartbeats of a session.
     """
 
@@ -41,6 +41,7 @@ class Work:
     length: int = 32
     max_tokens: int = 16
     heartbeat_s: float = 5.0
+    num_samples: int = 1
 
 
 class User:
@@ -162,6 +163,7 @@ class User:
         prompt = {"chunks": [{"type": "encoded_text", "tokens": rows[0, :16].tolist()}]}
         params = {"max_tokens": self._work.max_tokens, "temperature": 1.0}
         sample = {"sampling_session_id": self._sampler, "prompt": prompt, "sampling_params": params}
+        sample["num_samples"] = self._work.num_samples
         self._sample_fields = json.dumps(sample)[:-1]
 
     def _batch(self, seq: int) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinsmith.engine.jobs import RowOutput, SampleJob, TrainRow
+from tinsmith.engine.sharing import EVEN, PassKind, PassShare, Turn
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
@@ -197,6 +198,7 @@ class FakeSampler:
         self._step_s = step_s
         self._jobs: dict[str, tuple[SampleJob, Weights | None, list[int]]] = {}
         self.added: list[str] = []
+        self.last: PassShare | None = None
 
     @property
     def has_work(self) -> bool:
@@ -211,9 +213,12 @@ class FakeSampler:
     def cancel(self, request_id: str) -> None:
         self._jobs.pop(request_id, None)
 
-    def step(self) -> list[tuple[str, SampleResponse | Exception]]:
+    def step(self, turn: Turn = EVEN) -> list[tuple[str, SampleResponse | Exception]]:
         self._engine.clock.now += self._step_s
-        batch = list(self._jobs.values())[:8]
+        batch = sorted(self._jobs.values(), key=lambda job: job[0].owner != turn.leader)[:8]
+        self.last = PassShare(turn, PassKind.DECODE, 8)
+        for job, _, _ in batch:
+            self.last.take(job.owner, 1)
         prompts = [_code(job.prompt[0]) for job, _, _ in batch]
         if CRASH_PASS in prompts:
             raise ZeroDivisionError("the step crashed")

@@ -55,12 +55,26 @@ def _with_keys(settings: Settings, root: Path, work: Callable[[KeyStore], Corout
 def create(
     owner: Annotated[str, typer.Argument(help="Whose key it is; keys of one owner see the same runs.")],
     name: Annotated[str, typer.Option(help="A note to tell keys apart.")] = "",
+    weight: Annotated[
+        float,
+        typer.Option(
+            help="How much of the engine's time its owner gets beside others, 0.01 to 100: with 2 twice as much as "
+            "with 1. Of several keys of one owner the largest counts."
+        ),
+    ] = 1.0,
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
+    from tinsmith.server.store.keys import check_weight
+
+    check_weight(weight)
 
     async def work(keys: KeyStore) -> None:
-        typer.echo(await keys.create(owner, name))
+        heavier = [key for key in await keys.all() if key.owner == owner and key.revoked_at is None]
+        typer.echo(await keys.create(owner, name, weight=weight))
+        most = max((key.weight for key in heavier), default=weight)
+        if most > weight:
+            typer.echo(f"{owner} still weighs {most:g}, which another key of this owner has", err=True)
 
     settings, root = _place(data_dir)
     # A folder that is yet to be filled is made; one in a folder that is not there is a slip of the keyboard.
@@ -98,6 +112,7 @@ def _row(key: Key) -> dict[str, str]:
         "state": "revoked" if key.revoked_at is not None else "valid",
         "made": age(datetime.fromtimestamp(key.created_at, UTC)),
         "owner": key.owner,
+        "weight": f"{key.weight:g}",
         "name": key.name,
     }
 

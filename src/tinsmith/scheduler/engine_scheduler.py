@@ -1,21 +1,25 @@
-"""All work for one engine: takes operations in, and offers turns of three kinds that the host shares out by time."""
+"""All work for one engine: takes operations in, and offers owners turns of three kinds, which the host shares out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import Protocol
 
+from tinsmith.engine.sharing import PassShare, Turn
 from tinsmith.scheduler.barriers import AdapterEngine, clear_step, encode, run_barrier
+from tinsmith.scheduler.costs import Costs
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.fairness import FairShare
+from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.flusher import Flush, SnapshotWriter
 from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.scheduler.passes import Passes, TrainingEngine
+from tinsmith.scheduler.ready_models import ReadyModels
 from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
 from tinsmith.scheduler.sampler_operations import SamplerEngine, SamplerOperations
 from tinsmith.settings import Settings
@@ -81,7 +85,9 @@ class EngineScheduler:
         self.passes = Passes(engine)
         self.sample_queue = SampleQueue(engine, known, exactly_once, settings.max_decode_batch, self._patience_s)
         self._sampler_operations = SamplerOperations(engine, known, self.sample_queue, flusher, exactly_once)
-        self._fair_barriers: FairShare[str] = FairShare()
+        self._fair_barriers: OwnedShare[str] = OwnedShare()
+        self._ready = ReadyModels()
+        self._costs = Costs()
 
     # -- operations in ------------------------------------------------------------------------------------------------
 
@@ -108,6 +114,7 @@ class EngineScheduler:
         elif isinstance(op.work, TakeSnapshot):
             # From now on samples may wait for it, however long the steps before it take.
             self.known_samplers.expect(op.work.sampler_id)
+        self._ready.note(queue)
 
     def cancel(self, request_id: str) -> None:
         """Drop a sample that is not finished; other operations are not cancelled."""
@@ -117,21 +124,43 @@ class EngineScheduler:
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    def ready(self) -> list[Lane]:
-        """Return the kinds of turns that would do something now."""
-        lanes = {
-            Lane.PASS: any(queue.ready_pass() for queue in self.queues.values()),
-            Lane.BARRIER: bool(self._ready_barriers()),
-            Lane.SAMPLE: self.sample_queue.has_work,
-        }
-        return [lane for lane, has_work in lanes.items() if has_work]
+    def ready(self) -> dict[str, list[Lane]]:
+        """Return the owners for whom a turn would do something now, and the kinds of it."""
+        lanes: dict[str, list[Lane]] = {}
+        for owner in self._ready.passes:
+            lanes.setdefault(owner, []).append(Lane.PASS)
+        for owner in {*self._ready.barriers, *self._sampler_operations.ready().values()}:
+            lanes.setdefault(owner, []).append(Lane.BARRIER)
+        for owner in self.sample_queue.owners():
+            lanes.setdefault(owner, []).append(Lane.SAMPLE)
+        return lanes
 
-    def turn(self, lane: Lane) -> None:
-        """Take one turn."""
-        {Lane.PASS: self._pass, Lane.BARRIER: self._barrier, Lane.SAMPLE: self.sample_queue.turn}[lane]()
+    def turn(self, lane: Lane, turn: Turn) -> dict[str, float]:
+        """Take one turn of an owner, which others may have a part in.
 
-    def _pass(self) -> None:
-        for queue, task in self.passes.turn([q for q in self.queues.values() if q.ready_pass()]):
+        Args:
+            lane: what kind.
+            turn: whose turn it is, and the accounts of all.
+
+        Returns:
+            the part of the turn's time that each owner pays, 1 in all; nothing where nothing could be done.
+        """
+        assert turn.leader is not None
+        if lane is Lane.BARRIER:
+            self._barrier(turn.leader)
+            return {turn.leader: 1.0}
+        started = self._clock()
+        turn = replace(turn, costs=self._costs.all())
+        share = self._pass(turn) if lane is Lane.PASS else self.sample_queue.turn(turn)
+        if share is None or not share.taken:
+            return {}
+        self._costs.learn(share.kind, share.taken, self._clock() - started)
+        return share.parts()
+
+    def _pass(self, turn: Turn) -> PassShare:
+        queues = [queue for queues in self._ready.passes.values() for queue in queues.values()]
+        done, share = self.passes.turn(queues, turn)
+        for queue, task in done:
             try:
                 payload = task.payload()
             except Exception as error:
@@ -139,22 +168,24 @@ class EngineScheduler:
             else:
                 self._exactly_once.result(task.op, payload, PROTOBUF)
                 queue.done(task.op, self._clock())
+        for queue in queues:
+            self._ready.note(queue)
+        return share
 
-    def _ready_barriers(self) -> dict[str, Callable[[], None]]:
-        """Return what runs the first operation of each model and sampler, by `model ID` or `sampler ID`."""
+    def _barriers(self, owner: str) -> dict[str, Callable[[], None]]:
+        """Return what runs the first operation of each of an owner's models and samplers, by its kind and id."""
         found: dict[str, Callable[[], None]] = {}
-        for model_id, queue in self.queues.items():
-            if (op := queue.ready_barrier()) is not None:
-                found[f"model {model_id}"] = partial(self._run_model_op, queue, op)
-        for sampler_id in self._sampler_operations.ready():
-            found[f"sampler {sampler_id}"] = partial(self._sampler_operations.run, sampler_id)
+        for model_id, queue in self._ready.barriers.get(owner, {}).items():
+            found[f"model {model_id}"] = partial(self._run_model_op, queue)
+        for sampler_id, whose in self._sampler_operations.ready().items():
+            if whose == owner:
+                found[f"sampler {sampler_id}"] = partial(self._sampler_operations.run, sampler_id)
         return found
 
-    def _barrier(self) -> None:
-        ready = self._ready_barriers()
-        key = self._fair_barriers.pick(ready)
-        if key is None:
-            return
+    def _barrier(self, owner: str) -> None:
+        ready = self._barriers(owner)
+        self._fair_barriers.activate(dict.fromkeys(ready, owner))
+        key = self._fair_barriers.least(ready)
         # Charged by time, not by number: writing one large state takes as long as many optimizer steps.
         started = self._clock()
         ready[key]()
@@ -162,7 +193,13 @@ class EngineScheduler:
 
     # -- operations of models -----------------------------------------------------------------------------------------
 
-    def _run_model_op(self, queue: ModelQueue, op: Operation) -> None:
+    def _run_model_op(self, queue: ModelQueue) -> None:
+        op = queue.ready_barrier()
+        assert op is not None
+        self._run(queue, op)
+        self._ready.note(queue)
+
+    def _run(self, queue: ModelQueue, op: Operation) -> None:
         if isinstance(op.work, ReleaseModel):
             self._release_model(queue, op)
             return
@@ -214,6 +251,7 @@ class EngineScheduler:
         self.passes.forget(queue.model_id)
         for op in queue.everything():
             self._fail(queue, op, error)
+        self._ready.note(queue)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -242,6 +280,7 @@ class EngineScheduler:
             if op.kind is OpKind.OPTIM_STEP:
                 # It was the step that had to fail; the next one begins with clean gradients.
                 clear_step(self._engine, queue)
+        self._ready.note(queue)
 
     def next_deadline(self) -> float | None:
         """Return when `expire` may next have something to do, None where time alone changes nothing."""

@@ -1,13 +1,15 @@
 """Whose turn it is: start-time fair queueing (Goyal, Vin & Cheng 1997, IEEE/ACM ToN 5(5), section II).
 
 Every key has a tag, the sum of what it has been charged. The key with the smallest tag goes next. A key that comes
-back from idling starts no lower than the neediest of those that stayed, so that idling saves up nothing; what it had
-ahead it keeps. While two keys both have work and the neediest is always served, what they have been charged differs
-by at most the largest charges of each.
+back from idling starts where the one that is being served started, so that idling saves up nothing (as the counters
+of Sheng et al. 2024, "Fairness in Serving Large Language Models", OSDI, are lifted); what it had ahead it keeps. While
+two keys both have work and the neediest is always served, what they have been charged differs by at most the largest
+charges of each.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -21,13 +23,15 @@ class FairShare(Generic[K]):
         self._tags: dict[K, float] = {}
         self._active: set[K] = set()
         self._now = 0.0
+        self._served = math.inf
 
-    def activate(self, active: Collection[K]) -> None:
+    def activate(self, active: Iterable[K]) -> None:
         """Say which keys have work now; the others are forgotten once they have nothing ahead any more."""
         fresh = set(active)
         stayed = [self._tags[key] for key in self._active & fresh]
         # With nobody left who could have been kept waiting, all begin level.
-        self._now = min(stayed) if stayed else max(self._tags.values(), default=self._now)
+        self._now = min([self._served, *stayed]) if stayed else max(self._tags.values(), default=self._now)
+        self._served = math.inf
         # Whoever was away starts at `now`, so that it gets its share from here on and not what it missed.
         for key in fresh:
             self._tags[key] = max(self._tags.get(key, 0.0), self._now)
@@ -39,52 +43,60 @@ class FairShare(Generic[K]):
         """Return the key that has had least of some that were activated; the first of equals."""
         return min(active, key=self._tags.__getitem__)
 
+    def serve(self, key: K) -> None:
+        """Begin to serve a key: whoever comes before the next `activate` starts where it starts."""
+        self._served = self._tags[key]
+
     def lead(self, key: K) -> float:
-        """Return how much more `key` has had than the one that had least when keys were last activated."""
-        return self._tags[key] - self._now
+        """Return how much more `key` has had than whoever had least when keys were last activated; 0 where unknown."""
+        return self._tags.get(key, self._now) - self._now
+
+    def leads(self) -> dict[K, float]:
+        """Return how much more each active key has had than the neediest of them."""
+        least = min((self._tags[key] for key in self._active), default=0.0)
+        return {key: self._tags[key] - least for key in self._active}
 
     def pick(self, active: Collection[K]) -> K | None:
         """Say which keys have work now and return the one whose turn it is, None where none has."""
         self.activate(active)
-        return self.least(active) if active else None
+        if not active:
+            return None
+        key = self.least(active)
+        self.serve(key)
+        return key
 
     def charge(self, key: K, cost: float) -> None:
         """Count what `key` has just been given."""
-        self._tags[key] += cost
+        self._tags[key] = self._tags.get(key, self._now) + cost
 
 
-class OwnedShare:
-    """Shares among owners, and each owner's share among its keys: many models or samplers give nobody more."""
+class OwnedShare(Generic[K]):
+    """Each owner's share among its keys (models, samplers, kinds of turns); owners are told apart by their accounts."""
 
     def __init__(self) -> None:
-        self._owners: FairShare[str] = FairShare()
-        self._keys: dict[str, FairShare[str]] = {}
-        self._owner_of: Mapping[str, str] = {}
+        self._shares: dict[str, FairShare[K]] = {}
+        self._owner_of: Mapping[K, str] = {}
 
-    def activate(self, owner_of: Mapping[str, str]) -> None:
+    def activate(self, owner_of: Mapping[K, str]) -> None:
         """Say which keys have work now, and whose each is."""
         self._owner_of = owner_of
-        owned: dict[str, list[str]] = {}
+        owned: dict[str, list[K]] = {}
         for key, owner in owner_of.items():
             owned.setdefault(owner, []).append(key)
-        self._owners.activate(owned)
-        # Whoever has no work is forgotten below the owner: its keys begin level when it comes back.
-        self._keys = {owner: self._keys.get(owner, FairShare()) for owner in owned}
+        # An owner without work is forgotten: its keys begin level when it comes back.
+        self._shares = {owner: self._shares.get(owner) or FairShare() for owner in owned}
         for owner, keys in owned.items():
-            self._keys[owner].activate(keys)
+            self._shares[owner].activate(keys)
 
-    def least(self, active: Collection[str]) -> str:
-        """Return, of some keys that were activated, the neediest of the neediest owner."""
-        owner = self._owners.least(self._owner_of[key] for key in active)
-        return self._keys[owner].least(key for key in active if self._owner_of[key] == owner)
+    def least(self, active: Iterable[K]) -> K:
+        """Return, of some keys of one owner that were activated, the one that has had least."""
+        active = list(active)
+        return self._shares[self._owner_of[active[0]]].least(active)
 
-    def lead(self, key: str) -> float:
-        """Return how much more than the neediest the key's owner has had, or the key among its owner's, if more."""
-        owner = self._owner_of[key]
-        return max(self._owners.lead(owner), self._keys[owner].lead(key))
+    def lead(self, key: K) -> float:
+        """Return how much more `key` has had than the neediest of its owner's."""
+        return self._shares[self._owner_of[key]].lead(key)
 
-    def charge(self, key: str, cost: float) -> None:
+    def charge(self, key: K, cost: float) -> None:
         """Count what `key` has just been given."""
-        owner = self._owner_of[key]
-        self._owners.charge(owner, cost)
-        self._keys[owner].charge(key, cost)
+        self._shares[self._owner_of[key]].charge(key, cost)

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tinsmith.scheduler.accounts import Accounts
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
 from tinsmith.scheduler.exactly_once import ExactlyOnce
-from tinsmith.scheduler.fairness import FairShare
 from tinsmith.scheduler.flusher import Flush, Flusher, SnapshotWriter
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
@@ -70,7 +70,8 @@ class EngineHost:
         self._stopping = False
         self._engines: dict[str, EngineScheduler] = {}
         self.infos: dict[str, BaseModelInfo] = {}
-        self._fair: FairShare[tuple[str, Lane]] = FairShare()
+        # The engines share one thread and one device, so an owner has one account for all of them.
+        self._accounts: Accounts[tuple[str, Lane]] = Accounts()
         self._meter = Meter(clock())
         self._next_expiry = 0.0
         self._turns = 0
@@ -145,18 +146,21 @@ class EngineHost:
         self._turns += 1
         self.turn = self._turns
         self._drain()
-        ready = [(name, lane) for name, engine in self._engines.items() for lane in engine.ready()]
-        # The lanes of all engines share one thread and one device, so they share the time as equals.
-        key = self._fair.pick(ready)
-        if key is not None:
+        ready: dict[str, list[tuple[str, Lane]]] = {}
+        for name, engine in self._engines.items():
+            for owner, lanes in engine.ready().items():
+                ready.setdefault(owner, []).extend((name, lane) for lane in lanes)
+        picked = self._accounts.pick(ready)
+        if picked is not None:
+            owner, (name, lane) = picked
             started = self._clock()
-            self._engines[key[0]].turn(key[1])
+            parts = self._engines[name].turn(lane, self._accounts.turn(owner))
             elapsed = self._clock() - started
-            self._fair.charge(key, elapsed)
+            self._accounts.charge((name, lane), elapsed, parts)
             self._meter.worked(elapsed)
-        self._tick(busy=key is not None)
+        self._tick(busy=picked is not None)
         self.turn = None
-        return key is not None or bool(self._inbox)
+        return picked is not None or bool(self._inbox)
 
     def _drain(self) -> None:
         # What arrives while draining waits for the next round, so that a flood cannot keep the engines idle.
@@ -180,6 +184,7 @@ class EngineHost:
                 op, f"base_model: got {op.base_model!r}, expected one of {', '.join(self._engines)}"
             )
         else:
+            self._accounts.weigh(op.owner, op.weight)
             engine.accept(op)
 
     def _flushed(self, flush: Flush, on_disk: bool) -> None:

@@ -2,8 +2,9 @@
 
 Rows are placed in units: one row, or the two of a pair, whose loss is one. Within a model, rows are computed strictly
 in the order of its operations, and a pass takes rows of one operation only: so a model that is alone meets the same
-passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. The owner that has
-had the fewest tokens goes first, and of its models the one that has had the fewest.
+passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. The owner whose
+turn it is goes first, then the others by their accounts (`engine.sharing` says who may take part), and of an owner's
+models the one that has had the fewest tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.engine.sharing import PassKind, PassShare, Turn
 from tinsmith.scheduler.failures import is_out_of_memory, raise_if_fatal
 from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.model_queue import ModelQueue
@@ -151,16 +153,12 @@ class Placed(NamedTuple):
 _Outputs = list[RowOutput | Exception]
 
 
-def _fits(unit: Placed, first: Placed, room: int) -> bool:
-    return unit.cost <= room and unit.task.backward == first.task.backward
-
-
 class Passes:
     """The passes of one engine."""
 
     def __init__(self, engine: TrainingEngine) -> None:
         self._engine = engine
-        self._fair = OwnedShare()
+        self._fair: OwnedShare[str] = OwnedShare()
         # Per model, in its order: the tasks that were opened and not handed back yet. The first of them is the first of
         # the model's ready run, so that positions in both are the same.
         self._tasks: dict[str, deque[Task]] = {}
@@ -170,45 +168,57 @@ class Passes:
         """Drop what is half done for a model; its operations are answered by the caller."""
         self._tasks.pop(model_id, None)
 
-    def turn(self, queues: Iterable[ModelQueue]) -> list[tuple[ModelQueue, Task]]:
+    def turn(self, queues: Iterable[ModelQueue], turn: Turn) -> tuple[list[tuple[ModelQueue, Task]], PassShare]:
         """Compute one pass.
 
         Args:
             queues: the models that have a forward_backward ready.
+            turn: the accounts.
 
         Returns:
-            the operations that are done, each model's in order.
+            the operations that are done, each model's in order, and who had how much of the pass.
         """
         by_model = {queue.model_id: queue for queue in queues}
-        placed = self._collect(by_model)
+        share = PassShare(turn, PassKind.TRAIN, self._engine.max_tokens_per_pass)
+        placed = self._collect(by_model, share)
         for (task, start), outputs in zip(placed, self._compute(placed), strict=True):
             task.take(start, outputs)
-        return [(by_model[m], task) for m in by_model for task in self._take_finished(m)]
+        return [(by_model[m], task) for m in by_model for task in self._take_finished(m)], share
 
-    def _collect(self, queues: dict[str, ModelQueue]) -> list[Placed]:
+    def _collect(self, queues: dict[str, ModelQueue], share: PassShare) -> list[Placed]:
         """Choose the units of a pass, all forward-only or none, within the budget unless the first alone exceeds it.
 
         Small units may fill what a needier model's next one leaves, but not run ahead of it by more than a budget.
         """
         units: list[Placed] = []
-        budget = room = self._engine.max_tokens_per_pass
-        cursors = {model_id: _Cursor(self, queue) for model_id, queue in queues.items()}
+        cursors: dict[str, dict[str, _Cursor]] = {}
+        for model_id, queue in queues.items():
+            cursors.setdefault(queue.owner, {})[model_id] = _Cursor(self, queue)
         self._fair.activate({model_id: queue.owner for model_id, queue in queues.items()})
+        leader = share.turn.leader
         while cursors:
-            model_id = self._fair.least(cursors)
-            found = cursors[model_id].seek()
-            if found is None or self._fair.lead(model_id) > budget or (units and not _fits(found, units[0], room)):
+            owner = min(cursors, key=lambda o: (bool(units) or o != leader, share.standing(o)))
+            model_id = self._fair.least(cursors[owner])
+            found = cursors[owner][model_id].seek()
+            if found is None or not self._fits(found, model_id, owner, share, units):
                 # Out of this pass altogether: its rows keep their order, so none further on may fill the gap.
-                del cursors[model_id]
+                del cursors[owner][model_id]
+                if not cursors[owner]:
+                    del cursors[owner]
                 continue
-            cursors[model_id].advance(found)
+            cursors[owner][model_id].advance(found)
             units.append(found)
             # Now, not when the pass succeeds: no recovery point may come between a part of a step and the rest of it.
             queues[model_id].dirty |= found.task.backward
-            room -= found.cost
+            share.take(owner, found.cost)
             self.tokens += found.cost
             self._fair.charge(model_id, found.cost)
         return units
+
+    def _fits(self, unit: Placed, model_id: str, owner: str, share: PassShare, units: list[Placed]) -> bool:
+        if self._fair.lead(model_id) > self._engine.max_tokens_per_pass:
+            return False
+        return not units or (unit.cost <= share.room(owner) and unit.task.backward == units[0].task.backward)
 
     def open_task(self, queue: ModelQueue, position: int) -> Task | None:
         """Return the task at `position` of the model's run of forward_backwards, opened on first use."""

@@ -1,20 +1,21 @@
 """Sampling requests of one engine: who gets into the running batch, in which order, and what comes out.
 
-The engine's sampler runs a batch that requests join and leave; beyond a small backlog they wait here, where the
-owners take turns, and each owner's samplers among themselves, so that one tenant's flood does not stand in front of
-another's request. An owner that has nothing in the engine is let in although the backlog is full.
+The engine's sampler runs a batch that requests join and leave. Each owner has a small backlog there; what is beyond it
+waits here, where an owner's samplers take turns. So one tenant's flood does not stand in front of another's request;
+within the engine the accounts say whose rows a step computes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tinsmith.engine.jobs import SampleJob
+from tinsmith.engine.sharing import PassShare, Turn
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.fairness import OwnedShare
@@ -34,10 +35,13 @@ class BatchSampler(Protocol):
     """What sampling needs of an engine."""
 
     @property
-    def has_work(self) -> bool: ...
+    def last(self) -> PassShare | None:
+        """Who had how much of the last step; None where it had nothing to do."""
+        ...
+
     def add(self, job: SampleJob, /) -> object: ...
     def cancel(self, request_id: str, /) -> object: ...
-    def step(self) -> Iterable[tuple[str, SampleResponse | Exception]]: ...
+    def step(self, turn: Turn, /) -> Iterable[tuple[str, SampleResponse | Exception]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class SampleQueue:
     Args:
         engine: has the sampler.
         known_samplers: which ids can be sampled from.
-        max_batch: sequences that the engine decodes at once; twice as many are handed to it.
+        max_batch: sequences that the engine decodes at once; of each owner twice as many are handed to it.
         patience_s: how long a sample waits for a sampler that nobody has announced.
     """
 
@@ -86,13 +90,15 @@ class SampleQueue:
         self._known_samplers = known_samplers
         self._exactly_once = exactly_once
         # Twice what runs at once: the engine always has a next request to prefill, and a newcomer of another sampler
-        # has at most one batch in front of it.
+        # of the same owner has at most one batch in front of it.
         self._room = 2 * max_batch
         self._patience_s = patience_s
-        self._fair = OwnedShare()
+        self._fair: OwnedShare[str] = OwnedShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
-        self._sequences = 0
+        # By owner, what runs and what is in the engine but cannot go on before something else there has.
+        self._sequences: Counter[str] = Counter()
+        self._stuck: set[str] = set()
         # Most requests at once after a step failed as a whole; None while nothing is suspected.
         self._limit: int | None = None
         self.tokens = 0
@@ -107,24 +113,25 @@ class SampleQueue:
         """Requests in the engine."""
         return len(self._running)
 
-    @property
-    def has_work(self) -> bool:
-        """Whether a turn would do something."""
-        return bool(self._running) or any(map(self._known_samplers.is_usable, self._queued))
+    def owners(self) -> set[str]:
+        """Return the owners for whom a turn would do something."""
+        waiting = {_owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s)}
+        return (waiting | self._sequences.keys()) - self._stuck
 
     def offer(self, op: Operation, sampler_id: str, now: float) -> None:
         """Take a SAMPLE operation from a sampler."""
         self._queued.setdefault(sampler_id, OrderedDict())[op.request_id] = _Queued(op, sampler_id, now)
 
-    def turn(self) -> None:
-        """Let requests in and run one step of the engine's sampler."""
-        self._admit()
+    def turn(self, turn: Turn) -> PassShare | None:
+        """Let requests in and run one step of the engine's sampler; return who had how much of it."""
+        self._admit(turn)
         if not self._running:
-            return
+            return None
         # Asked before the step, after which the request may have left.
         alone = len(self._running) == 1
+        sampler = self._engine.sampler
         try:
-            finished = list(self._engine.sampler.step())
+            finished = list(sampler.step(turn))
         except Exception as error:
             raise_if_fatal(error)
             finished = [(request_id, error) for request_id in self._running]
@@ -140,34 +147,40 @@ class SampleQueue:
             # Those that begin again have left.
             if request_id in self._running:
                 self._finish(request_id, outcome)
+        if sampler.last is not None:
+            self._stuck.clear()
+        elif turn.leader is not None and not finished:
+            # Its sequences wait for blocks that others hold: it has nothing to do until one of those has moved.
+            self._stuck.add(turn.leader)
+        return sampler.last
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def _admit(self) -> None:
-        while self._limit is None or len(self._running) < self._limit:
-            sampler_id = self._next_sampler()
-            if sampler_id is None:
-                return
-            waiting = self._queued[sampler_id]
-            _, queued = waiting.popitem(last=False)
-            if not waiting:
-                del self._queued[sampler_id]
-            # In sequences, for what they cost in tokens is not known before they end.
-            self._fair.charge(sampler_id, self._start(queued))
-
-    def _next_sampler(self) -> str | None:
-        """Return the sampler whose oldest request is let in next, None while there is no room or no request."""
+    def _admit(self, turn: Turn) -> None:
         # A sampler has one owner, so that the first request tells whose all of them are.
-        usable = {
-            s: next(iter(w.values())).op.owner for s, w in self._queued.items() if self._known_samplers.is_usable(s)
-        }
+        usable = {s: _owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s)}
         self._fair.activate(usable)
-        allowed = list(usable)
-        if self._sequences >= self._room:
-            # One request with many samples may fill the backlog by itself; others do not wait until it ends.
-            held = {running.queued.op.owner for running in self._running.values()}
-            allowed = [sampler_id for sampler_id, owner in usable.items() if owner not in held]
-        return self._fair.least(allowed) if allowed else None
+        by_owner: dict[str, set[str]] = {}
+        for sampler_id, owner in usable.items():
+            by_owner.setdefault(owner, set()).add(sampler_id)
+        for owner in turn.in_order(by_owner):
+            samplers = by_owner[owner]
+            # One request with many samples may fill the backlog by itself.
+            while samplers and self._sequences[owner] < self._room:
+                if self._limit is not None and len(self._running) >= self._limit:
+                    return
+                sampler_id = self._fair.least(samplers)
+                # In sequences, for what they cost in tokens is not known before they end.
+                self._fair.charge(sampler_id, self._start(self._next(sampler_id)))
+                if sampler_id not in self._queued:
+                    samplers.remove(sampler_id)
+
+    def _next(self, sampler_id: str) -> _Queued:
+        waiting = self._queued[sampler_id]
+        _, queued = waiting.popitem(last=False)
+        if not waiting:
+            del self._queued[sampler_id]
+        return queued
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
@@ -179,7 +192,7 @@ class SampleQueue:
             self._exactly_once.failure(queued.op, error)
             return 0
         self._running[queued.op.request_id] = _Running(queued, job.num_samples)
-        self._sequences += job.num_samples
+        self._sequences[queued.op.owner] += job.num_samples
         return job.num_samples
 
     # -- out ----------------------------------------------------------------------------------------------------------
@@ -200,7 +213,12 @@ class SampleQueue:
 
     def _leave(self, request_id: str) -> _Queued:
         running = self._running.pop(request_id)
-        self._sequences -= running.sequences
+        owner = running.queued.op.owner
+        self._sequences[owner] -= running.sequences
+        # A Counter keeps zeros; owners come and go.
+        if not self._sequences[owner]:
+            del self._sequences[owner]
+        self._stuck.clear()
         return running.queued
 
     def _begin_again(self, request_ids: list[str]) -> None:
@@ -260,6 +278,10 @@ class SampleQueue:
             if not self._known_samplers.is_usable(sampler_id) and not self._known_samplers.coming(sampler_id)
         ]
         return min(starts) + self._patience_s if starts else None
+
+
+def _owner(waiting: OrderedDict[str, _Queued]) -> str:
+    return next(iter(waiting.values())).op.owner
 
 
 def _is_fault_of_the_step(outcome: SampleResponse | Exception) -> bool:

@@ -56,9 +56,9 @@ class SamplerOperations:
                 self._known_samplers.retire(sampler_id)
         self._waiting.setdefault(sampler_id, deque()).append((op, work))
 
-    def ready(self) -> list[str]:
-        """Return the samplers whose first operation can run now."""
-        return [sampler_id for sampler_id in self._waiting if not self._must_wait(sampler_id)]
+    def ready(self) -> dict[str, str]:
+        """Return the samplers whose first operation can run now, each with whose it is."""
+        return {s: waiting[0][0].owner for s, waiting in self._waiting.items() if not self._must_wait(s)}
 
     def _must_wait(self, sampler_id: str) -> bool:
         """Whether a release comes first and a snapshot of the sampler is still to be made, or being written to disk."""

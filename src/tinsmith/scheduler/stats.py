@@ -17,6 +17,7 @@ class Meter:
     def __init__(self, now: float) -> None:
         self._since = now
         self._busy_s = 0.0
+        self._longest_s = 0.0
         self._train_tokens = 0
         self._sample_tokens = 0
         self._at_rest = True
@@ -24,6 +25,7 @@ class Meter:
     def worked(self, seconds: float) -> None:
         """Count the time of one turn."""
         self._busy_s += seconds
+        self._longest_s = max(self._longest_s, seconds)
         self._at_rest = False
 
     def due(self, now: float, busy: bool) -> bool:
@@ -33,7 +35,8 @@ class Meter:
     def take(self, engines: Iterable[EngineScheduler], unanswered: int, now: float, busy: bool) -> Stats:
         """Return the gauges and begin a new interval.
 
-        Rates are per second of wall clock since the last call; `busy` is the share of it that turns took.
+        Rates are per second of wall clock since the last call; `busy` is the share of it that turns took, and
+        `longest_turn_seconds` what everybody had to wait for at most.
         """
         engines = list(engines)  # it is walked over several times
         train_tokens = sum(e.passes.tokens for e in engines)
@@ -49,7 +52,8 @@ class Meter:
             "train_tokens_per_second": (train_tokens - self._train_tokens) / elapsed,
             "sample_tokens_per_second": (sample_tokens - self._sample_tokens) / elapsed,
             "busy": min(1.0, self._busy_s / elapsed),
+            "longest_turn_seconds": self._longest_s,
         }
-        self._since, self._busy_s, self._at_rest = now, 0.0, not busy
+        self._since, self._busy_s, self._longest_s, self._at_rest = now, 0.0, 0.0, not busy
         self._train_tokens, self._sample_tokens = train_tokens, sample_tokens
         return Stats({name: float(value) for name, value in values.items()})

@@ -108,7 +108,7 @@ class Service:
         self.tokenizers = TokenizerFiles()
 
         self.outcomes = outcomes = Outcomes(core)
-        self.dispatcher = dispatcher = Dispatcher(core, self._link, outcomes)
+        self.dispatcher = dispatcher = Dispatcher(core, self._link, outcomes, self.keys.weight_of)
         self.recovery_points = points = RecoveryPoints(core, dispatcher)
         recovery = Recovery(core, dispatcher, outcomes, points)
         self.events = Events(core, dispatcher, outcomes, recovery, points)
@@ -126,6 +126,7 @@ class Service:
 
     async def _take_over(self, core: Core, held: Claim) -> None:
         """Read what earlier lives left, and finish what they left half done."""
+        await self.keys.learn_weights()
         hopeless = load(core)
         await end_dead(core, held)
         for record, reason, category in hopeless:

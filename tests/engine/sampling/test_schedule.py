@@ -37,11 +37,11 @@ class Play:
         shape = {"prompt": prompt, "num_samples": samples, "params": SamplingParams(seed=0)}
         job = SampleJob(request_id=str(self.orders), sampler_id="s", owner=owner, **shape)
         scores = None if first_row is None else cast(Any, SimpleNamespace(next_row=min(first_row, len(prompt) - 1)))
-        group = SampleGroup(job, 0, self.orders, None, version, len(prompt) + length, scores, unfinished=samples)
-        group.samples = [self.sample(group, 0)]
+        make = self.sample
+        group = SampleGroup(job, 0, self.orders, None, version, len(prompt) + length, scores, make, unfinished=samples)
         self.orders += 1
         self.live.append(group)
-        self.schedule.add(group.samples[0])
+        self.schedule.add(group.begin_next())
         return group
 
     def sample(self, group: SampleGroup, number: int) -> Sequence:
@@ -88,16 +88,20 @@ class Play:
     def extend(self, sequence: Sequence) -> None:
         group = sequence.group
         drawing = [sequence]
-        if sequence.is_prompt_leader:
-            group.samples += [self.sample(group, n) for n in range(1, group.job.num_samples)]
-            drawing = group.samples
+        leads = sequence.is_prompt_leader
+        if leads:
+            for _ in range(min(group.to_begin, self.schedule.places_beside(sequence))):
+                group.begin_next()
+            drawing = list(group.samples)
         for s in drawing:
             # Samples differ by their number, and so do their completions.
             s.append(100 + 10 * (s.sample % 3) + len(s.tokens), -1.0)
-        if len(drawing) > 1 or sequence.sample == 0:
+        if leads:
             children = [s for s in drawing if s is not sequence and s.stop_reason is None]
             for source, target in self.schedule.fork(sequence, children):
                 self.cells[target] = list(self.cells[source])
+            if group.to_begin:
+                self.schedule.add(group.begin_next())
         for s in drawing:
             if s.stop_reason is not None:
                 self.schedule.remove(s)

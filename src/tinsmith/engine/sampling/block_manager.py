@@ -9,8 +9,8 @@ digests mean equal keys and values.
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 
@@ -112,6 +112,16 @@ class BlockManager:
             if digest not in self._block_of:
                 return count
         return len(digests)
+
+    def idle(self, digests: Sequence[bytes]) -> int:
+        """Return how many of the known blocks with these digests nobody holds, so that `available` counts them."""
+        return sum(self._block_of[digest] in self._cached for digest in digests)
+
+    def freed_by(self, released: Iterable[Sequence[int]], kept: Sequence[bytes]) -> int:
+        """Return how many blocks would be free if all of these lists were released and the `kept` ones acquired."""
+        stay = {self._block_of[digest] for digest in kept}
+        references = Counter(block for blocks in released for block in blocks if block not in stay)
+        return sum(self._references[block] == count for block, count in references.items())
 
     def acquire(self, digests: Sequence[bytes]) -> list[int]:
         """Return the known blocks with these digests, each with one more reference."""

@@ -79,12 +79,12 @@ class OpenGroups:
             version=snapshot.version,
             max_length=len(job.prompt) + wanted,
             scores=PromptScores.wanted(job, seed),
+            make=self._make_sample,
             unfinished=job.num_samples,
         )
-        group.samples.append(self._make_sample(group, 0))
         self._arrivals += 1
         self._groups[job.request_id] = (group, snapshot)
-        self._schedule.add(group.samples[0])
+        self._schedule.add(group.begin_next())
 
     def _make_sample(self, group: SampleGroup, sample: int) -> Sequence:
         rule = stop_rule(group.job.params.stop, self._info.eos_token_ids, self._decode)
@@ -92,18 +92,27 @@ class OpenGroups:
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
-    def all_samples(self, leader: Sequence) -> list[Sequence]:
-        """Return the samples of a request whose prompt was computed by the first of them."""
+    def first_samples(self, leader: Sequence) -> list[Sequence]:
+        """Return the samples of a request that begin now that the first of them has computed the prompt.
+
+        The others follow one by one as places get free: a request with many samples takes no more of the batch, of the
+        cache and of one step than as many requests would.
+        """
         group = leader.group
-        # Made only now: until the prompt is computed, one sequence stands for all of them in the schedule.
-        group.samples += [self._make_sample(group, n) for n in range(1, group.job.num_samples)]
-        return group.samples
+        for _ in range(min(group.to_begin, self._schedule.places_beside(leader))):
+            group.begin_next()
+        return list(group.samples)
 
     def fork(self, leader: Sequence) -> list[tuple[int, int]]:
         """Let the other samples of a request run, once each has its first token; return the blocks to copy."""
+        if not self.is_live(leader.group):
+            return []
         # After that token, so that a sample which ended with it takes no blocks.
         children = [s for s in leader.group.samples[1:] if s.stop_reason is None]
-        return self._schedule.fork(leader, children) if self.is_live(leader.group) else []
+        copies = self._schedule.fork(leader, children)
+        if leader.group.to_begin:
+            self._schedule.add(leader.group.begin_next())
+        return copies
 
     def settle(self, sequence: Sequence) -> None:
         """After a token: finish the sequence, fail its request, or let it run on."""

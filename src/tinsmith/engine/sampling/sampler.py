@@ -18,6 +18,7 @@ from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
 from tinsmith.engine.sampling.sample_pass import SamplePass
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
+from tinsmith.engine.sharing import EVEN, PassShare, Turn
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_sampling
 from tinsmith.types.errors import UserError, invalid
@@ -35,6 +36,9 @@ class Sampler:
         base: what samples; its context and its end-of-turn tokens bound every sample.
         snapshots: the adapters.
         settings: sizes and limits.
+
+    Attributes:
+        last: who had how much of the last step; None where it had nothing to do.
     """
 
     def __init__(self, base: BaseModel, snapshots: Snapshots, settings: Settings) -> None:
@@ -49,6 +53,7 @@ class Sampler:
         )
         decode = None if base.tokenizer is None else partial(base.tokenizer.decode, skip_special_tokens=False)
         self._groups = OpenGroups(self.schedule, base.info, decode, snapshots.done)
+        self.last: PassShare | None = None
         self._rows_at_once = max(1, _CELLS_AT_ONCE // base.info.vocab_size)
 
     @property
@@ -79,14 +84,19 @@ class Sampler:
         """Drop a request; nothing is returned for it. Unknown and finished ones are ignored."""
         self._groups.cancel(request_id)
 
-    def step(self) -> list[Ended]:
-        """Compute one prefill chunk or one token of every running sequence; return the requests that ended.
+    def step(self, turn: Turn = EVEN) -> list[Ended]:
+        """Compute one prefill chunk or one token of running sequences; return the requests that ended.
 
         A request whose logits are not finite ends with a UserError, its neighbours go on. If the pass itself fails,
         the requests in it end with its error and the others go on.
+
+        Args:
+            turn: whose turn it is. One who has nothing that can go on now gets none, and nobody else in its place.
         """
-        plan = self.schedule.next()
+        plan = self.schedule.next(turn)
+        self.last = None
         if plan is not None:
+            self.last = plan.share
             try:
                 self._run(plan)
             except Exception as error:
@@ -129,7 +139,7 @@ class Sampler:
         rows: list[int] = []
         leaders = [s for s in sequences if s.is_prompt_leader]
         for row, sequence in enumerate(sequences):
-            samples = self._groups.all_samples(sequence) if sequence.is_prompt_leader else [sequence]
+            samples = self._groups.first_samples(sequence) if sequence.is_prompt_leader else [sequence]
             drawing += samples
             rows += [row] * len(samples)
         for start in range(0, len(drawing), self._rows_at_once):

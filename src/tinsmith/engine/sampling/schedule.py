@@ -1,21 +1,23 @@
 """Which tokens the sampler computes next: admission, prefill in chunks, decoding, preemption. No tensors.
 
-A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). Room goes to
-the owner that has the fewest sequences in the cache, and among its weights to those that have the fewest, so that a
-large job does not keep others waiting; among equals the oldest is served first. An owner that has none there does not
-wait for a place: the youngest sequence of the owner that has most gives way. Where blocks run out the youngest of all
-gives way, so the oldest gets on.
+A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). Each owner
+is due its part of the places and of the blocks. Who has less takes what is free before those who have more, and where
+nothing is free the youngest sequence of the owner that has most gives way. Among one owner's weights room goes to those
+that have the fewest sequences, and among equals the oldest is served first. Where a running sequence needs a block and
+none is free, the oldest of all never gives way, so that it gets on.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tinsmith.engine.sampling.block_manager import BlockManager, OutOfBlocks
+from tinsmith.engine.sampling.holdings import Holdings
 from tinsmith.engine.sampling.sequence import Sequence
+from tinsmith.engine.sharing import EVEN, PassKind, PassShare, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,20 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: slices of several sequences, either all decoding (one token each) or all prefilling."""
+    """One step: slices of several sequences, either all decoding (one token each) or all prefilling.
 
-    decode: bool
+    Attributes:
+        slices: what is computed.
+        share: who has how much of it.
+    """
+
     slices: list[Slice]
+    share: PassShare
+
+    @property
+    def decode(self) -> bool:
+        """Whether all slices are the newest token of a sequence whose other tokens are in the cache."""
+        return self.share.kind is PassKind.DECODE
 
 
 class SampleSchedule:
@@ -60,7 +72,9 @@ class SampleSchedule:
         self._waiting: dict[tuple[str, int], list[Sequence]] = {}
         self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
-        self._decode_next = False
+        # Owners whose last step was a prefill.
+        self._prefilled: set[str | None] = set()
+        self._holdings = Holdings(max_sequences, blocks.num_blocks)
         self._fresh: list[int] = []
 
     @property
@@ -75,17 +89,24 @@ class SampleSchedule:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by its age."""
-        insort(self._waiting.setdefault(_job_of(sequence), []), sequence, key=lambda s: s.key)
+        insort(self._waiting.setdefault(_job_of(sequence), []), sequence, key=_age)
 
-    def next(self) -> Plan | None:
-        """Return the next step; prefill and decode steps alternate while there is work for both."""
+    def next(self, turn: Turn = EVEN) -> Plan | None:
+        """Return the next step; an owner's prefill and decode steps alternate while it has work for both.
+
+        Args:
+            turn: whose turn it is. Where that owner has nothing that can go on now, there is no step.
+        """
+        self._holdings.begin(turn, {owner for owner, _ in self._waiting})
+        owner = turn.leader
         # Strict turns: prefill alone would stall whoever is generating, decode alone whoever has just come.
-        slices = [] if self._decode_next and self.running else self._prefill()
-        decode = not slices
-        if decode:
-            slices = self._decode()
-        self._decode_next = not decode
-        return Plan(decode, slices) if slices else None
+        kinds = [self._prefill, self._decode] if owner not in self._prefilled else [self._decode, self._prefill]
+        for kind in kinds:
+            plan = kind(turn)
+            if plan is not None:
+                (self._prefilled.discard if plan.decode else self._prefilled.add)(owner)
+                return plan
+        return None
 
     def take_fresh(self) -> list[int]:
         """Return the blocks allocated since the last call, which hold what their former owners left."""
@@ -104,6 +125,12 @@ class SampleSchedule:
         if part.reaches_end and sequence in self.prefilling:
             self.prefilling.remove(sequence)
             self.running.append(sequence)
+
+    def places_beside(self, leader: Sequence) -> int:
+        """Return how many other samples of a prompt that was computed can run at once."""
+        free = self._free_for(leader.owner)
+        # The last block is copied where it is not full, the others are shared.
+        return min(free, self.blocks.available) if leader.computed % self.block_size else free
 
     def fork(self, leader: Sequence, children: Iterable[Sequence]) -> list[tuple[int, int]]:
         """Let the other samples of a prompt run on what the first has computed of it.
@@ -130,6 +157,7 @@ class SampleSchedule:
             child.computed, child.registered = leader.computed, leader.registered
             child.digests = list(leader.digests)
             self.running.append(child)
+            self._holdings.enter(child)
         return copies
 
     def remove(self, sequence: Sequence) -> None:
@@ -151,79 +179,111 @@ class SampleSchedule:
             if not queue:
                 del self._waiting[job]
 
-    def _next_waiting(self) -> Sequence | None:
-        if not self._waiting:
+    def _next_waiting(self, owner: str) -> Sequence | None:
+        """Return the sequence of an owner that is let in next."""
+        jobs = [job for job in self._waiting if job[0] == owner]
+        if not jobs:
             return None
-        # By owner before weights, and not by request: nobody must gain by cutting a job into many, or by many adapters.
-        owners = self._held()
-        held = Counter(map(_job_of, (*self.running, *self.prefilling)))
-        first = (queue[0] for queue in self._waiting.values())
-        return min(first, key=lambda s: (owners[s.group.job.owner], held[_job_of(s)], s.key))
-
-    def _held(self) -> Counter[str]:
-        return Counter(s.group.job.owner for s in (*self.running, *self.prefilling))
-
-    def _gives_way(self, newcomer: Sequence) -> Sequence | None:
-        """Return the running sequence that gives its place to an owner that has none; None where nobody has to."""
-        held = self._held()
-        # One place each is fair, so whoever has a single one keeps it.
-        most = max(held.values())
-        if held[newcomer.group.job.owner] or most < 2:
-            return None
-        # Only those that run: a slice of one that prefills may be in the plan that is being made.
-        rich = [s for s in self.running if held[s.group.job.owner] == most]
-        return max(rich, key=lambda s: s.key, default=None)
+        # By weights, and not by request: nobody must gain by cutting a job into many.
+        held = Counter(_job_of(s) for s in (*self.running, *self.prefilling) if s.owner == owner)
+        return min((self._waiting[job][0] for job in jobs), key=lambda s: (held[_job_of(s)], s.key))
 
     def _crowd(self) -> int:
         return len(self.running) + len(self.prefilling)
 
-    def _prefill(self) -> list[Slice]:
-        slices: list[Slice] = []
-        budget = self._prefill_tokens
-        candidates = list(self.prefilling)
-        while budget:
-            if not candidates:
-                newcomer = self._next_waiting()
-                if newcomer is None or not self._admit(newcomer):
-                    break
-                self._leave(newcomer)
-                self.prefilling.append(newcomer)
-                candidates.append(newcomer)
-            sequence = candidates.pop(0)
-            # A long prompt takes several steps, so that no step is longer than the budget.
-            end = min(len(sequence.tokens), sequence.computed + budget)
-            slices.append(Slice(sequence, sequence.computed, end))
-            budget -= end - sequence.computed
-        return slices
+    # -- room ---------------------------------------------------------------------------------------------------------
+
+    def _free_for(self, owner: str) -> int:
+        """Return how many of the free places an owner may take: not those that others are due and wait for."""
+        free = self._max_sequences - self._crowd()
+        if not free:
+            return 0
+        wanted: Counter[str] = Counter()
+        for (other, _), queue in self._waiting.items():
+            if other != owner:
+                wanted[other] += len(queue) + queue[0].group.to_begin
+        claimed = sum(min(number, self._holdings.lacking(other)) for other, number in wanted.items())
+        return min(free, max(self._holdings.lacking(owner), free - claimed))
+
+    def _gives_way(self, owner: str) -> Sequence | None:
+        """Return the running sequence that gives its place to an owner; None where nobody has to."""
+        rich = self._holdings.most_places()
+        if rich is None or not self._holdings.lacking(owner):
+            return None
+        return next(self._youngest(rich), None)
+
+    def _youngest(self, owner: str) -> Iterator[Sequence]:
+        """Yield an owner's running sequences, the youngest first."""
+        # Only those that run: a slice of one that prefills may be in the plan that is being made.
+        yield from sorted((s for s in self.running if s.owner == owner), key=_age, reverse=True)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its blocks, known ones first, unless there is no room for it now."""
-        leaving = None
-        if self._crowd() >= self._max_sequences:
-            leaving = self._gives_way(sequence)
-            if leaving is None:
+        leaving: list[Sequence] = []
+        if self._free_for(sequence.owner) < 1:
+            first = self._gives_way(sequence.owner)
+            if first is None:
                 return False
+            leaving.append(first)
         digests = sequence.digest_blocks(self.block_size, sequence.reusable_tokens() // self.block_size)
         known = self.blocks.find(digests)
         # Waiting a step or two costs less than computing the same prefix twice.
         if known < len(digests) and self._is_coming(known, digests[known]):
             return False
-        if leaving is not None:
-            self._preempt(leaving)
-            # Its blocks are free now and may be counted as known.
-            known = self.blocks.find(digests)
-        found = self.blocks.acquire(digests[:known])
         needed = self._blocks_for(len(sequence.tokens)) - known
-        # One block is left for each running sequence, which would else be preempted soon.
-        if self.blocks.available < needed + len(self.running):
-            self.blocks.release(found)
+        if not self._find_blocks(sequence.owner, needed, digests[:known], leaving):
             return False
+        for other in leaving:
+            self._preempt(other)
+        found = self.blocks.acquire(digests[:known])
         sequence.blocks = found + [self._allocate() for _ in range(needed)]
         sequence.computed = known * self.block_size
         sequence.registered = known
         if sequence.group.prompt_cached is None:
             sequence.group.prompt_cached = sequence.computed
+        self._holdings.enter(sequence)
         return True
+
+    def _find_blocks(self, owner: str, needed: int, known: list[bytes], leaving: list[Sequence]) -> bool:
+        """Return whether there are blocks for a newcomer, with those of `leaving`, to which others may be added.
+
+        Whoever has nothing in the cache gets its first sequence in even if others must give way, whoever has something
+        up to what it is due. Blocks are taken from those that have more than they are due; nobody's last sequence
+        gives way.
+        """
+        takes = needed + self.blocks.idle(known)
+
+        def left() -> int:
+            freed = self.blocks.freed_by((s.blocks for s in leaving), known)
+            return self.blocks.available + freed - takes
+
+        # One block is left for each running sequence, which would else be preempted soon.
+        if left() >= len(self.running) - len(leaving):
+            return True
+        holdings = self._holdings
+        if holdings.places[owner] and holdings.blocks[owner] + needed > holdings.due_blocks(owner):
+            return False
+        for sequence in self._spare(owner, leaving):
+            if left() >= 0:
+                return True
+            leaving.append(sequence)
+        return left() >= 0 and bool(leaving)
+
+    def _spare(self, owner: str, leaving: Iterable[Sequence]) -> Iterator[Sequence]:
+        """Yield the sequences by which others have more blocks than they are due, the richest owner's first."""
+        holdings, gone = self._holdings, set(leaving)
+        rich = [o for o in holdings.places if o != owner and holdings.blocks[o] > holdings.due_blocks(o)]
+        for other in sorted(rich, key=holdings.blocks_for_weight, reverse=True):
+            places, blocks = holdings.places[other], holdings.blocks[other]
+            for sequence in gone:
+                if sequence.owner == other:
+                    places, blocks = places - 1, blocks - len(sequence.blocks)
+            for sequence in self._youngest(other):
+                if places < 2 or blocks <= holdings.due_blocks(other):
+                    break
+                if sequence not in gone:
+                    places, blocks = places - 1, blocks - len(sequence.blocks)
+                    yield sequence
 
     def _is_coming(self, index: int, digest: bytes) -> bool:
         """Whether a prefilling sequence will register this block: one with the same prefix waits for it."""
@@ -233,22 +293,91 @@ class SampleSchedule:
                 return True
         return False
 
-    def _decode(self) -> list[Slice]:
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _prefill(self, turn: Turn) -> Plan | None:
+        plan = Plan([], PassShare(turn, PassKind.PREFILL, self._prefill_tokens))
+        owners = dict.fromkeys((*(s.owner for s in self.prefilling), *(owner for owner, _ in self._waiting)))
+        if turn.leader is not None and turn.leader not in owners:
+            return None
+        for owner in turn.in_order(sorted(owners, key=self._holdings.places.__getitem__)):
+            self._prefill_for(owner, plan)
+            # The first one is whose turn it is.
+            if turn.leader is not None and not plan.slices:
+                return None
+        return plan if plan.slices else None
+
+    def _prefill_for(self, owner: str, plan: Plan) -> None:
+        candidates = [s for s in self.prefilling if s.owner == owner]
+        while (room := plan.share.room(owner)) > 0:
+            if not candidates:
+                newcomer = self._next_waiting(owner)
+                if newcomer is None or not self._admit(newcomer):
+                    return
+                self._let_in(newcomer)
+                candidates.append(newcomer)
+            sequence = candidates.pop(0)
+            # A long prompt takes several steps, so that no step is longer than the budget.
+            end = min(len(sequence.tokens), sequence.computed + room)
+            units = end - sequence.computed
+            if end == len(sequence.tokens) and sequence.is_prompt_leader:
+                # The other samples that begin with it draw their first token in the same step.
+                units += min(sequence.group.to_begin, self._max_sequences)
+                if plan.slices and units > room:
+                    return
+            plan.slices.append(Slice(sequence, sequence.computed, end))
+            plan.share.take(owner, units)
+
+    def _let_in(self, newcomer: Sequence) -> None:
+        self._leave(newcomer)
+        self.prefilling.append(newcomer)
+        group = newcomer.group
+        # The next sample of its request waits for the next place; those that began earlier were told so then.
+        if newcomer.sample and newcomer is group.samples[-1] and group.to_begin:
+            self.add(group.begin_next())
+
+    def _decode(self, turn: Turn) -> Plan | None:
+        plan = Plan([], PassShare(turn, PassKind.DECODE, self._max_sequences))
+        running: dict[str, list[Sequence]] = {}
+        for sequence in self.running:
+            running.setdefault(sequence.owner, []).append(sequence)
+        if turn.leader is not None and turn.leader not in running:
+            return None
+        chosen: list[Sequence] = []
+        for owner in turn.in_order(running):
+            room = plan.share.room(owner)
+            # The oldest where not all have room, so that they end.
+            rows = running[owner] if room >= len(running[owner]) else sorted(running[owner], key=_age)[: max(0, room)]
+            if rows:
+                plan.share.take(owner, len(rows))
+                chosen += rows
         # A sequence needs a block once every `block_size` tokens. The oldest are served first; one of them may preempt
         # a younger one of this list, which `_extend` then finds gone.
-        growing = [s for s in self.running if self._blocks_for(len(s.tokens)) > len(s.blocks)]
-        for sequence in sorted(growing, key=lambda s: s.key):
+        for sequence in sorted((s for s in chosen if self._blocks_for(len(s.tokens)) > len(s.blocks)), key=_age):
             self._extend(sequence)
-        return [Slice(s, s.computed, s.computed + 1) for s in self.running]
+        left = set(self.running)
+        plan.slices.extend(Slice(s, s.computed, s.computed + 1) for s in chosen if s in left)
+        return plan if plan.slices else None
 
     def _extend(self, sequence: Sequence) -> None:
-        """Give a running sequence one more block, taking blocks from the youngest where none is free."""
+        """Give a running sequence one more block, taken from others where none is free."""
         while sequence in self.running:
             try:
                 sequence.blocks.append(self._allocate())
+                self._holdings.grow(sequence)
                 return
             except OutOfBlocks:
-                self._preempt(max(self.running + self.prefilling, key=lambda s: s.key))
+                self._preempt(self._gives_blocks())
+
+    def _gives_blocks(self) -> Sequence:
+        """Return the sequence that gives way to one that runs: the youngest of whoever holds most."""
+        holding = sorted(self.running + self.prefilling, key=_age)
+        holdings = self._holdings
+        # The oldest of all is left alone, so that it gets on; and so is anybody's last one while others have two.
+        candidates = holding[1:] or holding
+        several = [s for s in candidates if holdings.places[s.owner] > 1]
+        rich = max((s.owner for s in several or candidates), key=holdings.blocks_for_weight)
+        return [s for s in candidates if s.owner == rich][-1]
 
     def _preempt(self, sequence: Sequence) -> None:
         # Its blocks stay findable until others need them, so that it often finds most of its prefix again. What it
@@ -258,6 +387,8 @@ class SampleSchedule:
         self.preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
+        if sequence.blocks:
+            self._holdings.leave(sequence)
         self.blocks.release(sequence.blocks)
         sequence.blocks = []
         sequence.computed = sequence.registered = 0
@@ -273,4 +404,8 @@ class SampleSchedule:
 
 def _job_of(sequence: Sequence) -> tuple[str, int]:
     """Return what is served as one: an owner's sequences under the same weights."""
-    return sequence.group.job.owner, sequence.group.version
+    return sequence.owner, sequence.group.version
+
+
+def _age(sequence: Sequence) -> tuple[int, int]:
+    return sequence.key

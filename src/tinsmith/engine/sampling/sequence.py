@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tinsmith.engine.adapters.slots import Slot
@@ -24,9 +25,10 @@ class SampleGroup:
         version: identity of the adapter's weights; keys and values are shared under one version only.
         max_length: tokens of prompt and completion together at which a sample ends.
         scores: what is collected about the prompt; None where nothing was asked for.
-        samples: of the request; the first computes the prompt for all.
+        make: makes a sample, given the group and the sample's number.
+        samples: of the request, as far as they have begun; the first computes the prompt for all.
         prompt_cached: prompt tokens found in the cache when the prompt was first admitted.
-        unfinished: samples that still run.
+        unfinished: samples that have not ended, begun or not.
     """
 
     job: SampleJob
@@ -36,9 +38,20 @@ class SampleGroup:
     version: int
     max_length: int
     scores: PromptScores | None
+    make: Callable[[SampleGroup, int], Sequence]
     samples: list[Sequence] = field(default_factory=list)
     prompt_cached: int | None = None
     unfinished: int = 0
+
+    @property
+    def to_begin(self) -> int:
+        """Samples that have not begun."""
+        return self.job.num_samples - len(self.samples)
+
+    def begin_next(self) -> Sequence:
+        """Begin the next sample; there must be one to begin."""
+        self.samples.append(self.make(self, len(self.samples)))
+        return self.samples[-1]
 
     @property
     def adapter_key(self) -> tuple[int, int]:
@@ -82,6 +95,11 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     registered: int = 0
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.group.job.owner
 
     @property
     def key(self) -> tuple[int, int]:

@@ -46,6 +46,7 @@ class Dispatcher:
 
     Args:
         outcomes: takes the failure of a sample whose sampler cannot be loaded.
+        weight_of: returns the weight of an owner's account.
 
     Attributes:
         life: changes whenever a host comes up or is lost.
@@ -54,8 +55,9 @@ class Dispatcher:
             rebuilt they wait; `recovery` hands them over.
     """
 
-    def __init__(self, core: Core, link: EngineLink, outcomes: Outcomes) -> None:
+    def __init__(self, core: Core, link: EngineLink, outcomes: Outcomes, weight_of: Callable[[str], float]) -> None:
         self._core = core
+        self._weight_of = weight_of
         self._link = link
         self._outcomes = outcomes
         self._journal = core.journal
@@ -139,7 +141,7 @@ class Dispatcher:
             raise
         # The host may have been lost while the body was read: then recovery comes back to it.
         if life == self.life:
-            self._link.submit(self._operation(record, body, path, replay))
+            self._submit(self._operation(record, body, path, replay))
             if replay:
                 self._replayed[record.request_id] = record
             # The journal has it too; where there is none, nothing is ever handed over twice.
@@ -183,7 +185,7 @@ class Dispatcher:
         )
         record.submitted_in = self.life
         op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id)
-        self._link.submit(replace(op, owner=record.owner, replay=not record.at_door))
+        self._submit(replace(op, owner=record.owner, replay=not record.at_door))
 
     def cancel(self, record: Record) -> None:
         """Ask the host to drop a sample."""
@@ -199,7 +201,12 @@ class Dispatcher:
         """Hand over an operation of the service's own."""
         if follow is not None:
             self._internal[op.request_id] = follow
-        self._link.submit(op)
+        self._submit(op)
+
+    def _submit(self, op: Operation) -> None:
+        # The weight as it is now, not as it was when the operation was journalled: what an owner gets today may depend
+        # on a key that was made since.
+        self._link.submit(replace(op, weight=self._weight_of(op.owner)))
 
     def take_internal(self, request_id: str) -> Internal | None:
         """Return what follows from an internal operation's outcome."""

@@ -1,4 +1,8 @@
-"""API keys: stored hashed, each with an owner; a request is its owner's."""
+"""API keys: stored hashed, each with an owner and a weight; a request is its owner's.
+
+Keys of one owner have one account of engine time, whose weight is the largest of those keys that are not revoked: runs
+and samplers belong to the owner, and no request's share depends on which key it came with.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,14 @@ from sqlalchemy import Connection, func, insert, select, update
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import ApiKey
-from tinsmith.types.errors import Damaged, StartupError, UserError
+from tinsmith.types.errors import Damaged, StartupError, UserError, invalid
 
 PREFIX = "tml-"
 LOCAL = "local"
 # How long a look-up is trusted; a key revoked by another process works for so long.
 _TRUST_S = 1.0
+# A lighter owner would wait for a hundred turns of everybody else, and so would everybody beside a heavier one.
+LIGHTEST, HEAVIEST = 0.01, 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,17 @@ class Key:
     shown: str
     created_at: float
     revoked_at: float | None
+    weight: float
+
+
+def check_weight(weight: float) -> None:
+    """Check the weight of a key.
+
+    Raises:
+        UserError: it is out of bounds.
+    """
+    if not LIGHTEST <= weight <= HEAVIEST:
+        raise invalid("weight", f"{weight:g}", f"{LIGHTEST:g} to {HEAVIEST:g}; 1 is what everybody has")
 
 
 def check_token(token: str) -> None:
@@ -51,6 +68,7 @@ class KeyStore:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._trusted: dict[str, tuple[float, str | None]] = {}
+        self._weights: dict[str, float] = {}
 
     # -- for the service ----------------------------------------------------------------------------------------------
 
@@ -69,10 +87,26 @@ class KeyStore:
                 raise Damaged(fault)
             owner = found[0].row.owner if found else None
             if owner is not None:  # an unknown key is looked up again, so that guessing fills no memory
+                await self.learn_weights(owner)
                 self._trusted[hashed] = (time.monotonic() + _TRUST_S, owner)
             else:
                 self._trusted.pop(hashed, None)
         return owner
+
+    async def learn_weights(self, owner: str | None = None) -> None:
+        """Read what an owner, or everybody, weighs now; known for each owner whose key was just looked up."""
+        query = select(ApiKey.id).where(ApiKey.revoked_at.is_(None))
+        if owner is not None:
+            query = query.where(ApiKey.owner == owner)
+        rows = await self._db.read_async(lambda connection: sound(read_rows(connection, ApiKey, query)))
+        found: dict[str, float] = {}
+        for row in rows:
+            found[row.owner] = max(row.weight, found.get(row.owner, LIGHTEST))
+        self._weights |= {name: min(weight, HEAVIEST) for name, weight in found.items()}
+
+    def weight_of(self, owner: str) -> float:
+        """Return what an owner weighs; 1 for one without keys, as in an embedded service."""
+        return self._weights.get(owner, 1.0)
 
     async def describe(self, token: str) -> Key | None:
         """Return what is known of a key."""
@@ -96,8 +130,13 @@ class KeyStore:
 
     # -- for the command line -----------------------------------------------------------------------------------------
 
-    async def create(self, owner: str, name: str, token: str | None = None) -> str:
-        """Store a key for an owner and return it; it cannot be read again."""
+    async def create(self, owner: str, name: str, token: str | None = None, weight: float = 1.0) -> str:
+        """Store a key for an owner and return it; it cannot be read again.
+
+        Raises:
+            UserError: the weight is out of bounds.
+        """
+        check_weight(weight)
         token = token or new_token()
         row = {
             "key_hash": _hash(token),
@@ -106,6 +145,7 @@ class KeyStore:
             # Enough to recognise a key by, too little to guess it from.
             "shown": token[-4:],
             "created_at": time.time(),
+            "weight": weight,
         }
         await self._db.write(lambda connection: connection.execute(insert(ApiKey), row))
         return token
@@ -131,7 +171,7 @@ class KeyStore:
             raise UserError(f"key: got {key_id}, expected the id of a key that is not revoked")
 
 
-_COLUMNS = (ApiKey.id, ApiKey.owner, ApiKey.name, ApiKey.shown, ApiKey.created_at, ApiKey.revoked_at)
+_COLUMNS = (ApiKey.id, ApiKey.owner, ApiKey.name, ApiKey.shown, ApiKey.created_at, ApiKey.revoked_at, ApiKey.weight)
 _COUNT = select(func.count()).select_from(ApiKey)
 
 

@@ -12,7 +12,7 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 # Of a frame with an operation. Both ends come from one installation, so another number means that the files of a
 # running service were replaced: then saying so is better than running half of an operation.
-FRAME_VERSION = 3
+FRAME_VERSION = 4
 
 _WORK: dict[OpKind, type[Work]] = {work.kind: work for work in get_args(Work)}
 
@@ -40,6 +40,7 @@ def operation_to_frame(op: Operation) -> dict[str, Any]:
         "body_path": op.body_path,
         "body_digest": op.body_digest,
         "owner": op.owner,
+        "weight": op.weight,
         "replay": op.replay,
     }
 

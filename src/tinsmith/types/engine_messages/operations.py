@@ -225,6 +225,7 @@ class Operation:
         body_path: the file that holds the body, in place of `body`.
         body_digest: of the body as it was written to that file; None where that is not known.
         owner: whose work it is, for fair shares: the owner's id, never a key; empty where there is one owner only.
+        weight: of that owner's account, as it is now.
         replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
             also says that everything before it in its model's order is settled: what was not submitted never comes.
     """
@@ -238,6 +239,7 @@ class Operation:
     body_path: str | None = None
     body_digest: str | None = None
     owner: str = ""
+    weight: float = 1.0
     replay: bool = False
 
     @property

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Durability = Literal["normal", "full"]
 
 # The newest migration; a test compares it with the scripts. Knowing it saves the import of Alembic on most starts.
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 # Services that share a data folder share its database: how long one waits for another's commit.
 _BUSY_TIMEOUT_MS = 30_000
 

@@ -55,6 +55,7 @@ class ApiKey(Base):
     shown: Mapped[str]  # the last characters, to recognise a key by
     created_at: Mapped[float]
     revoked_at: Mapped[float | None]
+    weight: Mapped[float] = mapped_column(server_default="1")  # of its owner's account of engine time
 
 
 class SessionRow(Base):

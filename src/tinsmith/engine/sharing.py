@@ -1,0 +1,136 @@
+"""How one pass is shared among owners: whose turn it is, who may take part, with how much, and who pays what.
+
+Merging is what makes a pass cheap, and waiting for others is what makes it slow. Two rules hold both at bay. Owners
+whose accounts are level share a pass as they come. One that is ahead may fill what is left, as long as the pass takes
+at most twice as long as those who are due would need without it: so nobody who is due waits longer than that for
+company, and where a pass costs the same however full it is, as on a GPU, everybody takes part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class PassKind(StrEnum):
+    """What a pass computes; each has its own cost."""
+
+    TRAIN = "train"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds that a pass takes: `fixed_s` and `each_s` for each of its units (tokens, or rows that are decoded)."""
+
+    fixed_s: float = 0.0
+    each_s: float = 0.0
+
+    def of(self, units: float) -> float:
+        """Return the seconds of a pass of so many units."""
+        return self.fixed_s + self.each_s * units
+
+    def beside(self, units: float) -> float:
+        """Return the most units that a pass may have to take at most twice as long as with `units`."""
+        return 2 * units + self.fixed_s / self.each_s if self.each_s else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is to be known of the accounts for one pass.
+
+    Attributes:
+        leader: whose turn it is; None where all are equal, as in an engine without a scheduler.
+        leads: how much more than the neediest each owner has had, seconds per weight; 0 for one that is not named.
+        weights: of the owners; 1 for one that is not named.
+        costs: what passes have taken so far.
+    """
+
+    leader: str | None = None
+    leads: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[PassKind, Cost] = field(default_factory=dict)
+
+    def lead(self, owner: str) -> float:
+        """Return how far an owner is ahead."""
+        return self.leads.get(owner, 0.0)
+
+    def weight(self, owner: str) -> float:
+        """Return an owner's weight."""
+        return self.weights.get(owner, 1.0)
+
+    def in_order(self, owners: Iterable[str]) -> list[str]:
+        """Return owners as they come: the one whose turn it is, then the neediest first."""
+        return sorted(owners, key=lambda owner: (owner != self.leader, self.lead(owner)))
+
+
+EVEN = Turn()
+
+
+class PassShare:
+    """Who has how much of one pass.
+
+    Args:
+        turn: the accounts as they stand before it.
+        kind: of the pass.
+        most: units that a full pass has.
+
+    Attributes:
+        units: by owner, what each has in it.
+    """
+
+    def __init__(self, turn: Turn, kind: PassKind, most: int) -> None:
+        self.turn = turn
+        self.kind = kind
+        self.units: Counter[str] = Counter()
+        self._cost = turn.costs.get(kind, Cost())
+        self._most = most
+        # Of those who are due, the owner whose turn it is and all that are level with it.
+        self._due = 0
+        self._level = self._cost.fixed_s
+
+    @property
+    def taken(self) -> int:
+        """Units in the pass."""
+        return self.units.total()
+
+    def standing(self, owner: str) -> float:
+        """Return how far an owner will be ahead once what it has in the pass is charged."""
+        return self.turn.lead(owner) + self._cost.each_s * self.units[owner] / self.turn.weight(owner)
+
+    def _is_due(self, owner: str) -> bool:
+        return not self.units or self.standing(owner) <= self._level
+
+    def room(self, owner: str) -> int:
+        """Return how many more units an owner may have; the first one may exceed it where a unit cannot be cut."""
+        left = self._most - self.taken
+        if self._is_due(owner):
+            return left
+        # However cheap company is: by more than a full pass nobody may be ahead, or it would have to wait that long
+        # for its next turn once the others have more to do.
+        if self.turn.lead(owner) > self._cost.of(self._most):
+            return 0
+        return min(left, math.floor(min(self._cost.beside(self._due), self._most)) - self.taken)
+
+    def take(self, owner: str, units: int) -> None:
+        """Note what an owner has got."""
+        due = self._is_due(owner)
+        self.units[owner] += units
+        if due:
+            self._due += units
+            self._level = max(self._level, self.standing(owner) + self._cost.fixed_s)
+
+    def parts(self) -> dict[str, float]:
+        """Return which part of the pass's time each owner pays, 1 in all.
+
+        Whose turn it is pays what the pass costs however full it is, and everybody its own units: so company costs an
+        owner what it adds, and a long series of turns with company leaves nobody further ahead than without.
+        """
+        cost = self._cost if self._cost.of(self.taken) else Cost(each_s=1.0)
+        bears = self.turn.leader if self.turn.leader in self.units else next(iter(self.units), None)
+        seconds = {o: cost.each_s * n + (cost.fixed_s if o == bears else 0.0) for o, n in self.units.items()}
+        return {owner: part / sum(seconds.values()) for owner, part in seconds.items()}
