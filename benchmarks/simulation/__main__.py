@@ -124,7 +124,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--costs", default="h100-8b", help=f"of the engine: {', '.join(KNOWN)}, or a JSON file")
     parser.add_argument("--cache-tokens", type=_at_least(8192, int), default=290_000, help="that the KV cache holds")
-    parser.add_argument("--window", type=_at_least(1.0, float), default=30.0, help="seconds over which shares count")
+    parser.add_argument("--window", type=_at_least(1.0, float), default=200.0, help="seconds over which shares count")
     parser.add_argument("--picture", type=Path, help="draw shares and waits of the first setting here: .svg or .png")
     parser.add_argument("--json", type=Path, help="write the measurements here")
     return parser.parse_args(words)

@@ -27,20 +27,20 @@ def interactive(me: Tenant) -> Process:
         for _ in range(me.random.randint(10, 40)):
             yield me.step(run, rows=4, length=me.random.randint(64, 384))
             yield me.rest(1.0)
-        yield me.rest(900.0)
+        yield me.rest(1800.0)
 
 
 def pipelined(me: Tenant) -> Process:
-    """A loop with four steps in flight, an hour of work at a time."""
+    """A loop with four steps in flight, a hundred steps at a time."""
     run = me.open_run()
     while True:
         ahead: list[simpy.Event] = []
-        for _ in range(200):
+        for _ in range(100):
             ahead.append(me.step(run, rows=8, length=me.random.randint(128, 512)))
             if len(ahead) == 4:
                 yield ahead.pop(0)
         yield me.all_of(ahead)
-        yield me.rest(900.0)
+        yield me.rest(1800.0)
 
 
 def reinforcement(me: Tenant) -> Process:
@@ -52,7 +52,7 @@ def reinforcement(me: Tenant) -> Process:
             yield me.all_of([me.sample(run.sampler_id, prompt=200, max_tokens=300, samples=8) for _ in range(4)])
             yield me.step(run, rows=32, length=350)
             me.refresh(run)
-        yield me.rest(900.0)
+        yield me.rest(1800.0)
 
 
 def evaluator(me: Tenant) -> Process:

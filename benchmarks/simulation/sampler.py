@@ -15,6 +15,7 @@ from tinsmith.engine.sampling.block_manager import BlockManager
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import Sequence
+from tinsmith.engine.sharing import EVEN, PassShare, Turn
 from tinsmith.settings import Settings
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 
@@ -50,6 +51,7 @@ class SimulatedSampler:
         # Tokens that a sample will have, by its age.
         self._lengths: dict[tuple[int, int], int] = {}
         self.simulating_s = 0.0
+        self.last: PassShare | None = None
 
     def make(self, sampler_id: str, version: int | None = None) -> None:
         """Take a sampler; equal versions are equal weights, 0 is the base alone."""
@@ -75,14 +77,15 @@ class SimulatedSampler:
         """As the engine's sampler."""
         self._groups.cancel(request_id)
 
-    def step(self) -> list[Ended]:
+    def step(self, turn: Turn = EVEN) -> list[Ended]:
         """As the engine's sampler."""
-        plan = self.schedule.next()
-        began = time.perf_counter()
+        plan = self.schedule.next(turn)
+        self.last = None if plan is None else plan.share
+        began = time.process_time()
         if plan is not None:
             self._run(plan)
         ended = self._groups.take_ended()
-        self.simulating_s += time.perf_counter() - began
+        self.simulating_s += time.process_time() - began
         return ended
 
     def _run(self, plan: Plan) -> None:
@@ -127,7 +130,7 @@ class SimulatedSampler:
 
     def _draw(self, sequences: ListLike[Sequence]) -> None:
         leaders = [s for s in sequences if s.is_prompt_leader]
-        drawing = [s for q in sequences for s in (self._groups.all_samples(q) if q.is_prompt_leader else [q])]
+        drawing = [s for q in sequences for s in (self._groups.first_samples(q) if q.is_prompt_leader else [q])]
         self._ledger.drawn(len(drawing))
         for sequence in drawing:
             sequence.append(self._token(sequence), 0.0)

@@ -30,7 +30,6 @@ from tinsmith.types.engine_messages.operations import (
 )
 from tinsmith.types.params import AdamParams, LoraConfig
 
-_IDS = range(1, 32_000)
 # What a tenant does, as a process of simpy.
 Process = Generator[simpy.Event, Any]
 
@@ -129,7 +128,9 @@ class Tenant:
 
     def sample(self, sampler_id: str, prompt: int, max_tokens: int, samples: int = 1) -> simpy.Event:
         """Ask for samples of a prompt of so many tokens; return when they are answered."""
-        tokens = self.random.choices(_IDS, k=prompt)
+        # Rising from anywhere: quickly made, and hardly ever the beginning of another prompt.
+        start = self.random.randrange(1, 31_000)
+        tokens = list(range(start, start + prompt))
         request = {
             "sampling_session_id": sampler_id,
             "seq_id": 0,
@@ -156,7 +157,9 @@ class Tenant:
         body: bytes | None = None,
         units: int = 0,
     ) -> simpy.Event:
-        op = Operation(self._world.next_id(), work, MODEL, model_id, seq_id, body, owner=self.owner)
+        op = Operation(
+            self._world.next_id(), work, MODEL, model_id, seq_id, body, owner=self.owner, weight=self._account.weight
+        )
         return self._world.submit(op, units)
 
     def _timed(self, answer: simpy.Event, began: float) -> simpy.Event:

@@ -173,10 +173,10 @@ class World:
                 yield from self._sleep()
 
     def _turn(self) -> bool:
-        began, pretended = time.perf_counter(), self.engine.simulating_s
+        began, pretended = time.process_time(), self.engine.simulating_s
         more = self.host.poll()
         self.turns += 1
-        self.deciding_s += time.perf_counter() - began - (self.engine.simulating_s - pretended)
+        self.deciding_s += time.process_time() - began - (self.engine.simulating_s - pretended)
         return more
 
     def _sleep(self) -> Generator[simpy.Event]:
