@@ -123,7 +123,7 @@ def floods(work: Work, queue: int) -> list[tuple[str, Sequence[Flood]]]:
     samples = Flood("800 samples of 200 tokens", sampling, 1, 8, lambda user: user.samples(100))
     groups = Flood("4 requests of n=1000", replace(sampling, num_samples=1000), 1, 4, lambda user: user.samples(1))
     batches = replace(work, datums=32, length=128)
-    training = Flood("training: 8 runs, 4 steps each in flight", batches, 8, 1, lambda user: user.steps(4))
+    training = Flood("training: 8 runs, 2 steps each in flight", batches, 8, 1, lambda user: user.steps(2))
     full = Flood("a full queue", sampling, 1, 8, lambda user: user.samples(queue // 4))
     return [
         *((one.name, [one]) for one in (samples, groups, training, full)),

@@ -2,8 +2,11 @@
 
 Merging is what makes a pass cheap, and waiting for others is what makes it slow. Two rules hold both at bay. Owners
 whose accounts are level share a pass as they come. One that is ahead may fill what is left, as long as the pass takes
-at most twice as long as those who are due would need without it: so nobody who is due waits longer than that for
+at most half as long again as those who are due would need without it: so nobody who is due waits longer than that for
 company, and where a pass costs the same however full it is, as on a GPU, everybody takes part.
+
+A pass is not broken off, so whoever comes while one is going on waits for its end. Where several owners use an engine
+its passes are therefore cut to a slice of time.
 """
 
 from __future__ import annotations
@@ -13,6 +16,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+# By how much company may lengthen a pass. Beside a flood a tenant's work is to take at most twice its calm time and a
+# pass; the other half is left to what a busy service adds outside of the engine.
+_COMPANY = 0.5
+# Of a pass that is cut for the others' sake what it costs in any case is at most a fifth: cutting further would waste
+# more than it shares.
+_FIXED_TIMES = 4.0
 
 
 class PassKind(StrEnum):
@@ -34,9 +44,13 @@ class Cost:
         """Return the seconds of a pass of so many units."""
         return self.fixed_s + self.each_s * units
 
+    def within(self, seconds: float) -> float:
+        """Return the most units of a pass that is to take so long, or a few times what it costs in any case."""
+        return max(seconds - self.fixed_s, _FIXED_TIMES * self.fixed_s) / self.each_s if self.each_s else math.inf
+
     def beside(self, units: float) -> float:
-        """Return the most units that a pass may have to take at most twice as long as with `units`."""
-        return 2 * units + self.fixed_s / self.each_s if self.each_s else math.inf
+        """Return the most units that a pass may have to take at most half as long again as with `units`."""
+        return units + _COMPANY * self.of(units) / self.each_s if self.each_s else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +62,14 @@ class Turn:
         leads: how much more than the neediest each owner has had, seconds per weight; 0 for one that is not named.
         weights: of the owners; 1 for one that is not named.
         costs: what passes have taken so far.
+        slice_s: how long a pass may take, seconds, unless one unit alone takes longer.
     """
 
     leader: str | None = None
     leads: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[PassKind, Cost] = field(default_factory=dict)
+    slice_s: float = math.inf
 
     def lead(self, owner: str) -> float:
         """Return how far an owner is ahead."""
@@ -90,7 +106,7 @@ class PassShare:
         self.units: Counter[str] = Counter()
         self.taken = 0
         self._cost = turn.costs.get(kind, Cost())
-        self._most = most
+        self._most = max(1, math.floor(min(most, self._cost.within(turn.slice_s))))
         # Of those who are due, the owner whose turn it is and all that are level with it.
         self._due = 0
         self._level = self._cost.fixed_s
@@ -116,7 +132,7 @@ class PassShare:
         # for its next turn once the others have more to do.
         if self.turn.lead(owner) > self._cost.of(self._most):
             return 0
-        return min(left, math.floor(min(self._cost.beside(self._due), self._most)) - self.taken)
+        return math.floor(min(self._most, self._cost.beside(self._due))) - self.taken
 
     def take(self, owner: str, units: int) -> None:
         """Note what an owner has got."""

@@ -6,6 +6,7 @@ than one who only trains. Below its account an owner's time is shared among the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
@@ -17,6 +18,13 @@ L = TypeVar("L", bound=Hashable)
 # Even a turn of no measurable length counts, or whoever comes first among equals would have all of them.
 _LEAST_CHARGE_S = 1e-7
 
+# How long a pass may take where several owners use the host: long enough for a full one on a GPU, and short beside what
+# a person or a training loop waits for anyway.
+SLICE_S = 0.25
+# For so long an owner is reckoned with after its last work: clients pause between steps, and a pass of full length that
+# was begun meanwhile would be what they have to wait for.
+_PRESENT_S = 60.0
+
 
 class Accounts(Generic[L]):
     """The accounts of all owners of a host; `L` names the kinds of turns (lanes) that an owner may have."""
@@ -25,6 +33,7 @@ class Accounts(Generic[L]):
         self._owners: FairShare[str] = FairShare()
         self._lanes: dict[str, FairShare[L]] = {}
         self._weights: dict[str, float] = {}
+        self._last_work: dict[str, float] = {}
 
     def weigh(self, owner: str, weight: float) -> None:
         """Say how much of the time an owner gets beside others, from now on; 1 is what everybody has."""
@@ -33,8 +42,11 @@ class Accounts(Generic[L]):
         else:
             self._weights[owner] = weight
 
-    def pick(self, ready: Mapping[str, Collection[L]]) -> tuple[str, L] | None:
+    def pick(self, ready: Mapping[str, Collection[L]], now: float) -> tuple[str, L] | None:
         """Say who has work in which lanes; return whose turn it is and in which lane, None where nobody has work."""
+        self._last_work |= dict.fromkeys(ready, now)
+        if len(self._last_work) > 1:
+            self._last_work = {owner: last for owner, last in self._last_work.items() if last > now - _PRESENT_S}
         owner = self._owners.pick(list(ready))
         if owner is None:
             self._lanes.clear()
@@ -45,7 +57,9 @@ class Accounts(Generic[L]):
 
     def turn(self, owner: str) -> Turn:
         """Return the accounts as they stand at an owner's turn."""
-        return Turn(owner, self._owners.leads(), self._weights)
+        # Alone, a model's passes depend on nothing but its operations, so that a replay gives the same bits.
+        slice_s = SLICE_S if len(self._last_work) > 1 else math.inf
+        return Turn(owner, self._owners.leads(), self._weights, slice_s=slice_s)
 
     def charge(self, lane: L, seconds: float, parts: Mapping[str, float]) -> None:
         """Charge a turn.

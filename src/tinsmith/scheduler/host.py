@@ -150,10 +150,10 @@ class EngineHost:
         for name, engine in self._engines.items():
             for owner, lanes in engine.ready().items():
                 ready.setdefault(owner, []).extend([(name, lane) for lane in lanes])
-        picked = self._accounts.pick(ready)
+        started = self._clock()
+        picked = self._accounts.pick(ready, started)
         if picked is not None:
             owner, (name, lane) = picked
-            started = self._clock()
             parts = self._engines[name].turn(lane, self._accounts.turn(owner))
             elapsed = self._clock() - started
             self._accounts.charge((name, lane), elapsed, parts)

@@ -15,6 +15,7 @@ from tinsmith.engine.sampling.block_manager import BlockManager
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sampling.stops import TokenStop
+from tinsmith.engine.sharing import Turn
 from tinsmith.types.params import SamplingParams
 
 SIZE = 4
@@ -126,6 +127,7 @@ JOBS = st.tuples(
     st.integers(1, 10),
     st.integers(0, 1),
     st.one_of(st.none(), st.integers(0, 13)),
+    st.sampled_from(["", "ann", "bob"]),
 )
 
 
@@ -138,7 +140,7 @@ JOBS = st.tuples(
     st.randoms(use_true_random=False),
 )
 def test_every_request_ends_on_its_own_keys(
-    jobs: list[tuple[list[int], int, int, int, int | None]],
+    jobs: list[tuple[list[int], int, int, int, int | None, str]],
     blocks: int,
     prefill_tokens: int,
     max_sequences: int,
@@ -152,14 +154,14 @@ def test_every_request_ends_on_its_own_keys(
         for _ in range(chance.randrange(4)):
             play.step()
     play.run()
-    for group, (prompt, samples, length, _, _) in zip(groups, jobs, strict=True):
+    for group, (prompt, samples, length, *_) in zip(groups, jobs, strict=True):
         assert [len(s.tokens) for s in group.samples] == [len(prompt) + length] * samples
 
 
 @settings(max_examples=60)
 @given(st.lists(JOBS, min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_cancelled_requests_leave_nothing_behind(
-    jobs: list[tuple[list[int], int, int, int, int | None]], chance: random.Random
+    jobs: list[tuple[list[int], int, int, int, int | None, str]], chance: random.Random
 ) -> None:
     play = Play(8, 6, 4)
     for job in jobs:
@@ -228,6 +230,67 @@ def test_an_owner_that_has_nothing_running_does_not_wait_for_a_place(versions: i
     assert sum(group.unfinished for group in flood) == 20 * versions
     play.run()
     assert play.schedule.preemptions == 1
+
+
+def test_an_owner_gets_its_part_of_the_places_from_who_has_more() -> None:
+    play = Play(800, 64, 8)
+    play.add([1] * 5, 20, 50, 0, None, "flood")
+    while len(play.schedule.running) < 8:
+        play.step()
+    few = [play.add([2 + n] * 5, 1, 8, 9, None, "few") for n in range(6)]
+    for _ in range(8):
+        play.step()
+    held = [s.owner for s in (*play.schedule.running, *play.schedule.prefilling)]
+    assert held.count("few") == held.count("flood") == 4
+    while any(group.unfinished for group in few):
+        play.step()
+    play.run()
+
+
+def test_an_owner_that_has_nothing_running_does_not_wait_for_blocks() -> None:
+    play = Play(12, 64, 50)
+    flood = [play.add([1, n], 1, 18, 0, None, "flood") for n in range(4)]
+    while play.schedule.blocks.available > 1:
+        play.step()
+    small = play.add([2] * 10, 1, 4, 9, None, "small")
+    steps = 0
+    while small.unfinished:
+        assert play.step() is not None
+        steps += 1
+    assert steps <= 2 * 4 + 2
+    assert all(group.unfinished for group in flood)
+    play.run()
+
+
+def test_nobodys_last_sequence_gives_way() -> None:
+    play = Play(8, 64, 50)
+    long = play.add([1] * 20, 1, 4, 0, None, "long")
+    play.step()
+    play.add([2] * 14, 1, 4, 9, None, "other")
+    while long.unfinished:
+        play.step()
+    assert play.schedule.preemptions == 0
+    play.run()
+
+
+def test_samples_of_one_request_begin_as_places_are_free() -> None:
+    play = Play(400, 64, 8)
+    group = play.add([1] * 5, 100, 6, 0, None)
+    while group.unfinished:
+        assert play.step() is not None
+        running = [s for s in group.samples if s.stop_reason is None]
+        # Those that run, and one that waits for the next place.
+        assert len(running) <= 8 + 1
+    assert [s.sample for s in group.samples] == list(range(100))
+
+
+def test_the_turn_of_an_owner_who_cannot_go_on_is_nobody_elses() -> None:
+    play = Play(6, 64, 50)
+    play.add([1] * 18, 1, 4, 0, None, "holder")
+    play.step()
+    play.add([2] * 14, 1, 4, 9, None, "waiting")
+    assert play.schedule.next(Turn("waiting")) is None
+    assert play.schedule.next(Turn("holder")) is not None
 
 
 def test_owners_with_one_place_each_keep_it() -> None:
