@@ -175,14 +175,14 @@ def measure(measured: Measured, largest: int, adapters: Sequence[int], rows: Seq
     )
     column = Column("measured")
     for name, value in asdict(costs).items():
-        column.add(name, 1e6 * value, "µs", higher_is_better=False)
+        column.add(name, 1e3 * value, "ms", higher_is_better=False)
     for name, error in (("passes", train_error), ("prefill", prefill_error), ("decoding", decode_error)):
         column.add(f"{name}, mean error of the line", 100 * error, "%", higher_is_better=False)
     return costs, column
 
 
-def main() -> None:
-    """Measure, print the table and write the costs."""
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.simulation.measure",
         description=__doc__,
@@ -195,7 +195,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each size, of which the fastest counts")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all?")
     parser.add_argument("--json", type=Path, help="write the costs here")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Measure, print the table and write the costs."""
+    args = parse_arguments()
     settings = Settings()
     engine = Engine.load("measured", args.model, args.device, args.dtype, settings)
     adapters, rows = ((1, 2), (2, 4)) if args.quick else ((1, 4, 16), (1, 16, 64))

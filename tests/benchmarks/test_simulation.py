@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,13 @@ from benchmarks.simulation.__main__ import Plan, combinations, parse_arguments, 
 from benchmarks.simulation.costs import read_costs
 from benchmarks.simulation.figures import engine_column, jain, window_indices
 from benchmarks.simulation.kinds import KINDS, numbers_of
+from benchmarks.simulation.measure import fit
+from benchmarks.simulation.measure import parse_arguments as measure_arguments
 from benchmarks.simulation.picture import even_shares
 from benchmarks.simulation.tenants import Process, Tenant
 from benchmarks.simulation.world import World
+from tests.docs.snippets import ROOT
+from tests.docs.test_commands import commands_of
 from tinsmith.settings import Settings
 from tinsmith.types.errors import UserError
 
@@ -141,6 +147,31 @@ def test_costs_of_a_file_are_checked(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=r"^costs"):
         read_costs(str(path))
+
+
+def test_a_line_is_found_and_has_no_negative_part() -> None:
+    line = [((1, a, t), 2.0 + 0.5 * a + 0.25 * t) for a in (1, 4) for t in (8, 64)]
+    coefficients, error = fit(line)
+    assert coefficients == pytest.approx([2.0, 0.5, 0.25])
+    assert error == pytest.approx(0.0, abs=1e-9)
+    falling = [((1, a, t), 100.0 + t - a) for a in (1, 4) for t in (8, 64)]
+    assert min(fit(falling)[0]) >= 0.0
+
+
+def test_measured_costs_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(asdict(COSTS)))
+    assert read_costs(str(path)) == COSTS
+
+
+def test_the_page_shows_arguments_that_there_are() -> None:
+    page = (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8")
+    parsers = {"benchmarks.simulation": parse_arguments, "benchmarks.simulation.measure": measure_arguments}
+    shown = [words for words in commands_of(page) if words[:2] == ["python", "-m"]]
+    assert len(shown) >= 3
+    for _, _, module, *words in shown:
+        args = parsers[module](words)
+        assert list(combinations(getattr(args, "sweep", [])))
 
 
 def test_unknown_costs_are_refused() -> None:
