@@ -122,9 +122,20 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert status == 0
     assert re.fullmatch(r"tml-[\w-]{43}\n", token)
     status, output = run("key", "list", *place)
-    assert re.search(rf"1 +tml-\.\.\.{re.escape(token[-5:-1])} +valid +just now +ann +laptop", output)
+    assert re.search(rf"1 +tml-\.\.\.{re.escape(token[-5:-1])} +valid +just now +ann +1 +laptop", output)
     assert run("key", "revoke", "1", *place) == (0, "key 1 is revoked\n")
     assert "revoked" in run("key", "list", *place)[1]
     status, output = run("key", "revoke", "1", *place)
     assert status == 1
     assert "key: got 1, expected the id of a key that is not revoked" in output
+
+
+def test_a_key_has_a_weight(tmp_path: Path) -> None:
+    place = ("--data-dir", str(tmp_path / "data"))
+    assert run("key", "create", "ann", "--weight", "2.5", *place)[0] == 0
+    assert "ann still weighs 2.5, which another key of this owner has" in run("key", "create", "ann", *place)[1]
+    assert re.search(r"1 +tml-\S+ +valid +just now +ann +2\.5", run("key", "list", *place)[1])
+    status, output = run("key", "create", "bob", "--weight", "0", *place)
+    assert status == 1
+    assert "weight: got '0', expected 0.01 to 100; 1 is what everybody has" in output
+    assert "bob" not in run("key", "list", *place)[1]

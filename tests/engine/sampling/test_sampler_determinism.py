@@ -114,6 +114,14 @@ def test_a_hundred_thousand_tokens(family: str) -> None:
     assert tokens_one_by_one(make_engine(family), some) == {job.request_id: together[job.request_id] for job in some}
 
 
+def test_a_request_whose_samples_enter_one_by_one_is_answered_as_if_all_entered_at_once() -> None:
+    job = make_job("a", random_prompt(21, 3), 24, seed=7, max_tokens=6)
+    whole, split = make_engine("qwen3"), make_engine("qwen3", max_decode_batch=5)
+    assert tokens_of(split, [job]) == tokens_of(whole, [job])
+    beside = [job, make_job("b", random_prompt(9, 4), 3, seed=8, max_tokens=6, owner="other")]
+    assert tokens_of(split, beside) == tokens_of(whole, beside)
+
+
 def test_another_seed_sample_or_position_draws_anew() -> None:
     engine = make_engine("llama")
     jobs = [make_job("a", [1, 2, 3], 4, seed=seed, max_tokens=30) for seed in (0, 1, -1, 2**63)]

@@ -9,7 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from tests.server.client import ADAM, Failed
-from tests.server.conftest import Running, Start
+from tests.server.conftest import Running, Start, soon
 from tests.support.fake_link import FakeLink
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
@@ -18,7 +18,7 @@ from tinsmith.server.store.db.tables import ApiKey
 from tinsmith.server.store.keys import check_token
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
-from tinsmith.types.errors import StartupError
+from tinsmith.types.errors import StartupError, UserError
 
 pytestmark = pytest.mark.anyio
 
@@ -182,3 +182,48 @@ async def test_an_owner_of_the_whole_service_needs_no_key(tmp_path: Path) -> Non
         assert (await running.http().get("/api/v1/sessions")).json() == {"sessions": []}
     finally:
         await service.stop()
+
+
+async def test_an_owners_operations_carry_the_weight_of_its_heaviest_key(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinsmith.server.store.keys._TRUST_S", 0.0)
+
+    async def weight_of_a_step() -> float:
+        await mine.optim_step(model)
+        return next(op.weight for op in reversed(running.link.submitted) if op.owner == "ann")
+
+    mine = await running.client("ann")
+    model = await mine.create_model()
+    keys = running.service.keys
+    assert await weight_of_a_step() == 1.0
+    await keys.create("ann", "heavy", weight=4.0)
+    await keys.create("ann", "light", weight=0.5)
+    assert await weight_of_a_step() == 4.0
+    [heavy] = [key for key in await keys.all() if key.name == "heavy"]
+    await keys.revoke(heavy.id)
+    assert await weight_of_a_step() == 1.0
+    other = await running.client("bob")
+    await other.create_model()
+    assert running.link.submitted[-1].weight == 1.0
+
+
+async def test_what_a_start_hands_over_again_has_its_weight_too(start: Start) -> None:
+    """Before any key has been looked up."""
+    running = await start()
+    await running.service.keys.create("ann", "heavy", weight=4.0)
+    client = await running.client("ann")
+    model = await client.create_model()
+    running.link.holding = True
+    promise = await client.post_pass(model, 1, 2)
+    home = running.service.core.data_folder.root
+    await running.crash()
+    again = await start(home=home)
+    await soon(lambda: any(op.request_id == promise["request_id"] for op in again.link.submitted))
+    assert {op.weight for op in again.link.submitted if op.owner == "ann"} == {4.0}
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 0.001, 101.0, float("nan"), float("inf")])
+async def test_weights_out_of_bounds_are_refused(running: Running, weight: float) -> None:
+    with pytest.raises(UserError, match=r"weight: got .*, expected 0\.01 to 100"):
+        await running.service.keys.create("ann", "k", weight=weight)

@@ -43,6 +43,7 @@ from tinsmith.server.store.db.tables import Base
 from tinsmith.server.store.db.writer import RowWrite
 from tinsmith.server.store.folder_lock import FolderLock, claim, dead_instances, new_instance
 from tinsmith.server.store.journal.blobs import BlobStore
+from tinsmith.server.store.keys import KeyStore
 from tinsmith.server.store.migrations import config, upgrade
 from tinsmith.settings import Settings
 from tinsmith.types.codec import encode_forward_backward_request
@@ -71,6 +72,21 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) ->
     found = db.read(lambda c: c.execute(text("SELECT version_num FROM alembic_version")).scalar())
     db.close()
     assert found == SCHEMA_VERSION > "0001"
+
+
+async def test_keys_from_before_there_were_weights_weigh_one(tmp_path: Path) -> None:
+    db = Database(default_url(tmp_path))
+    with db.writer.engine.connect() as connection:
+        command.upgrade(config(connection), "0004")
+        fields = "key_hash, owner, name, shown, created_at"
+        connection.execute(text(f"INSERT INTO api_keys ({fields}) VALUES ('h', 'ann', 'old', 'wxyz', 1.0)"))
+        connection.commit()
+    db.migrate(tmp_path / "lock")
+    keys = KeyStore(db)
+    assert [(key.owner, key.name, key.weight) for key in await keys.all()] == [("ann", "old", 1.0)]
+    await keys.create("ann", "new", weight=2.5)
+    assert [key.weight for key in await keys.all()] == [1.0, 2.5]
+    db.close()
 
 
 def test_migrating_twice_and_at_once_is_no_error(tmp_path: Path) -> None:
