@@ -154,9 +154,9 @@ def run(args: argparse.Namespace) -> None:
     for number, chosen in enumerate(combinations(args.sweep)):
         settings = _settings(chosen)
         name = ", ".join(f"{key}={value}" for key, value in chosen.items()) or "default settings"
-        began = time.perf_counter()
+        began = time.process_time()
         world = simulate(plan, settings)
-        _tell_speed(name, world, time.perf_counter() - began)
+        _tell_speed(name, world, time.process_time() - began)
         engines.append(engine_column(name, world.ledger))
         kinds[name] = kind_columns(world.ledger, alone(plan, settings))
         if number == 0 and args.picture:
@@ -184,7 +184,7 @@ def _settings(chosen: dict[str, int]) -> Settings:
 
 def _tell_speed(name: str, world: World, seconds: float) -> None:
     each = 1e6 * world.deciding_s / max(1, world.turns)
-    print(f"{name}: {seconds:,.1f} s of this machine, {world.turns:,} turns, {each:,.0f} µs of scheduling in each")
+    print(f"{name}: {seconds:,.1f} s of processor time, {world.turns:,} turns, {each:,.0f} µs of scheduling in each")
 
 
 def main() -> None:
