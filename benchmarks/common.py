@@ -117,27 +117,27 @@ def conditions(**extra: Any) -> dict[str, Any]:
     }
 
 
-def show(title: str, columns: Sequence[Column], *, baseline: str, facts: dict[str, Any]) -> None:
-    """Print measurements side by side, with each system's ratio to the baseline (above 1 is better).
+def show(title: str, columns: Sequence[Column], *, baseline: str | None, facts: dict[str, Any]) -> None:
+    """Print measurements side by side, with each system's ratio to the baseline (above 1 is better), if there is one.
 
     What only one system has stands alone.
     """
     table = Table(title=title)
     table.add_column("measurement")
     table.add_column("unit")
-    others = [column for column in columns if column.system != baseline]
+    reference = next((column for column in columns if column.system == baseline), None)
+    others = [column for column in columns if column is not reference] if reference else []
     for column in columns:
         table.add_column(column.system, justify="right")
-    for column in others if len(columns) > 1 else []:
+    for column in others:
         table.add_column("ratio" if len(others) == 1 else f"ratio, {column.system}", justify="right")
-    reference = next(column for column in columns if column.system == baseline)
-    units = {row.name: row.unit for column in (reference, *others) for row in column.rows}
+    in_order = [reference, *others] if reference else columns
+    units = {row.name: row.unit for column in in_order for row in column.rows}
     for name, unit in units.items():
         found = [column.get(name) for column in columns]
         cells = [name, unit, *(f"{m.value:,.4g}" if m else "-" for m in found)]
-        known = reference.get(name)
-        if len(columns) > 1:
-            cells += [f"{ratio(column.get(name), known):.3g}" if known else "-" for column in others]
+        known = reference.get(name) if reference else None
+        cells += [f"{ratio(column.get(name), known):.3g}" if known else "-" for column in others]
         table.add_row(*cells)
     console = Console()
     console.print(table)

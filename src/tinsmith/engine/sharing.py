@@ -97,12 +97,14 @@ class PassShare:
 
     Attributes:
         units: by owner, what each has in it.
+        taken: what all of them have.
     """
 
     def __init__(self, turn: Turn, kind: PassKind, most: int) -> None:
         self.turn = turn
         self.kind = kind
         self.units: Counter[str] = Counter()
+        self.taken = 0
         self._cost = turn.costs.get(kind, Cost())
         self._most = max(1, math.floor(min(most, self._cost.within(turn.slice_s))))
         # Of those who are due, the owner whose turn it is and all that are level with it.
@@ -110,9 +112,9 @@ class PassShare:
         self._level = self._cost.fixed_s
 
     @property
-    def taken(self) -> int:
-        """Units in the pass."""
-        return self.units.total()
+    def is_full(self) -> bool:
+        """Whether nobody has room any more."""
+        return self.taken >= self._most
 
     def standing(self, owner: str) -> float:
         """Return how far an owner will be ahead once what it has in the pass is charged."""
@@ -136,6 +138,7 @@ class PassShare:
         """Note what an owner has got."""
         due = self._is_due(owner)
         self.units[owner] += units
+        self.taken += units
         if due:
             self._due += units
             self._level = max(self._level, self.standing(owner) + self._cost.fixed_s)
@@ -149,4 +152,5 @@ class PassShare:
         cost = self._cost if self._cost.of(self.taken) else Cost(each_s=1.0)
         bears = self.turn.leader if self.turn.leader in self.units else next(iter(self.units), None)
         seconds = {o: cost.each_s * n + (cost.fixed_s if o == bears else 0.0) for o, n in self.units.items()}
-        return {owner: part / sum(seconds.values()) for owner, part in seconds.items()}
+        total = sum(seconds.values())
+        return {owner: part / total for owner, part in seconds.items()}

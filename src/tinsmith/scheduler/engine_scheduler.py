@@ -129,7 +129,8 @@ class EngineScheduler:
         lanes: dict[str, list[Lane]] = {}
         for owner in self._ready.passes:
             lanes.setdefault(owner, []).append(Lane.PASS)
-        for owner in {*self._ready.barriers, *self._sampler_operations.ready().values()}:
+        # Not a set: among equals the first has its turn, and who is first must not change from process to process.
+        for owner in dict.fromkeys((*self._ready.barriers, *self._sampler_operations.ready().values())):
             lanes.setdefault(owner, []).append(Lane.BARRIER)
         for owner in self.sample_queue.owners():
             lanes.setdefault(owner, []).append(Lane.SAMPLE)

@@ -149,7 +149,7 @@ class EngineHost:
         ready: dict[str, list[tuple[str, Lane]]] = {}
         for name, engine in self._engines.items():
             for owner, lanes in engine.ready().items():
-                ready.setdefault(owner, []).extend((name, lane) for lane in lanes)
+                ready.setdefault(owner, []).extend([(name, lane) for lane in lanes])
         started = self._clock()
         picked = self._accounts.pick(ready, started)
         if picked is not None:

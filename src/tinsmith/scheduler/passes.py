@@ -9,10 +9,12 @@ models the one that has had the fewest tokens.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -195,24 +197,29 @@ class Passes:
         for model_id, queue in queues.items():
             cursors.setdefault(queue.owner, {})[model_id] = _Cursor(self, queue)
         self._fair.activate({model_id: queue.owner for model_id, queue in queues.items()})
-        leader = share.turn.leader
-        while cursors:
-            owner = min(cursors, key=lambda o: (bool(units) or o != leader, share.standing(o)))
-            model_id = self._fair.least(cursors[owner])
-            found = cursors[owner][model_id].seek()
+        # Whose turn it is, then the neediest; what an owner has in the pass moves it down.
+        first = [-math.inf if owner == share.turn.leader else share.standing(owner) for owner in cursors]
+        heap = [(standing, place, owner) for place, (standing, owner) in enumerate(zip(first, cursors, strict=True))]
+        heapify(heap)
+        while heap and not share.is_full:
+            _, place, owner = heap[0]
+            mine = cursors[owner]
+            model_id = self._fair.least(mine)
+            found = mine[model_id].seek()
             if found is None or not self._fits(found, model_id, owner, share, units):
                 # Out of this pass altogether: its rows keep their order, so none further on may fill the gap.
-                del cursors[owner][model_id]
-                if not cursors[owner]:
-                    del cursors[owner]
+                del mine[model_id]
+                if not mine:
+                    heappop(heap)
                 continue
-            cursors[owner][model_id].advance(found)
+            mine[model_id].advance(found)
             units.append(found)
             # Now, not when the pass succeeds: no recovery point may come between a part of a step and the rest of it.
             queues[model_id].dirty |= found.task.backward
             share.take(owner, found.cost)
             self.tokens += found.cost
             self._fair.charge(model_id, found.cost)
+            heapreplace(heap, (share.standing(owner), place, owner))
         return units
 
     def _fits(self, unit: Placed, model_id: str, owner: str, share: PassShare, units: list[Placed]) -> bool:

@@ -118,10 +118,10 @@ class SampleQueue:
         """Ids of the requests in the engine."""
         return list(self._running)
 
-    def owners(self) -> set[str]:
-        """Return the owners for whom a turn would do something."""
-        waiting = {_owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s)}
-        return (waiting | self._sequences.keys()) - self._stuck
+    def owners(self) -> list[str]:
+        """Return the owners for whom a turn would do something, those that have something in the engine first."""
+        waiting = (_owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s))
+        return [owner for owner in dict.fromkeys((*self._sequences, *waiting)) if owner not in self._stuck]
 
     def offer(self, op: Operation, sampler_id: str, now: float) -> None:
         """Take a SAMPLE operation from a sampler."""
@@ -165,9 +165,9 @@ class SampleQueue:
         # A sampler has one owner, so that the first request tells whose all of them are.
         usable = {s: _owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s)}
         self._fair.activate(usable)
-        by_owner: dict[str, set[str]] = {}
+        by_owner: dict[str, dict[str, None]] = {}
         for sampler_id, owner in usable.items():
-            by_owner.setdefault(owner, set()).add(sampler_id)
+            by_owner.setdefault(owner, {})[sampler_id] = None
         for owner in turn.in_order(by_owner):
             samplers = by_owner[owner]
             # One request with many samples may fill the backlog by itself.
@@ -178,7 +178,7 @@ class SampleQueue:
                 # In sequences, for what they cost in tokens is not known before they end.
                 self._fair.charge(sampler_id, self._start(self._next(sampler_id)))
                 if sampler_id not in self._queued:
-                    samplers.remove(sampler_id)
+                    del samplers[sampler_id]
 
     def _next(self, sampler_id: str) -> _Queued:
         waiting = self._queued[sampler_id]

@@ -24,10 +24,13 @@ class Holdings:
         self.blocks: Counter[str] = Counter()
         self._parts: dict[str, float] = {}
         self._turn = EVEN
+        # What `most_places` found, in a list of its own, until something changes.
+        self._most: list[str | None] = []
 
     def begin(self, turn: Turn, waiting: Collection[str]) -> None:
         """Say who is waiting beside those that hold places, and what the owners weigh, until said anew."""
         self._turn = turn
+        self._most.clear()
         present = {*waiting, *self.places}
         total = sum(map(turn.weight, present))
         self._parts = {owner: turn.weight(owner) / total for owner in present}
@@ -48,8 +51,11 @@ class Holdings:
 
     def most_places(self) -> str | None:
         """Return, of the owners with more places than they are due, the one that has most for its weight."""
-        over = [owner for owner, places in self.places.items() if places > self.due_places(owner)]
-        return max(over, key=self._places_for_weight, default=None)
+        # Every owner that finds no place asks this; only those that come and go change the answer.
+        if not self._most:
+            over = [owner for owner, places in self.places.items() if places > self.due_places(owner)]
+            self._most.append(max(over, key=self._places_for_weight, default=None))
+        return self._most[0]
 
     def _places_for_weight(self, owner: str) -> tuple[float, float]:
         # Among equals whoever has had more of the time.
@@ -63,6 +69,7 @@ class Holdings:
 
     def enter(self, sequence: Sequence) -> None:
         """A sequence has taken a place, with the blocks that it holds."""
+        self._most.clear()
         self.places[sequence.owner] += 1
         self.blocks[sequence.owner] += len(sequence.blocks)
 
@@ -72,6 +79,7 @@ class Holdings:
 
     def leave(self, sequence: Sequence) -> None:
         """A sequence is about to give back its place and its blocks."""
+        self._most.clear()
         owner = sequence.owner
         self.places[owner] -= 1
         self.blocks[owner] -= len(sequence.blocks)

@@ -68,8 +68,8 @@ class SampleSchedule:
         self.prefilling: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
-        # By owner and version of their weights, the oldest first; no list is empty.
-        self._waiting: dict[tuple[str, int], list[Sequence]] = {}
+        # By owner and by version of their weights, the oldest first; no list and no owner is empty.
+        self._waiting: dict[str, dict[int, list[Sequence]]] = {}
         self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
         # Owners whose last step was a prefill.
@@ -80,7 +80,7 @@ class SampleSchedule:
     @property
     def waiting(self) -> int:
         """Sequences that hold no blocks yet."""
-        return sum(map(len, self._waiting.values()))
+        return sum(len(queue) for jobs in self._waiting.values() for queue in jobs.values())
 
     @property
     def token_capacity(self) -> int:
@@ -89,7 +89,8 @@ class SampleSchedule:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by its age."""
-        insort(self._waiting.setdefault(_job_of(sequence), []), sequence, key=_age)
+        jobs = self._waiting.setdefault(sequence.owner, {})
+        insort(jobs.setdefault(sequence.group.version, []), sequence, key=_age)
 
     def next(self, turn: Turn = EVEN) -> Plan | None:
         """Return the next step; an owner's prefill and decode steps alternate while it has work for both.
@@ -97,7 +98,7 @@ class SampleSchedule:
         Args:
             turn: whose turn it is. Where that owner has nothing that can go on now, there is no step.
         """
-        self._holdings.begin(turn, {owner for owner, _ in self._waiting})
+        self._holdings.begin(turn, self._waiting)
         owner = turn.leader
         # Strict turns: prefill alone would stall whoever is generating, decode alone whoever has just come.
         kinds = [self._prefill, self._decode] if owner not in self._prefilled else [self._decode, self._prefill]
@@ -172,21 +173,24 @@ class SampleSchedule:
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a sequence out of the waiting ones, if it is there."""
-        job = _job_of(sequence)
-        queue = self._waiting.get(job, [])
+        owner, version = sequence.owner, sequence.group.version
+        jobs = self._waiting.get(owner, {})
+        queue = jobs.get(version, [])
         if sequence in queue:
             queue.remove(sequence)
             if not queue:
-                del self._waiting[job]
+                del jobs[version]
+            if not jobs:
+                del self._waiting[owner]
 
     def _next_waiting(self, owner: str) -> Sequence | None:
         """Return the sequence of an owner that is let in next."""
-        jobs = [job for job in self._waiting if job[0] == owner]
-        if not jobs:
-            return None
+        first = [queue[0] for queue in self._waiting.get(owner, {}).values()]
+        if len(first) < 2:
+            return first[0] if first else None
         # By weights, and not by request: nobody must gain by cutting a job into many.
-        held = Counter(_job_of(s) for s in (*self.running, *self.prefilling) if s.owner == owner)
-        return min((self._waiting[job][0] for job in jobs), key=lambda s: (held[_job_of(s)], s.key))
+        held = Counter(s.group.version for s in (*self.running, *self.prefilling) if s.owner == owner)
+        return min(first, key=lambda s: (held[s.group.version], s.key))
 
     def _crowd(self) -> int:
         return len(self.running) + len(self.prefilling)
@@ -199,18 +203,18 @@ class SampleSchedule:
         if not free:
             return 0
         wanted: Counter[str] = Counter()
-        for (other, _), queue in self._waiting.items():
+        for other, jobs in self._waiting.items():
             if other != owner:
-                wanted[other] += len(queue) + queue[0].group.to_begin
+                wanted[other] = sum(len(queue) + queue[0].group.to_begin for queue in jobs.values())
         claimed = sum(min(number, self._holdings.lacking(other)) for other, number in wanted.items())
         return min(free, max(self._holdings.lacking(owner), free - claimed))
 
     def _gives_way(self, owner: str) -> Sequence | None:
         """Return the running sequence that gives its place to an owner; None where nobody has to."""
-        rich = self._holdings.most_places()
-        if rich is None or not self._holdings.lacking(owner):
+        if not self._holdings.lacking(owner):
             return None
-        return next(self._youngest(rich), None)
+        rich = self._holdings.most_places()
+        return None if rich is None else next(self._youngest(rich), None)
 
     def _youngest(self, owner: str) -> Iterator[Sequence]:
         """Yield an owner's running sequences, the youngest first."""
@@ -297,10 +301,12 @@ class SampleSchedule:
 
     def _prefill(self, turn: Turn) -> Plan | None:
         plan = Plan([], PassShare(turn, PassKind.PREFILL, self._prefill_tokens))
-        owners = dict.fromkeys((*(s.owner for s in self.prefilling), *(owner for owner, _ in self._waiting)))
+        owners = dict.fromkeys((*(s.owner for s in self.prefilling), *self._waiting))
         if turn.leader is not None and turn.leader not in owners:
             return None
         for owner in turn.in_order(sorted(owners, key=self._holdings.places.__getitem__)):
+            if plan.share.is_full:
+                break
             self._prefill_for(owner, plan)
             # The first one is whose turn it is.
             if turn.leader is not None and not plan.slices:
@@ -400,11 +406,6 @@ class SampleSchedule:
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
-
-
-def _job_of(sequence: Sequence) -> tuple[str, int]:
-    """Return what is served as one: an owner's sequences under the same weights."""
-    return sequence.owner, sequence.group.version
 
 
 def _age(sequence: Sequence) -> tuple[int, int]:
