@@ -167,7 +167,7 @@ class HandLink:
             except Killed:
                 self._unsent.clear()
         self._bury()
-        self._on_event(Lost("killed"))
+        self._on_event(Lost("killed", "killed"))
 
     def _bury(self) -> None:
         self.engine.dead = True

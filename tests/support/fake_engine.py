@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,7 @@ class FakeSampler:
         self._step_s = step_s
         self._jobs: dict[str, tuple[SampleJob, Weights | None, list[int]]] = {}
         self.added: list[str] = []
+        self.on_step: Callable[[Iterable[str]], None] = lambda ids: None
 
     @property
     def has_work(self) -> bool:
@@ -214,6 +215,7 @@ class FakeSampler:
     def step(self) -> list[tuple[str, SampleResponse | Exception]]:
         self._engine.clock.now += self._step_s
         batch = list(self._jobs.values())[:8]
+        self.on_step([job.request_id for job, _, _ in batch])
         prompts = [_code(job.prompt[0]) for job, _, _ in batch]
         if CRASH_PASS in prompts:
             raise ZeroDivisionError("the step crashed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tinsmith.scheduler.engine_scheduler import HostedEngine
@@ -106,9 +106,13 @@ class Driven:
     def __init__(self, *engines: HostedEngine, clock: Callable[[], float] | None = None, **settings: Any) -> None:
         self.events: list[Event] = []
         self.submitted: list[Operation] = []
-        kwargs = {} if clock is None else {"clock": clock}
+        self.begun: list[list[str]] = []
+        kwargs: dict[str, Any] = {} if clock is None else {"clock": clock}
         by_name = {engine.info.name: engine for engine in engines}
-        self.host = EngineHost(by_name, self.events.append, Settings(**settings), **kwargs)
+        self.host = EngineHost(by_name, self.events.append, Settings(**settings), begin=self._begin, **kwargs)
+
+    def _begin(self, ids: Iterable[str]) -> None:
+        self.begun.append(list(ids))
 
     def submit(self, *ops: Operation) -> None:
         """Hand operations over."""

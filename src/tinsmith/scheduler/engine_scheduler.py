@@ -78,7 +78,7 @@ class EngineScheduler:
         self._clock = clock
         self.queues: dict[str, ModelQueue] = {}
         self.known_samplers = known = KnownSamplers()
-        self.passes = Passes(engine)
+        self.passes = Passes(engine, exactly_once.begin)
         self.sample_queue = SampleQueue(engine, known, exactly_once, settings.max_decode_batch, self._patience_s)
         self._sampler_operations = SamplerOperations(engine, known, self.sample_queue, flusher, exactly_once)
         self._fair_barriers: FairShare[str] = FairShare()
@@ -163,6 +163,7 @@ class EngineScheduler:
     # -- operations of models -----------------------------------------------------------------------------------------
 
     def _run_model_op(self, queue: ModelQueue, op: Operation) -> None:
+        self._exactly_once.begin((op.request_id,))
         if isinstance(op.work, ReleaseModel):
             self._release_model(queue, op)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
@@ -44,6 +44,8 @@ class EngineHost:
         emit: takes events; must not block.
         settings: limits and timeouts.
         clock: seconds, monotonic.
+        begin: told the ids of the operations that are about to be run, and of none when a turn is over. Who keeps them
+            where they outlive this process can say what it died of.
 
     Attributes:
         infos: what is told about each base model, by name.
@@ -56,11 +58,13 @@ class EngineHost:
         emit: Callable[[Event], None],
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
+        begin: Callable[[Iterable[str]], None] = lambda ids: None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._emit = emit
-        self._exactly_once = ExactlyOnce(emit)
+        self._begin = begin
+        self._exactly_once = ExactlyOnce(emit, begin)
         # Its thread only posts: queues and events belong to the host's thread.
         self._flusher = Flusher(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
         self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
@@ -152,6 +156,8 @@ class EngineHost:
             elapsed = self._clock() - started
             self._fair.charge(key, elapsed)
             self._meter.worked(elapsed)
+        # Not where it raises: then the process ends, and what ran is what it ends of.
+        self._begin(())
         self._tick(busy=key is not None)
         self.turn = None
         return key is not None or bool(self._inbox)

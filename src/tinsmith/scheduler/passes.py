@@ -3,14 +3,15 @@
 Rows are placed in units: one row, or the two of a pair, whose loss is one. Within a model, rows are computed strictly
 in the order of its operations, and a pass takes rows of one operation only: so a model that is alone meets the same
 passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. The owner that has
-had the fewest tokens goes first, and of its models the one that has had the fewest.
+had the fewest tokens goes first, and of its models the one that has had the fewest. An operation with which a host was
+lost is computed with few others or alone (`Operation.company`).
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -155,11 +156,24 @@ def _fits(unit: Placed, first: Placed, room: int) -> bool:
     return unit.cost <= room and unit.task.backward == first.task.backward
 
 
-class Passes:
-    """The passes of one engine."""
+def _may_join(op: Operation, others: Mapping[str, Operation]) -> bool:
+    """Whether an operation may be in one pass with others, as far as one of them is suspected to end the process."""
+    if op.request_id in others:
+        return True
+    limits = [one.company for one in (op, *others.values()) if one.company is not None]
+    return not limits or len(others) < min(limits)
 
-    def __init__(self, engine: TrainingEngine) -> None:
+
+class Passes:
+    """The passes of one engine.
+
+    Args:
+        begin: told the ids of the operations that are about to be computed.
+    """
+
+    def __init__(self, engine: TrainingEngine, begin: Callable[[Iterable[str]], None]) -> None:
         self._engine = engine
+        self._begin = begin
         self._fair = OwnedShare()
         # Per model, in its order: the tasks that were opened and not handed back yet. The first of them is the first of
         # the model's ready run, so that positions in both are the same.
@@ -191,18 +205,25 @@ class Passes:
         Small units may fill what a needier model's next one leaves, but not run ahead of it by more than a budget.
         """
         units: list[Placed] = []
+        ops: dict[str, Operation] = {}
         budget = room = self._engine.max_tokens_per_pass
         cursors = {model_id: _Cursor(self, queue) for model_id, queue in queues.items()}
         self._fair.activate({model_id: queue.owner for model_id, queue in queues.items()})
         while cursors:
             model_id = self._fair.least(cursors)
             found = cursors[model_id].seek()
-            if found is None or self._fair.lead(model_id) > budget or (units and not _fits(found, units[0], room)):
+            if (
+                found is None
+                or self._fair.lead(model_id) > budget
+                or (units and not _fits(found, units[0], room))
+                or not _may_join(found.task.op, ops)
+            ):
                 # Out of this pass altogether: its rows keep their order, so none further on may fill the gap.
                 del cursors[model_id]
                 continue
             cursors[model_id].advance(found)
             units.append(found)
+            ops[found.task.op.request_id] = found.task.op
             # Now, not when the pass succeeds: no recovery point may come between a part of a step and the rest of it.
             queues[model_id].dirty |= found.task.backward
             room -= found.cost
@@ -222,6 +243,7 @@ class Passes:
 
     def _open(self, op: Operation) -> Task:
         task = Task(op)
+        self._begin((op.request_id,))
         try:
             request = decode_forward_backward_request(op.read_body())
             if op.replay and request.forward_only:
@@ -260,6 +282,7 @@ class Passes:
 
     def _pass(self, placed: Sequence[Placed]) -> tuple[list[_Outputs], list[int]]:
         """Compute one pass; return the outputs of each unit, and which units may do better in a smaller pass."""
+        self._begin(dict.fromkeys(unit.task.op.request_id for unit in placed))
         try:
             found = iter(self._engine.train_rows([row for unit in placed for row in unit.rows]))
         except Exception as error:

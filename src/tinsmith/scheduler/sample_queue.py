@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -37,6 +37,10 @@ class BatchSampler(Protocol):
     def has_work(self) -> bool: ...
     def add(self, job: SampleJob, /) -> object: ...
     def cancel(self, request_id: str, /) -> object: ...
+
+    # Told the ids of the requests that a step computes, before it does.
+    on_step: Callable[[Iterable[str]], None]
+
     def step(self) -> Iterable[tuple[str, SampleResponse | Exception]]: ...
 
 
@@ -67,6 +71,9 @@ class SampleQueue:
     one, which fails alone if it fails again; each request that ends well lets in one more. What a request draws does
     not depend on when it runs, so beginning again changes no result.
 
+    Requests with which a host was lost (`Operation.company`) come first, few at a time and nobody beside them; whoever
+    runs when one comes begins again later. So what ends the process is found among them, and the others wait once.
+
     Args:
         engine: has the sampler.
         known_samplers: which ids can be sampled from.
@@ -92,6 +99,8 @@ class SampleQueue:
         self._fair = OwnedShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
+        # Those of `_queued` with which a host was lost, in the order of their arrival.
+        self._suspects: dict[str, _Queued] = {}
         self._sequences = 0
         # Most requests at once after a step failed as a whole; None while nothing is suspected.
         self._limit: int | None = None
@@ -114,7 +123,12 @@ class SampleQueue:
 
     def offer(self, op: Operation, sampler_id: str, now: float) -> None:
         """Take a SAMPLE operation from a sampler."""
-        self._queued.setdefault(sampler_id, OrderedDict())[op.request_id] = _Queued(op, sampler_id, now)
+        self._enqueue(_Queued(op, sampler_id, now))
+
+    def _enqueue(self, queued: _Queued) -> None:
+        self._queued.setdefault(queued.sampler_id, OrderedDict())[queued.op.request_id] = queued
+        if queued.op.company is not None:
+            self._suspects[queued.op.request_id] = queued
 
     def turn(self) -> None:
         """Let requests in and run one step of the engine's sampler."""
@@ -123,6 +137,9 @@ class SampleQueue:
             return
         # Asked before the step, after which the request may have left.
         alone = len(self._running) == 1
+        # All of them, until the sampler has chosen whom it serves in this step.
+        self._exactly_once.begin(self._running)
+        self._engine.sampler.on_step = self._exactly_once.begin
         try:
             finished = list(self._engine.sampler.step())
         except Exception as error:
@@ -144,16 +161,40 @@ class SampleQueue:
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
+        if self._admit_suspects():
+            return
         while self._limit is None or len(self._running) < self._limit:
             sampler_id = self._next_sampler()
             if sampler_id is None:
                 return
-            waiting = self._queued[sampler_id]
-            _, queued = waiting.popitem(last=False)
-            if not waiting:
-                del self._queued[sampler_id]
+            queued = self._take(next(iter(self._queued[sampler_id].values())))
             # In sequences, for what they cost in tokens is not known before they end.
             self._fair.charge(sampler_id, self._start(queued))
+
+    def _admit_suspects(self) -> bool:
+        """Let in suspects as their company allows; return whether there are any, beside whom nobody else is let in."""
+        waiting = [q for q in self._suspects.values() if self._known_samplers.is_usable(q.sampler_id)]
+        others = [i for i, running in self._running.items() if running.queued.op.company is None]
+        if not waiting:
+            return len(others) < len(self._running)
+        self._put_back(others)
+        companies = [running.queued.op.company for running in self._running.values()]
+        limits = [limit for limit in (self._limit, *companies) if limit is not None]
+        for queued in waiting:
+            limits.append(queued.op.company or 1)
+            if len(self._running) >= min(limits):
+                break
+            self._start(self._take(queued))
+        return True
+
+    def _take(self, queued: _Queued) -> _Queued:
+        """Take a request out of those that wait."""
+        waiting = self._queued[queued.sampler_id]
+        del waiting[queued.op.request_id]
+        if not waiting:
+            del self._queued[queued.sampler_id]
+        self._suspects.pop(queued.op.request_id, None)
+        return queued
 
     def _next_sampler(self) -> str | None:
         """Return the sampler whose oldest request is let in next, None while there is no room or no request."""
@@ -171,6 +212,7 @@ class SampleQueue:
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
+        self._exactly_once.begin((queued.op.request_id,))
         try:
             job = sample_job(queued.op, queued.sampler_id)
             self._engine.sampler.add(job)
@@ -208,24 +250,25 @@ class SampleQueue:
             return
         logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(request_ids))
         self._limit = max(1, len(self._running) // 2)
+        self._put_back(request_ids)
+
+    def _put_back(self, request_ids: list[str]) -> None:
+        """Let requests that run begin again."""
         # The last one first, each put in front: they keep their order and stand before those that never ran.
         for request_id in reversed(request_ids):
+            self._engine.sampler.cancel(request_id)
             queued = self._leave(request_id)
-            waiting = self._queued.setdefault(queued.sampler_id, OrderedDict())
-            waiting[request_id] = queued
-            waiting.move_to_end(request_id, last=False)
+            self._enqueue(queued)
+            self._queued[queued.sampler_id].move_to_end(request_id, last=False)
 
     def cancel(self, request_id: str) -> Operation | None:
         """Drop a request; return it, None where it is not here (any more). The caller answers it."""
         if request_id in self._running:
             self._engine.sampler.cancel(request_id)
             return self._leave(request_id).op
-        for sampler_id, waiting in self._queued.items():
+        for waiting in self._queued.values():
             if request_id in waiting:
-                queued = waiting.pop(request_id)
-                if not waiting:
-                    del self._queued[sampler_id]
-                return queued.op
+                return self._take(waiting[request_id]).op
         return None
 
     def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -39,6 +40,9 @@ class Sampler:
         base: what samples; its context and its end-of-turn tokens bound every sample.
         snapshots: the adapters.
         settings: sizes and limits.
+
+    Attributes:
+        on_step: told the ids of the requests that a step computes, before it does.
     """
 
     def __init__(self, base: BaseModel, snapshots: Snapshots, settings: Settings) -> None:
@@ -54,6 +58,7 @@ class Sampler:
         self._groups: dict[str, tuple[SampleGroup, Snapshot]] = {}
         self._rows_at_once = max(1, _CELLS_AT_ONCE // base.info.vocab_size)
         self._arrivals = 0
+        self.on_step: Callable[[Iterable[str]], None] = lambda ids: None
         self._finished: list[tuple[str, SampleResponse | Exception]] = []
 
     @property
@@ -97,6 +102,7 @@ class Sampler:
         """
         plan = self.schedule.next()
         if plan is not None:
+            self.on_step(dict.fromkeys(part.sequence.group.job.request_id for part in plan.slices))
             try:
                 self._run(plan)
             except Exception as error:

@@ -12,7 +12,7 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 # Of a frame with an operation. Both ends come from one installation, so another number means that the files of a
 # running service were replaced: then saying so is better than running half of an operation.
-FRAME_VERSION = 3
+FRAME_VERSION = 4
 
 _WORK: dict[OpKind, type[Work]] = {work.kind: work for work in get_args(Work)}
 
@@ -41,6 +41,7 @@ def operation_to_frame(op: Operation) -> dict[str, Any]:
         "body_digest": op.body_digest,
         "owner": op.owner,
         "replay": op.replay,
+        "company": op.company,
     }
 
 
@@ -86,4 +87,6 @@ def event_from_frame(frame: dict[str, Any]) -> Event:
         return Ready([BaseModelInfo.model_validate(model) for model in fields["models"]])
     if name == "failure":
         fields["category"] = RequestErrorCategory.parse(fields["category"])
+    if name == "lost":
+        fields["running"] = tuple(fields["running"])
     return _EVENTS[name](**fields)

@@ -227,6 +227,8 @@ class Operation:
         owner: whose work it is, for fair shares: the owner's id, never a key; empty where there is one owner only.
         replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
             also says that everything before it in its model's order is settled: what was not submitted never comes.
+        company: a host was lost while it ran this one: so many operations at most, itself included, may be run
+            together. None where nothing is suspected.
     """
 
     request_id: str
@@ -239,6 +241,7 @@ class Operation:
     body_digest: str | None = None
     owner: str = ""
     replay: bool = False
+    company: int | None = None
 
     @property
     def kind(self) -> OpKind:
