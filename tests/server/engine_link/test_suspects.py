@@ -191,7 +191,7 @@ async def internal(running: Running, kind: OpKind) -> str:
 
 
 async def test_a_recovery_point_that_ends_the_engine_is_not_taken_and_the_run_goes_on(start: Start) -> None:
-    running = await start(recovery_interval_s=0)
+    running = await start(recovery_interval_s=1e-9)
     client = await running.client()
     model = await client.create_model()
     for steps in (1, 2):
@@ -211,7 +211,7 @@ async def test_a_recovery_point_that_ends_the_engine_is_not_taken_and_the_run_go
 
 
 async def test_a_state_that_ends_the_engine_when_it_is_loaded_costs_its_run(start: Start) -> None:
-    running = await start(recovery_interval_s=0)
+    running = await start(recovery_interval_s=1e-9)
     client = await running.client()
     model, other = await client.create_model(), await client.create_model()
     await client.forward_backward(model, 9)
@@ -232,6 +232,7 @@ async def test_a_sampler_that_ends_the_engine_when_it_is_loaded_is_not_loaded_ag
     sampler, other = await client.sampler(base_model="tiny"), await client.sampler(base_model="tiny")
     running.link.holding = True
     promise = await client.post_sample(sampler)
+    await lose(running)
     for _ in range(2):
         await lose_with(running, [await internal(running, OpKind.LOAD_SAMPLER)])
     await refused(client, promise)
