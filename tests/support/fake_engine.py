@@ -77,7 +77,7 @@ class FakeEngine:
             name=name,
             architecture="FakeForCausalLM",
             model_type="fake",
-            vocab_size=10_000,
+            vocab_size=1_000_000,
             hidden_size=8,
             num_layers=1,
             context_length=64,
@@ -101,7 +101,9 @@ class FakeEngine:
         self.models[model_id].diary.append(("keep_reference", reference))
 
     def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
-        codes = [_code(row.datum.model_input.to_ints()[0]) for row in rows]
+        firsts = [row.datum.model_input.to_ints()[0] for row in rows]
+        self.suffer(firsts)
+        codes = [_code(first) for first in firsts]
         self.clock.now += self._token_s * sum(self.row_cost(row.datum) for row in rows)
         if BROKEN_DEVICE in codes:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -111,6 +113,9 @@ class FakeEngine:
             raise MemoryError("too many rows")
         self.passes.append(list(rows))
         return [self._row(row) for row in rows]
+
+    def suffer(self, firsts: Sequence[int]) -> None:
+        """Told the first token of everything in a pass or a step of the sampler; a process of its own may die of it."""
 
     def _row(self, row: TrainRow) -> RowOutput | Exception:
         model = self.models[row.model_id]
@@ -216,6 +221,7 @@ class FakeSampler:
         self._engine.clock.now += self._step_s
         batch = list(self._jobs.values())[:8]
         self.on_step([job.request_id for job, _, _ in batch])
+        self._engine.suffer([job.prompt[0] for job, _, _ in batch])
         prompts = [_code(job.prompt[0]) for job, _, _ in batch]
         if CRASH_PASS in prompts:
             raise ZeroDivisionError("the step crashed")
