@@ -83,7 +83,7 @@ def optim(model_id: str, seq_id: int, learning_rate: float = 1e-4, **fields: Any
 
 def sample(sampler_id: str, prompt: Sequence[int] = (5,), max_tokens: int = 1, **fields: Any) -> Operation:
     """SAMPLE; `num_samples`, `seed` and other fields of the request may be given."""
-    own = {k: fields.pop(k) for k in ("request_id", "base_model", "owner") if k in fields}
+    own = {k: fields.pop(k) for k in ("request_id", "base_model", "owner", "company") if k in fields}
     params = {"max_tokens": max_tokens, **{k: fields.pop(k) for k in ("seed", "temperature") if k in fields}}
     request = {
         "sampling_session_id": "s",

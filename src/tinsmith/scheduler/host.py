@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tinsmith.scheduler.at_work import AtWork
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.fairness import FairShare
@@ -44,8 +45,8 @@ class EngineHost:
         emit: takes events; must not block.
         settings: limits and timeouts.
         clock: seconds, monotonic.
-        begin: told the ids of the operations that are about to be run, and of none when a turn is over. Who keeps them
-            where they outlive this process can say what it died of.
+        begin: told the ids of the operations that are about to be run, and of none when that is over, on any thread but
+            one call after another. Who keeps them where they outlive this process can say what it died of.
 
     Attributes:
         infos: what is told about each base model, by name.
@@ -63,10 +64,10 @@ class EngineHost:
         self._settings = settings
         self._clock = clock
         self._emit = emit
-        self._begin = begin
-        self._exactly_once = ExactlyOnce(emit, begin)
+        self._at_work = at_work = AtWork(begin)
+        self._exactly_once = ExactlyOnce(emit, at_work.begin)
         # Its thread only posts: queues and events belong to the host's thread.
-        self._flusher = Flusher(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
+        self._flusher = Flusher(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)), at_work.write)
         self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -157,7 +158,7 @@ class EngineHost:
             self._fair.charge(key, elapsed)
             self._meter.worked(elapsed)
         # Not where it raises: then the process ends, and what ran is what it ends of.
-        self._begin(())
+        self._at_work.begin(())
         self._tick(busy=key is not None)
         self.turn = None
         return key is not None or bool(self._inbox)

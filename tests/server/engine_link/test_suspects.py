@@ -246,6 +246,25 @@ async def refused(client: Client, promise: dict[str, Any]) -> None:
         await client.result(promise)
 
 
+async def test_a_snapshot_that_ends_the_engine_when_it_is_written_costs_its_sampler(running: Running) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    running.link.flushing = False
+    body = {"model_id": model, "seq_id": client.seq(model), "sampling_session_seq_id": next(client.samplers)}
+    promise = await client.post("save_weights_for_sampler", body)
+    sampler = (await client.result(promise))["sampling_session_id"]
+    assert await client.sample(sampler)
+    for _ in range(2):
+        await lose(running, promise)
+    with pytest.raises(Failed, match="it cannot be kept: the engine was lost twice"):
+        await client.sample(sampler, 1)
+    await lose(running)
+    assert OpKind.SNAPSHOT not in [op.kind for op in running.link.submitted]
+    running.link.flushing = True
+    await client.forward_backward(model, 1)
+    assert await client.sample(await client.snapshot(model))
+
+
 async def test_what_was_given_up_stays_so_after_a_restart_of_the_service(restarting: Restarting) -> None:
     client = await restarting.begin()
     model = await client.create_model()

@@ -118,6 +118,7 @@ async def test_a_pass_that_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 async def test_twenty_kills_from_outside_fail_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as (running, link):
         trainer, client, model = await begin(running)

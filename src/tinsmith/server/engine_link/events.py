@@ -77,20 +77,25 @@ class Events:
             return
         replayed = self._dispatcher.take_replayed(event.request_id)
         if replayed is not None:
-            self._recovery.cleared(replayed)
+            self._cleared(replayed, event)
             self._tasks.start(self._on_replayed(replayed, event))
             return
         record = self._futures.find(event.request_id)
         # It was cancelled, or its session ended, while the engine worked on it.
         if record is None or record.state is not State.PENDING:
             return
-        self._recovery.cleared(record)
+        self._cleared(record, event)
         self._dispatcher.progressed()
         if isinstance(event, Result):
             self._outcomes.result(record, event, *self._after(record))
         else:
             self._outcomes.failure(record, event)
         self._metrics.operations.labels(record.kind.value, record.state.value).inc()
+
+    def _cleared(self, record: Record, event: Result | Failure) -> None:
+        # What a snapshot took is still to be written.
+        if record.kind is not OpKind.SNAPSHOT or isinstance(event, Failure):
+            self._recovery.cleared(record)
 
     def _after(self, record: Record) -> list[After]:
         sampler = self._made_by(record)
@@ -115,6 +120,7 @@ class Events:
         if sampler is None:  # let go of while it was being written
             await self._data_folder.remove(record.work.folder)
             return
+        self._recovery.cleared(record)
         # In memory first. A service that dies before the row is written replays the snapshot once more: no harm.
         sampler.on_disk = True
         self._dispatcher.make_room(sampler)

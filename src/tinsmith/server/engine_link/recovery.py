@@ -85,7 +85,8 @@ def _step(record: Record, live: LiveState) -> Step:
         return PassOver(record)
     if record.kind is OpKind.SNAPSHOT:
         sampler = live.samplers.get(record.sampler_id or "")
-        return Replay(record) if sampler is not None and not sampler.on_disk else PassOver(record)
+        wanted = sampler is not None and not sampler.on_disk and sampler.damage is None
+        return Replay(record) if wanted else PassOver(record)
     return Replay(record)
 
 
@@ -133,6 +134,10 @@ class Recovery:
         if what.state is State.PENDING:
             self._outcomes.fail(what, message, RequestErrorCategory.SERVER)
             self._metrics.operations.labels(what.kind.value, what.state.value).inc()
+        elif what.kind is OpKind.SNAPSHOT:
+            # It was taken, but cannot be written, or not be taken again.
+            if (sampler := self._live.samplers.get(what.sampler_id or "")) is not None:
+                sampler.damage = f"it cannot be kept: {message}"
         elif (run := self._live.runs.get(what.model_id or "")) is not None and run.usable:
             # It is part of what the run has become.
             self._tasks.start(self._not_rebuilt(run, message))

@@ -31,7 +31,7 @@ def usable(run: TrainingRun, point: RecoveryPoint, live: LiveState) -> bool:
     for sampler_id in live.sessions[run.session_id].samplers:
         sampler = live.samplers[sampler_id]
         early = sampler.model_id == run.id and sampler.model_seq is not None and sampler.model_seq <= point.seq_id
-        if early and not sampler.on_disk:
+        if early and not sampler.on_disk and sampler.damage is None:
             return False
     return True
 

@@ -74,7 +74,7 @@ class Suspects:
         return what.losses
 
     def clear(self, what: Record | Internal) -> None:
-        """An operation has an outcome: no engine was lost with it this time."""
+        """An operation has an outcome, and what it took is on disk: no engine was lost with it this time."""
         if isinstance(what, Internal):
             self._internal_losses.pop((what.kind, what.of), None)
         else:
