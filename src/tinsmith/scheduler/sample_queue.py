@@ -137,8 +137,7 @@ class SampleQueue:
             return
         # Asked before the step, after which the request may have left.
         alone = len(self._running) == 1
-        # All of them, until the sampler has chosen whom it serves in this step.
-        self._exactly_once.begin(self._running)
+        # Of all that it holds, the sampler alone knows whom it serves in a step.
         self._engine.sampler.on_step = self._exactly_once.begin
         try:
             finished = list(self._engine.sampler.step())
