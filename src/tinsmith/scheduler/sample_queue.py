@@ -99,8 +99,9 @@ class SampleQueue:
         self._fair = OwnedShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
-        # Those of `_queued` with which a host was lost, in the order of their arrival.
+        # Those of `_queued` with which a host was lost, in the order of their arrival; of `_running`, their company.
         self._suspects: dict[str, _Queued] = {}
+        self._tried: dict[str, int] = {}
         self._sequences = 0
         # Most requests at once after a step failed as a whole; None while nothing is suspected.
         self._limit: int | None = None
@@ -173,14 +174,12 @@ class SampleQueue:
     def _admit_suspects(self) -> bool:
         """Let in suspects as their company allows; return whether there are any, beside whom nobody else is let in."""
         waiting = [q for q in self._suspects.values() if self._known_samplers.is_usable(q.sampler_id)]
-        others = [i for i, running in self._running.items() if running.queued.op.company is None]
         if not waiting:
-            return len(others) < len(self._running)
-        self._put_back(others)
-        companies = [running.queued.op.company for running in self._running.values()]
-        limits = [limit for limit in (self._limit, *companies) if limit is not None]
+            return bool(self._tried)
+        self._put_back([request_id for request_id in self._running if request_id not in self._tried])
+        limits = [limit for limit in (self._limit, *self._tried.values()) if limit is not None]
         for queued in waiting:
-            limits.append(queued.op.company or 1)
+            limits += [queued.op.company] if queued.op.company is not None else []
             if len(self._running) >= min(limits):
                 break
             self._start(self._take(queued))
@@ -220,6 +219,8 @@ class SampleQueue:
             self._exactly_once.failure(queued.op, error)
             return 0
         self._running[queued.op.request_id] = _Running(queued, job.num_samples)
+        if queued.op.company is not None:
+            self._tried[queued.op.request_id] = queued.op.company
         self._sequences += job.num_samples
         return job.num_samples
 
@@ -241,6 +242,7 @@ class SampleQueue:
 
     def _leave(self, request_id: str) -> _Queued:
         running = self._running.pop(request_id)
+        self._tried.pop(request_id, None)
         self._sequences -= running.sequences
         return running.queued
 
