@@ -214,9 +214,11 @@ class Dispatcher:
         """Return what follows from an internal operation's outcome, which has come."""
         return self._internal.pop(request_id, None)
 
-    def find_internal(self, request_id: str) -> Internal | None:
-        """Return what follows from an internal operation's outcome, which is still to come."""
-        return self._internal.get(request_id)
+    def find(self, request_id: str) -> Internal | Record | None:
+        """Return what this life of the host was handed under an id, where that is still of interest to anybody."""
+        # A replay by itself: its future may have expired long ago.
+        handed = self._internal.get(request_id) or self._replayed.get(request_id)
+        return handed or self._core.futures.find(request_id)
 
     def take_replayed(self, request_id: str) -> Record | None:
         """Return the operation whose replay this was."""

@@ -97,7 +97,7 @@ class Recovery:
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._recovery_points = recovery_points
-        self._suspects = Suspects(core.futures, dispatcher)
+        self._suspects = Suspects(dispatcher)
         self._tasks = core.tasks
         self._metrics = core.metrics
         self._live = core.live

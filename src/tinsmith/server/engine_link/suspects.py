@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
-from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.records import Record
 from tinsmith.types.engine_messages.host_events import Lost
 from tinsmith.types.engine_messages.operations import OpKind
@@ -41,8 +40,7 @@ class GivenUp:
 class Suspects:
     """Counts losses of engines against what they were running."""
 
-    def __init__(self, futures: FutureStore, dispatcher: Dispatcher) -> None:
-        self._futures = futures
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         # Of the service's own operations, whose ids are new in every life, by what they are for.
         self._internal_losses: Counter[tuple[OpKind, str]] = Counter()
@@ -56,7 +54,7 @@ class Suspects:
             log.warning("it was running %d operations, which are tried again %d at once", len(lost.running), company)
         given_up: list[GivenUp] = []
         for request_id in lost.running:
-            what = self._dispatcher.find_internal(request_id) or self._futures.find(request_id)
+            what = self._dispatcher.find(request_id)
             # Its client has cancelled it, or its session has ended: it will not be run again.
             if what is None:
                 continue
