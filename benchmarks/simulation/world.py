@@ -59,6 +59,10 @@ class SimulatedDisk:
         self._free_at = max(self._free_at, self._clock()) + self._write_s
         self._env.process(self._write(flush, self._free_at - self._env.now))
 
+    def write_now(self, flush: Flush) -> None:
+        """No process is lost here, so that nothing is in a hurry."""
+        self.add(flush)
+
     def _write(self, flush: Flush, seconds: float) -> Generator[simpy.Event]:
         yield self._env.timeout(seconds)
         self._on_done(flush, True)
@@ -107,7 +111,7 @@ class World:
             self._emitted.append,
             settings,
             self._clock,
-            lambda on_done: SimulatedDisk(self.env, self._clock, costs.write_s, on_done, self._wake),
+            lambda on_done, begin: SimulatedDisk(self.env, self._clock, costs.write_s, on_done, self._wake),
         )
         self._answers: dict[str, simpy.Event] = {}
         # Operations that must not wait while the engine is idle; releases may, for the disk.

@@ -36,3 +36,16 @@ def test_a_minute_up_is_a_sound_life_and_a_minute_of_loading_is_not() -> None:
     backoff.up()
     clock.now += 61
     assert backoff.died() == 0.0
+
+
+def test_lives_that_end_by_themselves_after_some_work_wait_a_little() -> None:
+    backoff = Backoff(FakeClock())
+
+    def after(from_outside: bool) -> float:
+        backoff.up()
+        backoff.progressed()
+        return backoff.died(from_outside)
+
+    assert [after(from_outside=False) for _ in range(6)] == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert after(from_outside=True) == 0.0
+    assert after(from_outside=False) == 0.2

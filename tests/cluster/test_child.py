@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.checkpoints import checkpoint
 from tests.support.fake_engine import BROKEN_DEVICE
-from tests.support.fake_engine_main import HANG, SLOW
+from tests.support.fake_engine_main import EXIT, FAULT, HANG, SLOW
 from tests.support.listener import Listener
 from tests.support.operations import create, forward_backward, load_sampler, optim, sample
 from tinsmith.cluster.child import ChildLink
@@ -125,7 +125,7 @@ def test_a_killed_child_is_lost_and_born_again() -> None:
                 first = pid_of(link)
                 os.kill(first, signal.SIGKILL)
                 await listener.until(lambda life=life: len(listener.of(Ready)) == life)
-                assert listener.of(Lost)[-1].reason == "the engine process was killed by signal 9 (Killed)"
+                assert listener.of(Lost)[-1] == Lost("the engine process was killed by signal 9 (Killed)", "killed")
                 assert pid_of(link) != first
             kinds = [type(e) for e in listener.events if isinstance(e, Lost | Ready)]
             assert kinds == [Ready, Lost, Ready, Lost, Ready]
@@ -149,6 +149,7 @@ def test_a_child_that_cannot_read_an_operation_says_why_and_is_replaced(monkeypa
                 "the engine process could not read a message: "
                 f"version: got 99, expected {version}: restart the service after an update"
             )
+            assert lost.running == ()
             op = create("m")
             link.submit(op)
             assert isinstance(await listener.answer(op), Result)
@@ -181,9 +182,28 @@ def test_a_child_that_hangs_in_a_turn_is_replaced() -> None:
             link.submit(create("m"))
             link.submit(op)
             await listener.until(lambda: len(listener.of(Ready)) == 2)
-            assert listener.of(Lost) == [Lost("the engine process spent more than 2 s in one turn", "stalled")]
+            reason = "the engine process spent more than 2 s in one turn"
+            assert listener.of(Lost) == [Lost(reason, "stalled", (op.request_id,))]
             assert not listener.answers(op)
             assert not psutil.pid_exists(hung)
+
+    asyncio.run(main())
+
+
+def test_a_child_that_gets_a_signal_of_its_own_doing_says_what_it_was_at() -> None:
+    async def main() -> None:
+        async with fake_child() as (link, listener):
+            op, draw = forward_backward("m", 1, [FAULT]), sample("s", [EXIT])
+            link.submit(create("m"))
+            link.submit(op)
+            await listener.until(lambda: len(listener.of(Ready)) == 2)
+            for one in (load_sampler("s"), draw):
+                link.submit(one)
+            await listener.until(lambda: len(listener.of(Ready)) == 3)
+            assert listener.of(Lost) == [
+                Lost("the engine process was killed by signal 11 (Segmentation fault)", "crashed", (op.request_id,)),
+                Lost("the engine process ended with status 1", "crashed", (draw.request_id,)),
+            ]
 
     asyncio.run(main())
 
@@ -224,7 +244,9 @@ def test_a_broken_device_ends_the_child_and_its_work_is_not_failed() -> None:
             link.submit(create("m"))
             link.submit(op)
             await listener.until(lambda: len(listener.of(Ready)) == 2)
-            assert "the device failed: CUDA error" in listener.of(Lost)[0].reason
+            (lost,) = listener.of(Lost)
+            assert "the device failed: CUDA error" in lost.reason
+            assert (lost.cause, lost.running) == ("crashed", (op.request_id,))
             assert not listener.answers(op)
 
     asyncio.run(main())

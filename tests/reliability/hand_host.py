@@ -43,7 +43,6 @@ class MarkEngine(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__(BASE, TOKENS_PER_PASS, token_s=1e-9, step_s=1e-9)
-        self.info = self.info.model_copy(update={"vocab_size": 1_000_000})
         self.fuse: int | None = None
         self.dead = False
         self.disk_full = False
@@ -167,7 +166,7 @@ class HandLink:
             except Killed:
                 self._unsent.clear()
         self._bury()
-        self._on_event(Lost("killed"))
+        self._on_event(Lost("killed", "killed"))
 
     def _bury(self) -> None:
         self.engine.dead = True

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from tests.reliability.hand_host import BASE, HandLink, MarkEngine
 from tests.reliability.reference import Asked
 from tests.server.conftest import Running
-from tinsmith.server.engine_link import outcomes, recovery
+from tinsmith.server.engine_link import outcomes
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.journal import journal
@@ -67,11 +67,10 @@ class Lives:
         self.loop = asyncio.new_event_loop()
         self.disk_full = False
         self.running: Running | None = None
-        # Waits that only keep a real service calm, and a count that is for engines which no operation lets live.
+        # Waits that only keep a real service calm.
         self._patches = [
             mock.patch.object(outcomes, "_RETRY_S", (0.001,)),
             mock.patch("tinsmith.scheduler.flusher._FIRST_RETRY_S", 0.001),
-            mock.patch.object(recovery, "_FATAL_LOSSES", 10**9),
         ]
         for patch in self._patches:
             patch.start()

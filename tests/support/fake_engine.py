@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class FakeEngine:
             name=name,
             architecture="FakeForCausalLM",
             model_type="fake",
-            vocab_size=10_000,
+            vocab_size=1_000_000,
             hidden_size=8,
             num_layers=1,
             context_length=64,
@@ -102,7 +102,9 @@ class FakeEngine:
         self.models[model_id].diary.append(("keep_reference", reference))
 
     def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
-        codes = [_code(row.datum.model_input.to_ints()[0]) for row in rows]
+        firsts = [row.datum.model_input.to_ints()[0] for row in rows]
+        self.suffer(firsts)
+        codes = [_code(first) for first in firsts]
         self.clock.now += self._token_s * sum(self.row_cost(row.datum) for row in rows)
         if BROKEN_DEVICE in codes:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -112,6 +114,9 @@ class FakeEngine:
             raise MemoryError("too many rows")
         self.passes.append(list(rows))
         return [self._row(row) for row in rows]
+
+    def suffer(self, firsts: Sequence[int]) -> None:
+        """Told the first token of everything in a pass or a step of the sampler; a process of its own may die of it."""
 
     def _row(self, row: TrainRow) -> RowOutput | Exception:
         model = self.models[row.model_id]
@@ -199,6 +204,7 @@ class FakeSampler:
         self._jobs: dict[str, tuple[SampleJob, Weights | None, list[int]]] = {}
         self.added: list[str] = []
         self.last: PassShare | None = None
+        self.on_step: Callable[[Iterable[str]], None] = lambda ids: None
 
     @property
     def has_work(self) -> bool:
@@ -216,6 +222,8 @@ class FakeSampler:
     def step(self, turn: Turn = EVEN) -> list[tuple[str, SampleResponse | Exception]]:
         self._engine.clock.now += self._step_s
         batch = sorted(self._jobs.values(), key=lambda job: job[0].owner != turn.leader)[:8]
+        self.on_step([job.request_id for job, _, _ in batch])
+        self._engine.suffer([job.prompt[0] for job, _, _ in batch])
         self.last = PassShare(turn, PassKind.DECODE, 8)
         for job, _, _ in batch:
             self.last.take(job.owner, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -143,12 +143,12 @@ class FakeLink:
 
     # -- for tests ----------------------------------------------------------------------------------------------------
 
-    def kill(self, reason: str = "killed", cause: LossCause = "crashed") -> None:
-        """Lose everything in memory, as a killed process does."""
+    def kill(self, reason: str = "killed", cause: LossCause = "killed", running: Sequence[str] = ()) -> None:
+        """Lose everything in memory, as a killed process does, while it ran the operations with these ids."""
         self.alive = False
         for state in (self.models, self.samplers, self._queue, self._seen, self._unflushed, self.submitted, self.ran):
             state.clear()
-        self.send(Lost(reason, cause))
+        self.send(Lost(reason, cause, tuple(running)))
 
     def revive(self) -> None:
         """Come up, empty."""

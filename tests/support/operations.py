@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tinsmith.scheduler.engine_scheduler import HostedEngine
@@ -83,7 +83,7 @@ def optim(model_id: str, seq_id: int, learning_rate: float = 1e-4, **fields: Any
 
 def sample(sampler_id: str, prompt: Sequence[int] = (5,), max_tokens: int = 1, **fields: Any) -> Operation:
     """SAMPLE; `num_samples`, `seed` and other fields of the request may be given."""
-    own = {k: fields.pop(k) for k in ("request_id", "base_model", "owner") if k in fields}
+    own = {k: fields.pop(k) for k in ("request_id", "base_model", "owner", "company") if k in fields}
     params = {"max_tokens": max_tokens, **{k: fields.pop(k) for k in ("seed", "temperature") if k in fields}}
     request = {
         "sampling_session_id": "s",
@@ -106,9 +106,13 @@ class Driven:
     def __init__(self, *engines: HostedEngine, clock: Callable[[], float] | None = None, **settings: Any) -> None:
         self.events: list[Event] = []
         self.submitted: list[Operation] = []
-        kwargs = {} if clock is None else {"clock": clock}
+        self.begun: list[list[str]] = []
+        kwargs: dict[str, Any] = {} if clock is None else {"clock": clock}
         by_name = {engine.info.name: engine for engine in engines}
-        self.host = EngineHost(by_name, self.events.append, Settings(**settings), **kwargs)
+        self.host = EngineHost(by_name, self.events.append, Settings(**settings), begin=self._begin, **kwargs)
+
+    def _begin(self, ids: Iterable[str]) -> None:
+        self.begun.append(list(ids))
 
     def submit(self, *ops: Operation) -> None:
         """Hand operations over."""

@@ -16,8 +16,10 @@ from typing import Any
 from tinsmith.clocks import LOOK_EVERY_S
 from tinsmith.cluster.backoff import Backoff
 from tinsmith.cluster.child_environment import without_secrets
+from tinsmith.cluster.deaths import MemoryKills, cause_of, how_it_ended, is_stopped
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.model_sources import ModelSpec
+from tinsmith.cluster.slate import Slate, make_memory
 from tinsmith.cluster.vital_signs import VitalSigns
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Event, Failure, LossCause, Lost, Ready
@@ -59,7 +61,9 @@ class ChildLink:
         self._supervisor: asyncio.Task[None] | None = None
         self._ready = False
         self._message: str | None = None
-        self._cause: LossCause = "crashed"
+        self._cause: LossCause | None = None
+        self._garbled = False
+        self._memory_kills = MemoryKills()
         self._backoff = Backoff()
 
     @property
@@ -131,32 +135,35 @@ class ChildLink:
     async def _supervise(self) -> None:
         while not self._closing.is_set():
             try:
-                reason = await self._live()
+                lost = await self._live()
             except OSError as error:
-                reason = f"the engine process could not be started: {error}"
+                lost = Lost(f"the engine process could not be started: {error}")
             # A first life that never came up is the operator's to mend: a wrong path does not get better by waiting.
             if not self._first.done():
-                self._first.set_exception(StartupError(reason))
+                self._first.set_exception(StartupError(lost.reason))
                 return
             if self._closing.is_set():
                 return
-            self._emit(Lost(reason, self._cause))
+            self._emit(lost)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._backoff.died())
+                await asyncio.wait_for(self._closing.wait(), self._backoff.died(lost.from_outside))
 
-    async def _live(self) -> str:
+    async def _live(self) -> Lost:
         """Run one child until it is gone; return why it went."""
-        self._message, self._cause = None, "crashed"
+        self._message, self._cause, self._garbled = None, None, False
         ours, theirs = socket.socketpair()
+        memory = make_memory()
+        slate = Slate(memory)
         try:
-            self._process = process = await self._spawn(theirs)
+            self._process = process = await self._spawn(theirs, memory)
             reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         except OSError:
             ours.close()
             raise
         finally:
-            # The child has its own copy. With ours open we would never see the end of the stream when it dies.
+            # The child has its own copies. With ours open we would never see the end of the stream when it dies.
             theirs.close()
+            os.close(memory)
         self._signs = VitalSigns(self._settings.engine_beat_s, self._settings.engine_stall_s)
         watch = asyncio.create_task(self._watch(process))
         try:
@@ -166,8 +173,8 @@ class ChildLink:
             if self._closing.is_set():
                 self._writer.write(encode_frame(_STOP))
             await self._listen(reader)
-        except FrameError as error:
-            self._message = f"the engine process did not speak as expected: {error}"
+        except (FrameError, KeyError, TypeError, ValueError) as error:
+            self._garbled, self._message = True, f"the engine process did not speak as expected: {error}"
         except OSError:
             logger.warning("the connection to the engine process broke", exc_info=True)
         finally:
@@ -177,12 +184,20 @@ class ChildLink:
             self._writer.close()
             self._writer = None
             await self._end_process(patience=_END_S)
-        return self._message or _how_it_ended(process.returncode)
+        running = slate.read()
+        slate.close()
+        return self._loss(process.returncode, running)
 
-    async def _spawn(self, theirs: socket.socket) -> Process:
+    def _loss(self, status: int | None, running: tuple[str, ...]) -> Lost:
+        cause = self._cause or cause_of(status, self._memory_kills.happened())
+        # Where one end did not understand the other, it was of something that had been sent, not of what was running.
+        return Lost(self._message or how_it_ended(status, cause), cause, () if self._garbled else running)
+
+    async def _spawn(self, theirs: socket.socket, memory: int) -> Process:
+        places = ("--fd", str(theirs.fileno()), "--slate", str(memory), "--parent", str(os.getpid()))
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", self._module, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-            pass_fds=[theirs.fileno()],  # no path in the file system, so nobody else can connect
+            *(sys.executable, "-m", self._module, *places),
+            pass_fds=[theirs.fileno(), memory],  # no path in the file system, so nobody else can connect
             stdin=asyncio.subprocess.DEVNULL,
             env=without_secrets(os.environ),
         )
@@ -191,9 +206,12 @@ class ChildLink:
         """Kill a child that does nothing any more; what follows is what follows any death."""
         every_s = min(LOOK_EVERY_S, self._settings.engine_beat_s / 4, self._settings.engine_stall_s / 4)
         # Looked at all the time, as a listening clock has to be.
-        while (verdict := self._signs.verdict()) is None:  # noqa: ASYNC110
+        while (verdict := self._signs.verdict()) is None:
+            self._memory_kills.look()
             await asyncio.sleep(every_s)
         self._cause, self._message = verdict
+        if self._cause == "stopped" and not is_stopped(process.pid):
+            self._cause = "stalled"  # a call that holds Python's lock keeps the thread that beats from it, too
         # At once and so: a stopped process would keep a SIGTERM until it is continued.
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -210,7 +228,8 @@ class ChildLink:
             self._signs.beat(message["beat"])
             return
         if "event" not in message:
-            self._message = message.get("startup_error") or message.get("broken")
+            self._garbled = "deaf" in message
+            self._message = message.get("startup_error") or message.get("broken") or message.get("deaf")
             return
         event = event_from_frame(message)
         if isinstance(event, Ready):
@@ -234,15 +253,11 @@ class ChildLink:
             return
         for sign, wait_s in ((None, patience), (signal.SIGTERM, _END_S), (signal.SIGKILL, _END_S)):
             if sign is not None:
+                # Its status will say that it was killed, which is not why it went.
+                self._cause = self._cause or "crashed"
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(sign)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), wait_s)
                 break
         self._process = None
-
-
-def _how_it_ended(status: int | None) -> str:
-    if status is not None and status < 0:
-        return f"the engine process was killed by signal {-status} ({signal.strsignal(-status)})"
-    return f"the engine process ended with status {status}"

@@ -22,6 +22,7 @@ from tinsmith import logs
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.loading import load_engines
 from tinsmith.cluster.model_sources import ModelSpec
+from tinsmith.cluster.slate import Slate
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
@@ -93,7 +94,7 @@ class Channel:
         except Exception as error:
             # Whatever it was: with this thread gone nobody would hear the service any more, so say why and leave.
             logger.exception("the connection to the service broke")
-            self.send({"broken": f"the engine process could not read a message: {error}"})
+            self.send({"deaf": f"the engine process could not read a message: {error}"})
             self.close()
         # Nobody is left to work for, and files are written so that a sudden end does no harm.
         os._exit(0)
@@ -137,7 +138,8 @@ def _encode(message: dict[str, Any]) -> bytes:
 class Child:
     """What the parent's messages do: `hello` with models and settings comes first, then `op`, `cancel`, `stop`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, slate: Slate) -> None:
+        self._slate = slate
         # Handed to the main thread, which loads the models: the reading thread must stay free to hear a `stop`.
         self.hello: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._host: EngineHost | None = None
@@ -167,7 +169,7 @@ class Child:
         except StartupError as error:
             self.channel.send({"startup_error": str(error)})
             return EXIT_STARTUP
-        self._host = EngineHost(engines, self.channel.send_event, settings)
+        self._host = EngineHost(engines, self.channel.send_event, settings, begin=self._slate.write)
         try:
             self._host.run()
         except Exception as error:
@@ -185,13 +187,14 @@ def main(load: Callable[[Iterable[ModelSpec], Settings], Mapping[str, HostedEngi
     """
     parser = argparse.ArgumentParser(description="The engine process of a Tinsmith service; started by the service.")
     parser.add_argument("--fd", type=int, required=True, help="socket to the service, inherited")
+    parser.add_argument("--slate", type=int, required=True, help="memory for what is being worked on, inherited")
     parser.add_argument("--parent", type=int, required=True, help="process id of the service")
     args = parser.parse_args()
     die_with_parent(args.parent)
     # An interrupt at the terminal reaches the whole group; the service decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure("engine")
-    child = Child(socket.socket(fileno=args.fd))
+    child = Child(socket.socket(fileno=args.fd), Slate(args.slate))
     status = child.work(load)
     child.channel.close()
     # Without waiting for daemon threads: one of them may be in the middle of a long read.

@@ -82,7 +82,7 @@ class EngineScheduler:
         self._clock = clock
         self.queues: dict[str, ModelQueue] = {}
         self.known_samplers = known = KnownSamplers()
-        self.passes = Passes(engine)
+        self.passes = Passes(engine, exactly_once.begin)
         self.sample_queue = SampleQueue(engine, known, exactly_once, settings.max_decode_batch, self._patience_s)
         self._sampler_operations = SamplerOperations(engine, known, self.sample_queue, flusher, exactly_once)
         self._fair_barriers: OwnedShare[str] = OwnedShare()
@@ -201,6 +201,7 @@ class EngineScheduler:
         self._ready.note(queue)
 
     def _run(self, queue: ModelQueue, op: Operation) -> None:
+        self._exactly_once.begin((op.request_id,))
         if isinstance(op.work, ReleaseModel):
             self._release_model(queue, op)
             return
@@ -218,16 +219,20 @@ class EngineScheduler:
         self._exactly_once.result(op, encode(result))
         queue.done(op, self._clock())
         if isinstance(op.work, TakeSnapshot):
-            self._snapshot_made(op.request_id, op.work)
+            self._snapshot_made(op, op.work)
 
-    def _snapshot_made(self, request_id: str, snapshot: TakeSnapshot) -> None:
+    def _snapshot_made(self, op: Operation, snapshot: TakeSnapshot) -> None:
         sampler_id, folder = snapshot.sampler_id, snapshot.folder
         self.known_samplers.made(sampler_id)
         if self._sampler_operations.will_release(sampler_id):
             # It was closed while it was still to be made; it is written to disk all the same, and then released.
             self.known_samplers.retire(sampler_id)
         write = self._engine.write_snapshot
-        self._flusher.add(Flush(request_id, sampler_id, folder, lambda: write(sampler_id, folder)))
+        flush = Flush(op.request_id, sampler_id, folder, lambda: write(sampler_id, folder))
+        if op.company is None:
+            self._flusher.add(flush)
+        else:
+            self._flusher.write_now(flush)
 
     def _fail(self, queue: ModelQueue, op: Operation, error: Exception, leaves_gradients: bool = True) -> None:
         """Answer an operation of a model with an error, and keep what that means for those after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tinsmith.scheduler.failures import describe
 from tinsmith.types.engine_messages.host_events import Event, Failure, Result
@@ -17,10 +17,17 @@ _REMEMBERED = 1 << 18
 
 
 class ExactlyOnce:
-    """Operations that wait for their answer, and the ids of those that had it."""
+    """Operations that wait for their answer, and the ids of those that had it.
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    Args:
+        emit: takes the answers.
+        begin: told the ids of those that are about to be run, before every call that could end the process or never
+            return.
+    """
+
+    def __init__(self, emit: Callable[[Event], None], begin: Callable[[Iterable[str]], None]) -> None:
         self.emit = emit
+        self.begin = begin
         self._open: dict[str, Operation] = {}
         # A set that knows which of its ids is the oldest.
         self._answered: OrderedDict[str, None] = OrderedDict()
@@ -29,6 +36,7 @@ class ExactlyOnce:
         """Return whether the operation is new; a repeated one is dropped, its first submission answers."""
         if op.request_id in self._open or op.request_id in self._answered:
             return False
+        self.begin((op.request_id,))
         self._open[op.request_id] = op
         return True
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -46,6 +46,7 @@ class SnapshotWriter(Protocol):
     """What the scheduler needs of whatever writes snapshots; each is told of once, when it is on disk or given up."""
 
     def add(self, flush: Flush) -> None: ...
+    def write_now(self, flush: Flush) -> None: ...
     def holds(self, sampler_id: str) -> bool: ...
     def abandon(self, sampler_id: str) -> None: ...
     def forget(self, flush: Flush) -> None: ...
@@ -59,11 +60,15 @@ class Flusher:
     until then the journal is kept, so nothing is lost.
 
     Args:
-        on_done: called on the flusher's thread with (flush, whether it is on disk).
+        on_done: called with (flush, whether it is on disk), on the flusher's thread but for `write_now`.
+        begin: told the operations whose snapshots are about to be written, and of none when that is over.
     """
 
-    def __init__(self, on_done: Callable[[Flush, bool], None]) -> None:
+    def __init__(
+        self, on_done: Callable[[Flush, bool], None], begin: Callable[[Iterable[str]], None] = lambda ids: None
+    ) -> None:
         self._on_done = on_done
+        self._begin = begin
         self._queue: SimpleQueue[Flush | None] = SimpleQueue()
         # Changed on the host's thread only; the flusher's own thread reads `_unwanted`, which is safe for a set.
         self._busy: Counter[str] = Counter()
@@ -80,6 +85,18 @@ class Flusher:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tinsmith-flusher", daemon=True)
             self._thread.start()
+
+    def write_now(self, flush: Flush) -> None:
+        """Write a snapshot on the caller's thread, where nothing else runs: a process was lost while one wrote it."""
+        try:
+            if not Path(flush.folder).exists():
+                flush.write()
+        except Exception:
+            logger.exception("sampler %s could not be written to %s", flush.sampler_id, flush.folder)
+            self.add(flush)
+            return
+        self._busy[flush.sampler_id] += 1
+        self._done(flush, True)
 
     def holds(self, sampler_id: str) -> bool:
         """Whether the sampler's weights are still needed for writing."""
@@ -138,6 +155,7 @@ class Flusher:
         try:
             # A replay may take a snapshot again whose files are there: the last host died before it could say so.
             if not Path(flush.folder).exists():
+                self._begin((flush.request_id,))
                 flush.write()
         except Exception as error:
             # The end of a session removes its folders, perhaps ahead of the release: that is no fault.
@@ -150,6 +168,8 @@ class Flusher:
                 heappush(late, _Late(time.monotonic() + delay, next(self._numbers), flush, delay))
         else:
             self._done(flush, True)
+        finally:
+            self._begin(())
 
     def _done(self, flush: Flush, written: bool) -> None:
         # Whatever goes wrong in telling, the thread lives on: it is the only one that writes.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
 from tinsmith.scheduler.accounts import Accounts
+from tinsmith.scheduler.at_work import AtWork
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.flusher import Flush, Flusher, SnapshotWriter
@@ -33,6 +34,9 @@ class _Cancel:
     request_id: str
 
 
+MakeWriter = Callable[[Callable[[Flush, bool], None], Callable[[Iterable[str]], None]], SnapshotWriter]
+
+
 class EngineHost:
     """Runs operations on the engines of one process.
 
@@ -44,7 +48,10 @@ class EngineHost:
         emit: takes events; must not block.
         settings: limits and timeouts.
         clock: seconds, monotonic.
-        make_writer: makes what writes snapshots, given what to tell of each and whether it is on disk.
+        make_writer: makes what writes snapshots, given what to tell of each and whether it is on disk, and what to tell
+            the operations whose snapshots it is about to write.
+        begin: told the ids of the operations that are about to be run, and of none when that is over, on any thread but
+            one call after another. Who keeps them where they outlive this process can say what it died of.
 
     Attributes:
         infos: what is told about each base model, by name.
@@ -57,14 +64,16 @@ class EngineHost:
         emit: Callable[[Event], None],
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
-        make_writer: Callable[[Callable[[Flush, bool], None]], SnapshotWriter] = Flusher,
+        make_writer: MakeWriter = Flusher,
+        begin: Callable[[Iterable[str]], None] = lambda ids: None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._emit = emit
-        self._exactly_once = ExactlyOnce(emit)
+        self._at_work = at_work = AtWork(begin)
+        self._exactly_once = ExactlyOnce(emit, at_work.begin)
         # Its thread only posts: queues and events belong to the host's thread.
-        self._flusher = make_writer(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)))
+        self._flusher = make_writer(lambda flush, ok: self._post(lambda: self._flushed(flush, ok)), at_work.write)
         self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -158,6 +167,8 @@ class EngineHost:
             elapsed = self._clock() - started
             self._accounts.charge((name, lane), elapsed, parts)
             self._meter.worked(elapsed)
+        # Not where it raises: then the process ends, and what ran is what it ends of.
+        self._at_work.begin(())
         self._tick(busy=picked is not None)
         self.turn = None
         return picked is not None or bool(self._inbox)

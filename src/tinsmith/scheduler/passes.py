@@ -4,7 +4,8 @@ Rows are placed in units: one row, or the two of a pair, whose loss is one. With
 in the order of its operations, and a pass takes rows of one operation only: so a model that is alone meets the same
 passes, and gets the same sums to the last bit, however fast its operations arrive, in a replay too. The owner whose
 turn it is goes first, then the others by their accounts (`engine.sharing` says who may take part), and of an owner's
-models the one that has had the fewest tokens.
+models the one that has had the fewest tokens. An operation with which a host was lost is computed with few others or
+alone (`Operation.company`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
@@ -155,11 +156,24 @@ class Placed(NamedTuple):
 _Outputs = list[RowOutput | Exception]
 
 
-class Passes:
-    """The passes of one engine."""
+def _may_join(op: Operation, others: Mapping[str, Operation]) -> bool:
+    """Whether an operation may be in one pass with others, as far as one of them is suspected to end the process."""
+    if op.request_id in others:
+        return True
+    limits = [one.company for one in (op, *others.values()) if one.company is not None]
+    return not limits or len(others) < min(limits)
 
-    def __init__(self, engine: TrainingEngine) -> None:
+
+class Passes:
+    """The passes of one engine.
+
+    Args:
+        begin: told the ids of the operations that are about to be computed.
+    """
+
+    def __init__(self, engine: TrainingEngine, begin: Callable[[Iterable[str]], None]) -> None:
         self._engine = engine
+        self._begin = begin
         self._fair: OwnedShare[str] = OwnedShare()
         # Per model, in its order: the tasks that were opened and not handed back yet. The first of them is the first of
         # the model's ready run, so that positions in both are the same.
@@ -193,6 +207,7 @@ class Passes:
         Small units may fill what a needier model's next one leaves, but not run ahead of it by more than a budget.
         """
         units: list[Placed] = []
+        ops: dict[str, Operation] = {}
         cursors: dict[str, dict[str, _Cursor]] = {}
         for model_id, queue in queues.items():
             cursors.setdefault(queue.owner, {})[model_id] = _Cursor(self, queue)
@@ -206,7 +221,11 @@ class Passes:
             mine = cursors[owner]
             model_id = self._fair.least(mine)
             found = mine[model_id].seek()
-            if found is None or not self._fits(found, model_id, owner, share, units):
+            if (
+                found is None
+                or not self._fits(found, model_id, owner, share, units)
+                or not _may_join(found.task.op, ops)
+            ):
                 # Out of this pass altogether: its rows keep their order, so none further on may fill the gap.
                 del mine[model_id]
                 if not mine:
@@ -214,6 +233,7 @@ class Passes:
                 continue
             mine[model_id].advance(found)
             units.append(found)
+            ops[found.task.op.request_id] = found.task.op
             # Now, not when the pass succeeds: no recovery point may come between a part of a step and the rest of it.
             queues[model_id].dirty |= found.task.backward
             share.take(owner, found.cost)
@@ -239,6 +259,7 @@ class Passes:
 
     def _open(self, op: Operation) -> Task:
         task = Task(op)
+        self._begin((op.request_id,))
         try:
             request = decode_forward_backward_request(op.read_body())
             if op.replay and request.forward_only:
@@ -277,6 +298,7 @@ class Passes:
 
     def _pass(self, placed: Sequence[Placed]) -> tuple[list[_Outputs], list[int]]:
         """Compute one pass; return the outputs of each unit, and which units may do better in a smaller pass."""
+        self._begin(dict.fromkeys(unit.task.op.request_id for unit in placed))
         try:
             found = iter(self._engine.train_rows([row for unit in placed for row in unit.rows]))
         except Exception as error:

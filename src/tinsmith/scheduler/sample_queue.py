@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class BatchSampler(Protocol):
 
     def add(self, job: SampleJob, /) -> object: ...
     def cancel(self, request_id: str, /) -> object: ...
+
+    # Told the ids of the requests that a step computes, before it does.
+    on_step: Callable[[Iterable[str]], None]
+
     def step(self, turn: Turn, /) -> Iterable[tuple[str, SampleResponse | Exception]]: ...
 
 
@@ -71,6 +75,9 @@ class SampleQueue:
     one, which fails alone if it fails again; each request that ends well lets in one more. What a request draws does
     not depend on when it runs, so beginning again changes no result.
 
+    Requests with which a host was lost (`Operation.company`) come first, few at a time and nobody beside them; whoever
+    runs when one comes begins again later. So what ends the process is found among them, and the others wait once.
+
     Args:
         engine: has the sampler.
         known_samplers: which ids can be sampled from.
@@ -96,6 +103,9 @@ class SampleQueue:
         self._fair: OwnedShare[str] = OwnedShare()
         self._queued: dict[str, OrderedDict[str, _Queued]] = {}
         self._running: dict[str, _Running] = {}
+        # Those of `_queued` with which a host was lost, in the order of their arrival; of `_running`, their company.
+        self._suspects: dict[str, _Queued] = {}
+        self._tried: dict[str, int] = {}
         # By owner, what runs and what is in the engine but cannot go on before something else there has.
         self._sequences: Counter[str] = Counter()
         self._stuck: set[str] = set()
@@ -125,7 +135,12 @@ class SampleQueue:
 
     def offer(self, op: Operation, sampler_id: str, now: float) -> None:
         """Take a SAMPLE operation from a sampler."""
-        self._queued.setdefault(sampler_id, OrderedDict())[op.request_id] = _Queued(op, sampler_id, now)
+        self._enqueue(_Queued(op, sampler_id, now))
+
+    def _enqueue(self, queued: _Queued) -> None:
+        self._queued.setdefault(queued.sampler_id, OrderedDict())[queued.op.request_id] = queued
+        if queued.op.company is not None:
+            self._suspects[queued.op.request_id] = queued
 
     def turn(self, turn: Turn) -> PassShare | None:
         """Let requests in and run one step of the engine's sampler; return who had how much of it."""
@@ -135,6 +150,8 @@ class SampleQueue:
         # Asked before the step, after which the request may have left.
         alone = len(self._running) == 1
         sampler = self._engine.sampler
+        # Of all that it holds, the sampler alone knows whom it serves in a step.
+        sampler.on_step = self._exactly_once.begin
         try:
             finished = list(sampler.step(turn))
         except Exception as error:
@@ -162,6 +179,8 @@ class SampleQueue:
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def _admit(self, turn: Turn) -> None:
+        if self._admit_suspects():
+            return
         # A sampler has one owner, so that the first request tells whose all of them are.
         usable = {s: _owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s)}
         self._fair.activate(usable)
@@ -176,19 +195,36 @@ class SampleQueue:
                     return
                 sampler_id = self._fair.least(samplers)
                 # In sequences, for what they cost in tokens is not known before they end.
-                self._fair.charge(sampler_id, self._start(self._next(sampler_id)))
+                self._fair.charge(sampler_id, self._start(self._take(next(iter(self._queued[sampler_id].values())))))
                 if sampler_id not in self._queued:
                     del samplers[sampler_id]
 
-    def _next(self, sampler_id: str) -> _Queued:
-        waiting = self._queued[sampler_id]
-        _, queued = waiting.popitem(last=False)
+    def _admit_suspects(self) -> bool:
+        """Let in suspects as their company allows; return whether there are any, beside whom nobody else is let in."""
+        waiting = [q for q in self._suspects.values() if self._known_samplers.is_usable(q.sampler_id)]
         if not waiting:
-            del self._queued[sampler_id]
+            return bool(self._tried)
+        self._put_back([request_id for request_id in self._running if request_id not in self._tried])
+        limits = [limit for limit in (self._limit, *self._tried.values()) if limit is not None]
+        for queued in waiting:
+            limits += [queued.op.company] if queued.op.company is not None else []
+            if len(self._running) >= min(limits):
+                break
+            self._start(self._take(queued))
+        return True
+
+    def _take(self, queued: _Queued) -> _Queued:
+        """Take a request out of those that wait."""
+        waiting = self._queued[queued.sampler_id]
+        del waiting[queued.op.request_id]
+        if not waiting:
+            del self._queued[queued.sampler_id]
+        self._suspects.pop(queued.op.request_id, None)
         return queued
 
     def _start(self, queued: _Queued) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
+        self._exactly_once.begin((queued.op.request_id,))
         try:
             job = sample_job(queued.op, queued.sampler_id)
             self._engine.sampler.add(job)
@@ -197,6 +233,8 @@ class SampleQueue:
             self._exactly_once.failure(queued.op, error)
             return 0
         self._running[queued.op.request_id] = _Running(queued, job.num_samples)
+        if queued.op.company is not None:
+            self._tried[queued.op.request_id] = queued.op.company
         self._sequences[queued.op.owner] += job.num_samples
         return job.num_samples
 
@@ -218,6 +256,7 @@ class SampleQueue:
 
     def _leave(self, request_id: str) -> _Queued:
         running = self._running.pop(request_id)
+        self._tried.pop(request_id, None)
         owner = running.queued.op.owner
         self._sequences[owner] -= running.sequences
         # A Counter keeps zeros; owners come and go.
@@ -231,24 +270,25 @@ class SampleQueue:
             return
         logger.warning("a sampling step failed; %d requests begin again, half as many at once", len(request_ids))
         self._limit = max(1, len(self._running) // 2)
+        self._put_back(request_ids)
+
+    def _put_back(self, request_ids: list[str]) -> None:
+        """Let requests that run begin again."""
         # The last one first, each put in front: they keep their order and stand before those that never ran.
         for request_id in reversed(request_ids):
+            self._engine.sampler.cancel(request_id)
             queued = self._leave(request_id)
-            waiting = self._queued.setdefault(queued.sampler_id, OrderedDict())
-            waiting[request_id] = queued
-            waiting.move_to_end(request_id, last=False)
+            self._enqueue(queued)
+            self._queued[queued.sampler_id].move_to_end(request_id, last=False)
 
     def cancel(self, request_id: str) -> Operation | None:
         """Drop a request; return it, None where it is not here (any more). The caller answers it."""
         if request_id in self._running:
             self._engine.sampler.cancel(request_id)
             return self._leave(request_id).op
-        for sampler_id, waiting in self._queued.items():
+        for waiting in self._queued.values():
             if request_id in waiting:
-                queued = waiting.pop(request_id)
-                if not waiting:
-                    del self._queued[sampler_id]
-                return queued.op
+                return self._take(waiting[request_id]).op
         return None
 
     def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:

@@ -79,6 +79,7 @@ class SamplerOperations:
         op, work = waiting.popleft()
         if not waiting:
             del self._waiting[sampler_id]
+        self._exactly_once.begin((op.request_id,))
         try:
             if isinstance(work, LoadSampler):
                 self._load(work)

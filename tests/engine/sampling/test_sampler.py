@@ -152,6 +152,23 @@ def test_cancelling_frees_and_disturbs_nobody(engine: Engine) -> None:
     assert result.sequences[0].tokens == wanted
 
 
+def test_each_step_says_whom_it_computes_before_it_does(engine: Engine) -> None:
+    told: list[set[str]] = []
+    engine.sampler.on_step = lambda ids: told.append(set(ids))
+    first, second = make_job("s", [1, 2, 3], 2, max_tokens=4), make_job("s", [4, 5], max_tokens=4)
+    engine.sampler.add(first)
+    engine.sampler.step()
+    engine.sampler.add(second)
+    # A prompt is computed beside nobody who is generating.
+    for _ in range(3):
+        engine.sampler.step()
+    drain(engine)
+    engine.sampler.on_step = lambda ids: None
+    assert told[0] == {first.request_id}
+    assert {second.request_id} in told
+    assert {first.request_id, second.request_id} in told
+
+
 def test_a_released_sampler_ends_what_it_began() -> None:
     own = make_engine()
     wanted = sample(own, make_job("s", [1, 2, 3], max_tokens=40)).sequences[0].tokens

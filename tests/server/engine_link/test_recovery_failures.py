@@ -47,22 +47,6 @@ async def test_passes_that_never_came_are_not_waited_for_again(running: Running,
     assert (await client.result(await client.post_step(model, seq_id + 2)))["metrics"]["steps"] == 1
 
 
-async def test_an_operation_that_kills_every_engine_is_given_up(running: Running) -> None:
-    client = await running.client()
-    poisoned, innocent = await client.create_model(), await client.create_model()
-    running.link.holding = True
-    poison, later = await client.post_pass(poisoned, 6), await client.post_step(poisoned)
-    for _ in range(5):  # in the first life other operations succeeded
-        await engine_dies(running)
-    with pytest.raises(Failed, match="the engine died 4 times") as failed:
-        await client.result(poison)
-    assert failed.value.category == "server"
-    running.link.release()
-    with pytest.raises(Failed):
-        await client.result(later)
-    assert await client.forward_backward(innocent, 1)
-
-
 async def test_a_replay_that_fails_is_not_passed_over_in_silence(running: Running) -> None:
     client = await running.client()
     model = await client.create_model()

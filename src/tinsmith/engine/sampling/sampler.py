@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -42,6 +43,7 @@ class Sampler:
 
     Attributes:
         last: who had how much of the last step; None where it had nothing to do.
+        on_step: told the ids of the requests that a step computes, before it does.
     """
 
     def __init__(self, base: BaseModel, snapshots: Snapshots, memory: SlotMemory, settings: Settings) -> None:
@@ -59,6 +61,7 @@ class Sampler:
         self._groups = OpenGroups(self.schedule, base.info, decode, snapshots.done)
         self.last: PassShare | None = None
         self._rows_at_once = max(1, _CELLS_AT_ONCE // base.info.vocab_size)
+        self.on_step: Callable[[Iterable[str]], None] = lambda ids: None
 
     @property
     def has_work(self) -> bool:
@@ -101,6 +104,7 @@ class Sampler:
         self.last = None
         if plan is not None:
             self.last = plan.share
+            self.on_step(dict.fromkeys(part.sequence.group.job.request_id for part in plan.slices))
             try:
                 self._run(plan)
             except Exception as error:

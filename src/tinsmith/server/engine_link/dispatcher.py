@@ -35,10 +35,19 @@ from tinsmith.types.facts.loss_table import BASE_REFERENCE
 
 @dataclass(frozen=True, slots=True)
 class Internal:
-    """An operation that no client asked for, and what follows from its outcome."""
+    """An operation that no client asked for, and what follows from its outcome.
 
+    Attributes:
+        kind, of: what it does, and the id of the run or sampler that it is for.
+        done, failed: called with its outcome; may return a coroutine.
+        given_up: called with the reason once engines were lost with it too often; may return a coroutine.
+    """
+
+    kind: OpKind
+    of: str
     done: Callable[[Result], Any]
     failed: Callable[[Failure], Any]
+    given_up: Callable[[str], Any]
 
 
 class Dispatcher:
@@ -175,7 +184,7 @@ class Dispatcher:
         op = Operation(record.request_id, work, record.base_model, record.model_id, record.seq_id, body, path)
         # Of bytes in memory nothing can have changed.
         known = record.body_digest if path is not None else None
-        return replace(op, body_digest=known, owner=record.owner, replay=replay)
+        return replace(op, body_digest=known, owner=record.owner, replay=replay, company=record.company)
 
     def skip(self, record: Record) -> None:
         """Tell the host that an operation's place in the order is taken by nothing, and what its failure means."""
@@ -209,8 +218,14 @@ class Dispatcher:
         self._link.submit(replace(op, weight=self._weight_of(op.owner)))
 
     def take_internal(self, request_id: str) -> Internal | None:
-        """Return what follows from an internal operation's outcome."""
+        """Return what follows from an internal operation's outcome, which has come."""
         return self._internal.pop(request_id, None)
+
+    def find(self, request_id: str) -> Internal | Record | None:
+        """Return what this life of the host was handed under an id, where that is still of interest to anybody."""
+        # A replay by itself: its future may have expired long ago.
+        handed = self._internal.get(request_id) or self._replayed.get(request_id)
+        return handed or self._core.futures.find(request_id)
 
     def take_replayed(self, request_id: str) -> Record | None:
         """Return the operation whose replay this was."""
@@ -237,7 +252,14 @@ class Dispatcher:
         sampler.loading = True
         folder = str(self._data_folder.absolute(sampler.folder)) if sampler.folder is not None else None
         op = Operation(new_id(), LoadSampler(sampler.id, folder), sampler.base_model, owner=sampler.owner)
-        self.internal(op, Internal(lambda _: self.sampler_ready(sampler), lambda f: self._sampler_failed(sampler, f)))
+        follow = Internal(
+            OpKind.LOAD_SAMPLER,
+            sampler.id,
+            done=lambda _: self.sampler_ready(sampler),
+            failed=lambda failure: self._sampler_failed(sampler, failure),
+            given_up=lambda reason: self._sampler_given_up(sampler, reason),
+        )
+        self.internal(op, follow)
 
     def _sampler_failed(self, sampler: SamplingSession, failure: Failure) -> None:
         sampler.loading = False
@@ -245,6 +267,11 @@ class Dispatcher:
         for record in held:
             # The sampler stays: a sample that comes later makes the engine try again.
             self._outcomes.fail(record, f"sampling session {sampler.id}: {failure.message}", failure.category)
+
+    def _sampler_given_up(self, sampler: SamplingSession, reason: str) -> None:
+        # Whoever samples from it would make the engine try again.
+        sampler.damage = f"its weights cannot be loaded: {reason}"
+        self._sampler_failed(sampler, Failure("", sampler.damage, RequestErrorCategory.SERVER))
 
     async def sampler_ready(self, sampler: SamplingSession) -> None:
         """The engine holds a sampler: hand over the samples that waited for it."""

@@ -48,7 +48,6 @@ class Events:
         self._data_folder = core.data_folder
         self._tasks = core.tasks
         self._metrics = core.metrics
-        self._progress = False
         self.lives = 0
 
     def take(self, event: Event) -> None:
@@ -61,9 +60,9 @@ class Events:
             case Ready(models):
                 # The life begins here and not in the task: a loss may come before that runs.
                 self._tasks.start(self._on_ready(models, self._dispatcher.born()))
-            case Lost(reason, cause):
-                self._metrics.losses.labels(cause).inc()
-                self._on_lost(reason)
+            case Lost():
+                self._metrics.losses.labels(event.cause).inc()
+                self._on_lost(event)
             case Stats(values, running):
                 self._metrics.engine(values)
                 self._futures.note_running(running)
@@ -72,26 +71,32 @@ class Events:
         # Three kinds of operations have outcomes: the service's own, replays, and those that a client waits for.
         internal = self._dispatcher.take_internal(event.request_id)
         if internal is not None:
+            self._recovery.cleared(internal)
             follow = internal.done(event) if isinstance(event, Result) else internal.failed(event)
             if inspect.iscoroutine(follow):
                 self._tasks.start(follow)
             return
         replayed = self._dispatcher.take_replayed(event.request_id)
         if replayed is not None:
+            self._cleared(replayed, event)
             self._tasks.start(self._on_replayed(replayed, event))
             return
         record = self._futures.find(event.request_id)
         # It was cancelled, or its session ended, while the engine worked on it.
         if record is None or record.state is not State.PENDING:
             return
-        # A life of the host in which anything was done is held against no operation (`Recovery.lost`).
-        self._progress = True
+        self._cleared(record, event)
         self._dispatcher.progressed()
         if isinstance(event, Result):
             self._outcomes.result(record, event, *self._after(record))
         else:
             self._outcomes.failure(record, event)
         self._metrics.operations.labels(record.kind.value, record.state.value).inc()
+
+    def _cleared(self, record: Record, event: Result | Failure) -> None:
+        # What a snapshot took is still to be written.
+        if record.kind is not OpKind.SNAPSHOT or isinstance(event, Failure):
+            self._recovery.cleared(record)
 
     def _after(self, record: Record) -> list[After]:
         sampler = self._made_by(record)
@@ -116,6 +121,7 @@ class Events:
         if sampler is None:  # let go of while it was being written
             await self._data_folder.remove(record.work.folder)
             return
+        self._recovery.cleared(record)
         # In memory first. A service that dies before the row is written replays the snapshot once more: no harm.
         sampler.on_disk = True
         self._dispatcher.make_room(sampler)
@@ -126,16 +132,15 @@ class Events:
             await self._recovery_points.prune(run)
 
     async def _on_ready(self, models: list[BaseModelInfo], life: int) -> None:
-        self._progress = False
         self.lives += 1
         await self._catalog.up(models)
         if await self._recovery.rebuild(life):
             log.info("the engine is up with %s", ", ".join(model.name for model in models))
 
-    def _on_lost(self, reason: str) -> None:
-        log.error("the engine is lost: %s", reason)
-        self._catalog.down(reason)
+    def _on_lost(self, lost: Lost) -> None:
+        log.error("the engine is lost: %s", lost.reason)
+        self._catalog.down(lost.reason)
         # Recovery first: it asks what was handed over in the life that the dispatcher now ends.
-        self._recovery.lost(reason, self._progress)
+        self._recovery.lost(lost)
         self._futures.note_running([])
         self._dispatcher.lost()

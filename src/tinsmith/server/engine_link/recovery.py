@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher, Internal
 from tinsmith.server.engine_link.outcomes import Outcomes
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints, base
+from tinsmith.server.engine_link.suspects import Suspects
 from tinsmith.server.state.live import LiveState, RecoveryPoint, RunStatus, TrainingRun
 from tinsmith.server.state.records import Record, State, new_id
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import patiently
-from tinsmith.types.engine_messages.host_events import Failure
+from tinsmith.types.engine_messages.host_events import Failure, Lost
 from tinsmith.types.engine_messages.operations import LoadState, Operation, OpKind
 from tinsmith.types.errors import Damaged, RequestErrorCategory
 
@@ -23,8 +26,6 @@ log = logging.getLogger("tinsmith.server")
 
 # After so many replayed operations a new recovery point is taken, so that the next loss costs less.
 _LONG_REPLAY = 16
-# An operation that was next in line in so many lives of the host that ended without any progress is held to blame.
-_FATAL_LOSSES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def _step(record: Record, live: LiveState) -> Step:
         return PassOver(record)
     if record.kind is OpKind.SNAPSHOT:
         sampler = live.samplers.get(record.sampler_id or "")
-        return Replay(record) if sampler is not None and not sampler.on_disk else PassOver(record)
+        wanted = sampler is not None and not sampler.on_disk and sampler.damage is None
+        return Replay(record) if wanted else PassOver(record)
     return Replay(record)
 
 
@@ -95,6 +97,9 @@ class Recovery:
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._recovery_points = recovery_points
+        self._suspects = Suspects(dispatcher)
+        self._tasks = core.tasks
+        self._metrics = core.metrics
         self._live = core.live
         self._db = core.db
         self._futures = core.futures
@@ -104,35 +109,42 @@ class Recovery:
 
     # -- after a loss -------------------------------------------------------------------------------------------------
 
-    def lost(self, reason: str, progress: bool) -> None:
+    def lost(self, lost: Lost) -> None:
         """The host is gone: without a journal what it was doing has failed, with one it only waits."""
-        pending = self._futures.pending(lambda record: record.submitted_in > 0)
         if not self._journal.durable:
             for run in self._live.runs.values():
                 if run.usable:
-                    self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
-            for record in pending:
-                self._outcomes.fail(record, f"the engine was lost: {reason}", RequestErrorCategory.SERVER)
+                    self._outcomes.end_run(run, RunStatus.CORRUPTED, lost.reason, RequestErrorCategory.SERVER)
+            for record in self._futures.pending(lambda record: record.submitted_in > 0):
+                self._outcomes.fail(record, f"the engine was lost: {lost.reason}", RequestErrorCategory.SERVER)
             return
-        if progress:
+        for given_up in self._suspects.lost(lost):
+            self._give_up(given_up.what, given_up.message)
+
+    def _give_up(self, what: Record | Internal, message: str) -> None:
+        """Leave out what ended every engine that ran it, so that all else can go on."""
+        if isinstance(what, Internal):
+            self._metrics.given_up.labels(what.kind.value).inc()
+            follow = what.given_up(message)
+            if inspect.iscoroutine(follow):
+                self._tasks.start(follow)
             return
-        # Only what this host had in hand can have killed it.
-        for record in pending:
-            record.losses += record.submitted_in == self._dispatcher.life
+        log.error("operation %s (%s): %s", what.request_id, what.kind, message)
+        self._metrics.given_up.labels(what.kind.value).inc()
+        if what.state is State.PENDING:
+            self._outcomes.fail(what, message, RequestErrorCategory.SERVER)
+            self._metrics.operations.labels(what.kind.value, what.state.value).inc()
+        elif what.kind is OpKind.SNAPSHOT:
+            # It was taken, but cannot be written, or not be taken again.
+            if (sampler := self._live.samplers.get(what.sampler_id or "")) is not None:
+                sampler.damage = f"it cannot be kept: {message}"
+        elif (run := self._live.runs.get(what.model_id or "")) is not None and run.usable:
+            # It is part of what the run has become.
+            self._tasks.start(self._not_rebuilt(run, message))
 
-    def _give_up(self) -> None:
-        """Fail operations that seem to kill every engine they meet, so that the others can go on."""
-        blamed = self._futures.pending(lambda r: r.losses >= _FATAL_LOSSES and self._is_next(r))
-        for record in blamed:
-            self._outcomes.fail(
-                record, f"the engine died {record.losses} times while working on it", RequestErrorCategory.SERVER
-            )
-
-    def _is_next(self, record: Record) -> bool:
-        run = self._live.runs.get(record.model_id or "")
-        if run is None or record.seq_id is None:
-            return True
-        return all(seq >= record.seq_id for seq, other in run.ops.items() if other.state is State.PENDING)
+    def cleared(self, what: Record | Internal) -> None:
+        """An operation has an outcome, so that earlier losses are not held against it any more."""
+        self._suspects.clear(what)
 
     # -- when a host is up --------------------------------------------------------------------------------------------
 
@@ -140,7 +152,6 @@ class Recovery:
         """Rebuild everything in a host's life and open the way for new operations; False if it was lost meanwhile."""
         if life != self._dispatcher.life:
             return False
-        self._give_up()
         for run in list(self._live.runs.values()):
             if run.usable and run.id in self._live.runs:
                 await self._rebuild_run(run, life)
@@ -193,7 +204,7 @@ class Recovery:
                 if life != self._dispatcher.life:
                     return
         except Damaged as error:
-            await self._abandon(run, f"it could not be rebuilt after a restart: {error}")
+            await self._not_rebuilt(run, str(error))
             return
         if run.id not in self._live.runs:
             self._dispatcher.release_model(run)  # its session ended meanwhile
@@ -221,16 +232,23 @@ class Recovery:
         folder = str(self._data_folder.absolute(point.folder))
         work = LoadState(folder, optimizer=True, lora=run.lora, next_seq=point.seq_id + 1)
         op = Operation(new_id(), work, run.base_model, run.id, owner=run.owner)
-        self._dispatcher.internal(op, Internal(lambda _: None, lambda failure: self._failed(run, failure)))
+        follow = Internal(
+            op.kind,
+            run.id,
+            done=lambda _: None,
+            failed=lambda failure: self._not_rebuilt(run, failure.message),
+            given_up=lambda reason: self._not_rebuilt(run, reason),
+        )
+        self._dispatcher.internal(op, follow)
 
-    def _failed(self, run: TrainingRun, failure: Failure) -> object:
-        return self._abandon(run, f"it could not be rebuilt after a restart: {failure.message}")
+    def _not_rebuilt(self, run: TrainingRun, reason: str) -> Coroutine[None, None, None]:
+        return self._abandon(run, f"it could not be rebuilt after a restart: {reason}")
 
     async def replay_failed(self, record: Record, failure: Failure) -> None:
         """An operation that had succeeded failed when it was run again: the run is not what it was."""
         run = self._live.runs.get(record.model_id or "")
         if run is not None and run.usable:
-            await self._abandon(run, f"it could not be rebuilt after a restart: {failure.message}")
+            await self._not_rebuilt(run, failure.message)
 
     async def _abandon(self, run: TrainingRun, message: str) -> None:
         log.error("training run %s: %s", run.id, message)

@@ -31,7 +31,7 @@ def usable(run: TrainingRun, point: RecoveryPoint, live: LiveState) -> bool:
     for sampler_id in live.sessions[run.session_id].samplers:
         sampler = live.samplers[sampler_id]
         early = sampler.model_id == run.id and sampler.model_seq is not None and sampler.model_seq <= point.seq_id
-        if early and not sampler.on_disk:
+        if early and not sampler.on_disk and sampler.damage is None:
             return False
     return True
 
@@ -64,6 +64,8 @@ class RecoveryPoints:
 
     def take(self, run: TrainingRun, after_seq: int) -> None:
         """Ask the engine for the state after an operation, or after a later one."""
+        if run.pointless:
+            return
         # When it is asked for, not when it is there: the next steps must not ask for more of them.
         run.pointed_at = time.monotonic()
         folder = self._data_folder.new_recovery(run.id, "point")
@@ -74,7 +76,13 @@ class RecoveryPoints:
             log.warning("no recovery point of %s after %d: %s", run.id, after_seq, failure.message)
             self._tasks.start(self._data_folder.remove(folder))
 
-        self._dispatcher.internal(op, Internal(lambda result: self._taken(run, folder, result), failed))
+        def given_up(reason: str) -> None:
+            log.error("%s goes on without further recovery points: %s", run.id, reason)
+            run.pointless = True
+            self._tasks.start(self._data_folder.remove(folder))
+
+        taken = lambda result: self._taken(run, folder, result)  # noqa: E731
+        self._dispatcher.internal(op, Internal(op.kind, run.id, taken, failed, given_up))
 
     async def _taken(self, run: TrainingRun, folder: str, result: Result) -> None:
         point = RecoveryPoint(orjson.loads(result.payload)["seq_id"], folder)

@@ -39,6 +39,7 @@ class TrainingRun:
         ops: its journalled operations by `seq_id`.
         points: its recovery points, oldest first.
         pointed_at: when the last one was asked for; None when one should be taken at the next chance.
+        pointless: engines were lost while they wrote one, so that none is taken any more.
         error: why it failed or could not be rebuilt.
         base_weights: digest of the base model's weights that it began with; None until it has.
     """
@@ -54,6 +55,7 @@ class TrainingRun:
     ops: dict[int, Record] = field(default_factory=dict[int, Record])
     points: list[RecoveryPoint] = field(default_factory=list[RecoveryPoint])
     pointed_at: float | None = field(default_factory=time.monotonic)
+    pointless: bool = False
     last_request_at: float = field(default_factory=time.time)
     base_weights: str | None = None
 

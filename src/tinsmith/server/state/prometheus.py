@@ -38,8 +38,14 @@ class Metrics:
         self.lives = Gauge("tinsmith_engine_lives", "How often an engine host came up.", registry=self.registry)
         self.losses = Counter(
             "tinsmith_engine_losses",
-            "Engine hosts lost: crashed, stopped (silent) or stalled (in one turn).",
+            "Engine hosts lost: crashed, killed or stopped from outside, out of memory, stalled.",
             ["cause"],
+            registry=self.registry,
+        )
+        self.given_up = Counter(
+            "tinsmith_operations_given_up",
+            "Operations not tried again because engines were lost while they ran them.",
+            ["kind"],
             registry=self.registry,
         )
         self.up = Gauge("tinsmith_engine_up", "Whether every model is loaded.", registry=self.registry)

@@ -59,7 +59,8 @@ class Record:
         damage: what of it the journal cannot tell; it cannot be run again, and nothing can be rebuilt across it.
         at_door: refused before it reached an engine.
         submitted_in: the life of the engine host that it was handed to; 0 for none.
-        losses: how often an engine died while it was waiting there.
+        losses: how often an engine was lost while it ran this, since it last had an outcome there.
+        company: how many operations at most may be run together with it after such a loss; None after none.
     """
 
     kind: OpKind
@@ -91,6 +92,7 @@ class Record:
     fetched_at: float | None = None
     submitted_in: int = 0
     losses: int = 0
+    company: int | None = None
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 

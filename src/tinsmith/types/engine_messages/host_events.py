@@ -44,15 +44,27 @@ class Ready:
     models: list[BaseModelInfo]
 
 
-LossCause = Literal["crashed", "stopped", "stalled"]
+# It ended by itself; it was killed or stopped from outside; memory ran out, so that the kernel killed it; it hung.
+LossCause = Literal["crashed", "killed", "stopped", "memory", "stalled"]
+_OUTSIDE: tuple[LossCause, ...] = ("killed", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The host died, or was killed because it fell silent or hung in one turn; what it held in memory is gone."""
+    """The host died, or was killed because it fell silent or hung in one turn; what it held in memory is gone.
+
+    Attributes:
+        running: ids of the operations that it was running at that moment, where that is known.
+    """
 
     reason: str
     cause: LossCause = "crashed"
+    running: tuple[str, ...] = ()
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether no operation can have been the reason."""
+        return self.cause in _OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def operation_to_frame(op: Operation) -> dict[str, Any]:
         "owner": op.owner,
         "weight": op.weight,
         "replay": op.replay,
+        "company": op.company,
     }
 
 
@@ -87,4 +88,6 @@ def event_from_frame(frame: dict[str, Any]) -> Event:
         return Ready([BaseModelInfo.model_validate(model) for model in fields["models"]])
     if name == "failure":
         fields["category"] = RequestErrorCategory.parse(fields["category"])
+    if name == "lost":
+        fields["running"] = tuple(fields["running"])
     return _EVENTS[name](**fields)

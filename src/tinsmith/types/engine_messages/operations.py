@@ -228,6 +228,8 @@ class Operation:
         weight: of that owner's account, as it is now.
         replay: the outcome is recorded already; the operation runs for its effect. An ordered operation with `replay`
             also says that everything before it in its model's order is settled: what was not submitted never comes.
+        company: a host was lost while it ran this one: so many operations at most, itself included, may be run
+            together. None where nothing is suspected.
     """
 
     request_id: str
@@ -241,6 +243,7 @@ class Operation:
     owner: str = ""
     weight: float = 1.0
     replay: bool = False
+    company: int | None = None
 
     @property
     def kind(self) -> OpKind:
