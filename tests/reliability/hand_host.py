@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.support.fake_engine import BAD_ROW, FakeEngine, FakeModel, Weights
+from tinsmith.adapter_files.manifest import MANIFEST, to_manifest
 from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.scheduler.flusher import _FIRST_RETRY_S, Flush, Flusher, _Late
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Event, Lost, Ready
@@ -37,7 +39,6 @@ class MarkEngine(FakeEngine):
 
     Attributes:
         fuse: calls that are still to come before one kills the process; None for none.
-        dead: the process is gone, so that its other thread writes nothing any more.
         disk_full: folders cannot be written.
     """
 
@@ -45,7 +46,6 @@ class MarkEngine(FakeEngine):
         super().__init__(BASE, TOKENS_PER_PASS, token_s=1e-9, step_s=1e-9)
         self.info = self.info.model_copy(update={"vocab_size": 1_000_000})
         self.fuse: int | None = None
-        self.dead = False
         self.disk_full = False
 
     def burn(self) -> None:
@@ -83,17 +83,38 @@ class MarkEngine(FakeEngine):
         return self._write(folder, FakeModel(self.samplers[sampler_id] or ()))
 
     def _write(self, folder: str, model: FakeModel) -> int:
-        if self.dead:
-            raise FileNotFoundError("the process is gone")
         if self.disk_full:
             raise OSError(28, "No space left on device")
         target = Path(folder)
         aside = target.parent / f".{target.name}.partial"
         aside.mkdir(parents=True, exist_ok=True)
-        size = (aside / "state").write_text(repr(model.weights))
+        state = repr(model.weights).encode()
+        (aside / "state").write_bytes(state)
+        files = {"state": {"size": len(state), "sha256": hashlib.sha256(state).hexdigest()}}
+        (aside / MANIFEST).write_bytes(to_manifest({"files": files}))
         self.burn()
         os.rename(aside, target)
-        return size
+        return len(state)
+
+
+class HandFlusher(Flusher):
+    """A flusher without a thread."""
+
+    def __init__(self, on_done: Callable[[Flush, bool], None]) -> None:
+        super().__init__(on_done)
+        self._waiting: list[Flush] = []
+
+    def add(self, flush: Flush) -> None:
+        self._busy[flush.sampler_id] += 1
+        self._waiting.append(flush)
+
+    def write(self) -> None:
+        """Try to write each snapshot once; what fails stays for the next time."""
+        waiting, self._waiting = self._waiting, []
+        late: list[_Late] = []
+        for flush in waiting:
+            self._attempt(flush, _FIRST_RETRY_S, late)
+        self._waiting += [one.flush for one in late]
 
 
 class HandLink:
@@ -108,6 +129,7 @@ class HandLink:
         self._on_birth = on_birth
         self._on_event: Callable[[Event], None] | None = None
         self._unsent: list[Event] = []
+        self._handed_over: list[Operation] = []
         self.engine = MarkEngine()
         self.infos = [self.engine.info]
         self.host: EngineHost | None = None
@@ -119,7 +141,13 @@ class HandLink:
 
     def submit(self, op: Operation) -> None:
         if self.host is not None:
+            self._handed_over.append(op)
             self.host.submit(op)
+
+    def repeat(self, which: int) -> None:
+        """Hand over once more what this host was handed before."""
+        if self.host is not None and self._handed_over:
+            self.host.submit(self._handed_over[which % len(self._handed_over)])
 
     def cancel(self, request_id: str) -> None:
         if self.host is not None:
@@ -137,6 +165,7 @@ class HandLink:
             return
         self.engine = MarkEngine()
         self._on_birth(self.engine)
+        self._handed_over.clear()
         self.host = EngineHost({BASE: self.engine}, self._unsent.append, self._settings, self.engine.clock)
         self._on_event(Ready(self.infos))
 
@@ -145,6 +174,8 @@ class HandLink:
         if self.host is None:
             return False
         try:
+            # What an earlier turn has left to be written; in between the process may die.
+            self._flusher.write()
             more = self.host.poll()
         except Killed:
             self.kill()
@@ -153,9 +184,15 @@ class HandLink:
         return more
 
     @property
+    def _flusher(self) -> HandFlusher:
+        assert self.host is not None
+        assert isinstance(self.host._flusher, HandFlusher)
+        return self.host._flusher
+
+    @property
     def writing(self) -> bool:
-        """Whether snapshots are on their way to the disk."""
-        return self.host is not None and bool(+self.host._flusher._busy)
+        """Whether snapshots wait to be written."""
+        return self.host is not None and bool(+self._flusher._busy)
 
     def kill(self, unsent: bool = False) -> None:
         """Lose everything in memory; with `unsent` the outcome of one more turn, too, which the engine has done."""
@@ -170,11 +207,7 @@ class HandLink:
         self._on_event(Lost("killed"))
 
     def _bury(self) -> None:
-        self.engine.dead = True
-        host, self.host = self.host, None
-        if host is not None:
-            # Its thread would go on, which that of a dead process does not.
-            host._flusher.close(timeout=5.0)
+        self.host = None
         self._unsent.clear()
 
     def _send(self) -> None:

@@ -6,19 +6,19 @@ import asyncio
 import functools
 import shutil
 import tempfile
+from collections.abc import Awaitable
 from pathlib import Path
-from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
-import anyio.to_thread
 import httpx
-from sqlalchemy.exc import OperationalError
 
-from tests.reliability.hand_host import BASE, HandLink, MarkEngine
+from tests.reliability.hand_disk import HandWriter
+from tests.reliability.hand_host import BASE, HandFlusher, HandLink, MarkEngine
+from tests.reliability.hand_loop import HandLoop, at_once
 from tests.reliability.reference import Asked
 from tests.server.conftest import Running
-from tinsmith.server.engine_link import outcomes, recovery
+from tinsmith.server.engine_link import recovery
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.journal import journal
@@ -28,7 +28,11 @@ from tinsmith.types.codec import decode_forward_backward_output, decode_sample_r
 PROTOBUF = "application/x-protobuf"
 TENANTS = 2
 # Far more than any program needs; what has not come to rest by then never will.
-_MOST_BEATS = 5000
+_MOST_BEATS = 2000
+# Rounds of the event loop in which the service follows what the engine has said.
+_ROUNDS = 8
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -36,13 +40,13 @@ class Refused(Exception):
 
 
 @functools.cache
-def _template() -> tuple[Path, list[str]]:
+def _template() -> tuple[tempfile.TemporaryDirectory[str], list[str]]:
     """Return a data folder with a database and keys, which takes longer to make than to copy."""
-    folder = Path(tempfile.mkdtemp(prefix="tinsmith-histories-"))
+    folder = tempfile.TemporaryDirectory(prefix="tinsmith-histories-")
 
     async def make() -> list[str]:
-        settings = Settings(home=folder / "data")
-        service = Service(settings, HandLink(settings, lambda engine: None), BaseModels({BASE: folder}))
+        settings = Settings(home=Path(folder.name, "data"))
+        service = Service(settings, HandLink(settings, lambda engine: None), BaseModels({BASE: Path(folder.name)}))
         await service.start()
         await service.wait_ready()
         keys = [await service.keys.create(f"tenant {n}", "test") for n in range(TENANTS)]
@@ -53,24 +57,20 @@ def _template() -> tuple[Path, list[str]]:
 
 
 class Lives:
-    """A service that is killed and started again on one data folder.
-
-    Attributes:
-        disk_full: nothing can be stored.
-    """
+    """A service that is killed and started again on one data folder."""
 
     def __init__(self) -> None:
         template, self.keys = _template()
-        self._models = template
-        self.folder = Path(tempfile.mkdtemp(prefix="tinsmith-history-", dir=template))
-        shutil.copytree(template / "data", self.folder / "data")
-        self.loop = asyncio.new_event_loop()
-        self.disk_full = False
+        self._models = Path(template.name)
+        self.folder = Path(tempfile.mkdtemp(prefix="history-", dir=template.name))
+        shutil.copytree(self._models / "data", self.folder / "data")
+        self.loop = HandLoop()
         self.running: Running | None = None
-        # Waits that only keep a real service calm, and a count that is for engines which no operation lets live.
         self._patches = [
-            mock.patch.object(outcomes, "_RETRY_S", (0.001,)),
-            mock.patch("tinsmith.scheduler.flusher._FIRST_RETRY_S", 0.001),
+            mock.patch("anyio.to_thread.run_sync", at_once),
+            mock.patch("tinsmith.server.store.db.database.Writer", HandWriter),
+            mock.patch("tinsmith.scheduler.host.Flusher", HandFlusher),
+            # The engines here are killed for no fault of an operation.
             mock.patch.object(recovery, "_FATAL_LOSSES", 10**9),
         ]
         for patch in self._patches:
@@ -88,9 +88,16 @@ class Lives:
         assert self.running is not None
         return self.running.link  # pyright: ignore[reportReturnType]
 
-    def do(self, work: Any) -> Any:
+    @property
+    def disk(self) -> HandWriter:
+        """What stands between the service and its database."""
+        writer = self.service.core.db.writer
+        assert isinstance(writer, HandWriter)
+        return writer
+
+    def do(self, work: Awaitable[T]) -> T:
         """Run a coroutine; between these calls nothing of the service moves."""
-        return self.loop.run_until_complete(work)
+        return self.loop.do(work)
 
     # -- life and death -----------------------------------------------------------------------------------------------
 
@@ -114,75 +121,64 @@ class Lives:
         await service.start()
         self.running = Running(service, service._link)  # pyright: ignore[reportArgumentType]
         self._http = [self.running.http(key) for key in self.keys]
-        commit = service.core.db.writer._commit
-
-        def commit_if_possible(items: list[Any]) -> None:
-            if not self.disk_full:
-                commit(items)
-            for item in items if self.disk_full else ():
-                item.error = OperationalError("COMMIT", {}, Exception("database or disk is full"))
-
-        service.core.db.writer._commit = commit_if_possible
 
     def _born(self, engine: MarkEngine) -> None:
-        engine.disk_full = self.disk_full
+        engine.disk_full = self.running is not None and self.disk.full
 
     def fill_disk(self, full: bool) -> None:
         """Let nothing more be stored, or again."""
-        self.disk_full = self.link.engine.disk_full = full
+        self.disk.full = self.link.engine.disk_full = full
 
     async def kill(self) -> None:
         """Kill service and engine; what is not committed is lost."""
         assert self.running is not None
-        queue = self.service.core.db.writer._queue
-        try:
-            while True:
-                queue.get_nowait()
-        except Empty:
-            pass
+        self.disk.lose()
         await self.link.close()
         await self.running.crash()
         self.running = None
 
-    async def end(self) -> None:
-        """Stop in good order."""
-        for patch in self._patches:
-            patch.stop()
-        journal.INLINE_BYTES = 64 * 1024
-        if self.running is not None:
-            await self.service.stop()
-
     def close(self) -> None:
-        """Remove what is left."""
-        self.do(self.end())
-        self.loop.close()
-        shutil.rmtree(self.folder)
+        """Stop in good order, and remove what is left."""
+        try:
+            if self.running is not None:
+                self.do(self.service.stop())
+            self.loop.end()
+        finally:
+            for patch in self._patches:
+                patch.stop()
+            journal.INLINE_BYTES = 64 * 1024
+            shutil.rmtree(self.folder)
 
     # -- work ---------------------------------------------------------------------------------------------------------
+
+    async def beats(self, count: int) -> None:
+        """Give a dead engine its successor, and take some turns."""
+        self.link.revive()
+        for _ in range(count):
+            await self.beat()
 
     async def beat(self) -> bool:
         """Let the engine take one turn and the service follow; return whether either has more to do."""
         more = self.link.turn()
-        if not self.disk_full:
-            await self.service.core.db.write(lambda connection: None)  # what came before is committed
-        await anyio.to_thread.run_sync(lambda: None)
-        for _ in range(4):
+        for _ in range(_ROUNDS):
             await asyncio.sleep(0)
-        return (
-            more or bool(self.service.outcomes._storing._tasks) or self.link.writing or not self.service.dispatcher.open
-        )
+        return more
 
     async def settle(self) -> None:
         """Work until nothing moves any more."""
         quiet = 0
         for _ in range(_MOST_BEATS):
             self.link.revive()
-            quiet = 0 if await self.beat() else quiet + 1
+            if await self.beat():
+                quiet = 0
+                continue
+            waits = self.service.outcomes._storing._tasks or self.link.writing or not self.service.dispatcher.open
+            quiet = 0 if waits else quiet + 1
             if quiet == 4:
                 return
-            if quiet == 0 and self.link.writing:
-                await asyncio.sleep(0.0005)
-        raise AssertionError("the service did not come to rest")
+            # Whoever tries again after a while.
+            await asyncio.sleep(1.0)
+        raise AssertionError(f"the service did not come to rest in {_MOST_BEATS} beats")
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -197,7 +193,7 @@ class Lives:
         else:
             answer = await self._http[tenant].post(f"/api/v1/{path}", json=body)
         if answer.status_code >= 500:
-            assert self.disk_full, f"{path}: {answer.status_code} {answer.text}"
+            assert self.disk.full, f"{path}: {answer.status_code} {answer.text}"
             raise Refused
         assert answer.status_code in (200, 204), f"{path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else {}
@@ -211,7 +207,7 @@ class Lives:
         )
         if answer.status_code == 408:
             return None
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, f"{asked}: {answer.status_code} {answer.text}"
         if answer.headers["content-type"] != PROTOBUF:
             return answer.json()
         if asked.kind == "sample":

@@ -1,0 +1,116 @@
+"""The service works and dies, and the engine, the disk and the link fail it; clients let go of what they had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from tests.reliability.asking import pick, tenants
+from tests.reliability.reference import Asked
+from tests.reliability.sending import Sending
+
+
+class Losing(Sending):
+    """A service that anything may happen to."""
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 6))
+    def work_a_little(self, count: int) -> None:
+        self.lives.do(self.lives.beats(count))
+
+    @rule()
+    def work(self) -> None:
+        if not self.lives.disk.full:
+            self.lives.do(self.lives.settle())
+
+    @rule()
+    def idle_samplers_leave(self) -> None:
+        self.lives.service.dispatcher.rest()
+
+    def _complete(self, wanted: Callable[[Asked], bool]) -> None:
+        """Send, work and read until every request that is wanted has its answer."""
+        mine = [asked for asked in self.asked if wanted(asked)]
+        while open_ := [a for a in mine if a.outcome is None and not (a.dropped and a.request_id is None)]:
+            before = len(open_), sum(asked.request_id is None for asked in open_)
+            for asked in open_:
+                if asked.request_id is None and asked.may_be_sent:
+                    self._send(asked)
+            self.lives.do(self.lives.settle())
+            for asked in open_:
+                if asked.request_id is not None:
+                    self._read(asked)
+            left = [a for a in open_ if a.outcome is None]
+            assert (len(left), sum(a.request_id is None for a in left)) < before, f"these never settle: {left}"
+
+    # -- losses -------------------------------------------------------------------------------------------------------
+
+    @rule(unsent=st.booleans())
+    def the_engine_dies(self, unsent: bool) -> None:
+        self.lives.link.kill(unsent)
+
+    @rule(calls=st.integers(1, 4))
+    def the_engine_will_die_in_a_call(self, calls: int) -> None:
+        self.lives.link.engine.fuse = calls
+
+    @rule(which=pick)
+    def the_link_repeats_itself(self, which: int) -> None:
+        self.lives.link.repeat(which)
+
+    @rule(full=st.booleans())
+    def the_disk_fills_or_is_freed(self, full: bool) -> None:
+        self.lives.fill_disk(full)
+
+    @rule(often=st.booleans(), files=st.booleans())
+    def the_service_dies(self, often: bool, files: bool) -> None:
+        self.lives.do(self.lives.kill())
+        self.lives.do(self.lives.begin(often, files))
+        # What a client was told stays told, and at once: it is not worked out again.
+        for asked in self.asked:
+            if asked.outcome is not None:
+                self._read(asked)
+
+    @rule(which=pick, rounds=st.integers(0, 30), count=st.integers(0, 3), often=st.booleans(), files=st.booleans())
+    def the_service_dies_before_it_has_stored(
+        self, which: int, rounds: int, count: int, often: bool, files: bool
+    ) -> None:
+        self.lives.disk.held = True
+        if asked := self._outbox(which):
+            self.lives.do(self._post_for(asked, rounds))
+        self.lives.do(self.lives.beats(count))
+        # Whoever is told something now is told it too early.
+        for asked in self.asked:
+            if asked.request_id is not None and asked.outcome is None:
+                self._read(asked)
+        self.the_service_dies(often, files)
+
+    # -- what is let go of --------------------------------------------------------------------------------------------
+
+    @rule(which=pick)
+    def close_a_sampler(self, which: int) -> None:
+        alive = [s for s in self.samplers if not s.over and (s.origin is None or s.origin.request_id is not None)]
+        if not alive or self.lives.disk.full:
+            return
+        sampler = alive[which % len(alive)]
+        sampler.over = True
+        for asked in self.asked:
+            if asked.kind == "sample" and asked.body["sampling_session_id"] == sampler.sampler_id:  # pyright: ignore
+                # One whose answer was lost may or may not be there; its client has given it up.
+                asked.dropped = True
+        self.lives.do(self.lives.post(sampler.tenant, f"samplers/{sampler.sampler_id}/close", {}))
+
+    @rule(tenant=tenants)
+    def finish_a_session(self, tenant: int) -> None:
+        self.lives.fill_disk(False)
+        self._complete(lambda asked: asked.tenant == tenant and asked.kind != "sample")
+        ended = self.sessions[tenant]
+        self.lives.do(self.lives.post(tenant, f"sessions/{ended}/finish", {"reason": {"type": "success"}}))
+        for one in [*self.runs, *self.samplers]:
+            one.over |= one.tenant == tenant
+        for asked in self.asked:
+            if asked.tenant == tenant:
+                asked.may_fail = asked.dropped = True
+        self.saved = [saved for saved in self.saved if saved.run.tenant != tenant]
+        self.sessions[tenant] = self._open(tenant)
