@@ -1,12 +1,13 @@
-"""What clients ask for. Each request is written down with what must come of it; it is sent later, perhaps repeatedly."""
+"""What clients ask for. Each request is written down with what must come of it; it is sent later, perhaps twice."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize
 
+from tests.reliability.history import Step, recorded, step
 from tests.reliability.lives import TENANTS, Lives
 from tests.reliability.reference import Asked, Run, Sampler, Saved
 from tests.server.client import ADAM
@@ -23,6 +24,7 @@ class Asking(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.history: list[Step] = []
         self.lives = Lives()
         self.sessions: list[str] = []
         self.numbers = [0] * TENANTS
@@ -33,12 +35,13 @@ class Asking(RuleBasedStateMachine):
         self.tokens = iter(range(10, BAD_ROW))
 
     @initialize(often=st.booleans(), files=st.booleans())
+    @recorded
     def begin(self, often: bool, files: bool) -> None:
         self.lives.do(self.lives.begin(often, files))
         self.lives.do(self.lives.settle())
         self.sessions = [self._open(tenant) for tenant in range(TENANTS)]
         for tenant in range(TENANTS):
-            self.ask_for_a_model(tenant)
+            self._new_model(tenant)
 
     def _open(self, tenant: int) -> str:
         body = {"tags": [], "user_metadata": {}, "sdk_version": "0.38.0"}
@@ -50,11 +53,14 @@ class Asking(RuleBasedStateMachine):
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    @rule(tenant=tenants)
+    @step(tenant=tenants)
     def ask_for_a_model(self, tenant: int) -> None:
+        self._new_model(tenant)
+
+    def _new_model(self, tenant: int) -> None:
         self._new_run(tenant, "create_model", {"base_model": "base", "lora_config": {"rank": 4, "seed": 3}}).seen()
 
-    @rule(tenant=tenants, which=pick)
+    @step(tenant=tenants, which=pick)
     def ask_for_a_model_of_a_state(self, tenant: int, which: int) -> None:
         if (saved := self._saved(tenant, which, "weights")) is None:
             return
@@ -78,7 +84,7 @@ class Asking(RuleBasedStateMachine):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    @rule(which=pick, rows=st.integers(1, 3), length=st.integers(1, 3))
+    @step(which=pick, rows=st.integers(1, 3), length=st.integers(1, 3))
     def ask_for_gradients(self, which: int, rows: int, length: int) -> None:
         if (run := self._run(which)) is None:
             return
@@ -89,13 +95,13 @@ class Asking(RuleBasedStateMachine):
             run.states.add((run.reference.weights, before + tokens[:row]))
         self._pass(run, tokens, {"loss": loss}, length)
 
-    @rule(which=pick)
+    @step(which=pick)
     def ask_for_losses(self, which: int) -> None:
         if (run := self._run(which)) is not None:
             tokens = (next(self.tokens),)
             self._pass(run, tokens, {"loss": run.reference.forward(tokens)}, 2, forward_only=True)
 
-    @rule(which=pick)
+    @step(which=pick)
     def ask_for_gradients_in_vain(self, which: int) -> None:
         if (run := self._run(which)) is not None:
             self._pass(run, (BAD_ROW + next(self.tokens),), None, 2)
@@ -107,7 +113,7 @@ class Asking(RuleBasedStateMachine):
         body = encode_forward_backward_request(run.model_id, run.seq, data, "cross_entropy", None, forward_only)
         self.asked.append(Asked(run.tenant, "pass", "forward_backward", body, expected, [run.creation]))
 
-    @rule(which=pick)
+    @step(which=pick)
     def ask_for_a_step(self, which: int) -> None:
         if (run := self._run(which)) is None:
             return
@@ -116,7 +122,7 @@ class Asking(RuleBasedStateMachine):
         expected = None if mark is None else {"metrics": {"mark": mark}}
         self._of_run(run, "step", "optim_step", {"adam_params": ADAM}, expected)
 
-    @rule(which=pick)
+    @step(which=pick)
     def ask_for_a_step_in_vain(self, which: int) -> None:
         if (run := self._run(which)) is not None:
             self._of_run(run, "step", "optim_step", {"adam_params": ADAM | {"learning_rate": -1.0}}, None)
@@ -129,7 +135,7 @@ class Asking(RuleBasedStateMachine):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    @rule(which=pick, kind=st.sampled_from(["weights", "weights", "sampler_weights"]))
+    @step(which=pick, kind=st.sampled_from(["weights", "weights", "sampler_weights"]))
     def ask_for_a_save(self, which: int, kind: str) -> None:
         if (run := self._run(which)) is None:
             return
@@ -144,7 +150,7 @@ class Asking(RuleBasedStateMachine):
         found = [saved for saved in self.saved if saved.run.tenant == tenant and saved.kind == kind]
         return found[which % len(found)] if found else None
 
-    @rule(which=pick, state=pick)
+    @step(which=pick, state=pick)
     def ask_for_a_load(self, which: int, state: int) -> None:
         if (run := self._run(which)) is None or (saved := self._saved(run.tenant, state, "weights")) is None:
             return
@@ -155,7 +161,7 @@ class Asking(RuleBasedStateMachine):
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
-    @rule(which=pick)
+    @step(which=pick)
     def ask_for_a_snapshot(self, which: int) -> None:
         if (run := self._run(which)) is None:
             return
@@ -165,7 +171,7 @@ class Asking(RuleBasedStateMachine):
         asked = self._of_run(run, "snapshot", "save_weights_for_sampler", fields, {"sampling_session_id": sampler_id})
         self.samplers.append(Sampler(run.tenant, sampler_id, run.reference.weights, asked))
 
-    @rule(tenant=tenants, which=pick)
+    @step(tenant=tenants, which=pick)
     def a_sampler_of_saved_weights(self, tenant: int, which: int) -> None:
         saved = self._saved(tenant, which, "sampler_weights")
         if self.lives.disk.full or (saved is not None and saved.asked.outcome is None):
@@ -177,7 +183,7 @@ class Asking(RuleBasedStateMachine):
         weights = None if saved is None else saved.weights
         self.samplers.append(Sampler(tenant, answers[0]["sampling_session_id"], weights, None))
 
-    @rule(which=pick, seed=st.one_of(st.none(), st.integers(0, 5)), length=st.integers(1, 3))
+    @step(which=pick, seed=st.one_of(st.none(), st.integers(0, 5)), length=st.integers(1, 3))
     def ask_for_a_sample(self, which: int, seed: int | None, length: int) -> None:
         alive = [sampler for sampler in self.samplers if not sampler.over]
         if not alive:

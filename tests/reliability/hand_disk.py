@@ -46,6 +46,11 @@ class HandWriter(Writer):
             self._commit(items)
         _deliver(items)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something waits to be committed."""
+        return bool(self._waiting)
+
     def lose(self) -> None:
         """Forget what is not committed; nothing is stored from now on."""
         self._gone = True

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tests.support.fake_engine import BAD_ROW, FakeEngine, FakeModel, Weights
-from tinsmith.adapter_files.manifest import MANIFEST, to_manifest
+from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.scheduler.flusher import _FIRST_RETRY_S, Flush, Flusher, _Late
 from tinsmith.scheduler.host import EngineHost
@@ -35,7 +34,7 @@ class Killed(BaseException):
 
 
 class MarkEngine(FakeEngine):
-    """Answers with marks of its state, and writes folders aside first, as real engines do.
+    """Answers with marks of its state, and writes folders as real engines do.
 
     Attributes:
         fuse: calls that are still to come before one kills the process; None for none.
@@ -85,16 +84,9 @@ class MarkEngine(FakeEngine):
     def _write(self, folder: str, model: FakeModel) -> int:
         if self.disk_full:
             raise OSError(28, "No space left on device")
-        target = Path(folder)
-        aside = target.parent / f".{target.name}.partial"
-        aside.mkdir(parents=True, exist_ok=True)
-        state = repr(model.weights).encode()
-        (aside / "state").write_bytes(state)
-        files = {"state": {"size": len(state), "sha256": hashlib.sha256(state).hexdigest()}}
-        (aside / MANIFEST).write_bytes(to_manifest({"files": files}))
-        self.burn()
-        os.rename(aside, target)
-        return len(state)
+        size = write_folder(Path(folder), {"state": repr(model.weights).encode()}, {})
+        self.burn()  # where it dies, what it has written is there and nobody was told
+        return size
 
 
 class HandFlusher(Flusher):

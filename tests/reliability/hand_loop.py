@@ -1,4 +1,4 @@
-"""An event loop on which waiting takes no time and no thread runs beside it, so that a history is the same each time."""
+"""An event loop on which waiting takes no time, and threads that are none, so that a history is the same each time."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
 
 from tests.reliability.asking import pick, tenants
+from tests.reliability.history import step
 from tests.reliability.reference import Asked
 from tests.reliability.sending import Sending
 
@@ -17,16 +17,16 @@ class Losing(Sending):
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
-    @rule(count=st.integers(1, 6))
+    @step(count=st.integers(1, 6))
     def work_a_little(self, count: int) -> None:
         self.lives.do(self.lives.beats(count))
 
-    @rule()
+    @step()
     def work(self) -> None:
         if not self.lives.disk.full:
             self.lives.do(self.lives.settle())
 
-    @rule()
+    @step()
     def idle_samplers_leave(self) -> None:
         self.lives.service.dispatcher.rest()
 
@@ -47,24 +47,28 @@ class Losing(Sending):
 
     # -- losses -------------------------------------------------------------------------------------------------------
 
-    @rule(unsent=st.booleans())
+    @step(unsent=st.booleans())
     def the_engine_dies(self, unsent: bool) -> None:
         self.lives.link.kill(unsent)
 
-    @rule(calls=st.integers(1, 4))
+    @step(calls=st.integers(1, 4))
     def the_engine_will_die_in_a_call(self, calls: int) -> None:
         self.lives.link.engine.fuse = calls
 
-    @rule(which=pick)
+    @step(which=pick)
     def the_link_repeats_itself(self, which: int) -> None:
         self.lives.link.repeat(which)
 
-    @rule(full=st.booleans())
+    @step(full=st.booleans())
     def the_disk_fills_or_is_freed(self, full: bool) -> None:
         self.lives.fill_disk(full)
 
-    @rule(often=st.booleans(), files=st.booleans())
+    @step(often=st.booleans(), files=st.booleans())
     def the_service_dies(self, often: bool, files: bool) -> None:
+        self._die(often, files)
+
+    def _die(self, often: bool, files: bool) -> None:
+        self._forget_closes()
         self.lives.do(self.lives.kill())
         self.lives.do(self.lives.begin(often, files))
         # What a client was told stays told, and at once: it is not worked out again.
@@ -72,7 +76,7 @@ class Losing(Sending):
             if asked.outcome is not None:
                 self._read(asked)
 
-    @rule(which=pick, rounds=st.integers(0, 30), count=st.integers(0, 3), often=st.booleans(), files=st.booleans())
+    @step(which=pick, rounds=st.integers(0, 30), count=st.integers(0, 3), often=st.booleans(), files=st.booleans())
     def the_service_dies_before_it_has_stored(
         self, which: int, rounds: int, count: int, often: bool, files: bool
     ) -> None:
@@ -84,11 +88,11 @@ class Losing(Sending):
         for asked in self.asked:
             if asked.request_id is not None and asked.outcome is None:
                 self._read(asked)
-        self.the_service_dies(often, files)
+        self._die(often, files)
 
     # -- what is let go of --------------------------------------------------------------------------------------------
 
-    @rule(which=pick)
+    @step(which=pick)
     def close_a_sampler(self, which: int) -> None:
         alive = [s for s in self.samplers if not s.over and (s.origin is None or s.origin.request_id is not None)]
         if not alive or self.lives.disk.full:
@@ -101,14 +105,25 @@ class Losing(Sending):
                 asked.dropped = True
         self.lives.do(self.lives.post(sampler.tenant, f"samplers/{sampler.sampler_id}/close", {}))
 
-    @rule(tenant=tenants)
-    def finish_a_session(self, tenant: int) -> None:
+    def _forget_closes(self) -> None:
+        """A close that the service had not yet carried out dies with it: its sampler stays until its session ends."""
+        under_way = self.lives.disk.busy
+        for sampler in self.samplers:
+            sampler.lingers |= sampler.over and (
+                under_way or sampler.sampler_id in self.lives.service.core.live.samplers
+            )
+
+    @step(tenant=tenants, rounds=st.integers(0, 30))
+    def finish_a_session(self, tenant: int, rounds: int) -> None:
         self.lives.fill_disk(False)
         self._complete(lambda asked: asked.tenant == tenant and asked.kind != "sample")
-        ended = self.sessions[tenant]
-        self.lives.do(self.lives.post(tenant, f"sessions/{ended}/finish", {"reason": {"type": "success"}}))
+        door, body = f"sessions/{self.sessions[tenant]}/finish", {"reason": {"type": "success"}}
+        self.lives.do(self._hang_up(tenant, door, body, rounds))
+        self.lives.do(self.lives.post(tenant, door, body))
         for one in [*self.runs, *self.samplers]:
             one.over |= one.tenant == tenant
+        for sampler in self.samplers:
+            sampler.lingers &= sampler.tenant != tenant
         for asked in self.asked:
             if asked.tenant == tenant:
                 asked.may_fail = asked.dropped = True

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from hypothesis import settings
 from hypothesis.stateful import invariant
 
 from tests.reliability.losing import Losing
@@ -22,10 +20,6 @@ class Histories(Losing):
                 self.everything_comes_to_its_end()
         finally:
             self.lives.close()
-
-    def check_invariants(self, settings: settings, output: Callable[[str], object], runtimes: dict[str, float]) -> None:
-        # Without a line of its own for each step, which would hide the history in what follows from it.
-        super().check_invariants(settings, lambda line: None, runtimes)
 
     @invariant()
     def the_engine_holds_only_what_the_programs_say(self) -> None:
@@ -56,13 +50,14 @@ class Histories(Losing):
     def _memory_is_right(self) -> None:
         engine = self.lives.link.engine
         alive = {run.model_id: run for run in self.runs if not run.over}
-        assert set(engine.models) == set(alive)
+        assert set(engine.models) == set(alive), "the engine holds other models than the programs"
         for model_id, run in alive.items():
             model, reference = engine.models[model_id], run.reference
             assert model.weights == reference.weights, model_id
             if not reference.broken:
                 assert tuple(model.gradients) == reference.gradients, model_id
-        assert set(engine.samplers) <= {sampler.sampler_id for sampler in self.samplers if not sampler.over}
+        over = {sampler.sampler_id for sampler in self.samplers if sampler.over and not sampler.lingers}
+        assert not over & set(engine.samplers), f"the engine holds samplers that were closed: {over}"
 
     def _checkpoints_are_right(self) -> None:
         for saved in self.saved:

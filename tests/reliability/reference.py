@@ -71,7 +71,12 @@ class Run:
 
 @dataclass
 class Sampler:
-    """A sampling session as its client knows it."""
+    """A sampling session as its client knows it.
+
+    Attributes:
+        over: it was closed, or its session has ended.
+        lingers: the service may not know of its close.
+    """
 
     tenant: int
     sampler_id: str
@@ -79,6 +84,7 @@ class Sampler:
     origin: Asked | None
     seq: int = -1
     over: bool = False
+    lingers: bool = False
 
 
 @dataclass

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
 
 from tests.reliability.asking import Asking, pick
+from tests.reliability.history import step
 from tests.reliability.lives import Refused
 from tests.reliability.reference import Asked
 
@@ -34,19 +34,19 @@ class Sending(Asking):
         assert asked.request_id in (None, promise["request_id"]), f"a repeated request got another future: {asked}"
         asked.request_id = promise["request_id"]
 
-    @rule(which=pick, count=st.integers(1, 8))
+    @step(which=pick, count=st.integers(1, 8))
     def send(self, which: int, count: int) -> None:
         for _ in range(count):
             if asked := self._outbox(which):
                 self._send(asked)
 
-    @rule(which=pick)
+    @step(which=pick)
     def send_twice_at_once(self, which: int) -> None:
         if (asked := self._outbox(which)) is None:
             return
 
         async def both() -> list[Any]:
-            return await asyncio.gather(self._post(asked), self._post(asked), return_exceptions=True)
+            return list(await asyncio.gather(self._post(asked), self._post(asked), return_exceptions=True))
 
         for answer in self.lives.do(both()):
             if isinstance(answer, dict):
@@ -54,31 +54,38 @@ class Sending(Asking):
             elif not isinstance(answer, Refused):
                 raise answer
 
-    @rule(which=pick)
+    @step(which=pick)
     def send_and_lose_the_answer(self, which: int) -> None:
         if asked := self._outbox(which):
             self._send(asked)
             asked.request_id = None
 
-    @rule(which=pick, rounds=st.integers(0, 30))
+    @step(which=pick, rounds=st.integers(0, 30))
     def hang_up_while_sending(self, which: int, rounds: int) -> None:
         if asked := self._outbox(which):
             self.lives.do(self._post_for(asked, rounds))
 
     async def _post_for(self, asked: Asked, rounds: int) -> None:
-        """Post, and hang up after so many rounds of the event loop unless there is an answer by then."""
-        post = asyncio.ensure_future(self._post(asked))
+        answer = await self._hang_up(asked.tenant, asked.path, asked.body, rounds)
+        if answer is not None:
+            self._note(asked, answer)
+
+    async def _hang_up(
+        self, tenant: int, path: str, body: dict[str, Any] | bytes, rounds: int
+    ) -> dict[str, Any] | None:
+        """Post, and hang up after so many rounds of the event loop; return the answer if there is one by then."""
+        post = asyncio.ensure_future(self.lives.post(tenant, path, body))
         for _ in range(rounds):
             await asyncio.sleep(0)
-        if not post.done():
-            post.cancel()
+        post.cancel()
         answer = (await asyncio.gather(post, return_exceptions=True))[0]
-        if isinstance(answer, dict):
-            self._note(asked, answer)
-        elif not isinstance(answer, Refused | asyncio.CancelledError):
+        if isinstance(answer, Refused | asyncio.CancelledError):
+            return None
+        if isinstance(answer, BaseException):
             raise answer
+        return answer
 
-    @rule(which=pick)
+    @step(which=pick)
     def send_again_what_was_accepted(self, which: int) -> None:
         accepted = [asked for asked in self.asked if asked.request_id is not None and not asked.may_fail]
         if accepted:
@@ -86,7 +93,7 @@ class Sending(Asking):
 
     # -- futures ------------------------------------------------------------------------------------------------------
 
-    @rule(which=pick)
+    @step(which=pick)
     def read(self, which: int) -> None:
         accepted = [asked for asked in self.asked if asked.request_id is not None]
         if accepted:
