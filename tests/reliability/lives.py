@@ -21,6 +21,7 @@ from tests.server.conftest import Running
 from tinsmith.server.engine_link import recovery
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
+from tinsmith.server.store.db import database
 from tinsmith.server.store.journal import journal
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
@@ -56,20 +57,27 @@ def _template() -> tuple[tempfile.TemporaryDirectory[str], list[str]]:
     return folder, asyncio.run(make())
 
 
+_connect_once = functools.cache(database._connect)
+
+
 class Lives:
     """A service that is killed and started again on one data folder."""
 
     def __init__(self) -> None:
         template, self.keys = _template()
         self._models = Path(template.name)
-        self.folder = Path(tempfile.mkdtemp(prefix="history-", dir=template.name))
+        # The same for every history, so that they share the statements that SQLAlchemy has compiled.
+        self.folder = self._models / "history"
         shutil.copytree(self._models / "data", self.folder / "data")
         self.loop = HandLoop()
         self.running: Running | None = None
         self._patches = [
             mock.patch("anyio.to_thread.run_sync", at_once),
             mock.patch("tinsmith.server.store.db.database.Writer", HandWriter),
+            mock.patch("tinsmith.server.store.db.database._connect", _connect_once),
             mock.patch("tinsmith.scheduler.host.Flusher", HandFlusher),
+            # Processes die here; power stays.
+            mock.patch("os.fsync", return_value=None),
             # The engines here are killed for no fault of an operation.
             mock.patch.object(recovery, "_FATAL_LOSSES", 10**9),
         ]
