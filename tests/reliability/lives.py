@@ -57,6 +57,11 @@ def _template() -> tuple[tempfile.TemporaryDirectory[str], list[str]]:
     return folder, asyncio.run(make())
 
 
+@functools.cache
+def _settings(home: Path, calm: float) -> Settings:
+    return Settings(home=home, recovery_interval_s=calm, sampler_rest_s=calm, long_poll_s=0.001, session_timeout_s=1e9)
+
+
 _connect_once = functools.cache(database._connect)
 
 
@@ -116,14 +121,7 @@ class Lives:
             often: take recovery points at every step, and let samplers rest whenever they may.
             files: keep bodies and results as files, however small.
         """
-        calm = 1e-9 if often else 1e9
-        settings = Settings(
-            home=self.folder / "data",
-            recovery_interval_s=calm,
-            sampler_rest_s=calm,
-            long_poll_s=0.001,
-            session_timeout_s=1e9,
-        )
+        settings = _settings(self.folder / "data", 1e-9 if often else 1e9)
         journal.INLINE_BYTES = 0 if files else 64 * 1024
         service = Service(settings, HandLink(settings, self._born), BaseModels({BASE: self._models}))
         await service.start()
