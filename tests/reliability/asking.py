@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from tests.reliability.history import Step, recorded, step
-from tests.reliability.lives import TENANTS, Lives
+from tests.reliability.lives import TENANTS, Life, Lives
 from tests.reliability.reference import Asked, Run, Sampler, Saved
 from tests.server.client import ADAM
 from tests.support.fake_engine import BAD_ROW
@@ -17,6 +17,7 @@ from tests.support.operations import Datum, encode_forward_backward_request
 # Which of several things is meant; drawn without looking at how many there are.
 pick = st.integers(0, 999)
 tenants = st.integers(0, TENANTS - 1)
+lives = st.builds(Life, often=st.booleans(), files=st.booleans())
 
 
 class Asking(RuleBasedStateMachine):
@@ -34,10 +35,10 @@ class Asking(RuleBasedStateMachine):
         self.asked: list[Asked] = []
         self.tokens = iter(range(10, BAD_ROW))
 
-    @initialize(often=st.booleans(), files=st.booleans())
+    @initialize(life=lives)
     @recorded
-    def begin(self, often: bool, files: bool) -> None:
-        self.lives.do(self.lives.begin(often, files))
+    def begin(self, life: Life) -> None:
+        self.lives.do(self.lives.begin(life))
         self.lives.do(self.lives.settle())
         self.sessions = [self._open(tenant) for tenant in range(TENANTS)]
         for tenant in range(TENANTS):

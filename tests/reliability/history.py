@@ -56,7 +56,8 @@ def play(make: Callable[[], Machine], history: Sequence[Step]) -> Exception | No
 def shorten(make: Callable[[], Machine], history: Sequence[Step], seconds: float) -> list[Step]:
     """Leave out steps, many at once and then fewer, while the history fails at the same place; for so long at most."""
     until = time.monotonic() + seconds
-    place = _place(play(make, history))
+    if (place := _place(play(make, history))) is None:
+        return list(history)
     left, size = list(history), len(history) // 2
     while size:
         start, before = 1, len(left)  # without its beginning there is no history

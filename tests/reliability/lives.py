@@ -7,6 +7,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -38,6 +39,19 @@ T = TypeVar("T")
 
 class Refused(Exception):
     """The service could not take a request now; its client repeats it."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """How a life of the service is set up.
+
+    Attributes:
+        often: recovery points are taken at every step, and samplers rest whenever they may.
+        files: bodies and results are files, however small.
+    """
+
+    often: bool
+    files: bool
 
 
 @functools.cache
@@ -114,15 +128,10 @@ class Lives:
 
     # -- life and death -----------------------------------------------------------------------------------------------
 
-    async def begin(self, often: bool = False, files: bool = False) -> None:
-        """Start the service.
-
-        Args:
-            often: take recovery points at every step, and let samplers rest whenever they may.
-            files: keep bodies and results as files, however small.
-        """
-        settings = _settings(self.folder / "data", 1e-9 if often else 1e9)
-        journal.INLINE_BYTES = 0 if files else 64 * 1024
+    async def begin(self, life: Life) -> None:
+        """Start the service."""
+        settings = _settings(self.folder / "data", 1e-9 if life.often else 1e9)
+        journal.INLINE_BYTES = 0 if life.files else 64 * 1024
         service = Service(settings, HandLink(settings, self._born), BaseModels({BASE: self._models}))
         await service.start()
         self.running = Running(service, service._link)  # pyright: ignore[reportArgumentType]

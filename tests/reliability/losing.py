@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from tests.reliability.asking import pick, tenants
+from tests.reliability.asking import lives, pick, tenants
 from tests.reliability.history import step
+from tests.reliability.lives import Life
 from tests.reliability.reference import Asked
 from tests.reliability.sending import Sending
 
@@ -63,32 +64,34 @@ class Losing(Sending):
     def the_disk_fills_or_is_freed(self, full: bool) -> None:
         self.lives.fill_disk(full)
 
-    @step(often=st.booleans(), files=st.booleans())
-    def the_service_dies(self, often: bool, files: bool) -> None:
-        self._die(often, files)
+    @step(life=lives)
+    def the_service_dies(self, life: Life) -> None:
+        self._die(life)
 
-    def _die(self, often: bool, files: bool) -> None:
+    def _die(self, life: Life) -> None:
         self._forget_closes()
         self.lives.do(self.lives.kill())
-        self.lives.do(self.lives.begin(often, files))
+        self.lives.do(self.lives.begin(life))
         # What a client was told stays told, and at once: it is not worked out again.
         for asked in self.asked:
             if asked.outcome is not None:
                 self._read(asked)
 
-    @step(which=pick, rounds=st.integers(0, 30), count=st.integers(0, 3), often=st.booleans(), files=st.booleans())
-    def the_service_dies_before_it_has_stored(
-        self, which: int, rounds: int, count: int, often: bool, files: bool
-    ) -> None:
+    @step(sent=st.integers(0, 30), rounds=st.integers(0, 30), count=st.integers(0, 30), life=lives)
+    def the_service_dies_before_it_has_stored(self, sent: int, rounds: int, count: int, life: Life) -> None:
+        # In order, so that the engine can work on all of it: then many outcomes come before it dies.
+        for _ in range(sent):
+            if asked := self._outbox(0):
+                self._send(asked)
         self.lives.disk.held = True
-        if asked := self._outbox(which):
+        if asked := self._outbox(0):
             self.lives.do(self._post_for(asked, rounds))
         self.lives.do(self.lives.beats(count))
         # Whoever is told something now is told it too early.
         for asked in self.asked:
             if asked.request_id is not None and asked.outcome is None:
                 self._read(asked)
-        self._die(often, files)
+        self._die(life)
 
     # -- what is let go of --------------------------------------------------------------------------------------------
 

@@ -34,13 +34,17 @@ def _run(examples: int) -> None:
         report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
+    failed: Exception | None = None
     try:
         run_state_machine_as_test(Kept, settings=options)
     except Exception as error:
+        failed = error
+    if failed is not None:
         short = shorten(Histories, last, _SHORTEN_S)
         # None where it does not fail again, which would be a fault of the machine.
         found = play(Histories, short)
-        raise AssertionError(f"{found}\nin this history:\n{told(short)}") from (found or error)
+        what = f"{type(found).__name__}: {found}" if found else f"once, and not when it was played again: {failed}"
+        raise AssertionError(f"{what}\nin this history:\n{told(short)}") from (found or failed)
 
 
 @pytest.mark.row(210, 211)
