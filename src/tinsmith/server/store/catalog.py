@@ -72,7 +72,7 @@ class Catalog:
                 # Only a memory: the engine tells it anew.
                 log.warning("base model %s: what was known of it cannot be read: %s", name, describe(error))
 
-    async def up(self, models: list[BaseModelInfo]) -> None:
+    def up(self, models: list[BaseModelInfo]) -> None:
         """An engine host is up with these models."""
         for model in models:
             if (reason := self.other_weights(model.name, model.weights_digest)) is not None:
@@ -83,13 +83,16 @@ class Catalog:
         self._up.set()
         if self.healthy:
             self._complete.set()
+
+    async def store(self, models: list[BaseModelInfo]) -> None:
+        """Remember what a host has told of its models, for the time before the next one is up."""
         rows = [{"name": model.name, "info": model.model_dump()} for model in models]
 
         def job(connection: Connection) -> None:
-            connection.execute(delete(BaseModelRow).where(BaseModelRow.name.in_(list(self._infos))))
+            connection.execute(delete(BaseModelRow).where(BaseModelRow.name.in_([model.name for model in models])))
             connection.execute(insert(BaseModelRow), rows)
 
-        await self._db.write(job)
+        await self._db.write_until_stored(job)
 
     def down(self, reason: str) -> None:
         """The engine host is gone."""
