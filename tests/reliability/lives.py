@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import shutil
 import tempfile
+import uuid
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from tests.reliability.reference import Asked
 from tests.server.conftest import Running
 from tinsmith.server.engine_link import recovery
 from tinsmith.server.service import Service
+from tinsmith.server.state import records
+from tinsmith.server.store import keys
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.db import database
 from tinsmith.server.store.journal import journal
@@ -95,6 +99,10 @@ class Lives:
             mock.patch("tinsmith.server.store.db.database.Writer", HandWriter),
             mock.patch("tinsmith.server.store.db.database._connect", _connect_once),
             mock.patch("tinsmith.scheduler.host.Flusher", HandFlusher),
+            # What would differ from one time to the next.
+            mock.patch.object(records, "_ids", chance := random.Random(0)),
+            mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=chance.getrandbits(128), version=4)),
+            mock.patch.object(keys, "_TRUST_S", 1e9),
             # Processes die here; power stays.
             mock.patch("os.fsync", return_value=None),
             # The engines here are killed for no fault of an operation.
