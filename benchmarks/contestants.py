@@ -73,10 +73,9 @@ class Contestant(Protocol):
 class TinsmithEngine:
     """The engine by itself: no service, no scheduler."""
 
-    system = "tinsmith engine"
-
-    def __init__(self, job: Job) -> None:
-        settings = Settings(max_decode_batch=512)
+    def __init__(self, job: Job, *, batch_invariant: bool = False) -> None:
+        self.system = "batch_invariant" if batch_invariant else "tinsmith engine"
+        settings = Settings(max_decode_batch=512, batch_invariant=batch_invariant)
         self._engine = Engine.load("benchmark", job.model, job.device, job.dtype, settings)
         self._samples = 0
         for seed, name in enumerate(job.names):

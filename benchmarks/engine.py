@@ -144,10 +144,18 @@ def worst_difference(found: dict[str, float], wanted: dict[str, float]) -> float
     return max(abs(found[name] - value) / abs(value) for name, value in wanted.items())
 
 
-def compare(job: Job, sizes: Sizes) -> tuple[list[Column], dict[str, object]]:
-    """Run both sides; return the plain loop's column first, and facts about the comparison."""
+def compare(job: Job, sizes: Sizes, batch_invariant: bool) -> tuple[list[Column], dict[str, object]]:
+    """Run the sides; return the plain loop's column first, and facts about the comparison.
+
+    Args:
+        job: what they work on.
+        sizes: how much.
+        batch_invariant: whether the engine takes part a second time, in that mode.
+    """
     ours = TinsmithEngine(job)  # first: it writes the adapters that the other side starts from
-    sides = [TransformersPeft(job), ours]
+    sides: list[Contestant] = [TransformersPeft(job), ours]
+    if batch_invariant:
+        sides.append(TinsmithEngine(job, batch_invariant=True))
     difference = check_losses(sides, job, sizes, ours.vocab_size)
     return measure(sides, job, sizes, ours.vocab_size), {"loss_difference": f"{difference:.1e}"}
 
@@ -163,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Sizes.batch)
     parser.add_argument("--length", type=int, default=Sizes.length)
     parser.add_argument("--longest", type=int, default=Sizes.longest)
+    parser.add_argument("--batch-invariant", action="store_true", help="the engine once more, in that mode")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all?")
     parser.add_argument("--json", type=Path, help="write the measurements here")
     args = parser.parse_args()
@@ -179,7 +188,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="tinsmith-benchmark-") as scratch:
         job = Job(args.model, args.device, args.dtype, args.rank, args.adapters, Path(scratch))
-        columns, found = compare(job, sizes)
+        columns, found = compare(job, sizes, args.batch_invariant)
     facts |= {**found, "sizes": vars(sizes)}
     show("Engine benchmark", columns, baseline=columns[0].system, facts=facts)
     if args.json:

@@ -199,6 +199,11 @@ class EngineSettings(_Environment):
     activation_checkpointing: bool = Field(
         default=False, description="Recompute each layer in the backward pass: less memory, a third more time."
     )
+    batch_invariant: bool = Field(
+        default=False,
+        description="Results that no neighbour changes in a single bit, and samples with the learner's own logprobs; "
+        "slower, on one thread.",
+    )
     engine_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the engine; unset: one for small models, else torch's default."
     )

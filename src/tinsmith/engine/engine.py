@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from tinsmith.engine.adapters.optimizer import adamw_step
 from tinsmith.engine.adapters.references import BASE, References
+from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.adapters.trained_adapters import Adapters
 from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
@@ -21,6 +22,7 @@ from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprobs import chunk_tokens
+from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import use_threads
 from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
@@ -56,7 +58,7 @@ class Engine:
         self.folders = AdapterFolders(base)
         self._sampler: Sampler | None = None
         self.references = References(self.adapters, partial(self.folders.read, optimizer=False))
-        self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk)
+        self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk, base.products.tile)
         self.reference_logprobs = ReferenceLogprobs(base, self._chunk, settings.reference_cache_mb * 2**20)
 
     @classmethod
@@ -74,10 +76,14 @@ class Engine:
             UserError: there is no model at `source`, its architecture is not supported, or device or dtype are not.
         """
         place = resolve_device(device)
-        base = load_base_model(name, source, place, resolve_dtype(dtype, place))
+        products = TILED if settings.batch_invariant else WHOLE
+        if settings.batch_invariant:
+            # Several threads would split elementwise work at places that depend on the size of a pass.
+            use_threads(0, 1)
+        base = load_base_model(name, source, place, resolve_dtype(dtype, place), products=products)
         if settings.activation_checkpointing:
             checkpoint_activations(base)
-        use_threads(base.info.parameters, settings.engine_threads)
+        use_threads(base.info.parameters, 1 if settings.batch_invariant else settings.engine_threads)
         base.info = base.info.model_copy(update={"weights_digest": weights_digest(base)})
         return cls(base, settings)
 
@@ -295,14 +301,21 @@ class Engine:
 
     def _run(self, units: list[Unit], backward: bool, results: list[RowOutput | Exception]) -> None:
         units = self.reference_logprobs.fill_in(units)
-        outputs, gradients = run_units(self.base, units, self.max_tokens_per_pass, self._chunk, backward)
+        adapters = [self.adapters.get(model_id) for model_id in {unit[0].row.model_id for unit in units}]
+        gradients = PassGradients(self.base.wide_dtype)
+        tiled = self.base.products.tile > 1
+        if tiled:
+            # On top of what is there, datum by datum: however an operation is cut into passes, it is the same sum.
+            gradients.flats.update((a.slot, a.grad.clone()) for a in adapters)
+        outputs = run_units(self.base, units, self.max_tokens_per_pass, self._chunk, gradients if backward else None)
         for index, output in outputs.items():
             results[index] = output
         if backward:
-            for model_id in {unit[0].row.model_id for unit in units}:
-                adapter = self.adapters.get(model_id)
+            for adapter in adapters:
                 flat = gradients.flats.get(adapter.slot)
                 # A row may touch no weight that this adapter acts on; its step counts all the same.
                 adapter.has_gradients = True
-                if flat is not None:
+                if tiled:
+                    adapter.grad.copy_(gradients.flats[adapter.slot])
+                elif flat is not None:
                     adapter.grad.add_(flat)

@@ -204,8 +204,8 @@ def test_one_sample_ends_as_another_fails(monkeypatch: pytest.MonkeyPatch) -> No
         assert own.sampler.step() == []
 
     class FirstRowAlone(Distribution):
-        def __init__(self, logits: torch.Tensor, shaping: Shaping) -> None:
-            super().__init__(logits, shaping)
+        def __init__(self, logits: torch.Tensor, shaping: Shaping, tile: int = 1) -> None:
+            super().__init__(logits, shaping, tile)
             self.finite = torch.arange(len(logits)) == 0
 
     monkeypatch.setattr(next_tokens, "Distribution", FirstRowAlone)

@@ -93,9 +93,9 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Return a list that grows by one with every attention that is computed."""
     calls: list[None] = []
 
-    def counted(*args: Any) -> torch.Tensor:
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
         calls.append(None)
-        return packed_attention(*args)
+        return packed_attention(*args, **options)
 
     monkeypatch.setattr(attention, "packed_attention", counted)
     return calls

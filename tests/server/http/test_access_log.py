@@ -15,7 +15,7 @@ from tinsmith.server.state.prometheus import Metrics
 
 
 def _levels(caplog: pytest.LogCaptureFixture, paths: list[str]) -> list[tuple[int, int]]:
-    catalog = SimpleNamespace(healthy=False, folders={"m": "folder"}, loaded=set[str]())
+    catalog = SimpleNamespace(healthy=False, folders={"m": "folder"}, loaded=set[str](), lost=None)
     service: Any = SimpleNamespace(core=SimpleNamespace(catalog=catalog, metrics=Metrics()), owner="ann")
 
     async def ask() -> list[int]:

@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 
 from tinsmith.engine.model.context import ForwardContext
 from tinsmith.engine.model.padded import LengthGroup, Pad, PaddedLayout, Unpad
+from tinsmith.engine.model.tiles.attention import tiled_attention
 
 NAME = "tinsmith"
 # Keyword arguments that change the mathematics of attention when they are set. Unknown ones pass: `transformers` hands
@@ -21,7 +22,9 @@ NAME = "tinsmith"
 _UNSUPPORTED = ("sliding_window", "s_aux", "softcap", "position_bias", "sinks", "head_mask", "cache_position_bias")
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PaddedLayout, scaling: float) -> Tensor:
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: PaddedLayout, scaling: float, *, tiled: bool = False
+) -> Tensor:
     """Causal attention of every sequence of a packed stream to itself.
 
     Args:
@@ -30,12 +33,14 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PaddedLa
         value: [T, key heads, head dim].
         layout: of the stream's sequences.
         scaling: factor on query·key.
+        tiled: whether a query's sums keep one order in passes of every kind, see `tiled_attention`.
 
     Returns:
         [T, query heads, head dim].
     """
+    attend = tiled_attention if tiled else _group_attention
     grouped = zip(layout.groups, *(Pad.apply(x, layout) for x in (query, key, value)), strict=True)  # pyright: ignore
-    mixed = [_group_attention(group, q, k, v, scaling) for group, q, k, v in grouped]
+    mixed = [attend(group, q, k, v, scaling) for group, q, k, v in grouped]
     return Unpad.apply(layout, *mixed)  # pyright: ignore[reportReturnType]
 
 
@@ -86,7 +91,8 @@ def attention(
         layer = int(module.layer_idx)  # pyright: ignore[reportArgumentType]
         out = forward_context.paged.attend(layer, q, k, v, scale, forward_context)
     else:
-        out = packed_attention(q, k, v, forward_context.layout, scale)
+        tiled = forward_context.products.tile > 1
+        out = packed_attention(q, k, v, forward_context.layout, scale, tiled=tiled)
     return out.unsqueeze(0), None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tinsmith.engine.model.context import ContextCell
 from tinsmith.engine.model.experts import LoraExperts
 from tinsmith.engine.model.loading_faults import named_faults
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.engine.model.probe import check_numbers, check_packed, plain_logits
+from tinsmith.engine.model.probe import check_numbers, check_packed, check_tiles, plain_logits
 from tinsmith.engine.model.shards import gather_weight
+from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
 from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config
 from tinsmith.model_files.tokenizer_json import load_tokenizer
 from tinsmith.types.errors import UserError, invalid
@@ -31,7 +33,12 @@ from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 
 def load_base_model(
-    name: str, source: str, device: torch.device, dtype: torch.dtype, parallel: DistributedConfig | None = None
+    name: str,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    parallel: DistributedConfig | None = None,
+    products: Products = WHOLE,
 ) -> BaseModel:
     """Load a base model and make its linear layers carry adapters.
 
@@ -41,6 +48,7 @@ def load_base_model(
         device: where to put it.
         dtype: compute dtype.
         parallel: how to split the weights over the ranks of the running process group, as `transformers` plans it.
+        products: how rows are multiplied with weights.
 
     Raises:
         UserError: there is no model at `source`, one of its files is at fault (the message names file and field), or
@@ -48,11 +56,16 @@ def load_base_model(
     """
     folder = _folder(name, source)
     with named_faults(f"base model {name}", folder):
-        return _load(name, folder, device, dtype, parallel)
+        return _load(name, folder, device, dtype, parallel, ContextCell(products))
 
 
 def _load(
-    name: str, folder: Path, device: torch.device, dtype: torch.dtype, parallel: DistributedConfig | None
+    name: str,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    parallel: DistributedConfig | None,
+    cell: ContextCell,
 ) -> BaseModel:
     # The small files first: whoever has a broken one should not wait for the weights to hear of it.
     fields = read_config(place := f"base model {name}", folder)
@@ -75,7 +88,7 @@ def _load(
         info=_info(name, model, config, parameters, tied, tokenizer is not None),
         config=config,
         decoder=model.get_decoder(),
-        head=LoraLinear(model.get_output_embeddings(), _head_name(model), cell := ContextCell()),
+        head=LoraLinear(model.get_output_embeddings(), _head_name(model), cell),
         targets=targets,
         cell=cell,
         device=device,
@@ -86,12 +99,18 @@ def _load(
     _swap_modules(model, base)
     model.config._attn_implementation = attention.NAME
     check_packed(base, plain)
+    if cell.products.tile > 1:
+        check_tiles(base)
     return base
 
 
 def checkpoint_activations(base: BaseModel) -> None:
     """Keep only each layer's input in the forward pass and recompute the rest in the backward pass."""
-    base.decoder.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+    options: dict[str, Any] = {"use_reentrant": False}
+    if base.products.tile > 1:
+        # What is recomputed runs outside of `BaseModel.hidden`.
+        options["context_fn"] = lambda: (nullcontext(), TiledLinears())
+    base.decoder.gradient_checkpointing_enable(options)  # pyright: ignore[reportCallIssue]
     for module in base.decoder.modules():
         if isinstance(module, GradientCheckpointingLayer):
             # transformers recomputes in training mode only; the layer's parts stay in evaluation mode.

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.engine.model.context import ContextCell, ForwardContext
 from tinsmith.engine.model.lora import LoraLinear
+from tinsmith.engine.model.tiles.products import Products, TiledLinears
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 
@@ -60,6 +61,11 @@ class BaseModel:
         """Width of one head."""
         return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
 
+    @property
+    def products(self) -> Products:
+        """How rows are multiplied with weights."""
+        return self.cell.products
+
     def hidden(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         """Run the decoder over one stream. The context must be current: `with model.cell.use(context)`.
 
@@ -70,6 +76,14 @@ class BaseModel:
         Returns:
             last hidden states after the final norm, [T, H], compute dtype.
         """
+        if self.products.tile == 1:
+            return self._decode(input_ids, context)
+        tokens = input_ids.shape[0]
+        filled = torch.cat([input_ids, input_ids.new_zeros(context.fill_up())])
+        with TiledLinears():
+            return self._decode(filled, context)[:tokens]
+
+    def _decode(self, input_ids: Tensor, context: ForwardContext) -> Tensor:
         out: Any = self.decoder(
             input_ids=input_ids[None],
             position_ids=context.positions[None],

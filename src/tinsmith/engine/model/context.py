@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.model.padded import PaddedLayout
+from tinsmith.engine.model.tiles.products import WHOLE, Products
 
 
 class Mode(StrEnum):
@@ -101,6 +102,7 @@ class ForwardContext:
         context_lens: keys of each sequence, the new ones included, int32 [S].
         heads: tokens that each sequence has before its own `lengths`, which are the first ones of the sequence ahead of
             it (PACKED); empty where no sequences share a head.
+        products: how rows are multiplied with weights; the model's, see `ContextCell`.
     """
 
     mode: Mode
@@ -113,6 +115,7 @@ class ForwardContext:
     block_tables: Tensor | None = None
     context_lens: Tensor | None = None
     heads: tuple[int, ...] = ()
+    products: Products = WHOLE
     # Both are the same in every layer, so that the first one that asks pays for all.
     _layout: PaddedLayout | None = field(default=None, init=False)
     _stretches: tuple[list[Slot | None], Tensor] | None = field(default=None, init=False)
@@ -146,17 +149,43 @@ class ForwardContext:
             self._stretches = (slots, torch.tensor(ends, device=self.positions.device))
         return self._stretches
 
+    def fill_up(self) -> int:
+        """Make the stream a multiple of a tile, by a last sequence that nobody asks about; return its length.
+
+        Where gradients are wanted, every sequence gets a span of its own: their gradients are then added one by one, in
+        their order, however they are spread over passes.
+        """
+        extra = -self.positions.shape[0] % self.products.tile
+        if self.gradients is not None:
+            self.spans = tuple(part for span in self.spans for part in self._by_sequence(span))
+        if extra:
+            self.positions = torch.cat([self.positions, torch.arange(extra, device=self.positions.device)])
+            self.lengths = (*self.lengths, extra)
+            self.heads = (*self.heads, 0) if self.heads else ()
+        return extra
+
+    def _by_sequence(self, span: AdapterSpan) -> Iterator[AdapterSpan]:
+        start = 0
+        for length in self.lengths:
+            if length and span.start <= start < span.end:
+                yield AdapterSpan(span.slot, start, start + length)
+            start += length
+
 
 class ContextCell:
     """Holds the context of the pass that runs; the swapped modules of one model share one cell.
+
+    Args:
+        products: how the model multiplies rows with weights, in every pass.
 
     A plain attribute, not a thread-local: autograd recomputes and differentiates on threads of its own. So one
     model runs one pass at a time.
     """
 
-    __slots__ = ("_current",)
+    __slots__ = ("_current", "products")
 
-    def __init__(self) -> None:
+    def __init__(self, products: Products = WHOLE) -> None:
+        self.products = products
         self._current: ForwardContext | None = None
 
     @property
@@ -171,6 +200,7 @@ class ContextCell:
         """Make `context` current for forward and backward of one pass."""
         if self._current is not None:
             raise RuntimeError("a forward pass of this model is already running")
+        context.products = self.products
         self._current = context
         try:
             yield

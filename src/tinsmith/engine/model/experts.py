@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
 from tinsmith.engine.model.lora import LoraSpan, lora_map
+from tinsmith.engine.model.tiles.products import WHOLE, Products
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +106,12 @@ class Grouped:
     Attributes:
         weight: [experts, out, in].
         bounds: start of each expert's rows and the end of the last's.
+        products: of the model.
     """
 
     weight: Tensor
     bounds: tuple[int, ...]
+    products: Products = WHOLE
 
     def apply(self, x: Tensor) -> Tensor:
         """[pairs, in] to [pairs, out]."""
@@ -126,14 +129,14 @@ class Grouped:
 
     def _multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         # The grouped kernel takes bfloat16; other dtypes, and CPUs, multiply expert by expert.
-        if x.device.type == "cuda" and x.dtype == torch.bfloat16:
+        if x.device.type == "cuda" and x.dtype == torch.bfloat16 and self.products.tile == 1:
             ends = torch.tensor(self.bounds[1:], dtype=torch.int32, device=x.device)
             return torch.nn.functional.grouped_mm(x, weight, offs=ends)
         y = x.new_empty(x.shape[0], weight.shape[2])  # [pairs, out]; bounds cover all of it
         for expert in range(weight.shape[0]):
             start, end = self.bounds[expert], self.bounds[expert + 1]
             if end > start:
-                torch.mm(x[start:end], weight[expert], out=y[start:end])
+                self.products.mm(x[start:end], weight[expert], out=y[start:end])
         return y
 
 
@@ -208,5 +211,5 @@ class LoraExperts(nn.Module):
 
     def _map(self, x: Tensor, weight: str, routing: Routing, context: ForwardContext) -> Tensor:
         name = f"{self.name}.{weight}"
-        base = Grouped(getattr(self, weight), routing.bounds)
+        base = Grouped(getattr(self, weight), routing.bounds, context.products)
         return lora_map(x, base, routing.spans_for(name), name, context)

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
 from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_product, spans_for
+from tinsmith.engine.model.tiles.products import Products, fill_up
+from tinsmith.engine.model.tiles.softmax import log_normalisers
 
 # A chunk may always hold this many logits (16 MiB in float32), so that small vocabularies are not cut into many small
 # matrices.
 _FREE_LOGITS = 1 << 22
 
 
-def chunk_tokens(vocab_size: int, wanted: int) -> int:
-    """Return the number of tokens to project at once, at least `wanted`."""
-    return max(wanted, _FREE_LOGITS // vocab_size)
+def chunk_tokens(vocab_size: int, wanted: int, tile: int = 1) -> int:
+    """Return the number of tokens to project at once, at least `wanted`; a multiple of `tile`."""
+    return -(-max(wanted, _FREE_LOGITS // vocab_size) // tile) * tile
 
 
 def project(head: LoraLinear, hidden: Tensor, spans: Sequence[LoraSpan]) -> Tensor:
@@ -41,13 +43,22 @@ def project(head: LoraLinear, hidden: Tensor, spans: Sequence[LoraSpan]) -> Tens
     logits = _base_logits(head, hidden)
     for s in spans:
         # As in `lora.add_delta`, but into a sum whose dtype may be wider: h is [tokens, R], B is [V, R].
-        add_product(s.rows(logits), torch.mm(s.rows(hidden), s.a.t()).mul_(s.scale), s.b.t())
+        h = head.products.mm(s.rows(hidden), s.a.t()).mul_(s.scale)
+        _add_wide(s.rows(logits), h, s.b.t(), head.products)
     return logits
 
 
 def head_spans(head: LoraLinear, context: ForwardContext) -> list[LoraSpan]:
     """Return the spans of a pass whose adapters act on the output projection."""
     return spans_for(context, head.name)
+
+
+def _add_wide(out: Tensor, x: Tensor, weight: Tensor, products: Products) -> None:
+    """Add x·weight to `out`, whose dtype may be wider."""
+    if products.tile == 1:
+        add_product(out, x, weight)
+    else:
+        products.add_mm(out, x.to(out.dtype), weight.to(out.dtype))
 
 
 def _base_logits(head: LoraLinear, hidden: Tensor) -> Tensor:
@@ -57,10 +68,11 @@ def _base_logits(head: LoraLinear, hidden: Tensor) -> Tensor:
     1/256 of its logit: enough to bias the ratios of policy-gradient losses.
     """
     wide = torch.promote_types(torch.float32, hidden.dtype)
-    if hidden.dtype != wide and hidden.device.type == "cuda":
+    if hidden.dtype != wide and hidden.device.type == "cuda" and head.products.tile == 1:
         logits = torch.mm(hidden, head.weight.t(), out_dtype=wide)
         return logits if head.bias is None else logits.add_(head.bias)
-    return F.linear(hidden.to(wide), head.weight.to(wide), None if head.bias is None else head.bias.to(wide))
+    bias = None if head.bias is None else head.bias.to(wide)
+    return head.products.linear(hidden.to(wide), head.weight.to(wide), bias)
 
 
 def clip_spans(spans: Sequence[LoraSpan], start: int, end: int) -> list[LoraSpan]:
@@ -112,7 +124,8 @@ def target_logprobs(
     """
     if gradients is None or not torch.is_grad_enabled():
         return _forward(head, hidden, spans, pairs, chunk)[0]
-    if pairs.trained is not None and not spans:
+    # In tiles all rows go one way, because a neighbour may bring an adapter on the head.
+    if pairs.trained is not None and not spans and head.products.tile == 1:
         return _SingleTargetLogprobs.apply(hidden, head, pairs, chunk)  # pyright: ignore
     return _TargetLogprobs.apply(hidden, gradients.anchor, head, spans, pairs, chunk, gradients)  # pyright: ignore
 
@@ -140,19 +153,36 @@ def _forward(
     logprobs = torch.empty(pairs.rows.shape[0], dtype=wide, device=hidden.device)
     normalisers = torch.empty(n, dtype=wide, device=hidden.device)
     logits: Tensor | None = None
-    starts = range(0, n, chunk)
+    tile = head.products.tile
+    starts = _starts(n, chunk, spans, tile)
     cuts = _cuts(pairs.rows, starts, n)  # pairs rise with their rows, so those of a chunk are neighbours
-    for i, start in enumerate(starts):
-        end, (first, last) = min(start + chunk, n), (cuts[i], cuts[i + 1])
-        logits = project(head, hidden[start:end], clip_spans(spans, start, end))  # [chunk, V]
+    for i, (start, end) in enumerate(pairwise((*starts, n))):
+        first, last = cuts[i], cuts[i + 1]
+        logits = project(head, fill_up(hidden[start:end], tile), clip_spans(spans, start, end))  # [chunk, V]
+        rows, targets = pairs.rows[first:last], pairs.targets[first:last]
         # log softmax at the targets alone: the logit less log-sum-exp; the other V - 1 are never written.
-        normalisers[start:end] = logits.logsumexp(-1)
-        rows = pairs.rows[first:last]
-        logprobs[first:last] = logits[rows - start, pairs.targets[first:last]] - normalisers[rows]
+        if tile == 1:
+            normalisers[start:end] = logits.logsumexp(-1)
+            logprobs[first:last] = logits[rows - start, targets] - normalisers[rows]
+        else:
+            # As the sampler reckons it, to the last bit.
+            peak, log_total = (x[: end - start] for x in log_normalisers(logits))
+            normalisers[start:end] = peak + log_total
+            above = logits[rows - start, targets].to(torch.float64) - peak[rows - start]
+            logprobs[first:last] = above - log_total[rows - start]
         if take is not None:
             take(start, logits, normalisers[start:end])
     # A single chunk is small enough to keep, which spares the backward pass one projection.
-    return logprobs, normalisers, logits if len(starts) == 1 else None
+    return logprobs, normalisers, logits if len(starts) == 1 and tile == 1 else None
+
+
+def _starts(n: int, chunk: int, spans: Sequence[LoraSpan], tile: int) -> Sequence[int]:
+    """First row of each chunk."""
+    if tile == 1 or not spans:
+        return range(0, n, chunk)
+    # An adapter's gradient is a sum over the rows of each chunk, so a sequence's rows are cut as if it were alone.
+    bounds = sorted({0, n, *(bound for s in spans for bound in (s.span.start, s.span.end))})
+    return [start for low, high in pairwise(bounds) for start in range(low, high, chunk)]
 
 
 def _cuts(rows: Tensor, starts: Sequence[int], n: int) -> list[int]:
@@ -238,15 +268,17 @@ class _TargetLogprobs(torch.autograd.Function):
         if logits is not None and active.shape[0] != hidden.shape[0]:
             logits = logits[active]
         grad_x = torch.empty_like(x)
-        starts = range(0, x.shape[0], chunk)
+        tile = head.products.tile
+        starts = _starts(x.shape[0], chunk, kept, tile)
         cuts = _cuts(row_of_pair, starts, x.shape[0])
-        for i, start in enumerate(starts):
-            end, pair = min(start + chunk, x.shape[0]), slice(cuts[i], cuts[i + 1])
+        for i, (start, end) in enumerate(pairwise((*starts, x.shape[0]))):
+            pair = slice(cuts[i], cuts[i + 1])
             some, chunk_spans = x[start:end], clip_spans(kept, start, end)
             # In place, because this is the largest tensor of the pass: logits [rows, V] become their gradient
             # grad·onehot(target) - total·softmax.
-            z = logits if logits is not None else project(head, some, chunk_spans)
-            z.sub_(normalisers[active[start:end], None]).exp_().mul_(-total[start:end, None])
+            z = fill_up(project(head, some, chunk_spans) if logits is None else logits, tile)
+            z.sub_(fill_up(normalisers[active[start:end], None], tile)).exp_()
+            z = z[: end - start].mul_(-total[start:end, None])
             z.index_put_((row_of_pair[pair] - start, targets[pair]), grad[pair], accumulate=True)
             grad_x[start:end] = _backward_chunk(head, some, z, chunk_spans, gradients)
         if x is not hidden:
@@ -273,12 +305,13 @@ def _backward_chunk(
     """Gradient of `project` at one chunk: [rows, V] in wide dtype to [rows, H] in compute dtype."""
     # Rounded to compute dtype for the matmuls, as every other gradient between layers is; sums stay wide.
     grad = grad_logits.to(x.dtype)
-    grad_x = torch.mm(grad, head.weight)
+    products = head.products
+    grad_x = products.mm(grad, head.weight)
     for s in spans:
         g, some = s.rows(grad), s.rows(x)
-        h = torch.mm(some, s.a.t()).mul_(s.scale)
-        grad_h = torch.mm(g, s.b).mul_(s.scale)
-        s.rows(grad_x).addmm_(grad_h, s.a)
+        h = products.mm(some, s.a.t()).mul_(s.scale)
+        grad_h = products.mm(g, s.b).mul_(s.scale)
+        products.add_mm(s.rows(grad_x), grad_h, s.a)
         grad_a, grad_b = gradients.views(s.span.slot, head.name)
         add_product(grad_a, grad_h.t(), some)
         add_product(grad_b, g.t(), h)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
 from tinsmith.engine.model.shards import ShardedDense
+from tinsmith.engine.model.tiles.products import WHOLE, Products
 
 # Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
 TakePart = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -59,13 +59,14 @@ def spans_for(context: ForwardContext, name: str, part: TakePart | None = None) 
     return found
 
 
-def add_delta(y: Tensor, x: Tensor, spans: Sequence[LoraSpan]) -> list[Tensor]:
+def add_delta(y: Tensor, x: Tensor, spans: Sequence[LoraSpan], products: Products) -> list[Tensor]:
     """Add each span's scaled B·A·x to `y` in place.
 
     Args:
         y: [T, out].
         x: [T, in].
         spans: of this layer.
+        products: of the model.
 
     Returns:
         scale·A·x of each span, [tokens, R], which the gradient of B needs.
@@ -74,8 +75,8 @@ def add_delta(y: Tensor, x: Tensor, spans: Sequence[LoraSpan]) -> list[Tensor]:
     for s in spans:
         # A first: [tokens, in] @ [in, R] @ [R, out] costs tokens * R * (in + out); B·A would cost in * R * out and be
         # as large as the weight. The scale goes onto the smallest tensor of the three.
-        h = torch.mm(s.rows(x), s.a.t()).mul_(s.scale)
-        s.rows(y).addmm_(h, s.b.t())
+        h = products.mm(s.rows(x), s.a.t()).mul_(s.scale)
+        products.add_mm(s.rows(y), h, s.b.t())
         hidden.append(h)
     return hidden
 
@@ -88,6 +89,7 @@ def add_delta_gradients(
     spans: Sequence[LoraSpan],
     name: str,
     gradients: PassGradients,
+    products: Products,
 ) -> None:
     """Differentiate `add_delta`: add to `grad_x` in place and to the adapters' gradients.
 
@@ -102,12 +104,13 @@ def add_delta_gradients(
         spans: what `add_delta` was given.
         name: of the layer.
         gradients: of the pass.
+        products: of the model.
     """
     for s, h in zip(spans, hidden, strict=True):
         g = s.rows(grad_y)  # [tokens, out]
-        grad_h = torch.mm(g, s.b).mul_(s.scale)  # [tokens, R]
+        grad_h = products.mm(g, s.b).mul_(s.scale)  # [tokens, R]
         if grad_x is not None:
-            s.rows(grad_x).addmm_(grad_h, s.a)
+            products.add_mm(s.rows(grad_x), grad_h, s.a)
         grad_a, grad_b = gradients.views(s.span.slot, name)
         if s.part is not None:
             grad_a, grad_b = s.part(grad_a, grad_b)
@@ -152,14 +155,15 @@ class Dense:
 
     weight: Tensor
     bias: Tensor | None
+    products: Products = WHOLE
 
     def apply(self, x: Tensor) -> Tensor:
         """W·x + b."""
-        return F.linear(x, self.weight, self.bias)
+        return self.products.linear(x, self.weight, self.bias)
 
     def input_gradient(self, grad_y: Tensor) -> Tensor:
         """Wᵀ·grad."""
-        return torch.mm(grad_y, self.weight)
+        return self.products.mm(grad_y, self.weight)
 
     def finish(self, y: Tensor) -> None:
         """Nothing is left to do."""
@@ -176,15 +180,15 @@ class _Lora(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, base: Frozen, spans: list[LoraSpan], name: str, gradients: PassGradients
+        ctx: Any, x: Tensor, anchor: Tensor, base: Frozen, spans: list[LoraSpan], name: str, context: ForwardContext
     ) -> Tensor:
         # `anchor` is never read: it requires a gradient, which makes autograd call backward even where x has none.
         y = base.apply(x)
-        hidden = add_delta(y, x, spans)
+        hidden = add_delta(y, x, spans, context.products)
         # After the adapters: where the layer is split over ranks, one sum completes base and adapters together.
         base.finish(y)
         ctx.save_for_backward(x, *hidden)
-        ctx.base, ctx.spans, ctx.name, ctx.gradients = base, spans, name, gradients
+        ctx.base, ctx.spans, ctx.name, ctx.context = base, spans, name, context
         return y
 
     @staticmethod
@@ -192,7 +196,8 @@ class _Lora(torch.autograd.Function):
         grad_y = grads[0].contiguous()
         x, *hidden = ctx.saved_tensors
         grad_x = ctx.base.input_gradient(grad_y) if ctx.needs_input_grad[0] else None
-        add_delta_gradients(grad_x, grad_y, x, hidden, ctx.spans, ctx.name, ctx.gradients)
+        gradients, products = ctx.context.gradients, ctx.context.products
+        add_delta_gradients(grad_x, grad_y, x, hidden, ctx.spans, ctx.name, gradients, products)
         if grad_x is not None:
             ctx.base.finish_gradient(grad_x)
         return grad_x, None, None, None, None, None
@@ -202,10 +207,10 @@ def lora_map(x: Tensor, base: Frozen, spans: list[LoraSpan], name: str, context:
     """Apply a frozen map and the adapters on it: [T, in] to [T, out]; differentiable where the pass trains."""
     if context.gradients is None or not torch.is_grad_enabled():
         y = base.apply(x)
-        add_delta(y, x, spans)
+        add_delta(y, x, spans, context.products)
         base.finish(y)
         return y
-    return _Lora.apply(x, context.gradients.anchor, base, spans, name, context.gradients)  # pyright: ignore
+    return _Lora.apply(x, context.gradients.anchor, base, spans, name, context)  # pyright: ignore
 
 
 class LoraLinear(nn.Module):
@@ -219,12 +224,18 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, name: str, cell: ContextCell) -> None:
         super().__init__()
-        self._frozen = ShardedDense.of(base) if isinstance(base.weight, DTensor) else Dense(base.weight, base.bias)
+        sharded = isinstance(base.weight, DTensor)
+        self._frozen = ShardedDense.of(base) if sharded else Dense(base.weight, base.bias, cell.products)
         self._part = self._frozen.part if isinstance(self._frozen, ShardedDense) else None
         self.weight, self.bias = self._frozen.weight, self._frozen.bias
         self.out_features, self.in_features = self.weight.shape
         self.name = name
         self._cell = cell
+
+    @property
+    def products(self) -> Products:
+        """How rows are multiplied with weights."""
+        return self._cell.products
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]; the leading axes together are the T tokens of the stream."""

@@ -76,7 +76,7 @@ class _LayerRecorder:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext
     ) -> Tensor:
         self.layers.add(layer)
-        return packed_attention(query, key, value, context.layout, scaling)
+        return packed_attention(query, key, value, context.layout, scaling, tiled=context.products.tile > 1)
 
 
 @torch.no_grad()
@@ -103,3 +103,38 @@ def check_packed(base: BaseModel, plain: list[Tensor]) -> None:
         # Not `>`: NaN compares false either way, and a model that gives NaN is not one we compute.
         if not bool((a.float() - b.float()).norm() <= tolerance * a.float().norm()):
             raise unsupported(name, f"{what}, which mixes tokens or scales logits in a way of its own")
+
+
+# A sequence, and those before and behind it, so that it stands at other rows of another number of tiles.
+_BEFORE, _OWN, _BEHIND = 29, 75, 90
+
+
+@torch.no_grad()
+def check_tiles(base: BaseModel) -> None:
+    """Compare a sequence alone with the same between others, bit by bit.
+
+    Raises:
+        UserError: they differ, because a kernel of this machine looks at more than one tile's shape.
+    """
+    vocab = base.decoder.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    generator = torch.Generator().manual_seed(1)
+    before, own, behind = (torch.randint(vocab, (n,), generator=generator) for n in (_BEFORE, _OWN, _BEHIND))
+    alone, between = (_tile_probe(base, parts) for parts in ([own], [before, own, behind]))
+    if not torch.equal(alone, between[_BEFORE : _BEFORE + _OWN]):
+        raise invalid(
+            "TINSMITH_BATCH_INVARIANT",
+            "true",
+            f"false for base model {base.info.name} ({base.info.dtype}, {base.info.device}): "
+            "the matrix kernels of this machine give a row other bits beside other rows",
+        )
+
+
+def _tile_probe(base: BaseModel, parts: list[Tensor]) -> Tensor:
+    """Return of each token the logits, and these times the output projection, as a gradient would be: [T, V + H]."""
+    lengths = tuple(part.shape[0] for part in parts)
+    positions = torch.cat([torch.arange(n) for n in lengths]).to(base.device)
+    context = ForwardContext(Mode.PACKED, positions, lengths)
+    with base.cell.use(context):
+        hidden = base.hidden(torch.cat(parts).to(base.device), context)
+        logits = base.head(hidden)
+    return torch.cat([logits, base.products.mm(logits, base.head.weight)], 1)

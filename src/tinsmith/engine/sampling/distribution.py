@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tinsmith.engine.model.tiles.products import fill_up
+from tinsmith.engine.model.tiles.softmax import BUCKET, bucket_sums
 from tinsmith.engine.sampling.randomness import exponentials, substream
 
-# A race over all of V would hash V numbers per token; one over buckets and one inside the winner hash V / 256 + 256.
-_BUCKET = 256
-# Most nuclei are narrower than this at usual temperatures; for a wider one eight times as many are looked at.
+# Most nuclei are narrower than this at usual temperatures; for a wider one eight times as many are looked at. Other
+# widths are rounded up to a multiple of it, see `products.fill_up`.
 _FIRST_NUCLEUS = 64
 
 
@@ -46,6 +47,13 @@ class Shaping:
         rows = zip(self.temperature, self.top_k, self.top_p, strict=True)
         return [row for row, (t, k, p) in enumerate(rows) if t > 0 and (0 < k < vocab_size or p < 1)]
 
+    def fill_up(self, tile: int) -> Shaping:
+        """Add rows that nothing is done to, up to a multiple of `tile`."""
+        if not (missing := -len(self.temperature) % tile):
+            return self
+        more = [1.0] * missing
+        return Shaping([*self.temperature, *more], [*self.top_k, *[-1] * missing], [*self.top_p, *more])
+
 
 class Distribution:
     """What each of S rows is sampled from. Greedy rows have the model's own distribution, and no draw.
@@ -53,18 +61,22 @@ class Distribution:
     Args:
         logits: [S, V], any float dtype.
         shaping: parameters of the S rows.
+        tile: see `products.fill_up`.
 
     Attributes:
         finite: which rows come from weights that did not diverge, bool [S]; what the others give means nothing.
     """
 
-    def __init__(self, logits: Tensor, shaping: Shaping) -> None:
-        self._logits = logits
-        self._shaping = shaping
+    def __init__(self, logits: Tensor, shaping: Shaping, tile: int = 1) -> None:
+        self._rows = logits.shape[0]
+        self._tile = tile
+        self._logits = logits = fill_up(logits, tile)
+        self._shaping = shaping = shaping.fill_up(tile)
         peak = logits.amax(-1)
         # NaN and +inf reach the largest; -inf alone would be a token that cannot be drawn, which is sound.
-        self.finite = peak.isfinite()
-        self._peak = peak.where(self.finite, 0.0)
+        finite = peak.isfinite()
+        self.finite = finite[: self._rows]
+        self._peak = peak.where(finite, 0.0)
         self._scale: Tensor | None = None
         x = logits - self._peak[:, None]
         if any(t not in (0, 1) for t in shaping.temperature):
@@ -73,14 +85,8 @@ class Distribution:
             # The largest has been taken off, so that a tiny temperature overflows to -inf, which is its limit. Rounded
             # to 0 it would make 0 / 0 of the largest itself.
             x.div_(self._scale.clamp_min(torch.finfo(x.dtype).tiny).to(x.dtype)[:, None])
-        weights = x.exp_()
-        buckets = -(-weights.shape[-1] // _BUCKET)
-        if weights.shape[-1] % _BUCKET:
-            # Padding has weight 0 and never wins: 0 / E is below any p / E.
-            weights = torch.nn.functional.pad(weights, (0, buckets * _BUCKET - weights.shape[-1]))
-        self._weights = weights.view(-1, buckets, _BUCKET)  # exp(logit - largest), over temperature; [S, buckets, 256]
-        # Short sums first, and those in float64: a single sum over a large vocabulary would lose digits in float32.
-        self._mass = self._weights.sum(-1).to(torch.float64)  # [S, buckets]
+        # exp(logit - largest), over temperature. What fills up the last bucket never wins: 0 / E is below any p / E.
+        self._weights, self._mass = bucket_sums(x.exp_())
         self._log_total = self._mass.sum(-1).log()
         rows = shaping.truncated_rows(logits.shape[-1])
         # Where each row that something is taken from stands in `_kept`.
@@ -104,7 +110,7 @@ class Distribution:
         weights = self._weights.flatten(1)
         weights[index, :vocab] = weights[index, :vocab].masked_fill_(~kept, 0.0)
         self._mass[index] = self._weights[index].sum(-1).to(torch.float64)
-        self._log_total[index] = self._mass[index].sum(-1).log()
+        self._log_total = self._mass.sum(-1).log()
         return kept
 
     def _nuclei(self, logits: Tensor, rows: Tensor, limit: Tensor, top_p: list[float]) -> tuple[Tensor, Tensor]:
@@ -126,12 +132,14 @@ class Distribution:
         width = min(vocab, _FIRST_NUCLEUS)
         limited = limit < vocab
         if bool(limited.any()):
-            width = max(width, int(limit[limited].max()))
+            width = max(width, min(vocab, -(-int(limit[limited].max()) // _FIRST_NUCLEUS) * _FIRST_NUCLEUS))
         while True:
             ranked = _ranked(logits, width)
+            if self._tile > 1:
+                ranked = torch.nn.functional.pad(ranked, (0, -width % self._tile), value=-torch.inf)
             probs = (self._shaped(ranked, rows) - self._log_total[rows, None]).exp_()
             # Ranks [width] beyond a row's top-k count nothing.
-            beyond = torch.arange(width, device=probs.device) >= limit[:, None]
+            beyond = torch.arange(probs.shape[-1], device=probs.device) >= limit[:, None]
             cumulative = probs.masked_fill_(beyond, 0.0).cumsum(-1)
             # Without top-k the whole is 1 whatever was looked at; with it, `width` covers all of the k.
             total = torch.where(limited[:, None], cumulative[:, -1:], 1.0)
@@ -152,17 +160,18 @@ class Distribution:
             int64 [S].
         """
         greedy = [row for row, t in enumerate(self._shaping.temperature) if t == 0]
-        if len(greedy) == len(self._shaping.temperature):
-            return self._logits.argmax(-1)
+        if len(greedy) == self._rows:
+            return self._logits.argmax(-1)[: self._rows]
+        keys = fill_up(keys, self._tile)
         # A bucket wins with its share of the mass, then a token inside it with its share of the bucket: together p_i.
         # Two substreams, because both races must be independent of each other.
         bucket = (self._mass / exponentials(substream(keys, 1), self._mass.shape[-1])).argmax(-1)
         inside = self._weights[torch.arange(bucket.shape[0], device=bucket.device), bucket].to(torch.float64)
-        tokens = bucket * _BUCKET + (inside / exponentials(substream(keys, 2), _BUCKET)).argmax(-1)
+        tokens = bucket * BUCKET + (inside / exponentials(substream(keys, 2), BUCKET)).argmax(-1)
         if greedy:
             index = torch.tensor(greedy, device=tokens.device)
             tokens[index] = self._logits[index].argmax(-1)
-        return tokens
+        return tokens[: self._rows]
 
     def logprobs(self, ids: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return the log-probabilities of some tokens.
@@ -174,11 +183,10 @@ class Distribution:
         Returns:
             float64 [n, K], -inf where a token cannot be drawn.
         """
-        index = None if rows is None else torch.tensor(rows, device=ids.device)
+        index, asked = self._index(rows), range(self._rows) if rows is None else rows
         logits = self._logits if index is None else self._logits[index]
         total = self._log_total if index is None else self._log_total[index]
         found = self._shaped(logits.gather(-1, ids), index).sub_(total[:, None])
-        asked = range(ids.shape[0]) if rows is None else rows
         cut = [(place, self._cut[row]) for place, row in enumerate(asked) if row in self._cut]
         if cut and self._kept is not None:
             places, kept = torch.tensor(cut, device=ids.device).unbind(1)
@@ -195,7 +203,7 @@ class Distribution:
         Returns:
             ids int64 [n, k] and their logprobs float64 [n, k], -inf where fewer than k tokens can be drawn.
         """
-        index = None if rows is None else torch.tensor(rows, device=self._logits.device)
+        index = self._index(rows)
         logits, finite = (x if index is None else x[index] for x in (self._logits, self.finite))
         # By the logits, for temperature moves no token past another and a cut takes from the end. NaN has no order.
         logits = logits.where(finite[:, None], 0.0)
@@ -205,6 +213,12 @@ class Distribution:
         order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
         ids = ids.gather(-1, order)
         return ids, self.logprobs(ids, rows)
+
+    def _index(self, rows: Sequence[int] | None) -> Tensor | None:
+        """Some rows as a tensor, by default all that are no filling; None where those are all that there are."""
+        if rows is None and self._rows == self._logits.shape[0]:
+            return None
+        return torch.tensor(range(self._rows) if rows is None else rows, device=self._logits.device)
 
     def _shaped(self, logits: Tensor, rows: Tensor | None) -> Tensor:
         """Return logits of some rows less their largest, over temperature: float64."""

@@ -31,16 +31,17 @@ class NextToken:
     top: Top | None
 
 
-def next_tokens(sequences: ListLike[Sequence], logits: Tensor) -> list[NextToken]:
+def next_tokens(sequences: ListLike[Sequence], logits: Tensor, tile: int = 1) -> list[NextToken]:
     """Draw the next token of each of S sequences, each as its request wants.
 
     Args:
         sequences: of any requests.
         logits: [S, V], wide dtype.
+        tile: see `products.fill_up`.
     """
     params = [s.group.job.params for s in sequences]
     shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
-    distribution = Distribution(logits, shaping)
+    distribution = Distribution(logits, shaping, tile)
     # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
     bases = torch.tensor([s.stream for s in sequences], device=logits.device)
     positions = torch.tensor([len(s.tokens) for s in sequences], device=logits.device)

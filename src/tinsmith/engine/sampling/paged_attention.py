@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode
 from tinsmith.engine.model.padded import pad_groups, unpad_groups
+from tinsmith.engine.model.tiles.attention import attend_to_cached
 from tinsmith.engine.sampling.kv_cache import KVCache
 
 # Sequences are read together while their padding stays below half of what they hold ...
@@ -41,10 +43,15 @@ class PagedPass:
         """Store the new keys and values, then attend; shapes as in `context.PagedAttention`."""
         if context.slot_mapping is None or context.block_tables is None:
             raise ValueError("a paged pass needs slot_mapping and block_tables in its context")
-        # First, so that the new tokens find each other's keys in the cache like all the others.
-        self._cache.store(layer, context.slot_mapping, key, value)
+        tiled = context.products.tile > 1
+        # First, so that the new tokens find each other's keys in the cache like all the others. Rows behind them only
+        # fill up a tile.
+        tokens = context.slot_mapping.shape[0]
+        self._cache.store(layer, context.slot_mapping, key[:tokens], value[:tokens])
         if not any(self._starts):
-            return packed_attention(query, key, value, context.layout, scaling)
+            return packed_attention(query, key, value, context.layout, scaling, tiled=tiled)
+        if tiled:
+            return self._attend_in_tiles(layer, query, scaling, context, context.block_tables)
         # Masks and tables are the same in every layer: made by the first, read by the others.
         if self._readers is None:
             self._readers = self._make_readers(context, context.block_tables)
@@ -57,6 +64,24 @@ class PagedPass:
             q = q.unflatten(0, (group.count, group.width))
             outs.append(self._read(readers, layer, q, scaling).flatten(0, 1))
         return unpad_groups(outs, layout)
+
+    def _attend_in_tiles(
+        self, layer: int, query: Tensor, scaling: float, context: ForwardContext, tables: Tensor
+    ) -> Tensor:
+        """Sequences of one query each are read together where that costs little, others one by one."""
+        out = torch.zeros_like(query)
+        lengths = context.lengths[: len(self._starts)]
+        blocks = [-(-(s + n) // self._cache.block_size) for s, n in zip(self._starts, lengths, strict=True)]
+        parts = split_by_length(blocks) if context.mode is Mode.DECODE else [[i] for i in range(len(blocks))]
+        first = [0, *accumulate(lengths)]
+        for part in parts:
+            index = torch.tensor(part, device=query.device)
+            rows = torch.cat([torch.arange(first[i], first[i + 1], device=query.device) for i in part])
+            keys, values = self._cache.gather(layer, tables[index, : max(blocks[i] for i in part)])
+            q = query[rows].unflatten(0, (len(part), -1))
+            found = attend_to_cached(q, keys, values, [self._starts[i] for i in part], scaling)
+            out.index_copy_(0, rows, found.flatten(0, 1))
+        return out
 
     def _make_readers(self, context: ForwardContext, tables: Tensor) -> list[list[_Reader]]:
         """Readers of each group of the padded layout; of a decoding pass, which needs no padding, one group of all."""

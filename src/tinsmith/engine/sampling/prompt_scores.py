@@ -86,14 +86,14 @@ class PromptScores:
         """Return which rows of the prompt tokens [start, end) are still to be scored."""
         return range(max(start, self.next_row), min(end, self._end))
 
-    def take(self, logits: Tensor) -> bool:
+    def take(self, logits: Tensor, tile: int = 1) -> bool:
         """Score the rows from `next_row` on; return whether they could be, which logits that are not finite cannot.
 
         Args:
             logits: [n, V].
         """
         start, end = self.next_row, self.next_row + logits.shape[0]
-        own = Distribution(logits, _plain(logits.shape[0], 1.0))
+        own = Distribution(logits, _plain(logits.shape[0], 1.0), tile)
         if not bool(own.finite.all()):
             return False
         if end > self._first_own:
@@ -104,7 +104,7 @@ class PromptScores:
             found = own.logprobs(ids.clamp_min(0)).masked_fill_(ids < 0, 0.0)
             self._target_logprobs[start:end] = found.cpu().numpy()
         if self._job.prompt_alt_tokens_k:
-            self._draw_alternatives(start, logits, own)
+            self._draw_alternatives(start, logits, own, tile)
         self.next_row = end
         return True
 
@@ -120,9 +120,9 @@ class PromptScores:
             ids, values = own.likeliest(self._top.token_ids.shape[1], rows)
             fill_top(self._top, first + 1, ids.cpu().numpy(), values.cpu().numpy())
 
-    def _draw_alternatives(self, row: int, logits: Tensor, own: Distribution) -> None:
+    def _draw_alternatives(self, row: int, logits: Tensor, own: Distribution, tile: int) -> None:
         n = logits.shape[0]
-        drawn_from = Distribution(logits, _plain(n, self._job.params.temperature))
+        drawn_from = Distribution(logits, _plain(n, self._job.params.temperature), tile)
         positions = torch.arange(row + 1, row + n + 1, device=logits.device)
         for draw in range(self._job.prompt_alt_tokens_k):
             # Negative sample numbers: no sample of the request draws from these streams.

@@ -158,7 +158,7 @@ class Sampler:
             rows = group.scores.rows(part.start, part.end)
             for first in range(rows.start, rows.stop, chunk):
                 count = min(chunk, rows.stop - first)
-                if not group.scores.take(done.inner_logits(index, first - part.start, count)):
+                if not group.scores.take(done.inner_logits(index, first - part.start, count), self._base.products.tile):
                     self._fail(group, _not_finite(group))
                     break
 
@@ -192,7 +192,7 @@ class Sampler:
         return group.samples
 
     def _append(self, sequences: list[Sequence], logits: Tensor) -> None:
-        for sequence, drawn in zip(sequences, next_tokens(sequences, logits), strict=True):
+        for sequence, drawn in zip(sequences, next_tokens(sequences, logits, self._base.products.tile), strict=True):
             group = sequence.group
             # A sample that failed has ended its whole request, of which others may stand in this batch.
             if not self._is_live(group):

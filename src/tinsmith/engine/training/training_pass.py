@@ -21,8 +21,8 @@ _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
 
 
 def run_units(
-    base: BaseModel, units: Sequence[Unit], budget: int, chunk: int, backward: bool
-) -> tuple[dict[int, RowOutput], PassGradients]:
+    base: BaseModel, units: Sequence[Unit], budget: int, chunk: int, gradients: PassGradients | None
+) -> dict[int, RowOutput]:
     """Compute rows in micro-batches.
 
     Args:
@@ -30,17 +30,17 @@ def run_units(
         units: checked rows of any adapters; those of a unit stay together.
         budget: tokens of one micro-batch.
         chunk: tokens to project to the vocabulary at once.
-        backward: whether gradients are wanted.
+        gradients: what those of all micro-batches are added to; None where none are wanted.
 
     Returns:
-        outputs by the rows' `index`, and the gradients of all micro-batches together.
+        outputs by the rows' `index`.
     """
     # All micro-batches add into one buffer per adapter: the loss is a sum, so that how rows are cut changes nothing
     # but rounding.
-    gradients = PassGradients(base.wide_dtype)
+    backward = gradients is not None
     outputs: dict[int, RowOutput] = {}
     for batch in micro_batches(units, budget):
-        packed = pack(batch, base.device, base.wide_dtype, gradients if backward else None)
+        packed = pack(batch, base.device, base.wide_dtype, gradients)
         with base.cell.use(packed.stream.context), torch.set_grad_enabled(backward):
             logprobs = stream_logprobs(base, packed.stream, chunk)
             losses = per_position_losses(packed, logprobs)  # [P]
@@ -50,9 +50,9 @@ def run_units(
         for row, output in zip(batch, _outputs(packed, logprobs.detach(), losses.detach()), strict=True):
             outputs[row.index] = output
     # Once for all micro-batches. The head is gathered on every rank, see `base_loading`.
-    if base.group is not None:
+    if base.group is not None and gradients is not None:
         sum_gradients(gradients, [base.head.name], base.group)
-    return outputs, gradients
+    return outputs
 
 
 def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
