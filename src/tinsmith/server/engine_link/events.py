@@ -129,8 +129,8 @@ class Events:
         self._progress = False
         self.lives += 1
         self._catalog.up(models)
-        # Beside it: with a full disk, too, what is accepted goes on.
-        self._tasks.start(self._catalog.store(models))
+        # Before recovery: what was queued to be written is written by then, recovery points too.
+        await self._catalog.store(models)
         if await self._recovery.rebuild(life):
             log.info("the engine is up with %s", ", ".join(model.name for model in models))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Text, cast, delete, insert, select
+from sqlalchemy.exc import OperationalError
 
 from tinsmith.server.faults import Unavailable, describe
 from tinsmith.server.store.db import Database
@@ -85,14 +86,20 @@ class Catalog:
             self._complete.set()
 
     async def store(self, models: list[BaseModelInfo]) -> None:
-        """Remember what a host has told of its models, for the time before the next one is up."""
+        """Remember what a host has told of its models, for the time before the next one is up.
+
+        Where that cannot be stored the next host tells it anew: a full disk keeps no engine from its work.
+        """
         rows = [{"name": model.name, "info": model.model_dump()} for model in models]
 
         def job(connection: Connection) -> None:
             connection.execute(delete(BaseModelRow).where(BaseModelRow.name.in_([model.name for model in models])))
             connection.execute(insert(BaseModelRow), rows)
 
-        await self._db.write_until_stored(job)
+        try:
+            await self._db.write(job)
+        except OperationalError as error:
+            log.warning("what the engine has told of its models could not be stored: %s", error.orig)
 
     def down(self, reason: str) -> None:
         """The engine host is gone."""
