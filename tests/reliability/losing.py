@@ -48,9 +48,17 @@ class Losing(Sending):
 
     # -- losses -------------------------------------------------------------------------------------------------------
 
-    @step(unsent=st.booleans())
-    def the_engine_dies(self, unsent: bool) -> None:
+    @step(sent=st.integers(0, 30), count=st.integers(0, 30), unsent=st.booleans())
+    def the_engine_dies(self, sent: int, count: int, unsent: bool) -> None:
+        self._send_in_order(sent)
+        self.lives.do(self.lives.beats(count))
         self.lives.link.kill(unsent)
+
+    def _send_in_order(self, count: int) -> None:
+        """Send some requests so that the engine can work on all of them: then it dies with much behind it."""
+        for _ in range(count):
+            if asked := self._outbox(0):
+                self._send(asked)
 
     @step(calls=st.integers(1, 4))
     def the_engine_will_die_in_a_call(self, calls: int) -> None:
@@ -79,10 +87,7 @@ class Losing(Sending):
 
     @step(sent=st.integers(0, 30), rounds=st.integers(0, 30), count=st.integers(0, 30), life=lives)
     def the_service_dies_before_it_has_stored(self, sent: int, rounds: int, count: int, life: Life) -> None:
-        # In order, so that the engine can work on all of it: then many outcomes come before it dies.
-        for _ in range(sent):
-            if asked := self._outbox(0):
-                self._send(asked)
+        self._send_in_order(sent)
         self.lives.disk.held = True
         if asked := self._outbox(0):
             self.lives.do(self._post_for(asked, rounds))
