@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tests.support.fake_engine import BAD_ROW, FakeEngine, FakeModel, Weights
+from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.scheduler.flusher import _FIRST_RETRY_S, Flush, Flusher, _Late
 from tinsmith.scheduler.host import EngineHost
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Event, Lost, Ready
@@ -33,18 +34,16 @@ class Killed(BaseException):
 
 
 class MarkEngine(FakeEngine):
-    """Answers with marks of its state, and writes folders aside first, as real engines do.
+    """Answers with marks of its state, and writes folders as real engines do.
 
     Attributes:
         fuse: calls that are still to come before one kills the process; None for none.
-        dead: the process is gone, so that its other thread writes nothing any more.
         disk_full: folders cannot be written.
     """
 
     def __init__(self) -> None:
         super().__init__(BASE, TOKENS_PER_PASS, token_s=1e-9, step_s=1e-9)
         self.fuse: int | None = None
-        self.dead = False
         self.disk_full = False
 
     def burn(self) -> None:
@@ -82,17 +81,31 @@ class MarkEngine(FakeEngine):
         return self._write(folder, FakeModel(self.samplers[sampler_id] or ()))
 
     def _write(self, folder: str, model: FakeModel) -> int:
-        if self.dead:
-            raise FileNotFoundError("the process is gone")
         if self.disk_full:
             raise OSError(28, "No space left on device")
-        target = Path(folder)
-        aside = target.parent / f".{target.name}.partial"
-        aside.mkdir(parents=True, exist_ok=True)
-        size = (aside / "state").write_text(repr(model.weights))
-        self.burn()
-        os.rename(aside, target)
+        size = write_folder(Path(folder), {"state": repr(model.weights).encode()}, {})
+        self.burn()  # where it dies, what it has written is there and nobody was told
         return size
+
+
+class HandFlusher(Flusher):
+    """A flusher without a thread."""
+
+    def __init__(self, on_done: Callable[[Flush, bool], None]) -> None:
+        super().__init__(on_done)
+        self._waiting: list[Flush] = []
+
+    def add(self, flush: Flush) -> None:
+        self._busy[flush.sampler_id] += 1
+        self._waiting.append(flush)
+
+    def write(self) -> None:
+        """Try to write each snapshot once; what fails stays for the next time."""
+        waiting, self._waiting = self._waiting, []
+        late: list[_Late] = []
+        for flush in waiting:
+            self._attempt(flush, _FIRST_RETRY_S, late)
+        self._waiting += [one.flush for one in late]
 
 
 class HandLink:
@@ -107,6 +120,7 @@ class HandLink:
         self._on_birth = on_birth
         self._on_event: Callable[[Event], None] | None = None
         self._unsent: list[Event] = []
+        self._handed_over: list[Operation] = []
         self.engine = MarkEngine()
         self.infos = [self.engine.info]
         self.host: EngineHost | None = None
@@ -118,7 +132,13 @@ class HandLink:
 
     def submit(self, op: Operation) -> None:
         if self.host is not None:
+            self._handed_over.append(op)
             self.host.submit(op)
+
+    def repeat(self, which: int) -> None:
+        """Hand over once more what this host was handed before."""
+        if self.host is not None and self._handed_over:
+            self.host.submit(self._handed_over[which % len(self._handed_over)])
 
     def cancel(self, request_id: str) -> None:
         if self.host is not None:
@@ -136,6 +156,7 @@ class HandLink:
             return
         self.engine = MarkEngine()
         self._on_birth(self.engine)
+        self._handed_over.clear()
         self.host = EngineHost({BASE: self.engine}, self._unsent.append, self._settings, self.engine.clock)
         self._on_event(Ready(self.infos))
 
@@ -144,6 +165,8 @@ class HandLink:
         if self.host is None:
             return False
         try:
+            # What an earlier turn has left to be written; in between the process may die.
+            self._flusher.write()
             more = self.host.poll()
         except Killed:
             self.kill()
@@ -152,9 +175,15 @@ class HandLink:
         return more
 
     @property
+    def _flusher(self) -> HandFlusher:
+        assert self.host is not None
+        assert isinstance(self.host._flusher, HandFlusher)
+        return self.host._flusher
+
+    @property
     def writing(self) -> bool:
-        """Whether snapshots are on their way to the disk."""
-        return self.host is not None and bool(+self.host._flusher._busy)
+        """Whether snapshots wait to be written."""
+        return self.host is not None and bool(+self._flusher._busy)
 
     def kill(self, unsent: bool = False) -> None:
         """Lose everything in memory; with `unsent` the outcome of one more turn, too, which the engine has done."""
@@ -169,11 +198,7 @@ class HandLink:
         self._on_event(Lost("killed", "killed"))
 
     def _bury(self) -> None:
-        self.engine.dead = True
-        host, self.host = self.host, None
-        if host is not None:
-            # Its thread would go on, which that of a dead process does not.
-            host._flusher.close(timeout=5.0)
+        self.host = None
         self._unsent.clear()
 
     def _send(self) -> None:

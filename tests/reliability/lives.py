@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import shutil
 import tempfile
+import uuid
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
-import anyio.to_thread
 import httpx
-from sqlalchemy.exc import OperationalError
 
+from tests.reliability.hand_disk import HandWriter
 from tests.reliability.hand_host import BASE, HandLink, MarkEngine
+from tests.reliability.hand_loop import HandLoop, at_once
 from tests.reliability.reference import Asked
 from tests.server.conftest import Running
-from tinsmith.server.engine_link import outcomes
 from tinsmith.server.service import Service
+from tinsmith.server.state import records
+from tinsmith.server.store import keys
 from tinsmith.server.store.catalog import BaseModels
+from tinsmith.server.store.db import database
 from tinsmith.server.store.journal import journal
 from tinsmith.settings import Settings
 from tinsmith.types.codec import decode_forward_backward_output, decode_sample_response
@@ -28,21 +33,38 @@ from tinsmith.types.codec import decode_forward_backward_output, decode_sample_r
 PROTOBUF = "application/x-protobuf"
 TENANTS = 2
 # Far more than any program needs; what has not come to rest by then never will.
-_MOST_BEATS = 5000
+_MOST_BEATS = 2000
+# Rounds of the event loop in which the service follows what the engine has said.
+_ROUNDS = 8
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
     """The service could not take a request now; its client repeats it."""
 
 
+@dataclass(frozen=True)
+class Life:
+    """How a life of the service is set up.
+
+    Attributes:
+        often: recovery points are taken at every step, and samplers rest whenever they may.
+        files: bodies and results are files, however small.
+    """
+
+    often: bool
+    files: bool
+
+
 @functools.cache
-def _template() -> tuple[Path, list[str]]:
+def _template() -> tuple[tempfile.TemporaryDirectory[str], list[str]]:
     """Return a data folder with a database and keys, which takes longer to make than to copy."""
-    folder = Path(tempfile.mkdtemp(prefix="tinsmith-histories-"))
+    folder = tempfile.TemporaryDirectory(prefix="tinsmith-histories-")
 
     async def make() -> list[str]:
-        settings = Settings(home=folder / "data")
-        service = Service(settings, HandLink(settings, lambda engine: None), BaseModels({BASE: folder}))
+        settings = Settings(home=Path(folder.name, "data"))
+        service = Service(settings, HandLink(settings, lambda engine: None), BaseModels({BASE: Path(folder.name)}))
         await service.start()
         await service.wait_ready()
         keys = [await service.keys.create(f"tenant {n}", "test") for n in range(TENANTS)]
@@ -52,25 +74,35 @@ def _template() -> tuple[Path, list[str]]:
     return folder, asyncio.run(make())
 
 
-class Lives:
-    """A service that is killed and started again on one data folder.
+@functools.cache
+def _settings(home: Path, calm: float) -> Settings:
+    return Settings(home=home, recovery_interval_s=calm, sampler_rest_s=calm, long_poll_s=0.001, session_timeout_s=1e9)
 
-    Attributes:
-        disk_full: nothing can be stored.
-    """
+
+_connect_once = functools.cache(database._connect)
+
+
+class Lives:
+    """A service that is killed and started again on one data folder."""
 
     def __init__(self) -> None:
         template, self.keys = _template()
-        self._models = template
-        self.folder = Path(tempfile.mkdtemp(prefix="tinsmith-history-", dir=template))
-        shutil.copytree(template / "data", self.folder / "data")
-        self.loop = asyncio.new_event_loop()
-        self.disk_full = False
+        self._models = Path(template.name)
+        # The same for every history, so that they share the statements that SQLAlchemy has compiled.
+        self.folder = self._models / "history"
+        shutil.copytree(self._models / "data", self.folder / "data")
+        self.loop = HandLoop()
         self.running: Running | None = None
-        # Waits that only keep a real service calm.
         self._patches = [
-            mock.patch.object(outcomes, "_RETRY_S", (0.001,)),
-            mock.patch("tinsmith.scheduler.flusher._FIRST_RETRY_S", 0.001),
+            mock.patch("anyio.to_thread.run_sync", at_once),
+            mock.patch("tinsmith.server.store.db.database.Writer", HandWriter),
+            mock.patch("tinsmith.server.store.db.database._connect", _connect_once),
+            # What would differ from one time to the next.
+            mock.patch.object(records, "_ids", chance := random.Random(0)),
+            mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=chance.getrandbits(128), version=4)),
+            mock.patch.object(keys, "_TRUST_S", 1e9),
+            # Processes die here; power stays.
+            mock.patch("os.fsync", return_value=None),
         ]
         for patch in self._patches:
             patch.start()
@@ -87,101 +119,85 @@ class Lives:
         assert self.running is not None
         return self.running.link  # pyright: ignore[reportReturnType]
 
-    def do(self, work: Any) -> Any:
+    @property
+    def disk(self) -> HandWriter:
+        """What stands between the service and its database."""
+        writer = self.service.core.db.writer
+        assert isinstance(writer, HandWriter)
+        return writer
+
+    def do(self, work: Awaitable[T]) -> T:
         """Run a coroutine; between these calls nothing of the service moves."""
-        return self.loop.run_until_complete(work)
+        return self.loop.do(work)
 
     # -- life and death -----------------------------------------------------------------------------------------------
 
-    async def begin(self, often: bool = False, files: bool = False) -> None:
-        """Start the service.
-
-        Args:
-            often: take recovery points at every step, and let samplers rest whenever they may.
-            files: keep bodies and results as files, however small.
-        """
-        calm = 1e-9 if often else 1e9
-        settings = Settings(
-            home=self.folder / "data",
-            recovery_interval_s=calm,
-            sampler_rest_s=calm,
-            long_poll_s=0.001,
-            session_timeout_s=1e9,
-        )
-        journal.INLINE_BYTES = 0 if files else 64 * 1024
+    async def begin(self, life: Life) -> None:
+        """Start the service."""
+        settings = _settings(self.folder / "data", 1e-9 if life.often else 1e9)
+        journal.INLINE_BYTES = 0 if life.files else 64 * 1024
         service = Service(settings, HandLink(settings, self._born), BaseModels({BASE: self._models}))
         await service.start()
         self.running = Running(service, service._link)  # pyright: ignore[reportArgumentType]
         self._http = [self.running.http(key) for key in self.keys]
-        commit = service.core.db.writer._commit
-
-        def commit_if_possible(items: list[Any]) -> None:
-            if not self.disk_full:
-                commit(items)
-            for item in items if self.disk_full else ():
-                item.error = OperationalError("COMMIT", {}, Exception("database or disk is full"))
-
-        service.core.db.writer._commit = commit_if_possible
 
     def _born(self, engine: MarkEngine) -> None:
-        engine.disk_full = self.disk_full
+        engine.disk_full = self.running is not None and self.disk.full
 
     def fill_disk(self, full: bool) -> None:
         """Let nothing more be stored, or again."""
-        self.disk_full = self.link.engine.disk_full = full
+        self.disk.full = self.link.engine.disk_full = full
 
     async def kill(self) -> None:
         """Kill service and engine; what is not committed is lost."""
         assert self.running is not None
-        queue = self.service.core.db.writer._queue
-        try:
-            while True:
-                queue.get_nowait()
-        except Empty:
-            pass
+        self.disk.lose()
         await self.link.close()
         await self.running.crash()
         self.running = None
 
-    async def end(self) -> None:
-        """Stop in good order."""
-        for patch in self._patches:
-            patch.stop()
-        journal.INLINE_BYTES = 64 * 1024
-        if self.running is not None:
-            await self.service.stop()
-
     def close(self) -> None:
-        """Remove what is left."""
-        self.do(self.end())
-        self.loop.close()
-        shutil.rmtree(self.folder)
+        """Stop in good order, and remove what is left."""
+        try:
+            if self.running is not None:
+                self.do(self.service.stop())
+            self.loop.end()
+        finally:
+            for patch in self._patches:
+                patch.stop()
+            journal.INLINE_BYTES = 64 * 1024
+            shutil.rmtree(self.folder)
 
     # -- work ---------------------------------------------------------------------------------------------------------
+
+    async def beats(self, count: int) -> None:
+        """Give a dead engine its successor, and take some turns."""
+        self.link.revive()
+        for _ in range(count):
+            await self.beat()
 
     async def beat(self) -> bool:
         """Let the engine take one turn and the service follow; return whether either has more to do."""
         more = self.link.turn()
-        if not self.disk_full:
-            await self.service.core.db.write(lambda connection: None)  # what came before is committed
-        await anyio.to_thread.run_sync(lambda: None)
-        for _ in range(4):
+        for _ in range(_ROUNDS):
             await asyncio.sleep(0)
-        return (
-            more or bool(self.service.outcomes._storing._tasks) or self.link.writing or not self.service.dispatcher.open
-        )
+        return more
 
     async def settle(self) -> None:
         """Work until nothing moves any more."""
         quiet = 0
         for _ in range(_MOST_BEATS):
             self.link.revive()
-            quiet = 0 if await self.beat() else quiet + 1
+            if await self.beat():
+                quiet = 0
+                continue
+            waits = self.service.outcomes._storing._tasks or self.link.writing or not self.service.dispatcher.open
+            quiet = 0 if waits else quiet + 1
             if quiet == 4:
                 return
-            if quiet == 0 and self.link.writing:
-                await asyncio.sleep(0.0005)
-        raise AssertionError("the service did not come to rest")
+            # Whoever tries again after a while.
+            await asyncio.sleep(1.0)
+        raise AssertionError(f"the service did not come to rest in {_MOST_BEATS} beats")
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -196,7 +212,7 @@ class Lives:
         else:
             answer = await self._http[tenant].post(f"/api/v1/{path}", json=body)
         if answer.status_code >= 500:
-            assert self.disk_full, f"{path}: {answer.status_code} {answer.text}"
+            assert self.disk.full, f"{path}: {answer.status_code} {answer.text}"
             raise Refused
         assert answer.status_code in (200, 204), f"{path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else {}
@@ -210,7 +226,7 @@ class Lives:
         )
         if answer.status_code == 408:
             return None
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, f"{asked}: {answer.status_code} {answer.text}"
         if answer.headers["content-type"] != PROTOBUF:
             return answer.json()
         if asked.kind == "sample":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.reliability.hand_host import mark
-from tests.support.fake_engine import Weights
+from tests.support.fake_engine import Weights, fake_token
 
 
 class Reference:
@@ -38,6 +39,13 @@ class Reference:
         self.weights, self.gradients, self.broken = weights, (), False
 
 
+def drawn(weights: Weights | None, seed: int | None, request_id: str, length: int) -> list[int]:
+    """Return what a sample must draw; without a seed that follows from its id, which outlives every loss."""
+    if seed is None:
+        seed = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:7], "big")
+    return [fake_token(weights, seed, position) for position in range(length)]
+
+
 @dataclass
 class Run:
     """A training run as its client knows it.
@@ -45,6 +53,7 @@ class Run:
     Attributes:
         states: what an observer of the engine may see: weights and gradients after each row of its program.
         seq: the last number that was given.
+        over: its session has ended.
     """
 
     tenant: int
@@ -62,7 +71,12 @@ class Run:
 
 @dataclass
 class Sampler:
-    """A sampling session as its client knows it."""
+    """A sampling session as its client knows it.
+
+    Attributes:
+        over: it was closed, or its session has ended.
+        lingers: the service may not know of its close.
+    """
 
     tenant: int
     sampler_id: str
@@ -70,6 +84,7 @@ class Sampler:
     origin: Asked | None
     seq: int = -1
     over: bool = False
+    lingers: bool = False
 
 
 @dataclass
@@ -78,18 +93,21 @@ class Asked:
 
     Attributes:
         expected: what its future must hold; None where it must fail by the client's fault.
-        ready: the request that must have been answered, or only accepted, before this one is sent.
+        accepted_first: requests that the service must have taken before this one is sent.
+        answered_first: requests whose outcome the client waits for before it sends this one.
         request_id: of its future; None until an answer came through.
         outcome: what the future held when it was first read.
+        may_fail: its session has ended, or its sampler.
+        dropped: its client sends it no more.
     """
 
     tenant: int
     kind: str
     path: str
-    body: dict[str, Any] | bytes
+    body: dict[str, Any] | bytes = field(repr=False)
     expected: dict[str, Any] | None
-    ready: Asked | None = None
-    ready_when: str = "accepted"
+    accepted_first: list[Asked] = field(default_factory=list, repr=False)
+    answered_first: list[Asked] = field(default_factory=list, repr=False)
     request_id: str | None = None
     outcome: Any = None
     may_fail: bool = False
@@ -98,6 +116,29 @@ class Asked:
     @property
     def may_be_sent(self) -> bool:
         """Whether what it needs is there."""
-        if self.ready is None:
-            return True
-        return (self.ready.outcome if self.ready_when == "answered" else self.ready.request_id) is not None
+        return all(first.request_id is not None for first in self.accepted_first) and all(
+            first.outcome is not None for first in self.answered_first
+        )
+
+    def check(self, found: dict[str, Any]) -> None:
+        """Compare an outcome with what it must be."""
+        if "error" in found and self.may_fail:
+            return
+        if self.expected is None:
+            assert found.get("category") == "user", f"{self}: expected to fail by the client's fault, got {found}"
+        else:
+            expected = self.expected
+            if self.kind == "sample":
+                expected = {"tokens": [drawn(request_id=self.request_id or "", **expected)]}
+            assert expected.items() <= found.items(), f"{self}: got {found}"
+
+
+@dataclass
+class Saved:
+    """A checkpoint that was asked for."""
+
+    path: str
+    kind: str
+    asked: Asked
+    weights: Weights
+    run: Run

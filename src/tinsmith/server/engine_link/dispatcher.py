@@ -278,7 +278,7 @@ class Dispatcher:
         sampler.loading = False
         sampler.ready = True
         if sampler.base_weights is None:
-            await self._begin_with(sampler)
+            self._begin_with(sampler)
         held, sampler.held = sampler.held, []
         for record in held:
             # It may have been cancelled while others were handed over.
@@ -286,13 +286,14 @@ class Dispatcher:
                 await self._hand_over(record, replay=False)
         self.make_room(sampler)
 
-    async def _begin_with(self, sampler: SamplingSession) -> None:
+    def _begin_with(self, sampler: SamplingSession) -> None:
         """Note which weights of its base model a sampler has begun with."""
         sampler.base_weights = self._catalog.weights_digest(sampler.base_model)
         if sampler.base_weights is not None:
             values = {"base_weights": sampler.base_weights}
             statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(values)
-            await self._db.write(lambda connection: connection.execute(statement))
+            # Beside it: the samples that wait need not wait for this.
+            self._core.tasks.start(self._db.write_until_stored(lambda connection: connection.execute(statement)))
 
     def release_sampler(self, sampler: SamplingSession) -> None:
         """Free a sampler's memory in the engine; it can be loaded again while its files are there."""

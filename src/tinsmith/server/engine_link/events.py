@@ -122,18 +122,21 @@ class Events:
             await self._data_folder.remove(record.work.folder)
             return
         self._recovery.cleared(record)
-        # In memory first. A service that dies before the row is written replays the snapshot once more: no harm.
+        # First the row, then memory, by which the journal is cut: what makes the sampler again must stay while its row
+        # does not know of its files. A service that dies in between replays the snapshot once more: no harm.
+        statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
+        await self._db.write_until_stored(lambda connection: connection.execute(statement))
         sampler.on_disk = True
         self._dispatcher.make_room(sampler)
-        statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
-        await self._db.write(lambda connection: connection.execute(statement))
         run = self._live.runs.get(sampler.model_id or "")
         if run is not None:
             await self._recovery_points.prune(run)
 
     async def _on_ready(self, models: list[BaseModelInfo], life: int) -> None:
         self.lives += 1
-        await self._catalog.up(models)
+        self._catalog.up(models)
+        # Before recovery: what was queued to be written is written by then, recovery points too.
+        await self._catalog.store(models)
         if await self._recovery.rebuild(life):
             log.info("the engine is up with %s", ", ".join(model.name for model in models))
 

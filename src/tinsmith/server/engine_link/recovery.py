@@ -106,6 +106,7 @@ class Recovery:
         self._journal = core.journal
         self._catalog = core.catalog
         self._data_folder = core.data_folder
+        self._tasks = core.tasks
 
     # -- after a loss -------------------------------------------------------------------------------------------------
 
@@ -257,5 +258,6 @@ class Recovery:
         effect = self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
         if run.creation is not None:
             self._outcomes.fail(run.creation, advice, RequestErrorCategory.SERVER)
-        await self._db.write(effect)
+        # Beside it: the other runs need not wait for this.
+        self._tasks.start(self._db.write_until_stored(effect))
         self._dispatcher.release_model(run)

@@ -97,6 +97,9 @@ class RecoveryPoints:
 
     async def prune(self, run: TrainingRun) -> None:
         """Forget what the newest usable point makes superfluous: older points, and bodies in the journal."""
+        # Not while a host is being rebuilt: its replays read what would be cut. The next point comes back to it.
+        if not self._dispatcher.open:
+            return
         keep = base(run, self._live) if run.id in self._live.runs else None
         if keep is None:
             return

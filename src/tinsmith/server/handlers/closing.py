@@ -50,7 +50,7 @@ class ClosingHandler:
         self._live.drop_sampler(sampler)
         self._dispatcher.release_sampler(sampler)
         statement = delete(SamplerRow).where(SamplerRow.id == sampler.id)
-        await self._db.write(lambda connection: connection.execute(statement))
+        await self._db.write_until_stored(lambda connection: connection.execute(statement))
         if sampler.folder is not None:
             await self._data_folder.remove(sampler.folder)
         run = self._live.runs.get(sampler.model_id or "")

@@ -7,6 +7,7 @@ So it is journalled and survives a restart like any other work.
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -157,7 +158,8 @@ class ImportingHandler:
         for seq, save in enumerate((self._saving.save_weights, self._saving.save_weights_for_sampler), 1):
             fields = {**told, "model_id": load.model_id, "seq_id": seq}
             known = self._futures.by_scope(_scope(load, seq))
-            saves.append(known or await save(load.owner, to_bytes(fields)))
+            # As it is read: with NaN, which answers cannot say, and numbers of any length.
+            saves.append(known or await save(load.owner, json.dumps(fields).encode()))
         return saves
 
     def _check_room(self, size: int) -> None:

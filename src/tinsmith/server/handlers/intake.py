@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
@@ -10,6 +9,7 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints
 from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.state.future_store import check_same
 from tinsmith.server.state.records import Record, State
+from tinsmith.server.state.tasks import to_its_end
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import Effect
 from tinsmith.types.engine_messages.operations import OpKind
@@ -63,9 +63,7 @@ class Intake:
         self._place(record)
         if reserve is not None:
             reserve()
-        # To its end, also where the request goes away meanwhile: what is being written will be committed, and an
-        # operation that is stored but forgotten would stand in the way of its own repeat.
-        return await asyncio.shield(asyncio.ensure_future(self._store(record, effects, undo)))
+        return await to_its_end(self._store(record, effects, undo))
 
     async def _store(self, record: Record, effects: Sequence[Effect], undo: Callable[[], None] | None) -> Record:
         try:

@@ -12,9 +12,10 @@ from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.json_bytes import to_bytes
-from tinsmith.server.state.live import SamplingSession
+from tinsmith.server.state.live import LiveSession, SamplingSession
 from tinsmith.server.state.notes import SampleNote
 from tinsmith.server.state.records import Record, State
+from tinsmith.server.state.tasks import to_its_end
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.journal.journal import digest
 from tinsmith.settings import Settings
@@ -66,22 +67,25 @@ class SamplingHandler:
         if not is_count(request.sampling_session_seq_id, 0):
             raise invalid("sampling_session_seq_id", request.sampling_session_seq_id, "a whole number from 0")
         sampler_id = sampling_session_id(session.id, request.sampling_session_seq_id)
-        if sampler_id in self._live.samplers:
-            return self._repeated(request, self._live.samplers[sampler_id])
-        sampler = await self._make(request, sampler_id, owner)
-        if sampler_id in self._live.samplers:  # a repeat was quicker
-            return self._repeated(request, self._live.samplers[sampler_id])
-        self._live.session(session.id, owner)
-        # Live before it is stored, so that a repeat that comes meanwhile finds it.
-        self._live.add_sampler(sampler)
-        try:
-            await self._db.write(insert_sampler(sampler))
-        except BaseException:
-            self._live.drop_sampler(sampler)
-            raise
+        known = self._live.samplers.get(sampler_id)
+        sampler = known if known is not None else await self._make(request, sampler_id, owner)
+        return await to_its_end(self._add(session, sampler, request))
+
+    async def _add(self, session: LiveSession, sampler: SamplingSession, request: CreateSamplingSessionRequest) -> str:
+        # One after the other: a repeat is answered once the first one is stored, or is stored itself.
+        async with session.changing:
+            if (first := self._live.samplers.get(sampler.id)) is not None:
+                return self._repeated(request, first)
+            self._live.session(session.id, sampler.owner)  # it may have ended meanwhile
+            self._live.add_sampler(sampler)
+            try:
+                await self._db.write(insert_sampler(sampler))
+            except BaseException:
+                self._live.drop_sampler(sampler)
+                raise
         # Now, not at its first sample, which would wait for it.
         self._dispatcher.load_sampler(sampler)
-        return sampler_id
+        return sampler.id
 
     def _repeated(self, request: CreateSamplingSessionRequest, sampler: SamplingSession) -> str:
         same = sampler.model_path == request.model_path and sampler.model_id is None

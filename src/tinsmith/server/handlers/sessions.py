@@ -13,7 +13,7 @@ from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes
 from tinsmith.server.state.live import LiveSession, RunStatus
 from tinsmith.server.state.records import Record
-from tinsmith.server.state.tasks import Tasks
+from tinsmith.server.state.tasks import Tasks, to_its_end
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SessionRow
 from tinsmith.server.store.recordings import forget_sessions
@@ -63,9 +63,13 @@ class SessionsHandler:
             "tags": request.tags,
             "user_metadata": request.user_metadata,
         }
-        # First the row, then the session: rows of its runs refer to it.
-        await self._db.write(lambda connection: connection.execute(insert(SessionRow), row))
-        self._live.add_session(session)
+
+        async def add() -> None:
+            # First the row, then the session: rows of its runs refer to it.
+            await self._db.write(lambda connection: connection.execute(insert(SessionRow), row))
+            self._live.add_session(session)
+
+        await to_its_end(add())
         return session.id
 
     async def heartbeat(self, owner: str, session_id: str) -> None:
@@ -98,16 +102,25 @@ class SessionsHandler:
             if await self._has_ended(owner, session_id):
                 return
             raise invalid("session_id", session_id, "a session of yours", status=404)
-        if session.closing:
-            return
-        # Before the await, so that nothing new is accepted while this is being stored.
-        session.closing = True
-        values = {
-            "status": "closing",
-            "end_reason": request.reason.type,
-            "end_detail": (request.detail or "")[:_MOST_DETAIL] or None,
-        }
-        await self._db.write(lambda connection: connection.execute(_update(session_id).values(values)))
+        await to_its_end(self._finish(session, request))
+
+    async def _finish(self, session: LiveSession, request: FinishSessionRequest) -> None:
+        # One after the other: a repeat is answered once the first one is stored, or is stored itself.
+        async with session.changing:
+            if session.closing or self._live.sessions.get(session.id) is not session:
+                return
+            # Before the await, so that nothing new is accepted while this is being stored.
+            session.closing = True
+            values = {
+                "status": "closing",
+                "end_reason": request.reason.type,
+                "end_detail": (request.detail or "")[:_MOST_DETAIL] or None,
+            }
+            try:
+                await self._db.write(lambda connection: connection.execute(_update(session.id).values(values)))
+            except BaseException:
+                session.closing = False
+                raise
         self.drain(session)
 
     def drain(self, session: LiveSession) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -114,6 +115,7 @@ class LiveSession:
         seen_at: the same in seconds since the epoch, to be shown.
         runs, samplers: ids of what belongs to it.
         closing: its client has finished it; what was asked for before is still carried out.
+        changing: held while a change of what it consists of is being stored.
     """
 
     id: str
@@ -123,6 +125,7 @@ class LiveSession:
     runs: list[str] = field(default_factory=list[str])
     samplers: list[str] = field(default_factory=list[str])
     closing: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class LiveState:

@@ -1,13 +1,24 @@
-"""Background tasks that are held on to, whose errors are logged and which end with the service."""
+"""Background tasks that are held on to, log their errors and end with the service; and work that is never cut short."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 log = logging.getLogger("tinsmith.server")
+
+T = TypeVar("T")
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work that goes on to its end, also where the request that waits for it goes away.
+
+    For whatever changes both memory and database: what is queued to be written will be committed, so that memory must
+    not be changed back, and a repeat of the request finds what the first one has left.
+    """
+    return await asyncio.shield(asyncio.ensure_future(work))
 
 
 class Tasks:

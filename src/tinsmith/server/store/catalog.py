@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Text, cast, delete, insert, select
+from sqlalchemy.exc import OperationalError
 
 from tinsmith.server.faults import Unavailable, describe
 from tinsmith.server.store.db import Database
@@ -72,7 +73,7 @@ class Catalog:
                 # Only a memory: the engine tells it anew.
                 log.warning("base model %s: what was known of it cannot be read: %s", name, describe(error))
 
-    async def up(self, models: list[BaseModelInfo]) -> None:
+    def up(self, models: list[BaseModelInfo]) -> None:
         """An engine host is up with these models."""
         for model in models:
             if (reason := self.other_weights(model.name, model.weights_digest)) is not None:
@@ -83,13 +84,22 @@ class Catalog:
         self._up.set()
         if self.healthy:
             self._complete.set()
+
+    async def store(self, models: list[BaseModelInfo]) -> None:
+        """Remember what a host has told of its models, for the time before the next one is up.
+
+        Where that cannot be stored the next host tells it anew: a full disk keeps no engine from its work.
+        """
         rows = [{"name": model.name, "info": model.model_dump()} for model in models]
 
         def job(connection: Connection) -> None:
-            connection.execute(delete(BaseModelRow).where(BaseModelRow.name.in_(list(self._infos))))
+            connection.execute(delete(BaseModelRow).where(BaseModelRow.name.in_([model.name for model in models])))
             connection.execute(insert(BaseModelRow), rows)
 
-        await self._db.write(job)
+        try:
+            await self._db.write(job)
+        except OperationalError as error:
+            log.warning("what the engine has told of its models could not be stored: %s", error.orig)
 
     def down(self, reason: str) -> None:
         """The engine host is gone."""

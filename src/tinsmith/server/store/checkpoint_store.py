@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
+from tinsmith.server.state.tasks import to_its_end
 from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.readable import read_rows, sound
 from tinsmith.server.store.db.tables import CheckpointRow
@@ -220,8 +221,12 @@ class CheckpointStore:
         saved = await self.owned(path, owner)
         # Only the one that was looked up: another may have been saved over it since.
         statement = delete(CheckpointRow).where(_at(path), CheckpointRow.folder == saved.folder)
-        await self._db.write(lambda connection: connection.execute(statement))
-        await self._data_folder.remove(saved.folder)
+
+        async def delete_both() -> None:
+            await self._db.write(lambda connection: connection.execute(statement))
+            await self._data_folder.remove(saved.folder)
+
+        await to_its_end(delete_both())
 
     async def sweep_expired(self) -> int:
         """Delete checkpoints whose lifetime is over; return how many."""

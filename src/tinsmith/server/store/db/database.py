@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from tinsmith.server.store.db.integrity import check_integrity, check_ours
 from tinsmith.server.store.db.writer import RowWrite, Writer
@@ -25,6 +28,8 @@ Durability = Literal["normal", "full"]
 SCHEMA_VERSION = "0007"
 # Services that share a data folder share its database: how long one waits for another's commit.
 _BUSY_TIMEOUT_MS = 30_000
+# Between tries to write what must be written, seconds; the last one over and over.
+_RETRY_S = (0.5, 1, 2, 5, 10, 30)
 
 
 def default_url(data_dir: Path) -> str:
@@ -120,6 +125,19 @@ class Database:
             SQLAlchemyError: the row or the commit failed; nothing of the row is stored.
         """
         await self.writer.submit_row(row)
+
+    async def write_until_stored(self, job: Callable[[Connection], Any]) -> None:
+        """Run a writing job, again and again where the database cannot take it now: its disk is full, say.
+
+        For what the service does by itself, which no client repeats; it may take for ever, so nothing else should wait.
+        """
+        for delay in itertools.chain(_RETRY_S, itertools.repeat(_RETRY_S[-1])):
+            try:
+                await self.write(job)
+                return
+            except OperationalError as error:
+                log.warning("the database could not be written (%s); next try in %g s", error.orig, delay)
+                await asyncio.sleep(delay)
 
     def close(self) -> None:
         """Commit what is queued and close all connections."""
