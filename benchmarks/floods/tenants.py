@@ -13,6 +13,8 @@ from benchmarks.load.users import User, Work
 
 # A pause between two pieces of the victim's work, so that each begins as a newcomer does.
 _PAUSE_S = 0.05
+# A burst that fills the queue is never submitted whole.
+_SUBMITTED_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Flooder(User):
 
     def start(self, lanes: int, burst: Callable[[Flooder], Awaitable[None]]) -> None:
         """Run so many bursts at once, each again as soon as it has ended, until `stop`."""
+        self.submitted = asyncio.Event()
         self._bursts = [asyncio.create_task(self._over_and_over(lambda: burst(self))) for _ in range(lanes)]
 
     async def stop(self) -> None:
@@ -82,6 +85,7 @@ class Flooder(User):
             self._samples += 1
             fields = self._sample_fields + f',"seq_id":{self._samples}}}'
             last = await self._submit(self._post("asample", fields.encode()))
+        self.submitted.set()
         await self._poll(last)
 
     async def steps(self, number: int) -> None:
@@ -90,6 +94,7 @@ class Flooder(User):
         for _ in range(number):
             seq = self._next(2)
             _, last = await asyncio.gather(self._submit(self._batch(seq)), self._submit(self._optim(seq + 1)))
+        self.submitted.set()
         await self._poll(last)
 
 
@@ -132,7 +137,7 @@ def floods(work: Work, queue: int) -> list[tuple[str, Sequence[Flood]]]:
 
 
 async def begin(http: HttpClient, kinds: Sequence[Flood]) -> list[Flooder]:
-    """Open the sessions of a flood and begin it."""
+    """Open the sessions of a flood and begin it; returns once each has its first burst in the service's queue."""
     users: list[Flooder] = []
     for kind in kinds:
         some = [Flooder(http, kind.work, Figures(), len(users) + number + 1) for number in range(kind.sessions)]
@@ -141,4 +146,6 @@ async def begin(http: HttpClient, kinds: Sequence[Flood]) -> list[Flooder]:
         for user in some:
             user.start(kind.lanes, kind.burst)
         users += some
+    # What a client can submit is another question: until then it is the API process that is flooded, not the engine.
+    await asyncio.wait([asyncio.create_task(user.submitted.wait()) for user in users], timeout=_SUBMITTED_S)
     return users
