@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +91,8 @@ class MarkEngine(FakeEngine):
 class HandFlusher(Flusher):
     """A flusher without a thread."""
 
-    def __init__(self, on_done: Callable[[Flush, bool], None]) -> None:
-        super().__init__(on_done)
+    def __init__(self, on_done: Callable[[Flush, bool], None], begin: Callable[[Iterable[str]], None]) -> None:
+        super().__init__(on_done, begin)
         self._waiting: list[Flush] = []
 
     def add(self, flush: Flush) -> None:
@@ -157,7 +157,9 @@ class HandLink:
         self.engine = MarkEngine()
         self._on_birth(self.engine)
         self._handed_over.clear()
-        self.host = EngineHost({BASE: self.engine}, self._unsent.append, self._settings, self.engine.clock)
+        self.host = EngineHost(
+            {BASE: self.engine}, self._unsent.append, self._settings, self.engine.clock, make_writer=HandFlusher
+        )
         self._on_event(Ready(self.infos))
 
     def turn(self) -> bool:
