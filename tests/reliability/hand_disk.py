@@ -21,6 +21,7 @@ class HandWriter(Writer):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.guard = None
         self.full = False
         self.held = False
         self._waiting: list[_Item] = []
@@ -56,6 +57,5 @@ class HandWriter(Writer):
         self._gone = True
         self._waiting.clear()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self._commit_waiting()
-        self.engine.dispose()
