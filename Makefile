@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -q
 COOKBOOK := $(VENV)/cookbook
 PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
-.PHONY: help setup demo test lint types layers acceptance proto clean
+.PHONY: help setup demo test lint types layers acceptance gpu proto clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ test: lint types layers $(VENV)/.cookbook  ## everything that must be green; the
 
 acceptance: setup  ## the slow tests too: learning runs and chaos, with a table row by row
 	$(BIN)/python -m pytest -m "not gpu" --rows=acceptance.json --rows-page=docs/acceptance.md
+
+gpu:  ## the first minutes on a bare GPU machine, with that machine's own Python: tests, benchmarks, profiles
+	PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu $(GPU)
 
 proto: $(BIN)/python  ## regenerate the protobuf code (an older compiler, so that more runtimes accept it)
 	$(PYTHON) -m venv build/protoc
