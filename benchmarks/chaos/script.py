@@ -23,6 +23,7 @@ PATIENCE_S = 900
 SAMPLE_EVERY = 4
 SAVE_EVERY = 6
 LOAD_EVERY = 9
+_FULL = "No space left on device"
 # The embedded model's byte tokens lie below.
 _TOKENS = 200
 
@@ -96,8 +97,15 @@ class _Client:
         self.tokens += [[int(token) for token in sequence.tokens] for sequence in answer.sequences]
 
     def save(self, name: str) -> str:
-        """Save weights and optimizer; return the path."""
-        return str(self._wait(self._training.save_state(name)).path)
+        """Save weights and optimizer, again where the service says that its disk is full; return the path."""
+        while True:
+            try:
+                return str(self._wait(self._training.save_state(name)).path)
+            except Exception as error:
+                # What the service promises then is a clear error and nothing half-written, not the save.
+                if _FULL not in str(error):
+                    raise
+                time.sleep(1)
 
     def _ids(self, number: int, part: int, length: int) -> list[int]:
         return np.random.default_rng([self._seed, number, part]).integers(1, _TOKENS, length).tolist()
