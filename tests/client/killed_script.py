@@ -1,6 +1,7 @@
 """A script as people write them: it trains with the service in its process, and goes on from what an earlier life left.
 
-`python -m tests.client.killed_script STEP` kills itself, as `kill -9` does, once that step is acknowledged.
+`python -m tests.client.killed_script STEP MODEL` trains another model for a step, and kills itself, as `kill -9` does,
+once STEP of the shipped one is acknowledged.
 """
 
 from __future__ import annotations
@@ -40,5 +41,14 @@ def train(kill_after: int | None = None) -> tuple[TrainingClient, int]:
     return client, first
 
 
+def train_another(model: str) -> TrainingClient:
+    """Train a model from a folder for one step."""
+    client = ServiceClient().create_lora_training_client(model, rank=2, user_metadata={"script": "another"})
+    client.forward_backward(data(0), "cross_entropy").result()
+    client.optim_step(ADAM).result()
+    return client
+
+
 if __name__ == "__main__":
+    another = train_another(sys.argv[2])
     train(int(sys.argv[1]))

@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.client.killed_script import STEPS, train
+from tests.client.killed_script import STEPS, data, train
+from tests.support.checkpoints import checkpoint
 from tinsmith import ServiceClient, TrainingClient
 from tinsmith.client.transport.loop import background
+from tinsmith.types.responses import Checkpoint
 
 pytestmark = pytest.mark.row(11, 210)
+
+LLAMA = str(checkpoint("llama"))
 
 
 @pytest.fixture
@@ -43,23 +47,30 @@ def _state(client: TrainingClient, home: Path) -> dict[str, bytes]:
     return found
 
 
+def _recovered() -> list[Checkpoint]:
+    """Return what was recovered, the newest first."""
+    found = ServiceClient().create_rest_client().list_user_checkpoints().result().checkpoints
+    return [one for one in found if (one.user_metadata or {}).get("recovered")]
+
+
 def test_a_script_that_is_killed_and_run_again_ends_as_one_that_was_not(
     at_home: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     home = at_home("killed")
-    killed = subprocess.run([sys.executable, "-m", "tests.client.killed_script", "4"], timeout=120)
+    killed = subprocess.run([sys.executable, "-m", "tests.client.killed_script", "4", LLAMA], timeout=120)
     assert killed.returncode == -signal.SIGKILL
     with caplog.at_level(logging.WARNING, "tinsmith.starting"):
         client, first = train()
     assert first == 4
     assert "create_training_client_from_state_with_optimizer(path) goes on from it" in caplog.text
     ended = _state(client, home)
-    [recovered] = [
-        one.tinker_path
-        for one in ServiceClient().create_rest_client().list_user_checkpoints().result().checkpoints
-        if (one.user_metadata or {}).get("recovered")
-    ]
-    assert recovered.endswith("/weights/recovered")
+    [recovered] = _recovered()
+    assert recovered.tinker_path.endswith("/weights/recovered")
+    # The run on another model follows once that is loaded.
+    ServiceClient().create_lora_training_client(LLAMA, rank=2).forward(data(0), "cross_entropy").result()
+    [other, recovered] = _recovered()
+    assert other.base_model == LLAMA
+    assert other.user_metadata == {"script": "another", "recovered": "true", "optimizer_steps": "1"}
     home = at_home("calm")
     calm, first = train()
     assert (first, STEPS) == (0, 6)

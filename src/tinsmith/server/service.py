@@ -178,6 +178,8 @@ class Service:
     async def stop(self) -> None:
         """Stop the engine host and close the data folder; what is journalled goes on at the next start."""
         self.drain()
+        # While the engine is there to let go of what it rebuilds.
+        await self.left_behind.stop()
         if not self._journalled:
             await self.sessions.stop()
         # New work is kept from the host before it is told to stop; its last outcomes are stored before the database

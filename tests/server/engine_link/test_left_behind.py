@@ -272,6 +272,23 @@ async def test_an_engine_that_is_lost_meanwhile_ends_no_script(start: Start, cap
     assert "the engine was lost meanwhile; the next start tries again" in caplog.text
 
 
+async def test_a_stop_leaves_it_to_the_next_start(start: Start) -> None:
+    first, client = await _embedded(start)
+    model = await client.create_model()
+    await _step(client, model)
+    expected = first.link.models[model].weight
+    await first.crash()
+    for _ in range(TRIES):
+        running = await start(journal=False, owner="local")
+        running.link.holding = True
+        recovering = asyncio.ensure_future(running.service.left_behind.recover(running.link.infos[0]))
+        await soon(lambda link=running.link: bool(link.submitted))
+        await running.service.stop()
+        await recovering
+    second, after = await _embedded(start)
+    assert await _recovered(second, after, model) == expected
+
+
 async def test_what_nobody_came_for_in_a_week_goes(start: Start) -> None:
     first, client = await _embedded(start)
     model = await client.create_model()

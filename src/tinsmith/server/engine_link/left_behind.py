@@ -32,6 +32,10 @@ NAME = "recovered"
 _LOOK_S = 0.5
 
 
+class _Stopped(Exception):
+    """The service is being stopped."""
+
+
 class LeftBehind:
     """Saves the runs of embedded services whose process was killed, once their base model is loaded."""
 
@@ -39,24 +43,42 @@ class LeftBehind:
         self._core = core
         self._dispatcher = dispatcher
         self._log = RunLog(core.data_folder)
+        self._busy = asyncio.Lock()
+        self._stopping = False
 
     async def recover(self, model: BaseModelInfo) -> None:
         """Save what killed scripts had trained of a base model and not saved; what cannot be is told in a warning.
 
         It holds the locks of the dead services meanwhile, so that no two scripts save the same run.
         """
-        core = self._core
-        for instance, lock in claim_dead(core.data_folder.root):
+        async with self._busy:
+            if not self._stopping:
+                await self._recover(model)
+
+    async def stop(self) -> None:
+        """Leave what is not saved yet to the next start."""
+        self._stopping = True
+        async with self._busy:
+            return
+
+    async def _recover(self, model: BaseModelInfo) -> None:
+        core, dead = self._core, claim_dead(self._core.data_folder.root)
+        try:
             try:
-                who = lock.holder()
-                for run in await unsaved_runs(core, instance):
-                    if (
-                        run.base_model == model.name
-                        and core.catalog.other_weights(model.name, run.base_weights) is None
-                    ):
-                        await self._try(run, who)
+                for instance, lock in dead:
+                    for run in await unsaved_runs(core, instance):
+                        if run.base_model == model.name and _fits(run, model):
+                            await self._try(run, lock.holder())
             finally:
-                await end_dead(core, [(instance, lock)])
+                await end_dead(core, dead)
+        except _Stopped:
+            return
+        except (SQLAlchemyError, OSError) as error:
+            # A full disk, say: no reason for a script not to start.
+            starting.warning("what scripts that were killed had not saved is left for the next start: %s", error)
+        finally:
+            for _, lock in dead:
+                lock.release()
 
     async def _try(self, run: UnsavedRun, who: str) -> None:
         tried = tries(self._core, run.id)
@@ -70,7 +92,7 @@ class LeftBehind:
             )
             return
         except BaseException:
-            # Interrupted: that says nothing of the run.
+            # Interrupted or stopped: that says nothing of the run.
             note_tries(self._core, run.id, tried)
             raise
         starting.warning(
@@ -106,7 +128,7 @@ class LeftBehind:
             lora=run.lora,
             size_bytes=sum(file.stat().st_size for file in absolute.iterdir()),
             public=False,
-            user_metadata={"recovered": "true", "optimizer_steps": str(steps)},
+            user_metadata={**(run.user_metadata or {}), "recovered": "true", "optimizer_steps": str(steps)},
             created_at=now,
             expires_at=now + KEPT_S,
         )
@@ -180,6 +202,8 @@ class LeftBehind:
                 one.result()
             if not rest:
                 return
+            if self._stopping:
+                raise _Stopped
             # What a lost engine was told has no outcome.
             if life != self._dispatcher.life:
                 raise TinsmithError("the engine was lost meanwhile")

@@ -33,7 +33,7 @@ class UnsavedRun:
     """A run whose last optimizer steps no saved state holds.
 
     Attributes:
-        id, owner, base_model, lora, base_weights: as the run had them.
+        id, owner, base_model, lora, base_weights, user_metadata: as the run had them.
         point: its newest recovery point; None: it is rebuilt from its creation.
         operations: what followed, up to the last that counts; the creation first, where there is no point.
     """
@@ -43,6 +43,7 @@ class UnsavedRun:
     base_model: str
     lora: LoraConfig
     base_weights: str | None
+    user_metadata: dict[str, Any] | None
     point: RecoveryPoint | None
     operations: list[Record]
 
@@ -90,7 +91,7 @@ def _unsaved(core: Core, row: Any, points: list[RecoveryPoint]) -> UnsavedRun | 
     counted = [record for record in ordered if (record.seq_id or 0) <= last]
     lora = LoraConfig.model_validate(row.lora)
     operations = counted if point is not None else [*creation, *counted]
-    return UnsavedRun(row.id, row.owner, row.base_model, lora, row.base_weights, point, operations)
+    return UnsavedRun(row.id, row.owner, row.base_model, lora, row.base_weights, row.user_metadata, point, operations)
 
 
 def _last(records: Iterable[Record], *kinds: OpKind) -> int:

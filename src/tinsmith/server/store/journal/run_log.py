@@ -51,7 +51,10 @@ class RunLog:
         try:
             if record.seq_id is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            await (anyio.to_thread.run_sync(_write, path, record) if large else _write_here(path, record))
+            if large:
+                await anyio.to_thread.run_sync(_write, path, record)
+            else:
+                _write(path, record)
         except FileNotFoundError:
             return  # its session has ended meanwhile, and the folder is gone
         except OSError as error:
@@ -143,10 +146,6 @@ class RunLog:
 def leaves_nothing(record: Record) -> bool:
     """Whether a run is the same without an operation."""
     return record.forward_only or record.kind in _LEAVES_NOTHING
-
-
-async def _write_here(path: Path, record: Record) -> None:
-    _write(path, record)
 
 
 def _write(path: Path, record: Record) -> None:
