@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,10 @@ def main() -> None:
     _show(report)
     if chosen.json is not None:
         facts = conditions(inputs=chosen.inputs, seed=chosen.seed)
-        chosen.json.write_text(json.dumps({"conditions": facts, **asdict(report)}, indent=1) + "\n")
+        # Not asdict, which takes the pairs of a Counter for things to count.
+        routes = {name: vars(one) for name, one in report.routes.items()}
+        written = {"conditions": facts, "routes": routes, "examples": report.examples}
+        chosen.json.write_text(json.dumps(written, indent=1) + "\n")
     sys.exit(1 if report.faults else 0)
 
 

@@ -29,6 +29,7 @@ from benchmarks.common import Column, conditions, show, write_json
 from tinsmith.cookbook import rl
 from tinsmith.cookbook.renderers import Renderer
 from tinsmith.cookbook.training import ModelSetup
+from tinsmith.engine.sharing import Turn
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, Lane
 
 
@@ -101,14 +102,15 @@ def watched_engine() -> Iterator[Engine]:
     seen = Engine(spans=[])
     turn = EngineScheduler.turn
 
-    def counted(self: EngineScheduler, lane: Lane) -> None:
+    def counted(self: EngineScheduler, lane: Lane, whose: Turn) -> dict[str, float]:
         began, tokens = time.perf_counter(), self.sample_queue.tokens
-        turn(self, lane)
+        parts = turn(self, lane, whose)
         assert seen.spans is not None
         seen.spans.append((began, time.perf_counter()))
         if lane is Lane.SAMPLE:
             seen.decode_turns += 1
             seen.decoded += self.sample_queue.tokens - tokens
+        return parts
 
     EngineScheduler.turn = counted
     try:

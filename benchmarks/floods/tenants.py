@@ -147,5 +147,7 @@ async def begin(http: HttpClient, kinds: Sequence[Flood]) -> list[Flooder]:
             user.start(kind.lanes, kind.burst)
         users += some
     # What a client can submit is another question: until then it is the API process that is flooded, not the engine.
-    await asyncio.wait([asyncio.create_task(user.submitted.wait()) for user in users], timeout=_SUBMITTED_S)
+    _, late = await asyncio.wait([asyncio.create_task(u.submitted.wait()) for u in users], timeout=_SUBMITTED_S)
+    for waiting in late:
+        waiting.cancel()
     return users

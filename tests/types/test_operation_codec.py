@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.types.engine_messages.operation_codec import decode_work, operation_from_frame, operation_to_frame
+from tinsmith.types.engine_messages.operation_codec import (
+    FRAME_VERSION,
+    decode_work,
+    operation_from_frame,
+    operation_to_frame,
+)
 from tinsmith.types.engine_messages.operations import Operation, OpKind, OptimStep, Sample, Work
 from tinsmith.types.engine_messages.strict_fields import to_fields
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -71,7 +76,7 @@ def test_what_is_wrong_is_named(kind: OpKind, fields: Any, message: str) -> None
 @pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_a_frame_of_another_version_is_refused(version: object) -> None:
     frame = operation_to_frame(Operation("r", Sample("s"), "base"))
-    with pytest.raises(ValueError, match=f"version: got {version!r}, expected 3"):
+    with pytest.raises(ValueError, match=f"version: got {version!r}, expected {FRAME_VERSION}"):
         operation_from_frame(frame | {"version": version})
     with pytest.raises(ValueError, match="version: got None"):
         operation_from_frame({name: value for name, value in frame.items() if name != "version"})

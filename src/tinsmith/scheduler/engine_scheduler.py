@@ -11,17 +11,17 @@ from typing import Protocol
 
 from tinsmith.engine.sharing import PassShare, Turn
 from tinsmith.scheduler.barriers import AdapterEngine, clear_step, encode, run_barrier
-from tinsmith.scheduler.costs import Costs
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.flusher import Flush, SnapshotWriter
-from tinsmith.scheduler.known_samplers import KnownSamplers
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.scheduler.passes import Passes, TrainingEngine
 from tinsmith.scheduler.ready_models import ReadyModels
-from tinsmith.scheduler.sample_queue import SampleQueue, SamplingEngine
-from tinsmith.scheduler.sampler_operations import SamplerEngine, SamplerOperations
+from tinsmith.scheduler.samples.known_samplers import KnownSamplers
+from tinsmith.scheduler.samples.sample_queue import SampleQueue, SamplingEngine
+from tinsmith.scheduler.samples.sampler_operations import SamplerEngine, SamplerOperations
+from tinsmith.scheduler.shares.costs import Costs
+from tinsmith.scheduler.shares.fairness import OwnedShare
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.operations import (
     LoadSampler,

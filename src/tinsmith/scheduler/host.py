@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tinsmith.scheduler.accounts import Accounts
 from tinsmith.scheduler.at_work import AtWork
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.flusher import Flush, Flusher, SnapshotWriter
+from tinsmith.scheduler.shares.accounts import Accounts
 from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Event, Flushed, Ready

@@ -22,8 +22,8 @@ from typing import NamedTuple, Protocol
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.sharing import PassKind, PassShare, Turn
 from tinsmith.scheduler.failures import is_out_of_memory, raise_if_fatal
-from tinsmith.scheduler.fairness import OwnedShare
 from tinsmith.scheduler.model_queue import ModelQueue
+from tinsmith.scheduler.shares.fairness import OwnedShare
 from tinsmith.types.codec import decode_forward_backward_request, encode_forward_backward_output
 from tinsmith.types.datum import Datum
 from tinsmith.types.engine_messages.operations import ForwardBackward, Operation

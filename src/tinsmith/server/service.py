@@ -133,7 +133,7 @@ class Service:
         self.saving = saving = SavingHandler(core, model_order, limits)
         self.training = TrainingHandler(core, model_order, ReferencesHandler(core, saving), limits)
         self.creation = creation = CreationHandler(core, intake, model_order, saving, limits)
-        self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving, limits)
+        self.sampling = SamplingHandler(core, dispatcher, outcomes, intake, saving)
         self.closing = ClosingHandler(core, dispatcher, points)
         self.sessions = sessions = SessionsHandler(core, dispatcher, outcomes)
         self.importing = ImportingHandler(core, sessions, creation, saving, limits)

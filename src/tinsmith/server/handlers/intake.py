@@ -17,10 +17,14 @@ from tinsmith.types.errors import UserError
 
 
 class Intake:
-    """Accepts operations."""
+    """Accepts operations.
+
+    Attributes:
+        limits: what one key may take.
+    """
 
     def __init__(self, core: Core, dispatcher: Dispatcher, recovery_points: RecoveryPoints, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._dispatcher = dispatcher
         self._recovery_points = recovery_points
         self._futures = core.futures
@@ -55,7 +59,7 @@ class Intake:
         if first is not None:
             return await self._repeat(first, record)
         if record.at_door:
-            self._limits.check_refusal(record)
+            self.limits.check_refusal(record)
             record.settled_at = self._futures.now()
         # Found from here on, before it is stored: a repeat that comes during the write must not become a second
         # operation.

@@ -8,7 +8,6 @@ from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
 from tinsmith.server.handlers.bodies import canonical, check_body, parse, read_object, validate
 from tinsmith.server.handlers.intake import Intake
-from tinsmith.server.handlers.limits import Limits
 from tinsmith.server.handlers.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.json_bytes import to_bytes
@@ -39,9 +38,8 @@ class SamplingHandler:
         outcomes: Outcomes,
         intake: Intake,
         saving: SavingHandler,
-        limits: Limits,
     ) -> None:
-        self._limits = limits
+        self._limits = intake.limits
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._intake = intake

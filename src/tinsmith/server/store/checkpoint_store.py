@@ -24,6 +24,8 @@ from tinsmith.types.responses import Checkpoint, WeightsInfoResponse
 
 log = logging.getLogger("tinsmith.server")
 
+_CHUNK = 500  # runs per statement; SQLite allows about a thousand parameters on old versions
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:
@@ -159,6 +161,19 @@ class CheckpointStore:
             CheckpointRow.run_id == run_id, self._alive(), or_(CheckpointRow.owner == owner, CheckpointRow.public)
         )
         return await self._select(query.order_by(CheckpointRow.id.desc()))
+
+    async def of_runs(self, run_ids: Sequence[str], owner: str) -> dict[str, list[Saved]]:
+        """Return the checkpoints of several runs that the owner may read, of each newest first."""
+        found: dict[str, list[Saved]] = {run_id: [] for run_id in run_ids}
+        for start in range(0, len(run_ids), _CHUNK):
+            query = select(CheckpointRow.id).where(
+                CheckpointRow.run_id.in_(run_ids[start : start + _CHUNK]),
+                self._alive(),
+                or_(CheckpointRow.owner == owner, CheckpointRow.public),
+            )
+            for saved in await self._select(query.order_by(CheckpointRow.id.desc())):
+                found[saved.path.run_id].append(saved)
+        return found
 
     async def of_owner(self, owner: str, page: Paging) -> tuple[list[Saved], int]:
         """Return a page of an owner's checkpoints over all runs, newest first, and how many there are."""

@@ -42,7 +42,8 @@ class Listings:
             return read_rows(connection, RunRow, query), connection.execute(total).scalar_one()
 
         rows, count = await self._db.read_async(job)
-        runs = [await self._run(row, owner) for row in rows]
+        saved = await self._checkpoints.of_runs([found.row.id for found in rows], owner)
+        runs = [_run(found, owner, saved[found.row.id]) for found in rows]
         return TrainingRunsResponse(training_runs=runs, cursor=page.cursor(count))
 
     async def run(self, run_id: str, owner: str, accessible: bool) -> TrainingRun:
@@ -55,27 +56,7 @@ class Listings:
         found = await self._db.read_async(lambda connection: read_rows(connection, RunRow, query))
         if not found:
             raise invalid("training_run_id", run_id, "a training run of yours", status=404)
-        return await self._run(found[0], owner)
-
-    async def _run(self, found: Found, owner: str) -> TrainingRun:
-        row = found.row
-        saved = await self._checkpoints.of_run(row.id, owner)
-        states = [s for s in saved if s.path.kind == "weights"]
-        samplers = [s for s in saved if s.path.kind == "sampler_weights"]
-        return TrainingRun(
-            training_run_id=row.id,
-            # What cannot be read of a damaged row is left empty.
-            base_model=row.base_model or "",
-            model_owner=row.owner or owner,
-            lora_rank=LoraConfig.model_validate(row.lora).rank if row.lora is not None else None,
-            last_request_time=utc(row.last_request_at or 0.0),
-            corrupted=row.status == "corrupted" or found.fault() is not None,
-            last_checkpoint=_first(states),
-            last_sampler_checkpoint=_first(samplers),
-            user_metadata=row.user_metadata,
-            checkpoint_count=len(saved),
-            size_bytes=sum(one.size_bytes for one in saved),
-        )
+        return _run(found[0], owner, await self._checkpoints.of_run(run_id, owner))
 
     async def sessions(self, owner: str, page: Paging) -> list[str]:
         """Return a page of session ids, newest first."""
@@ -133,6 +114,26 @@ def _visible(owner: str, accessible: bool) -> Any:
         return RunRow.owner == owner
     published = select(CheckpointRow.run_id).where(CheckpointRow.public)
     return or_(RunRow.owner == owner, RunRow.id.in_(published))
+
+
+def _run(found: Found, owner: str, saved: list[Saved]) -> TrainingRun:
+    row = found.row
+    states = [s for s in saved if s.path.kind == "weights"]
+    samplers = [s for s in saved if s.path.kind == "sampler_weights"]
+    return TrainingRun(
+        training_run_id=row.id,
+        # What cannot be read of a damaged row is left empty.
+        base_model=row.base_model or "",
+        model_owner=row.owner or owner,
+        lora_rank=LoraConfig.model_validate(row.lora).rank if row.lora is not None else None,
+        last_request_time=utc(row.last_request_at or 0.0),
+        corrupted=row.status == "corrupted" or found.fault() is not None,
+        last_checkpoint=_first(states),
+        last_sampler_checkpoint=_first(samplers),
+        user_metadata=row.user_metadata,
+        checkpoint_count=len(saved),
+        size_bytes=sum(one.size_bytes for one in saved),
+    )
 
 
 def _first(saved: list[Saved]) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.fake_engine import FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, sample
-from tinsmith.scheduler.accounts import SLICE_S, Accounts
+from tinsmith.scheduler.shares.accounts import SLICE_S, Accounts
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}
 LANES = ("train", "sample")

@@ -18,8 +18,8 @@ from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.sharing import PassShare, Turn
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
-from tinsmith.scheduler.fairness import OwnedShare
-from tinsmith.scheduler.known_samplers import KnownSamplers
+from tinsmith.scheduler.samples.known_samplers import KnownSamplers
+from tinsmith.scheduler.shares.fairness import OwnedShare
 from tinsmith.types.codec import encode_sample_response
 from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import UserError

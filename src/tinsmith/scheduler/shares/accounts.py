@@ -11,7 +11,7 @@ from collections.abc import Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
 from tinsmith.engine.sharing import Turn
-from tinsmith.scheduler.fairness import FairShare
+from tinsmith.scheduler.shares.fairness import FairShare
 
 L = TypeVar("L", bound=Hashable)
 

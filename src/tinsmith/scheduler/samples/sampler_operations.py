@@ -9,8 +9,8 @@ from typing import Protocol
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.flusher import SnapshotWriter
-from tinsmith.scheduler.known_samplers import KnownSamplers
-from tinsmith.scheduler.sample_queue import SampleQueue
+from tinsmith.scheduler.samples.known_samplers import KnownSamplers
+from tinsmith.scheduler.samples.sample_queue import SampleQueue
 from tinsmith.types.engine_messages.operations import LoadSampler, Operation, ReleaseSampler
 
 
