@@ -1,7 +1,7 @@
 """What do journal and recovery points cost a training script? The same steps with them and without, and with syncs.
 
 Four services in this process, each with an engine of its own, take turns block by block, so that whatever else the
-machine does hits all of them: one that stores no operations, one as `tinsmith serve` stores them, one with full
+machine does hits all of them: one without a journal, as in a script, one as `tinsmith serve` stores them, one with full
 durability, and one that takes a recovery point after every step, which gives the price of one point. A ratio is of two
 blocks of the same round. Processor time is that of this process; that service and engine share it makes the journal
 dearer than in `tinsmith serve`, where they have one each. Two things are measured by themselves, because they are small

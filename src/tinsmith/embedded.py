@@ -59,7 +59,13 @@ class EmbeddedService:
         began = time.monotonic()
         info = await self._link.ensure_model(name, str(folder))
         starting.info("loaded in %.1f s", time.monotonic() - began)
+        await self.service.left_behind.recover(info)
         return info, folder
+
+    async def recover(self) -> None:
+        """Wait for the engine, and save what scripts that were killed had trained of the shipped model."""
+        await self.service.wait_ready()
+        await self.service.left_behind.recover(await self.service.core.catalog.find(EMBEDDED_MODEL))
 
 
 class ShieldedTransport(httpx.ASGITransport):
@@ -98,7 +104,7 @@ async def _started(settings: Settings) -> EmbeddedService:
         embedded = EmbeddedService(settings)
         await embedded.service.start()
         try:
-            await embedded.service.wait_ready()
+            await embedded.recover()
         # Interrupted or failed on the way: the engine's thread is running already and would keep the data folder.
         except BaseException:
             await embedded.service.stop()

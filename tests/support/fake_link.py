@@ -304,10 +304,10 @@ class FakeLink:
         return orjson.dumps({"metrics": {"weight": model.weight, "steps": float(model.steps)}})
 
     def _save(self, model: FakeModel, folder: str) -> int:
-        return self._write(folder, {"weight": model.weight, "steps": model.steps})
+        return self._write(folder, {"weight": model.weight, "steps": model.steps}, {"step": model.steps})
 
-    def _write(self, folder: str, state: dict[str, Any]) -> int:
-        return write_folder(Path(folder), {"weights.json": json.dumps(state).encode()}, {})
+    def _write(self, folder: str, state: dict[str, Any], facts: dict[str, Any] | None = None) -> int:
+        return write_folder(Path(folder), {"weights.json": json.dumps(state).encode()}, facts or {})
 
     def _load_sampler(self, load: LoadSampler) -> bytes:
         state = _read(Path(load.folder)) if load.folder is not None else {"weight": 0.0}

@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.events import Events
+from tinsmith.server.engine_link.left_behind import LeftBehind
 from tinsmith.server.engine_link.outcomes import Outcomes
 from tinsmith.server.engine_link.recovery import Recovery
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
@@ -46,8 +47,8 @@ class Service:
 
     Args:
         owner: whose requests these are when there is only one user, in this process; None asks for keys.
-        journal: store operations, so that they outlive this process. Needs the data folder for itself among those that
-            journal; services without a journal may share it.
+        journal: store operations, so that their clients can come back to them. Needs the data folder for itself among
+            those that journal; services without a journal may share it, and keep only what their runs are rebuilt from.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Service:
         self.outcomes = outcomes = Outcomes(core)
         self.dispatcher = dispatcher = Dispatcher(core, self._link, outcomes, self.keys.weight_of)
         self.recovery_points = points = RecoveryPoints(core, dispatcher)
+        self.left_behind = LeftBehind(core, dispatcher)
         recovery = Recovery(core, dispatcher, outcomes, points)
         self.events = Events(core, dispatcher, outcomes, recovery, points)
 
@@ -141,7 +143,7 @@ class Service:
         """Read what earlier lives left, and finish what they left half done."""
         await self.keys.learn_weights()
         hopeless = load(core)
-        await end_dead(core, held)
+        await end_dead(core, held.dead)
         for record, reason, category in hopeless:
             self.outcomes.fail(record, reason, category)
         await self.sessions.resume()
@@ -176,6 +178,8 @@ class Service:
     async def stop(self) -> None:
         """Stop the engine host and close the data folder; what is journalled goes on at the next start."""
         self.drain()
+        # While the engine is there to let go of what it rebuilds.
+        await self.left_behind.stop()
         if not self._journalled:
             await self.sessions.stop()
         # New work is kept from the host before it is told to stop; its last outcomes are stored before the database

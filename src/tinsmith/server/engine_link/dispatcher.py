@@ -150,7 +150,7 @@ class Dispatcher:
             raise
         # The host may have been lost while the body was read: then recovery comes back to it.
         if life == self.life:
-            self._submit(self._operation(record, body, path, replay))
+            self._submit(self.operation(record, body, path, replay))
             if replay:
                 self._replayed[record.request_id] = record
             # The journal has it too; where there is none, nothing is ever handed over twice.
@@ -173,7 +173,8 @@ class Dispatcher:
         """
         await self._hand_over(record, replay=False, verify=True)
 
-    def _operation(self, record: Record, body: bytes | None, path: str | None, replay: bool) -> Operation:
+    def operation(self, record: Record, body: bytes | None, path: str | None, replay: bool) -> Operation:
+        """Return what the engine is told of an operation."""
         work = record.work
         if work is None:
             raise ValueError(f"operation {record.request_id} ({record.kind}) was refused, so nothing is known to run")

@@ -57,7 +57,7 @@ class RecoveryPoints:
         """Ask for a point after an optimizer step that was just handed over, if one is due."""
         run = self._live.runs.get(record.model_id or "")
         # Before the dispatcher is open the step has not been handed over, and a long replay asks for a point itself.
-        if run is None or not self._journal.durable or record.seq_id is None or not self._dispatcher.open:
+        if run is None or record.seq_id is None or not self._dispatcher.open:
             return
         if run.pointed_at is None or time.monotonic() - run.pointed_at >= self._interval_s:
             self.take(run, record.seq_id)

@@ -26,6 +26,7 @@ from tinsmith.server.store.folder.folder_lock import Claim
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.journal.journal import Journal, JournalLike
 from tinsmith.server.store.journal.memory_journal import MemoryJournal
+from tinsmith.server.store.journal.run_log import RunLog
 from tinsmith.server.store.ownership.ownership import Ownership
 from tinsmith.server.store.ownership.places import BlobPlace, DatabasePlace
 from tinsmith.server.store.recordings import Recordings, sessions_of
@@ -85,7 +86,7 @@ async def open_core(settings: Settings, data_folder: DataFolder, claim: Claim, m
     ownership: Ownership | None = None
     try:
         db.check(lock)
-        journal: JournalLike = MemoryJournal(db)
+        journal: JournalLike = MemoryJournal(db, RunLog(data_folder))
         if claim.exclusive:
             blobs = BlobStore(settings.blob_url or str(data_folder.root / "blobs"), settings.durability == "full")
             journal = Journal(db, blobs, claim.instance)

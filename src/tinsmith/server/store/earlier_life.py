@@ -6,22 +6,22 @@ import logging
 import time
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from tinsmith.server.state.live import LiveSession, LiveState, RecoveryPoint, RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.core import Core
 from tinsmith.server.store.db.readable import Found, read_rows
 from tinsmith.server.store.db.tables import RecoveryPointRow, RunRow, SamplerRow, SessionRow
-from tinsmith.server.store.folder.folder_lock import Claim
+from tinsmith.server.store.folder.folder_lock import FolderLock
 from tinsmith.server.store.recordings import forget_sessions
+from tinsmith.server.store.unsaved import ALIVE, unsaved_runs
 from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
 from tinsmith.types.errors import RequestErrorCategory
 from tinsmith.types.params import LoraConfig
 
 log = logging.getLogger("tinsmith.server")
 
-ALIVE = ("active", "closing")
 _ENDED = ("finished", "expired", "interrupted")
 
 
@@ -186,16 +186,22 @@ def _sampler(found: Found, owner: str) -> SamplingSession:
     )
 
 
-async def end_dead(core: Core, claim: Claim) -> None:
-    """End what embedded services left whose process is gone: nobody can come back to it."""
-    for instance, lock in claim.dead:
+async def end_dead(core: Core, dead: list[tuple[str, FolderLock]]) -> None:
+    """End what embedded services left whose process is gone: nobody can come back to it.
+
+    One that trained what it had not saved is left as it is, for `LeftBehind` to save it.
+    """
+    for instance, lock in dead:
+        if await unsaved_runs(core, instance):
+            lock.release()
+            continue
         sessions, runs = await core.db.write(lambda connection, name=instance: _end_instance(connection, name))
         await core.checkpoints.sweep_folders(runs, ())
         for session_id in sessions:
             await core.data_folder.remove_session(session_id)
         # Last of all: as long as it is there, the next start finishes what this one leaves.
         lock.release(remove=True)
-    claim.dead.clear()
+    dead.clear()
 
 
 async def sweep_unfinished(core: Core) -> None:
@@ -214,6 +220,7 @@ def _end_instance(connection: Connection, instance: str) -> tuple[list[str], lis
     of_these = RunRow.session_id.in_(sessions)
     runs = list(connection.execute(select(RunRow.id).where(of_these)).scalars())
     connection.execute(update(RunRow).where(of_these).values(status="ended"))
+    connection.execute(delete(RecoveryPointRow).where(RecoveryPointRow.model_id.in_(runs)))
     connection.execute(update(SessionRow).where(where).values(status="interrupted", ended_at=SessionRow.last_seen_at))
     forget_sessions(connection, sessions)
     return sessions, runs

@@ -125,6 +125,12 @@ def new_instance(folder: Path) -> tuple[str, FolderLock]:
     return instance, lock
 
 
+def claim_dead(root: Path) -> list[tuple[str, FolderLock]]:
+    """Return a data folder's embedded services whose process is gone, each with its lock, now held by the caller."""
+    with FileLock(str(root / "instances.lock")):
+        return dead_instances(root / "instances")
+
+
 def dead_instances(folder: Path) -> list[tuple[str, FolderLock]]:
     """Return the embedded services whose process is gone, each with its lock, now held by the caller."""
     found: list[tuple[str, FolderLock]] = []
