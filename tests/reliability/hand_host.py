@@ -38,7 +38,8 @@ class MarkEngine(FakeEngine):
 
     Attributes:
         fuse: calls that are still to come before one kills the process; None for none.
-        disk_full: folders cannot be written.
+        disk_full: snapshots and recovery points cannot be written, which are tried again. A save by name finds the room
+            that it needs: it would fail, as it must, and its program be another one from there on.
     """
 
     def __init__(self) -> None:
@@ -73,16 +74,21 @@ class MarkEngine(FakeEngine):
         return {"mark": mark(self.models[model_id].weights, ())}
 
     def save_state(self, model_id: str, folder: str) -> int:
+        if "recovery" in Path(folder).parts:
+            self._needs_room()
         return self._write(folder, self.models[model_id])
 
     save_sampler = save_state
 
     def write_snapshot(self, sampler_id: str, folder: str) -> int:
+        self._needs_room()
         return self._write(folder, FakeModel(self.samplers[sampler_id] or ()))
 
-    def _write(self, folder: str, model: FakeModel) -> int:
+    def _needs_room(self) -> None:
         if self.disk_full:
             raise OSError(28, "No space left on device")
+
+    def _write(self, folder: str, model: FakeModel) -> int:
         size = write_folder(Path(folder), {"state": repr(model.weights).encode()}, {})
         self.burn()  # where it dies, what it has written is there and nobody was told
         return size
