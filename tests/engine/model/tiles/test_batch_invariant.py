@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,3 +197,21 @@ def test_recomputed_activations_change_no_bit() -> None:
         outputs_of(engine.train_rows(rows))
     for model_id in ADAPTERS:
         assert torch.equal(state(kept, model_id)[0], state(recomputed, model_id)[0])
+
+
+def test_a_run_goes_on_from_a_saved_state_bit_for_bit(tmp_path: Path) -> None:
+    calm, other = make_engine(), load_engine(checkpoint("qwen3"), batch_invariant=True)
+    adam = AdamParams(learning_rate=1e-2)
+    mine = [[row for row in make_rows(step) if row.model_id == "b"] for step in range(2)]
+    outputs_of(calm.train_rows(mine[0]))
+    calm.optim_step("b", adam)
+    calm.save_state("b", tmp_path / "state")
+    # Somewhere else, beside somebody else.
+    other.create_model("x", LoraConfig(rank=16, seed=3))
+    other.load_state("b", tmp_path / "state", LoraConfig(rank=32, seed=1))
+    stranger = [make_row("x", "ppo", 33, np.random.default_rng(8))]
+    outputs_of(calm.train_rows(mine[1]))
+    outputs_of(other.train_rows([*stranger, *mine[1]]))
+    for engine in (calm, other):
+        engine.optim_step("b", adam)
+    assert all(map(torch.equal, state(calm, "b"), state(other, "b")))
