@@ -27,6 +27,10 @@ def prompts(completer: Completer) -> list[tinsmith.ModelInput]:
     return [completer.renderer.build_generation_prompt(question) for question in QUESTIONS]
 
 
+def tokens_of(groups: list[list[SampledTurn]]) -> list[list[list[int]]]:
+    return [[turn.tokens for turn in group] for group in groups]
+
+
 @pytest.mark.row(80)
 def test_each_prompt_gets_its_group_with_the_seed_of_its_place(completer: Completer) -> None:
     groups = completer.complete(prompts(completer), num_samples=3, max_tokens=12, temperature=4.0, seed=40)
@@ -53,15 +57,16 @@ def test_a_turn_has_ids_their_logprobs_what_they_say_and_why_it_ended(completer:
 def test_awaited_and_waited_for_they_are_the_same(completer: Completer) -> None:
     async def both() -> list[list[list[SampledTurn]]]:
         asked = [
-            completer.complete_async(prompts(completer), num_samples=2, max_tokens=8, temperature=1.0, seed=seed)
+            completer.complete_async(prompts(completer), num_samples=2, max_tokens=8, temperature=4.0, seed=seed)
             for seed in (3, 4)
         ]
         return await asyncio.gather(*asked)
 
     first, second = asyncio.run(both())
-    waited = completer.complete(prompts(completer), num_samples=2, max_tokens=8, temperature=1.0, seed=3)
-    assert [[turn.tokens for turn in group] for group in first] == [[t.tokens for t in group] for group in waited]
-    assert first != second
+    waited = completer.complete(prompts(completer), num_samples=2, max_tokens=8, temperature=4.0, seed=3)
+    assert tokens_of(first) == tokens_of(waited)
+    # At temperature 1 a trained model is so sure of its answer that two seeds may well agree.
+    assert tokens_of(first) != tokens_of(second)
 
 
 def test_answers_and_responses_are_one_turn_each(completer: Completer) -> None:
