@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from tests.server.client import ADAM, Failed
 from tests.server.conftest import Running, Start, soon
@@ -33,7 +33,7 @@ def routes(running: Running) -> list[tuple[str, str]]:
 def _walk(found: list) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for route in found:
-        if isinstance(route, APIRoute):
+        if isinstance(route, Route):
             pairs += [(method, route.path) for method in sorted(route.methods)]
         elif hasattr(route, "original_router"):
             pairs += _walk(route.original_router.routes)
