@@ -11,8 +11,10 @@ from collections.abc import Iterable
 _AT_ONCE = 2
 # Between two turns, seconds: about the time in which a client has read an answer and has sent what it asks for next.
 _GAP_S = 0.002
-# A turn that comes later than this, seconds, says that the loop has more to do than it can.
+# A turn that comes later than this, seconds, says that the loop has more to do than it can, and ends no poll. So many in
+# a row do, and no more: on a machine where others take the processor every turn is late.
 _LATE_S = 0.002
+_MOST_SKIPPED = 4
 # No answer waits longer for its turn, seconds, whatever else there is to do.
 _LONGEST_S = 1.0
 
@@ -31,6 +33,7 @@ class Pace:
         self._due: deque[tuple[float, Iterable[Poll]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._left = _AT_ONCE
+        self._skipped = 0
 
     def end(self, polls: Iterable[Poll]) -> None:
         """End polls now or, where many are due, in their turn."""
@@ -53,9 +56,10 @@ class Pace:
         self._timer = None
         if not self._due:
             return
-        busy = asyncio.get_running_loop().time() - expected > _LATE_S
+        late = asyncio.get_running_loop().time() - expected > _LATE_S
+        self._skipped = self._skipped + 1 if late and self._skipped < _MOST_SKIPPED else 0
+        self._left = 0 if self._skipped else _AT_ONCE
         overdue = time.monotonic() - _LONGEST_S
-        self._left = 0 if busy else _AT_ONCE
         while self._due and (self._left or self._due[0][0] < overdue):
             self._left = max(0, self._left - 1)
             release(self._due.popleft()[1])
