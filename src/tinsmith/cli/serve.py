@@ -119,8 +119,8 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     new = not settings.home.exists()
     # Whatever it and the engine write is nobody else's to read: databases and blobs hold what all tenants sent.
     os.umask(0o077)
-    # The thread that writes the journal takes the interpreter whenever the loop's makes a system call, and would keep it
-    # for 5 ms each time; requests make a handful of calls.
+    # The thread that writes the journal takes the interpreter whenever the loop's makes a system call, and would keep
+    # it for 5 ms each time; requests make a handful of calls.
     sys.setswitchinterval(_SWITCH_S)
     log.info("starting the engine with %s", ", ".join(folders))
     link = ChildLink([ModelSpec(name, str(folder)) for name, folder in folders.items()], settings)

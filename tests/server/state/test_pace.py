@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import pytest
@@ -56,13 +57,13 @@ async def test_a_loop_that_does_not_keep_up_ends_fewer(monkeypatch: pytest.Monke
     order = end_all_of(Pace(), held)
     rounds: list[int] = []
     while len(order) < len(held):
-        time.sleep(2 * pace._LATE_S)  # what others do meanwhile
+        time.sleep(2 * pace._LATE_S)  # noqa: ASYNC251 - what others do meanwhile
         await asyncio.sleep(0.001)
         rounds.append(len(order))
     assert order == list(range(60))
     # The first come at once; then none in most turns.
     assert rounds[0] == rounds[1] == pace._AT_ONCE
-    ending = [after - before for before, after in zip(rounds, rounds[1:], strict=False) if after > before]
+    ending = [after - before for before, after in itertools.pairwise(rounds) if after > before]
     # With a bound, all end together that have waited so long; without one, it takes as many turns as that makes.
     assert (max(ending) > pace._AT_ONCE) == (longest_s < 1)
     assert (len(rounds) > 100) == (longest_s > 1)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 _AT_ONCE = 2
 # Between two turns, seconds: about the time in which a client has read an answer and has sent what it asks for next.
 _GAP_S = 0.002
-# A turn that comes later than this, seconds, says that the loop has more to do than it can, and ends no poll. So many in
-# a row do, and no more: on a machine where others take the processor every turn is late.
+# A turn that comes later than this, seconds, says that the loop has more to do than it can, and ends no poll. So many
+# in a row do, and no more: on a machine where others take the processor every turn is late.
 _LATE_S = 0.002
 _MOST_SKIPPED = 4
 # No answer waits longer for its turn, seconds, whatever else there is to do.
