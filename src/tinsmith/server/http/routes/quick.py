@@ -36,10 +36,13 @@ def quick(
     """
 
     async def answer(request: Request) -> Response:
+        # As FastAPI notes it of its own routes; what is counted and logged of a request names it.
+        request.scope["route"] = route
         owner = await get_owner(request)
         # The one user of a service in its own process has no connections to run out of.
         unlimited = not counted or service_of(request).owner is not None
         with nullcontext() if unlimited else open_requests_of(request).one_more(owner):
             return await endpoint(request, owner, await body(request))
 
-    return Route(API_PREFIX + path, answer, methods=["POST"])
+    route = Route(API_PREFIX + path, answer, methods=["POST"])
+    return route
