@@ -98,6 +98,19 @@ async def test_a_body_that_makes_progress_is_read_to_its_end(start: Start) -> No
         writer.close()
 
 
+async def test_a_body_that_was_answered_is_not_read_for_ever(start: Start) -> None:
+    async with listening(await start(body_timeout_s=0.2)) as listener:
+        reader, writer = await half(listener, POST % 10**12)
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 4")
+        for _ in range(200):
+            writer.write(b" " * 4000)
+            await asyncio.sleep(0.02)
+            if not len(listener.connections):
+                break
+        assert len(listener.connections) == 0
+        writer.close()
+
+
 async def test_a_whole_request_has_no_timer(start: Start) -> None:
     asked, answer = asyncio.Event(), asyncio.Event()
     running = await start(header_timeout_s=0.05, body_timeout_s=0.05)

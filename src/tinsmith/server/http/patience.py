@@ -126,8 +126,10 @@ def patient(settings: ServerSettings, connections: Connections) -> type[HttpTool
         def _late(self) -> None:
             awaited, received = self._awaited, self._received
             self._timer = self._awaited = None
-            # Paused: it is the service that has yet to read.
-            if awaited == "body" and (self.flow.read_paused or received >= _LEAST_RATE * settings.body_timeout_s):
+            # Paused: it is the service that has yet to read. What still comes of a body that was answered, a refused
+            # one that is too large say, is read so that the client sees the answer, but not for ever.
+            slow = not self.flow.read_paused and received < _LEAST_RATE * settings.body_timeout_s
+            if awaited == "body" and not slow and not self.cycle.response_complete:
                 self._await("body")
             else:
                 connections.close(self, f"slow_{awaited}")
