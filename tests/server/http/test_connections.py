@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import Running, Start, soon
+from tinsmith.server.http import connections
 from tinsmith.server.http.listener import Listener, bind
 from tinsmith.server.http.one_write import OneWrite
 from tinsmith.server.http.seldom import Seldom
@@ -65,6 +66,17 @@ async def test_health_answers_beside_more_half_requests_than_there_is_room_for(s
             writer.close()
 
 
+async def test_no_more_are_accepted_in_a_round_than_there_are_descriptors_in_reserve(start: Start) -> None:
+    """Those beyond the limit are closed only in the next round; the service's own files need descriptors meanwhile."""
+    async with listening(await start()) as listener:
+        assert listener._server.config.backlog < connections._RESERVE
+        # The kernel holds more than that for the rounds to come.
+        held = [await half(listener, b"") for _ in range(3 * listener._server.config.backlog)]
+        assert b"200" in await health(listener)
+        for _, writer in held:
+            writer.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", POST % 9, POST % 9 + b"{"])
 async def test_a_client_that_does_not_go_on_is_closed(start: Start, sent: bytes) -> None:
     async with listening(await start(header_timeout_s=0.1, body_timeout_s=0.1)) as listener:
@@ -89,8 +101,11 @@ async def test_a_byte_now_and_then_puts_nothing_off(start: Start, sent: bytes) -
 
 
 async def test_a_body_that_makes_progress_is_read_to_its_end(start: Start) -> None:
-    async with listening(await start(header_timeout_s=0.1, body_timeout_s=0.1)) as listener:
-        reader, writer = await half(listener, POST % 80_000)
+    running = await start(header_timeout_s=0.1, body_timeout_s=0.1)
+    async with listening(running) as listener:
+        key = await running.service.keys.create("local", "test")
+        with_key = (POST % 80_000).replace(b"Host: x", b"Host: x\r\nX-API-Key: " + key.encode())
+        reader, writer = await half(listener, with_key)
         for _ in range(20):
             writer.write(b" " * 4000)
             await asyncio.sleep(0.02)
