@@ -122,6 +122,17 @@ class Database:
         """
         return await self.writer.submit(job)
 
+    async def tidy(self, job: Callable[[Connection], T]) -> T:
+        """Run a writing job when no request waits for the writer, or soon; wait until it is committed.
+
+        For what the service does by itself: rows that are no longer needed, dates. What is written later by `write` may
+        be stored before it.
+
+        Raises:
+            SQLAlchemyError: the job or the commit failed; nothing of the job is stored.
+        """
+        return await self.writer.submit_patient(job)
+
     async def write_row(self, row: RowWrite) -> None:
         """Write a row in the next group commit, with others of the same statement; wait until it is committed.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -20,6 +22,8 @@ _GROUP = 256
 # Requests that are woken in one round of the event loop. Each has an answer to write, and whatever else came in
 # meanwhile, a heartbeat say, waits for the end of the round.
 _WOKEN_AT_ONCE = 8
+# A patient job is done after so long, seconds, even where requests follow each other without a gap.
+_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,30 @@ class _Item:
     loop: asyncio.AbstractEventLoop
     value: Any = None
     error: Exception | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+class _Look:
+    """Wakes the writer's thread."""
+
+
+_LOOK = _Look()
 
 
 class Writer:
-    """Runs jobs in the order of their submission, each in a savepoint of the group's transaction if it is not alone."""
+    """Runs jobs in the order of their submission, each in a savepoint of the group's transaction if it is not alone.
+
+    Patient jobs have an order of their own. Each has a transaction to itself, when no other job waits: what the service
+    tidies up, for hundreds of runs in the same second at times, must not stand before what clients wait for.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         # Called in each transaction before anything is written; if it raises, nothing is.
         self.guard: Callable[[Connection], None] | None = None
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        # None ends it; a `_Look` says that a patient job has come.
+        self._queue: queue.SimpleQueue[_Item | _Look | None] = queue.SimpleQueue()
+        self._patient: deque[_Item] = deque()
         # A daemon: where a process ends without `close`, whatever it has acknowledged is committed already.
         self._thread = threading.Thread(target=self._run, name="tinsmith-writer", daemon=True)
         self._thread.start()
@@ -66,15 +84,26 @@ class Writer:
         """
         return self._put(job)
 
+    def submit_patient(self, job: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """Queue a job that nobody waits for, and that others may overtake; the future is done once it is committed."""
+        item = self._item(job)
+        self._patient.append(item)
+        self._queue.put(_LOOK)
+        return item.future
+
     def submit_row(self, row: RowWrite) -> asyncio.Future[None]:
         """Queue a row; as with `submit`, it is committed once the future is done, and fails alone."""
         return self._put(row)
 
     def _put(self, job: Job | RowWrite) -> asyncio.Future[Any]:
+        item = self._item(job)
+        self._queue.put(item)
+        return item.future
+
+    @staticmethod
+    def _item(job: Job | RowWrite) -> _Item:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._queue.put(_Item(job, future, loop))
-        return future
+        return _Item(job, loop.create_future(), loop)
 
     def finish(self) -> None:
         """Commit what is queued, and take nothing more."""
@@ -88,20 +117,35 @@ class Writer:
 
     def _run(self) -> None:
         open_ = True
-        while open_:
-            items: list[_Item] = []
-            item = self._queue.get()
-            while item is not None:
-                items.append(item)
-                # What has queued up during the last commit makes the next group; nobody waits for company.
-                if len(items) == _GROUP or self._queue.empty():
-                    break
-                item = self._queue.get()
+        # Two patient jobs in a row only where nothing else waits, however long they have.
+        others_turn = False
+        while open_ or self._patient:
+            idle = not open_ or self._queue.empty()
+            if self._patient and (idle or (not others_turn and self._is_overdue())):
+                items = [self._patient.popleft()]
+                others_turn = True
             else:
-                open_ = False
+                items, open_ = self._group()
+                others_turn = False
             if items:
                 self._commit(items)
                 _deliver(items)
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() - self._patient[0].since > _PATIENCE_S
+
+    def _group(self) -> tuple[list[_Item], bool]:
+        """Return the next group, and whether more may come; waits for its first job, or for a patient one."""
+        items: list[_Item] = []
+        item = self._queue.get()
+        while item is not None:
+            if isinstance(item, _Item):
+                items.append(item)
+            # What has queued up during the last commit makes the next group; nobody waits for company.
+            if len(items) == _GROUP or self._queue.empty():
+                return items, True
+            item = self._queue.get()
+        return items, False
 
     def _commit(self, items: list[_Item]) -> None:
         try:

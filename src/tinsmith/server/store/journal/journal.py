@@ -220,7 +220,7 @@ class Journal:
                 where = OperationRow.request_id.in_(some)
                 connection.execute(update(OperationRow).where(where).values(body=None, body_blob=None))
 
-        await self._db.write(job)
+        await self._db.tidy(job)
         await self._blobs.delete(blobs)
         for record in records:
             # The digest stays, so that `_read_body` says that it is gone and not that there was none.
@@ -233,14 +233,14 @@ class Journal:
             for some in _chunks(ids):
                 connection.execute(delete(OperationRow).where(OperationRow.request_id.in_(some)))
 
-        await self._db.write(job)
+        await self._db.tidy(job)
         blobs = [blob for record in records for blob in (record.body_blob, record.result_blob) if blob]
         await self._blobs.delete(blobs)
 
     async def note_fetched(self, records: Sequence[Record]) -> None:
         rows = [{"of": record.request_id, "fetched_at": record.fetched_at} for record in records]
         if rows:
-            await self._db.write(lambda connection: connection.execute(_CHANGE, rows))
+            await self._db.tidy(lambda connection: connection.execute(_CHANGE, rows))
 
     def load(self) -> list[Record]:
         """Read all operations of this instance in the order of their arrival, without bodies and results.
