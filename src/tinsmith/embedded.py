@@ -21,7 +21,8 @@ from tinsmith.logs import starting
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
-from tinsmith.settings import Settings, get_settings
+from tinsmith.settings import Settings
+from tinsmith.types.environment import read_settings
 from tinsmith.types.errors import StartupError, TinsmithError
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
@@ -54,7 +55,7 @@ class EmbeddedService:
 
     async def _load(self, name: str) -> tuple[BaseModelInfo, Path]:
         """Load a model by a name that the settings give it now, a folder's path or a hub id."""
-        folder = await asyncio.to_thread(resolve, get_settings().models.get(name, name))
+        folder = await asyncio.to_thread(resolve, read_settings().models.get(name, name))
         starting.info("loading the model %s", name if str(folder) == name else f"{name} from {folder}")
         began = time.monotonic()
         info = await self._link.ensure_model(name, str(folder))

@@ -6,11 +6,12 @@ import asyncio
 import ipaddress
 import logging
 import os
+import socket
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from tinsmith import logs
 from tinsmith.settings import Settings
@@ -50,10 +51,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve models to Tinsmith and Tinker clients until Ctrl-C."""
-    given = {"host": host, "port": port, "home": data_dir, "device": device, "dtype": dtype}
+    given: dict[str, Any] = {"host": host, "port": port, "home": data_dir, "device": device, "dtype": dtype}
     try:
-        settings = _settings({name: value for name, value in given.items() if value is not None})
-        asyncio.run(_serve(settings, model or [EMBEDDED_MODEL]))
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = _settings(given)
+        asyncio.run(_serve(settings, model or [EMBEDDED_MODEL], given))
     except (StartupError, OSError) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from None
@@ -61,24 +63,38 @@ def serve(
 
 def _settings(given: dict[str, Any]) -> Settings:
     """Return the settings, checked as far as that goes before anything is started; faults name the option."""
-    from tinsmith.server.faults import describe
+    from tinsmith.types.environment import read_settings
 
-    def called(field: str) -> str:
-        option = "data-dir" if field == "home" else field.replace("_", "-")
-        return f"--{option}" if field in given else field
-
+    called = {field: _called(field, given) for field in Settings.model_fields}
     try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        field, _, rest = describe(error).partition(":")
-        raise StartupError(f"{called(field)}:{rest}") from error
-    try:
-        check_device_name(called("device"), settings.device)
-        check_dtype_name(called("dtype"), settings.dtype)
+        settings = read_settings(**given)
+        check_device_name(called["device"], settings.device)
+        check_dtype_name(called["dtype"], settings.dtype)
     except UserError as error:
-        raise StartupError(error.message) from error
-    _check_data_dir(called("home"), settings.home)
+        field, _, rest = error.message.partition(":")
+        raise StartupError(f"{called.get(field, field)}:{rest}") from error
+    _check_data_dir(called["home"], settings.home)
     return settings
+
+
+def _called(field: str, given: Container[str]) -> str:
+    """Return what the person who starts the service knows a setting by: the option if it was one, else the variable."""
+    option = "data-dir" if field == "home" else field.replace("_", "-")
+    return f"--{option}" if field in given else Settings.variable(field)
+
+
+def _bound(settings: Settings, given: Container[str]) -> socket.socket:
+    """Take the address to listen on."""
+    from tinsmith.server.http.listener import bind
+
+    try:
+        return bind(settings.host, settings.port)
+    except StartupError as error:
+        option, _, rest = str(error).partition(":")
+        # Neither option nor variable: the default address, which an option is the shortest way to change.
+        field = option.removeprefix("--")
+        name = _called(field, given)
+        raise StartupError(f"{name if name in os.environ else option}:{rest}") from None
 
 
 def _check_data_dir(field: str, folder: Path) -> None:
@@ -93,11 +109,11 @@ def _check_data_dir(field: str, folder: Path) -> None:
         raise StartupError(f"{field}: got {str(folder)!r}, which is no folder, expected a data folder")
 
 
-async def _serve(settings: Settings, specs: list[str]) -> None:
+async def _serve(settings: Settings, specs: list[str], given: Container[str] = ()) -> None:
     from tinsmith.cluster.child import ChildLink
     from tinsmith.cluster.model_sources import ModelSpec, resolve_models
     from tinsmith.server.http.connections import raise_descriptors
-    from tinsmith.server.http.listener import Listener, bind
+    from tinsmith.server.http.listener import Listener
     from tinsmith.server.service import Service
     from tinsmith.server.store.catalog import BaseModels
     from tinsmith.server.store.keys import check_token
@@ -107,7 +123,7 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     # Before the models, which may load for minutes: a key that cannot be one is a mistake of the command line.
     if settings.api_key is not None:
         check_token(settings.api_key)
-    listening = bind(settings.host, settings.port)
+    listening = _bound(settings, given)
     if (warning := _in_the_open(listening.getsockname()[0])) is not None:
         typer.secho(warning, err=True, fg=typer.colors.YELLOW)
     folders = await asyncio.to_thread(resolve_models, specs)
