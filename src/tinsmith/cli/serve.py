@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import logging
 import os
-import socket
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,46 +54,40 @@ def serve(
     try:
         given = {name: value for name, value in given.items() if value is not None}
         settings = _settings(given)
-        asyncio.run(_serve(settings, model or [EMBEDDED_MODEL], given))
+        asyncio.run(_serve(settings, model or [EMBEDDED_MODEL]))
     except (StartupError, OSError) as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        typer.secho(f"error: {_as_set(str(error), given)}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from None
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """Return the settings, checked as far as that goes before anything is started; faults name the option."""
+    """Return the settings, checked as far as that goes before anything is started."""
     from tinsmith.types.environment import read_settings
 
-    called = {field: _called(field, given) for field in Settings.model_fields}
     try:
         settings = read_settings(**given)
-        check_device_name(called["device"], settings.device)
-        check_dtype_name(called["dtype"], settings.dtype)
+        check_device_name("device", settings.device)
+        check_dtype_name("dtype", settings.dtype)
     except UserError as error:
-        field, _, rest = error.message.partition(":")
-        raise StartupError(f"{called.get(field, field)}:{rest}") from error
-    _check_data_dir(called["home"], settings.home)
+        raise StartupError(error.message) from error
+    _check_data_dir("--data-dir" if "home" in given else "home", settings.home)
     return settings
 
 
-def _called(field: str, given: Container[str]) -> str:
-    """Return what the person who starts the service knows a setting by: the option if it was one, else the variable."""
-    option = "data-dir" if field == "home" else field.replace("_", "-")
-    return f"--{option}" if field in given else Settings.variable(field)
+def _as_set(fault: str, given: Container[str]) -> str:
+    """Return what a fault says, with a setting named as whoever starts the service has set it: an option or a variable.
 
-
-def _bound(settings: Settings, given: Container[str]) -> socket.socket:
-    """Take the address to listen on."""
-    from tinsmith.server.http.listener import bind
-
-    try:
-        return bind(settings.host, settings.port)
-    except StartupError as error:
-        option, _, rest = str(error).partition(":")
-        # Neither option nor variable: the default address, which an option is the shortest way to change.
-        field = option.removeprefix("--")
-        name = _called(field, given)
-        raise StartupError(f"{name if name in os.environ else option}:{rest}") from None
+    Whoever finds the fault calls it by its field, its option or its variable, and cannot know which of them it was.
+    """
+    name, _, rest = fault.partition(":")
+    for field in Settings.model_fields:
+        option = "--data-dir" if field == "home" else f"--{field.replace('_', '-')}"
+        variable = Settings.variable(field)
+        if name in (field, option, variable):
+            # Neither of the two: a default, which the name that is there says how to change.
+            name = option if field in given else variable if variable in os.environ else name
+            return f"{name}:{rest}"
+    return fault
 
 
 def _check_data_dir(field: str, folder: Path) -> None:
@@ -109,11 +102,11 @@ def _check_data_dir(field: str, folder: Path) -> None:
         raise StartupError(f"{field}: got {str(folder)!r}, which is no folder, expected a data folder")
 
 
-async def _serve(settings: Settings, specs: list[str], given: Container[str] = ()) -> None:
+async def _serve(settings: Settings, specs: list[str]) -> None:
     from tinsmith.cluster.child import ChildLink
     from tinsmith.cluster.model_sources import ModelSpec, resolve_models
     from tinsmith.server.http.connections import raise_descriptors
-    from tinsmith.server.http.listener import Listener
+    from tinsmith.server.http.listener import Listener, bind
     from tinsmith.server.service import Service
     from tinsmith.server.store.catalog import BaseModels
     from tinsmith.server.store.keys import check_token
@@ -123,7 +116,7 @@ async def _serve(settings: Settings, specs: list[str], given: Container[str] = (
     # Before the models, which may load for minutes: a key that cannot be one is a mistake of the command line.
     if settings.api_key is not None:
         check_token(settings.api_key)
-    listening = _bound(settings, given)
+    listening = bind(settings.host, settings.port)
     if (warning := _in_the_open(listening.getsockname()[0])) is not None:
         typer.secho(warning, err=True, fg=typer.colors.YELLOW)
     folders = await asyncio.to_thread(resolve_models, specs)
