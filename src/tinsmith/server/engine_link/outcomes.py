@@ -103,8 +103,9 @@ class Outcomes:
         run.status = status
         run.error = message
         # Its creation is left to the caller, who may be failing it right now.
-        for waiting in self._futures.pending(lambda r: r.model_id == run.id and r is not run.creation):
-            self.fail(waiting, f"model {run.id}: {message}", category)
+        for waiting in self._futures.pending_of(run.session_id):
+            if waiting.model_id == run.id and waiting is not run.creation:
+                self.fail(waiting, f"model {run.id}: {message}", category)
         statement = update(RunRow).where(RunRow.id == run.id).values(status=status.value, error=message)
         return lambda connection: connection.execute(statement)
 

@@ -129,7 +129,7 @@ class SessionsHandler:
 
     async def _drain(self, session: LiveSession) -> None:
         # Samples leave nothing behind that anybody could come back for; saves do.
-        waiting = self._futures.pending(lambda r: r.session_id == session.id and r.kind is not OpKind.SAMPLE)
+        waiting = [r for r in self._futures.pending_of(session.id) if r.kind is not OpKind.SAMPLE]
         if waiting:
             settled = [asyncio.ensure_future(record.settled.wait()) for record in waiting]
             _, late = await asyncio.wait(settled, timeout=_DRAIN_S)
@@ -144,7 +144,8 @@ class SessionsHandler:
             return
         runs = [self._live.runs.pop(run_id) for run_id in session.runs]
         samplers = [self._live.samplers.pop(sampler_id) for sampler_id in session.samplers]
-        for record in self._futures.pending(lambda r: r.session_id == session.id):
+        self._futures.may_expire(self._futures.of_session(session.id))
+        for record in self._futures.pending_of(session.id):
             self._fail(record, why)
         for run in runs:
             run.status = RunStatus.ENDED
