@@ -7,6 +7,7 @@ import logging
 
 from tinsmith.clocks import JUMP_S, span
 from tinsmith.server.engine_link.dispatcher import Dispatcher
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
@@ -49,6 +50,8 @@ class Sweeper:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.sweep()
+            except NotOurs:
+                return
             except Exception:
                 # A full disk, say; the sweeps must not end with it.
                 log.exception("a sweep failed; the next one is in %g s", self._interval_s)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, insert, update
 
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.state.live import RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.notes import LoadNote, SampleNote, SaveNote
 from tinsmith.server.state.records import Record, State
@@ -114,6 +115,8 @@ class Outcomes:
             try:
                 await self._journal.settle(record, effects)
                 break
+            except NotOurs:
+                return  # it stays without an outcome here; whoever has the journal now runs it again
             except Exception:
                 # A full disk, say. The outcome stays in memory and the client goes on polling until it is stored.
                 log.exception("the outcome of %s could not be stored; next try in %g s", record.request_id, delay)

@@ -12,6 +12,7 @@ import fsspec.core
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.store.folder.durable import sync
 from tinsmith.types.digests import digest
 from tinsmith.types.errors import Damaged, StartupError, without_password
@@ -118,7 +119,7 @@ class BlobStore:
 
     def _check(self) -> None:
         if self.refusal is not None:
-            raise OSError(self.refusal)
+            raise NotOurs(self.refusal)
 
     # -- whose it is --------------------------------------------------------------------------------------------------
 
