@@ -44,7 +44,7 @@ from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.db.writer import Writer
 from tinsmith.server.store.journal.journal import Journal
-from tinsmith.settings import Settings, get_settings
+from tinsmith.settings import Settings
 
 OFF, ON, FULL, POINTS = "off", "on", "durability=full", "a point each step"
 # A recovery point is due whenever it may be asked for.
@@ -311,7 +311,7 @@ def main() -> None:
     facts = conditions(model=MODEL, sizes=sizes)
     with tempfile.TemporaryDirectory(prefix="tinsmith-benchmark-") as folder:
         sides = measure(sizes, Path(folder), random.Random(0))
-    table, written = report(sides, get_settings().recovery_interval_s)
+    table, written = report(sides, Settings().recovery_interval_s)
     facts["load_after"] = os.getloadavg()[0]
     Console(width=max(Console().width, 160)).print(table)
     print("  ".join(f"{key}: {value}" for key, value in facts.items()))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
+from fastapi import FastAPI
 
 # The session module comes first: at the end of the process sessions are ended before the service is.
 from tinsmith.client.transport import embedding, session
@@ -21,7 +22,8 @@ from tinsmith.logs import starting
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
-from tinsmith.settings import Settings, get_settings
+from tinsmith.settings import Settings
+from tinsmith.types.environment import read_settings
 from tinsmith.types.errors import StartupError, TinsmithError
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL
@@ -49,12 +51,11 @@ class EmbeddedService:
             owner=OWNER,
             journal=False,
         )
-        # `raise_app_exceptions` off: a fault of the app is a 500 to the client, as it would be over a network.
-        self.transport = ShieldedTransport(create_app(self.service), raise_app_exceptions=False)
+        self.transport = ShieldedTransport(create_app(self.service))
 
     async def _load(self, name: str) -> tuple[BaseModelInfo, Path]:
         """Load a model by a name that the settings give it now, a folder's path or a hub id."""
-        folder = await asyncio.to_thread(resolve, get_settings().models.get(name, name))
+        folder = await asyncio.to_thread(resolve, read_settings().models.get(name, name))
         starting.info("loading the model %s", name if str(folder) == name else f"{name} from {folder}")
         began = time.monotonic()
         info = await self._link.ensure_model(name, str(folder))
@@ -67,6 +68,13 @@ class EmbeddedService:
         await self.service.wait_ready()
         await self.service.left_behind.recover(await self.service.core.catalog.find(EMBEDDED_MODEL))
 
+    async def stop(self) -> None:
+        """Stop the service; clients that still wait for an answer are told."""
+        try:
+            await self.service.stop()
+        finally:
+            await self.transport.stop()
+
 
 class ShieldedTransport(httpx.ASGITransport):
     """Requests to the app of this process; one that a client gives up is carried out all the same.
@@ -74,9 +82,39 @@ class ShieldedTransport(httpx.ASGITransport):
     Over a network the service does not notice that a client has gone; here a cancelled task would tear its handler.
     """
 
+    def __init__(self, app: FastAPI) -> None:
+        # `raise_app_exceptions` off: a fault of the app is a 500 to the client, as it would be over a network.
+        super().__init__(app, raise_app_exceptions=False)
+        self._under_way: set[asyncio.Future[httpx.Response]] = set()
+        self._stopped = False
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Hand a request to the app and return what it answers."""
-        return await asyncio.shield(asyncio.ensure_future(super().handle_async_request(request)))
+        """Hand a request to the app and return what it answers; 410 once the service was stopped."""
+        if self._stopped:
+            return _gone()
+        answering = asyncio.ensure_future(super().handle_async_request(request))
+        self._under_way.add(answering)
+        answering.add_done_callback(self._under_way.discard)
+        try:
+            return await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            if self._stopped and answering.cancelled():
+                return _gone()
+            raise
+
+    async def stop(self) -> None:
+        """Answer what is under way, and whatever comes: the service is stopped, and nothing of it will answer."""
+        self._stopped = True
+        left = list(self._under_way)
+        for answering in left:
+            answering.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def _gone() -> httpx.Response:
+    # A status that no client repeats: the next service of this process knows none of its sessions.
+    detail = "the embedded service of this process was stopped; make a new ServiceClient, which starts another"
+    return httpx.Response(410, json={"detail": detail})
 
 
 _running: EmbeddedService | None = None
@@ -121,7 +159,7 @@ async def stop() -> None:
         running, _running = _running, None
         # In a forked child there is nothing to stop: the parent's engine is the parent's.
         if running is not None and running.pid == os.getpid():
-            await running.service.stop()
+            await running.stop()
 
 
 embedding.register(start)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_core import InitErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -22,13 +23,38 @@ def _named_models(value: object) -> object:
     pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
     for name, _, source in pairs:
         if not name or not source:
-            raise ValueError(f"got {value!r}, expected NAME=FOLDER_OR_HUB_ID,...")
+            raise ValueError("NAME=FOLDER_OR_HUB_ID,...")
     return {name: source for name, _, source in pairs}
 
 
 class _Environment(BaseSettings):
     # `populate_by_name`: code passes a setting by its field's name, whatever its variable is called.
     model_config = SettingsConfigDict(env_prefix="TINSMITH_", extra="ignore", populate_by_name=True)
+
+    # A fault names what somebody can go and change: the variable, not the field that it fills.
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            faults = [self._renamed(fault, given) for fault in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(error.title, faults) from None
+
+    @classmethod
+    def _renamed(cls, fault: Any, given: dict[str, Any]) -> InitErrorDetails:
+        field, *rest = fault["loc"]
+        # An argument keeps the name that the caller gave it.
+        name = field if field in given else cls.variable(field)
+        return InitErrorDetails(type=fault["type"], loc=(name, *rest), input=fault["input"], ctx=fault.get("ctx", {}))
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """Return the environment variable that sets a field: the one that is set, else the first that would."""
+        alias = cls.model_fields[field].validation_alias
+        names = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else []
+        names = names or [f"TINSMITH_{field.upper()}"]
+        # Both cases are read.
+        there = [name for wanted in names for name in os.environ if name.upper() == wanted]
+        return there[0] if there else names[0]
 
 
 class ClientSettings(_Environment):
@@ -241,8 +267,3 @@ class EngineSettings(_Environment):
 
 class Settings(EngineSettings, ServerSettings, ClientSettings):
     """All settings; `docs/settings.md` is made from these fields."""
-
-
-def get_settings() -> Settings:
-    """Return the settings as the environment has them now."""
-    return Settings()

@@ -67,13 +67,13 @@ def _base_of(adapter: Path, base: str | Path | None) -> Path:
     """Find the base model on this machine, or fetch it from the hub."""
     from tinsmith.cluster.model_sources import resolve
     from tinsmith.engine.checkpoints.merged import read_adapter_config
-    from tinsmith.settings import get_settings
+    from tinsmith.types.environment import read_settings
 
     name = str(base) if base is not None else read_adapter_config(adapter).base_model
     if not name:
         raise invalid("base", None, "a folder or hub id, because the adapter names no base model")
     try:
-        return resolve(get_settings().models.get(name, name), "base")
+        return resolve(read_settings().models.get(name, name), "base")
     except StartupError as error:
         # Whoever gave no base cannot know where the name in the message comes from.
         hint = "" if base is not None else "; the adapter names this base model: say where it is here, as base"

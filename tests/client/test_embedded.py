@@ -7,17 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from tinsmith import AdamParams, Datum, RequestFailedError, SamplingParams, ServiceClient, TrainingClient
+from tinsmith import AdamParams, Datum, RequestFailedError, SamplingParams, ServiceClient, TinsmithError, TrainingClient
 from tinsmith.client.transport.loop import background
 
 LLAMA = str(checkpoint("llama"))
+QWEN = str(checkpoint("qwen3"))
 ADAM = AdamParams(learning_rate=1e-3)
 DATA = [
     Datum(tokens=[12, 56, 90], targets=[56, 90, 34], weights=[0.0, 0.0, 1.0]),
@@ -183,6 +186,49 @@ def test_a_model_that_is_not_there(service: ServiceClient, name: str) -> None:
     for wait in (training.result, training.forward_backward(DATA, "cross_entropy").result):
         with pytest.raises(Exception, match=f"{name}.*expected|{name}.*no folder"):
             wait()
+
+
+@pytest.mark.parametrize("when", ["while the service starts", "while models load"])
+@pytest.mark.usefixtures("restart")
+def test_a_stop_leaves_nobody_waiting(when: str) -> None:
+    """Creations that a stop finds on their way end in an error, and the next client starts another service."""
+    from tinsmith import embedded
+    from tinsmith.cluster import in_process
+
+    loading, going_on = threading.Event(), threading.Event()
+    load, starts = in_process.load_engine, embedded.EmbeddedService.recover
+
+    def held(*args: Any) -> Any:
+        loading.set()
+        assert going_on.wait(60)
+        return load(*args)
+
+    async def started(service: embedded.EmbeddedService) -> None:
+        loading.set()
+        await asyncio.to_thread(going_on.wait, 60)
+        await starts(service)
+
+    service = ServiceClient()
+    with pytest.MonkeyPatch.context() as patch:
+        if when == "while models load":
+            service.create_lora_training_client("tinsmith-tiny", rank=4).result(60)
+            patch.setattr(in_process, "load_engine", held)
+        else:
+            patch.setattr(embedded.EmbeddedService, "recover", started)
+        # Two further models: one is being loaded, and the other waits for its turn.
+        waiting = [service.create_lora_training_client(name, rank=4) for name in (LLAMA, QWEN)]
+        assert loading.wait(60)
+        stopping = background().submit(embedded.stop())
+        going_on.set()
+        stopping.result(60)
+        for client in waiting:
+            with pytest.raises(TinsmithError, match=r"was stopped|session_id: got"):
+                client.result(60)
+        with pytest.raises(TinsmithError, match="the embedded service of this process was stopped; make a new Serv"):
+            service.create_lora_training_client(LLAMA, rank=4).result(60)
+        service.close()
+    with ServiceClient() as another:
+        another.create_lora_training_client("tinsmith-tiny", rank=4).result(60)
 
 
 @pytest.mark.row(116, 117)

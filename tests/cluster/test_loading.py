@@ -54,3 +54,9 @@ def test_one_name_twice() -> None:
     specs = [ModelSpec("tiny", str(checkpoint("qwen3")))] * 2
     with pytest.raises(StartupError, match="expected one source for each name"):
         load_engines(specs, Settings(device="cpu"))
+
+
+def test_a_device_that_this_machine_has_not_is_named_by_its_setting() -> None:
+    source = str(checkpoint("qwen3"))
+    with pytest.raises(StartupError, match=r"^TINSMITH_DEVICE: got 'cuda:99', expected one of the \d+ CUDA devices"):
+        load_engines([ModelSpec("tiny", source)], Settings(device="cuda:99"))

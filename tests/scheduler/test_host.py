@@ -13,6 +13,7 @@ from tests.support.operations import Driven, create, forward_backward, load_samp
 from tinsmith.scheduler.failures import EngineBroken
 from tinsmith.types.engine_messages.host_events import Flushed, Ready, Stats
 from tinsmith.types.engine_messages.operations import TakeSnapshot
+from tinsmith.types.errors import StartupError
 
 
 def test_threads_hand_over_work_while_it_runs() -> None:
@@ -35,6 +36,32 @@ def test_threads_hand_over_work_while_it_runs() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert isinstance(driven.events[0], Ready)
+
+
+def test_whoever_waits_for_a_call_hears_that_the_host_ended() -> None:
+    driven = Driven(FakeEngine())
+    ran: list[str] = []
+    thread = threading.Thread(target=driven.host.run)
+    begun, going_on = threading.Event(), threading.Event()
+
+    def first() -> str:
+        begun.set()
+        assert going_on.wait(20)
+        ran.append("first")
+        return "done"
+
+    under_way = driven.host.call(first)
+    thread.start()
+    assert begun.wait(20)
+    waiting = driven.host.call(lambda: ran.append("second"))
+    driven.host.stop()
+    going_on.set()
+    thread.join(20)
+    assert under_way.result(0) == "done"
+    for late in (waiting, driven.host.call(lambda: ran.append("third"))):
+        with pytest.raises(StartupError, match="the engine was stopped"):
+            late.result(0)
+    assert ran == ["first"]
 
 
 def test_stopping_writes_the_snapshots_that_wait(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,44 +74,6 @@ def test_serve_shows_where_it_listens_and_a_new_key_once(tmp_path: Path) -> None
         url = exported(again)["TINSMITH_BASE_URL"]
         assert httpx.get(f"{url}/api/v1/sessions", headers=headers).status_code == 200
         assert httpx.get(f"{url}/api/v1/sessions", headers={"X-API-Key": "tml-none-of-its-keys"}).status_code == 401
-
-
-def test_faults_of_the_command_line_are_one_line_each(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        cases = [
-            (["--port", port], {}, f"error: --port: got {port} on 127.0.0.1, which cannot be had"),
-            (["--port", "70000"], {}, "error: --port: got 70000, expected less than or equal to 65535"),
-            (["--host", "nowhere.invalid"], {}, "error: --host: got 'nowhere.invalid', where nobody can listen"),
-            (
-                ["--dtype", "fp32"],
-                {},
-                "error: --dtype: got 'fp32', expected auto, float32, bfloat16, float16 or float64",
-            ),
-            (["--device", "gpu"], {}, "error: --device: got 'gpu', expected auto, cpu, cuda or cuda:N"),
-            ([], {"TINSMITH_DEVICE": "cuda:x"}, "error: device: got 'cuda:x', expected auto, cpu, cuda or cuda:N"),
-            (["--model", "x=/nowhere at all"], {}, "error: model x: got '/nowhere at all', which is no folder"),
-            (
-                [],
-                {"TINSMITH_API_KEY": "sk-not-ours-at-all"},
-                "error: TINSMITH_API_KEY: got a key that begins with 'sk-n'",
-            ),
-            ([], {"TINSMITH_LONG_POLL_S": "-1"}, "error: long_poll_s: got '-1', expected greater than 0"),
-        ]
-        for arguments, env, message in cases:
-            status, output = run("serve", "--data-dir", str(tmp_path / "data"), *arguments, **env)
-            assert status == 1
-            [line] = [line for line in output.splitlines() if line.startswith("error: ")]
-            assert line.startswith(message), line
-            assert "Traceback" not in output
-            assert not (tmp_path / "data").exists()
-        mistyped = tmp_path / "vra" / "lib" / "data"
-        status, output = run("serve", "--data-dir", str(mistyped))
-        assert status == 1
-        assert f"error: --data-dir: got '{mistyped}', expected a data folder, or a new one in a folder that" in output
-        assert not (tmp_path / "vra").exists()
 
 
 @pytest.mark.row(213)

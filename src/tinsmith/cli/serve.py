@@ -8,11 +8,11 @@ import ipaddress
 import logging
 import os
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from tinsmith import logs
 from tinsmith.settings import Settings
@@ -55,35 +55,44 @@ def serve(
     ] = None,
 ) -> None:
     """Serve models to Tinsmith and Tinker clients until Ctrl-C."""
-    given = {"host": host, "port": port, "home": data_dir, "device": device, "dtype": dtype}
+    given: dict[str, Any] = {"host": host, "port": port, "home": data_dir, "device": device, "dtype": dtype}
     try:
-        settings = _settings({name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = _settings(given)
         asyncio.run(_serve(settings, model or [EMBEDDED_MODEL]))
     except (StartupError, OSError) as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        typer.secho(f"error: {_as_set(str(error), given)}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from None
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """Return the settings, checked as far as that goes before anything is started; faults name the option."""
-    from tinsmith.server.faults import describe
-
-    def called(field: str) -> str:
-        option = "data-dir" if field == "home" else field.replace("_", "-")
-        return f"--{option}" if field in given else field
+    """Return the settings, checked as far as that goes before anything is started."""
+    from tinsmith.types.environment import read_settings
 
     try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        field, _, rest = describe(error).partition(":")
-        raise StartupError(f"{called(field)}:{rest}") from error
-    try:
-        check_device_name(called("device"), settings.device)
-        check_dtype_name(called("dtype"), settings.dtype)
+        settings = read_settings(**given)
+        check_device_name("device", settings.device)
+        check_dtype_name("dtype", settings.dtype)
     except UserError as error:
         raise StartupError(error.message) from error
-    _check_data_dir(called("home"), settings.home)
+    _check_data_dir("--data-dir" if "home" in given else "home", settings.home)
     return settings
+
+
+def _as_set(fault: str, given: Container[str]) -> str:
+    """Return what a fault says, with a setting named as whoever starts the service has set it: an option or a variable.
+
+    Whoever finds the fault calls it by its field, its option or its variable, and cannot know which of them it was.
+    """
+    name, _, rest = fault.partition(":")
+    for field in Settings.model_fields:
+        option = "--data-dir" if field == "home" else f"--{field.replace('_', '-')}"
+        variable = Settings.variable(field)
+        if name in (field, option, variable):
+            # Neither of the two: a default, which the name that is there says how to change.
+            name = option if field in given else variable if variable in os.environ else name
+            return f"{name}:{rest}"
+    return fault
 
 
 def _check_data_dir(field: str, folder: Path) -> None:

@@ -18,7 +18,8 @@ def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
     """Load one base model.
 
     Raises:
-        UserError: there is no model at the source, or it cannot be served; the message names the model.
+        UserError: there is no model at the source, or it cannot be served; the message names the model, or the
+            variable that asks for a device or dtype which this machine has not.
         StartupError: it could not be loaded for any other reason, a device without memory say.
     """
     # Here, so that torch is imported only by the process in which engines live.
@@ -27,7 +28,10 @@ def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
     started = time.monotonic()
     try:
         engine = Engine.load(spec.name, spec.source, settings.device, settings.dtype, settings)
-    except UserError:
+    except UserError as error:
+        field, _, rest = error.message.partition(":")
+        if field in ("device", "dtype"):  # no fault of the model; only the machine knows what it has
+            raise UserError(f"{Settings.variable(field)}:{rest}") from error
         raise
     except Exception as error:
         # No fault of the folder, which is named by now: what the engine makes of a sound one.

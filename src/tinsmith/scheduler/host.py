@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tinsmith.scheduler.at_work import AtWork
 from tinsmith.scheduler.engine_scheduler import EngineScheduler, HostedEngine, Lane
@@ -19,6 +19,7 @@ from tinsmith.scheduler.stats import Meter
 from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Event, Flushed, Ready
 from tinsmith.types.engine_messages.operations import Operation
+from tinsmith.types.errors import StartupError
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 T = TypeVar("T")
@@ -77,6 +78,9 @@ class EngineHost:
         self._inbox: deque[Operation | _Cancel | Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
+        # Whoever called waits for an answer, and must get one when nobody is left to work.
+        self._calls: set[Future[Any]] = set()
+        self._ended = False
         self._engines: dict[str, EngineScheduler] = {}
         self.infos: dict[str, BaseModelInfo] = {}
         # The engines share one thread and one device, so an owner has one account for all of them.
@@ -99,17 +103,36 @@ class EngineHost:
         self._post(_Cancel(request_id))
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function on the host's thread, between turns."""
+        """Run a function on the host's thread, between turns.
+
+        The future fails with `StartupError` where `run` ends, or has ended, before the function's turn.
+        """
         future: Future[T] = Future()
 
         def run() -> None:
+            try:
+                self._calls.remove(future)
+            except KeyError:  # given up
+                return
             try:
                 future.set_result(function())
             except Exception as error:
                 future.set_exception(error)
 
+        self._calls.add(future)
         self._post(run)
+        # In this order: either this sees that the host has ended, or the end sees the call.
+        if self._ended:
+            self._give_up_calls()
         return future
+
+    def _give_up_calls(self) -> None:
+        while self._calls:
+            try:
+                future = self._calls.pop()
+            except KeyError:  # another thread was quicker
+                return
+            future.set_exception(StartupError("the engine was stopped"))
 
     def stop(self) -> None:
         """End `run` after the turn that is going on."""
@@ -146,6 +169,8 @@ class EngineHost:
 
     def close(self) -> None:
         """Write the snapshots that wait for it, for at most five seconds."""
+        self._ended = True
+        self._give_up_calls()
         self._flusher.close(timeout=5.0)
         self._drain()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.types.errors import shown
 
@@ -18,6 +19,14 @@ class Unavailable(Exception):
         self.message = message
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+class NotOurs(SQLAlchemyError, OSError):
+    """Database or blobs are another service's by now; nothing was written.
+
+    To a request it is storage that cannot be written. Work in the background just ends: the service stops, and whoever
+    noticed has said why.
+    """
 
 
 def describe(error: ValidationError | RequestValidationError) -> str:

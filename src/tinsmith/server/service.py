@@ -205,7 +205,7 @@ class Service:
     def metrics_page(self) -> bytes:
         """Return the metrics with gauges as they are now."""
         core, metrics = self.core, self.core.metrics
-        metrics.pending.set(len(core.futures.pending(lambda _: True)))
+        metrics.pending.set(core.futures.usage.pending.total())
         metrics.sessions.set(len(core.live.sessions))
         metrics.models.set(len(core.live.runs))
         metrics.samplers.set(len(core.live.samplers))

@@ -7,6 +7,7 @@ import logging
 
 from tinsmith.clocks import JUMP_S, span
 from tinsmith.server.engine_link.dispatcher import Dispatcher
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.handlers.sessions import SessionsHandler
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
@@ -33,6 +34,7 @@ class Sweeper:
         self._checkpoints = core.checkpoints
         self._recordings = core.recordings
         self._disk = core.disk
+        self._forgetting = asyncio.Lock()
         self._retention_s = core.settings.result_retention_s
         if not core.journal.durable:
             # Within one process no answer gets lost on the way, and results that are kept fill its memory.
@@ -48,6 +50,8 @@ class Sweeper:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.sweep()
+            except NotOurs:
+                return
             except Exception:
                 # A full disk, say; the sweeps must not end with it.
                 log.exception("a sweep failed; the next one is in %g s", self._interval_s)
@@ -84,11 +88,21 @@ class Sweeper:
 
     async def forget(self) -> None:
         """Forget results that were fetched long ago, and those of sessions that ended long ago."""
+        # Whoever comes second waits, and finds forgotten what the first one took up.
+        async with self._forgetting:
+            await self._forget()
+
+    async def _forget(self) -> None:
         now = self._clock.now()
         results, refusals = now - self._retention_s, now - min(self._retention_s, _REFUSAL_RETENTION_S)
-        gone = [r for r in self._futures.records() if self._is_over(r, refusals if r.at_door else results)]
+        due = self._futures.due(results, refusals)
+        gone = [record for record in due if self._is_over(record, refusals if record.at_door else results)]
         if gone:
-            await self._journal.forget(gone)
+            try:
+                await self._journal.forget(gone)
+            except BaseException:
+                self._futures.may_expire(gone)  # the next sweep tries again
+                raise
             for record in gone:
                 self._futures.discard(record)
                 run = self._live.runs.get(record.model_id or "")

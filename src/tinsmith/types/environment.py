@@ -1,4 +1,4 @@
-"""Settings from the environment, with a fault of them in one line that names the variable."""
+"""Settings from the environment, with a fault of them in one line that names what was set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_settings(**given: Any) -> Settings:
         given: settings that take the place of those of the environment.
 
     Raises:
-        UserError: one cannot be used.
+        UserError: one cannot be used; names the variable, or the argument.
     """
     # Needs pydantic-settings, which an import of the SDK does not wait for.
     from pydantic import ValidationError
@@ -28,7 +28,5 @@ def read_settings(**given: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0])
-        variable = field if field.isupper() else f"TINSMITH_{field.upper()}"
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise invalid(variable, first["input"], expected) from error
+        raise invalid(str(first["loc"][0]), first["input"], expected) from error

@@ -6,6 +6,7 @@ for a fault of the request itself.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from itertools import islice
 from typing import Any, cast
@@ -58,6 +59,11 @@ def shown(value: object) -> str:
         value = dict(islice(value.items(), _SHOWN))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     text = repr(value)  # pyright: ignore[reportUnknownArgumentType]
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def without_password(url: str) -> str:
+    """Return a URL as a message may show it: without the name and password that it may hold."""
+    return re.sub(r"//[^/]*@", "//***@", url)
 
 
 def one_line(error: BaseException) -> str:

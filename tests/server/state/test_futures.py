@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.server.client import Failed
+from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start, soon
 from tinsmith.server.state.future_store import FutureStore
 from tinsmith.server.state.records import Record, State
@@ -126,6 +128,102 @@ async def test_results_of_a_run_outlive_retention_while_a_replay_may_need_them(s
     repeat = await client.post_pass(model, 1, seq_id=1)
     with pytest.raises(Failed, match="its result has expired"):
         await client.result(repeat)
+
+
+async def test_what_is_over_is_found_without_a_look_at_all_that_is_kept(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens to an operation, and in whatever order: no sweep leaves one whose time is over."""
+    running = await start(result_retention_s=100.0)
+    core, sweeper, choose = running.service.core, running.service.sweeper, random.Random(7)
+    now = 1000.0
+    for clock in (core.clock, core.live, core.futures):
+        monkeypatch.setattr(clock, "now", lambda: now)
+    forgotten = 0
+
+    def over() -> list[Record]:
+        return [r for r in core.futures.records() if sweeper._is_over(r, now - (60.0 if r.at_door else 100.0))]
+
+    clients = [await running.client("one"), await running.client("two")]
+    models = {client: [await client.create_model()] for client in clients}
+    promises: dict[Client, list[dict[str, Any]]] = {client: [] for client in clients}
+    for _ in range(60):
+        client = choose.choice(clients)
+        model = models[client][-1]
+        kind = choose.choice(["pass", "refused", "fetch", "fetch", "point", "end", "wait", "wait", "wait"])
+        if kind == "pass":
+            promises[client].append(await client.post_pass(model, 1))
+        elif kind == "refused":
+            promises[client].append(await client.post_step(model, learning_rate=-1.0))
+        elif kind == "fetch" and promises[client]:
+            await client.poll(promises[client].pop(choose.randrange(len(promises[client])))["request_id"])
+        elif kind == "point":
+            await client.optim_step(model)
+            running.service.recovery_points.take(core.live.runs[model], max(core.live.runs[model].ops))
+        elif kind == "end":
+            await client.post(f"sessions/{client.session_id}/finish", {"reason": {"type": "success"}}, 204)
+            await soon(lambda gone=client.session_id: gone not in core.live.sessions)
+            await client.open()
+            models[client].append(await client.create_model())
+        else:
+            now += choose.choice([5.0, 50.0, 101.0])
+        await asyncio.sleep(0.002)
+        before, due = len(list(core.futures.records())), over()
+        await sweeper.forget()
+        assert not over()
+        assert len(list(core.futures.records())) == before - len(due)
+        forgotten += len(due)
+    assert forgotten > 15
+
+    def walk() -> None:
+        raise AssertionError("looks at all that is kept")
+
+    monkeypatch.setattr(core.futures, "records", walk)
+    await sweeper.sweep()
+    for session in list(core.live.sessions.values()):
+        await running.service.sessions.end(session, "finished", "over")
+    running.service.metrics_page()
+
+
+async def test_a_look_for_what_is_pending_passes_over_what_is_settled() -> None:
+    store = FutureStore()
+    records = [Record(OpKind.FORWARD_BACKWARD, "owner", session_id=f"s{n % 2}") for n in range(6)]
+    for record in records:
+        store.add(record)
+    for record in records[:3]:
+        record.succeed(b"", "application/json")
+        record.settled_at = store.now()
+        store.mark_settled(record)
+    seen: list[Record] = []
+    assert store.pending(lambda r: not seen.append(r)) == records[3:]
+    assert seen == records[3:]
+    assert store.of_session("s0") == records[::2]
+    assert store.pending_of("s1") == [records[3], records[5]]
+    for record in records:
+        store.discard(record)
+    assert not store._unsettled
+    assert not store._by_session
+    assert not store.due(1e18, 1e18)
+
+
+async def test_what_could_not_be_forgotten_is_tried_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = await start(result_retention_s=0.05)
+    client = await running.client()
+    sampler = await client.sampler(base_model="tiny")
+    promise = await client.post_sample(sampler)
+
+    async def full(_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.service.core.journal, "forget", full)
+        await client.result(promise)
+        await asyncio.sleep(0.1)
+        with pytest.raises(OSError, match="no space left"):
+            await running.service.sweeper.forget()
+    assert running.service.core.futures.find(promise["request_id"]) is not None
+    await running.service.sweeper.forget()
+    await client.post("retrieve_future", promise, 404)
 
 
 async def test_a_held_poll_makes_no_task_and_leaves_nothing_behind() -> None:

@@ -24,6 +24,7 @@ from tinsmith.model_files.tokenizer_fields import ChatTemplate, join_files, read
 from tinsmith.model_files.tokenizer_json import make_tokenizer
 from tinsmith.models import NAMES as SHIPPED
 from tinsmith.models import path as shipped_path
+from tinsmith.types.environment import read_settings
 from tinsmith.types.errors import APIError, APIResponseValidationError, TinsmithError, UserError
 
 logger = logging.getLogger("tinsmith")
@@ -78,9 +79,7 @@ def get_tokenizer(name: str) -> Tokenizer:
 
 
 def _named_connection() -> Connection | None:
-    from tinsmith.settings import Settings
-
-    return open_connection() if Settings().base_url else None
+    return open_connection() if read_settings().base_url else None
 
 
 async def find_tokenizer(name: str, connection: Connection | None) -> Tokenizer:
@@ -121,10 +120,8 @@ async def _find(name: str, connection: Connection | None) -> Tokenizer:
 
 def _source(name: str, connection: Connection | None) -> str:
     """Return what a name stands for in this process: the settings name models of the embedded service."""
-    from tinsmith.settings import Settings
-
     served = connection is not None and connection.address.base_url is not None
-    return name if served else Settings().models.get(name, name)
+    return name if served else read_settings().models.get(name, name)
 
 
 # -- folder -----------------------------------------------------------------------------------------------------------

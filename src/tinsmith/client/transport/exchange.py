@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from tinsmith.types.checks.json_numbers import check_finite
-from tinsmith.types.errors import APIConnectionError, APIResponseValidationError, APITimeoutError, status_error
+from tinsmith.types.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    status_error,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -112,12 +118,17 @@ def checked(response: httpx.Response) -> httpx.Response:
     """
     if response.status_code < 400:
         return response
+    raise refusal(response)
+
+
+def refusal(response: httpx.Response) -> APIStatusError:
+    """Return the error of a response whose status is 400 or more."""
     try:
         body: object = response.json()
     except ValueError:
         # A proxy in between answers with a page of its own; it belongs into the message as much as a `detail` does.
         body = response.text or None
-    raise status_error(response.status_code, body)
+    return status_error(response.status_code, body)
 
 
 def parse(answer: type[M], response: httpx.Response) -> M:

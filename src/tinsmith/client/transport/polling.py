@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tinsmith.client.transport.connection import Connection
-from tinsmith.client.transport.exchange import checked
+from tinsmith.client.transport.exchange import checked, refusal
 from tinsmith.types.errors import (
     APIResponseValidationError,
     RequestErrorCategory,
@@ -95,7 +95,7 @@ class Poller:
                     answers=_TRY_AGAIN_ANSWERS,
                 )
             if response.status_code == _PROMISE_GONE:
-                raise PromiseLostError(f"request {request_id}: {response.text}")
+                raise PromiseLostError(f"request {request_id}: {refusal(response).message}")
             if response.status_code == _TRY_AGAIN:
                 self._tell_of_queue(_state_of(response))
             elif self._is_result(checked(response), request_id):

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, insert, update
 
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.state.live import RunStatus, SamplingSession, TrainingRun
 from tinsmith.server.state.notes import LoadNote, SampleNote, SaveNote
 from tinsmith.server.state.records import Record, State
@@ -103,8 +104,9 @@ class Outcomes:
         run.status = status
         run.error = message
         # Its creation is left to the caller, who may be failing it right now.
-        for waiting in self._futures.pending(lambda r: r.model_id == run.id and r is not run.creation):
-            self.fail(waiting, f"model {run.id}: {message}", category)
+        for waiting in self._futures.pending_of(run.session_id):
+            if waiting.model_id == run.id and waiting is not run.creation:
+                self.fail(waiting, f"model {run.id}: {message}", category)
         statement = update(RunRow).where(RunRow.id == run.id).values(status=status.value, error=message)
         return lambda connection: connection.execute(statement)
 
@@ -113,6 +115,8 @@ class Outcomes:
             try:
                 await self._journal.settle(record, effects)
                 break
+            except NotOurs:
+                return  # it stays without an outcome here; whoever has the journal now runs it again
             except Exception:
                 # A full disk, say. The outcome stays in memory and the client goes on polling until it is stored.
                 log.exception("the outcome of %s could not be stored; next try in %g s", record.request_id, delay)

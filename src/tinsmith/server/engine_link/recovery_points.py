@@ -48,6 +48,7 @@ class RecoveryPoints:
         self._dispatcher = dispatcher
         self._live = core.live
         self._db = core.db
+        self._futures = core.futures
         self._journal = core.journal
         self._data_folder = core.data_folder
         self._tasks = core.tasks
@@ -116,6 +117,7 @@ class RecoveryPoints:
         run.points = [point for point in run.points if point not in older]
         for record in cut:
             del run.ops[record.seq_id or 0]
+        self._futures.may_expire(cut)
         # Rows and bodies first, files last: a death in between leaves files without a row, never a row without files.
         if cut or older:
             await self._journal.cut(cut, [effect] if folders else [])

@@ -42,7 +42,7 @@ class ClosingHandler:
 
     async def _free(self, sampler: SamplingSession) -> None:
         # The snapshot that makes it is one of them: its row must be there before it is deleted.
-        of_it = [record for record in self._futures.records() if record.sampler_id == sampler.id]
+        of_it = [record for record in self._futures.of_session(sampler.session_id) if record.sampler_id == sampler.id]
         for record in of_it:
             await record.settled.wait()
         if self._live.samplers.get(sampler.id) is not sampler:

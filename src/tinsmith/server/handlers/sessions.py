@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 
-from sqlalchemy import Connection, Select, Update, delete, insert, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, delete, insert, select, update
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes
@@ -28,6 +28,11 @@ _DRAIN_S = 600.0
 # How long the endings that have begun may take when the service stops.
 _STOP_S = 10.0
 
+# Dates that a sweep stores in one job: a hundred rows take the database a few milliseconds.
+_DATES_AT_ONCE = 100
+_SESSIONS, _RUNS = (SessionRow.metadata.tables[row.__tablename__] for row in (SessionRow, RunRow))
+_SEEN = update(_SESSIONS).where(_SESSIONS.c.id == bindparam("of")).values(last_seen_at=bindparam("at"))
+_ACTIVE = update(_RUNS).where(_RUNS.c.id == bindparam("of")).values(last_request_at=bindparam("at"))
 
 # Characters of why a session ended that are kept; an error's text may hold a whole batch.
 _MOST_DETAIL = 16_384
@@ -129,7 +134,7 @@ class SessionsHandler:
 
     async def _drain(self, session: LiveSession) -> None:
         # Samples leave nothing behind that anybody could come back for; saves do.
-        waiting = self._futures.pending(lambda r: r.session_id == session.id and r.kind is not OpKind.SAMPLE)
+        waiting = [r for r in self._futures.pending_of(session.id) if r.kind is not OpKind.SAMPLE]
         if waiting:
             settled = [asyncio.ensure_future(record.settled.wait()) for record in waiting]
             _, late = await asyncio.wait(settled, timeout=_DRAIN_S)
@@ -144,7 +149,8 @@ class SessionsHandler:
             return
         runs = [self._live.runs.pop(run_id) for run_id in session.runs]
         samplers = [self._live.samplers.pop(sampler_id) for sampler_id in session.samplers]
-        for record in self._futures.pending(lambda r: r.session_id == session.id):
+        self._futures.may_expire(self._futures.of_session(session.id))
+        for record in self._futures.pending_of(session.id):
             self._fail(record, why)
         for run in runs:
             run.status = RunStatus.ENDED
@@ -198,18 +204,15 @@ class SessionsHandler:
         for session in list(self._live.sessions.values()):
             if not session.closing and now - session.heard_at > self._timeout_s:
                 await self.end(session, "expired", f"its session gave no sign of life for {self._timeout_s:g} s")
-        # All in one write: heartbeats come too often to store each of them.
-        seen = {session.id: session.seen_at for session in self._live.sessions.values()}
-        active = {run.id: run.last_request_at for run in self._live.runs.values()}
-
-        def job(connection: Connection) -> None:
-            for session_id, seen_at in seen.items():
-                connection.execute(_update(session_id).values(last_seen_at=seen_at))
-            for run_id, at in active.items():
-                connection.execute(update(RunRow).where(RunRow.id == run_id).values(last_request_at=at))
-
-        if seen:
-            await self._db.write(job)
+        # Not with each heartbeat, which would be a write each.
+        seen = [{"of": session.id, "at": session.seen_at} for session in self._live.sessions.values()]
+        active = [{"of": run.id, "at": run.last_request_at} for run in self._live.runs.values()]
+        for statement, rows in ((_SEEN, seen), (_ACTIVE, active)):
+            for start in range(0, len(rows), _DATES_AT_ONCE):
+                some = rows[start : start + _DATES_AT_ONCE]
+                await self._db.tidy(
+                    lambda connection, statement=statement, some=some: connection.execute(statement, some)
+                )
 
 
 def _update(session_id: str) -> Update:

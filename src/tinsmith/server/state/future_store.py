@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from tinsmith.server.state.expiry import Expiry
 from tinsmith.server.state.pace import Pace, release
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.usage import Usage
@@ -28,6 +29,11 @@ class FutureStore:
         self._records: dict[str, Record] = {}
         self._scopes: dict[str, Record] = {}
         self._fetched: list[Record] = []
+        # What is asked for again and again, of as little as it is about: a look at all records takes the longer the
+        # more others keep. Sets that keep their order.
+        self._unsettled: dict[Record, None] = {}
+        self._by_session: dict[str | None, dict[Record, None]] = {}
+        self._expiry = Expiry()
         # What each poll that is being held waits for. Futures and no tasks: there are as many polls as operations,
         # and each task takes rounds of the loop to begin and to be cancelled.
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
@@ -48,6 +54,11 @@ class FutureStore:
                 raise ValueError(f"scope {record.scope} is taken")
             self._scopes[record.scope] = record
         self._records[record.request_id] = record
+        self._by_session.setdefault(record.session_id, {})[record] = None
+        if record.settled.is_set():
+            self._expiry.note([record])
+        else:
+            self._unsettled[record] = None
         if record.at_door:
             self.usage.keep_refusal(record)
         elif record.state is State.PENDING:
@@ -59,6 +70,11 @@ class FutureStore:
             return
         if record.scope is not None:
             del self._scopes[record.scope]
+        self._unsettled.pop(record, None)
+        of_session = self._by_session[record.session_id]
+        del of_session[record]
+        if not of_session:
+            del self._by_session[record.session_id]
         if record.at_door:
             self.usage.forget_refusal(record)
         elif not record.settled.is_set():
@@ -71,7 +87,9 @@ class FutureStore:
         # One that could not be stored was taken back, whatever has become of it since.
         if not record.at_door and record.request_id in self._records:
             self.usage.end(record)
+        self._unsettled.pop(record, None)
         record.settled.set()
+        self._expiry.note([record])
         self._pace.end(self._held.pop(record, ()))
 
     def note_running(self, request_ids: Iterable[str]) -> None:
@@ -144,6 +162,7 @@ class FutureStore:
             record.fetched_at = self.now()
             # Stored by the next sweep: a poll should not wait for a write.
             self._fetched.append(record)
+            self._expiry.note([record])
 
     def take_fetched(self) -> list[Record]:
         """Return operations whose first delivery is not stored yet, and forget that."""
@@ -152,7 +171,27 @@ class FutureStore:
 
     def pending(self, test: Callable[[Record], bool]) -> list[Record]:
         """Return the operations without an outcome that pass a test, in the order of their arrival."""
-        return [r for r in self._records.values() if r.state is State.PENDING and test(r)]
+        return [r for r in self._unsettled if r.state is State.PENDING and test(r)]
+
+    def of_session(self, session_id: str | None) -> list[Record]:
+        """Return the operations of a session in the order of their arrival."""
+        return list(self._by_session.get(session_id, ()))
+
+    def pending_of(self, session_id: str | None) -> list[Record]:
+        """Return those of a session that have no outcome yet."""
+        return [record for record in self.of_session(session_id) if record.state is State.PENDING]
+
+    def may_expire(self, records: Iterable[Record]) -> None:
+        """Note that operations may be needed no more: their session ended, or no replay begins before them."""
+        self._expiry.note(records)
+
+    def due(self, results: float, refusals: float) -> list[Record]:
+        """Return what may have to be forgotten, because something happened to it before these moments.
+
+        Each is returned once, until something happens to it again; whoever could not forget it hands it to
+        `may_expire`.
+        """
+        return [r for r in self._expiry.due(results, refusals) if self._records.get(r.request_id) is r]
 
     def records(self) -> Iterable[Record]:
         """Return all operations in the order of their arrival."""

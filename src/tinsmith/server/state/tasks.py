@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tinsmith.server.faults import NotOurs
+
 log = logging.getLogger("tinsmith.server")
 
 T = TypeVar("T")
@@ -37,7 +39,8 @@ class Tasks:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = task.exception() if not task.cancelled() else None
+        if error is not None and not isinstance(error, NotOurs):
             log.error("a background task failed", exc_info=error)
 
     async def finish(self, seconds: float) -> None:

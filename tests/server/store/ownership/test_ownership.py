@@ -210,6 +210,30 @@ async def test_nothing_is_written_from_the_moment_of_a_takeover(start: Start) ->
     assert "on other since" in await asyncio.wait_for(running.service.lost, 5)
 
 
+@pytest.mark.parametrize("what", SHARED)
+async def test_a_takeover_is_told_in_one_line(
+    start: Start, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sweeps, outcomes and recovery points that find the storage taken end without a word of their own."""
+    monkeypatch.setattr(ownership, "BEAT_S", 0.02)
+    running = await start(result_retention_s=0.1, **shared(what, tmp_path))
+    client = await running.client()
+    model = await client.create_model()
+    running.link.holding = True
+    await client.post_pass(model, *range(10_000))  # a result that takes a blob
+    await client.post_step(model)
+    elsewhere(running, what, id="theirs")
+    assert running.service.lost is not None
+    line = await asyncio.wait_for(running.service.lost, 5)
+    running.link.release()
+    session = running.service.core.live.sessions[client.session_id]
+    running.service.core.tasks.start(running.service.sessions.end(session, "finished", "over"))
+    await asyncio.sleep(0.2)
+    await running.service.stop()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= 40] == [f"{line}; this service stops"]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_the_blobs_and_rows_of_the_other_stay(start: Start, tmp_path: Path) -> None:
     """The start of a second service sweeps blobs that no row of its names: those of the first must not be there."""
     url = str(tmp_path / "shared")

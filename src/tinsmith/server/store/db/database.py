@@ -14,11 +14,11 @@ import anyio
 import anyio.to_thread
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from tinsmith.server.store.db.integrity import check_integrity, check_ours
 from tinsmith.server.store.db.writer import RowWrite, Writer
-from tinsmith.types.errors import StartupError
+from tinsmith.types.errors import StartupError, without_password
 
 log = logging.getLogger("tinsmith.server")
 
@@ -46,6 +46,9 @@ class Database:
     Args:
         url: a SQLAlchemy URL.
         durability: `normal` survives a killed process, `full` a power loss too.
+
+    Raises:
+        StartupError: there is nothing that speaks to such a database.
     """
 
     def __init__(self, url: str, durability: Durability = "normal") -> None:
@@ -161,8 +164,15 @@ class Database:
 
 
 def _connect(url: str, durability: Durability, begin: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+    try:
+        if make_url(url).get_backend_name() != "sqlite":
+            return create_engine(url, pool_pre_ping=True)
+    # No URL, a database that nobody knows, or one whose driver is not installed; the default is none of these.
+    except (ArgumentError, ImportError, ValueError) as error:
+        raise StartupError(
+            f"TINSMITH_DATABASE_URL: got {without_password(url)!r}, expected a SQLAlchemy URL of a database whose "
+            f"driver is installed, such as postgresql+psycopg://... ({error})"
+        ) from error
     # The pool lends a connection to one thread at a time.
     engine = create_engine(url, connect_args={"check_same_thread": False})
 

@@ -12,9 +12,10 @@ import fsspec.core
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.store.folder.durable import sync
 from tinsmith.types.digests import digest
-from tinsmith.types.errors import Damaged
+from tinsmith.types.errors import Damaged, StartupError, without_password
 
 # What is no blob: whose they are, and what that takes.
 OWNER = "owner.json"
@@ -27,10 +28,19 @@ class BlobStore:
     Args:
         url: an fsspec URL or a local folder.
         sync: wait until a written file would survive a power loss.
+
+    Raises:
+        StartupError: there is nothing that reads and writes such URLs.
     """
 
     def __init__(self, url: str, sync: bool = False) -> None:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        try:
+            found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        # A protocol that nobody knows, or whose package is not installed; a folder has none.
+        except (ValueError, ImportError) as error:
+            raise StartupError(
+                f"TINSMITH_BLOB_URL: got {without_password(url)!r}, expected a URL that fsspec can open ({error})"
+            ) from error
         self._fs, self._root = found
         self._local = isinstance(self._fs, LocalFileSystem)
         self._sync = sync
@@ -109,7 +119,7 @@ class BlobStore:
 
     def _check(self) -> None:
         if self.refusal is not None:
-            raise OSError(self.refusal)
+            raise NotOurs(self.refusal)
 
     # -- whose it is --------------------------------------------------------------------------------------------------
 

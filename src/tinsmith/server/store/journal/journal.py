@@ -27,7 +27,8 @@ Effect = Callable[[Connection], Any]
 
 # Larger bodies and results are files: SQLite is quicker than files below about this size.
 INLINE_BYTES = 64 * 1024
-_CHUNK = 500  # ids per statement; SQLite allows about a thousand parameters on old versions
+# Ids of one statement, rows of one job: SQLite takes a few milliseconds for so many.
+_CHUNK = 200
 # What is read at the start: of thousands of operations most are never asked for again. `args` as text, because parsing
 # it here would end the whole answer at the first row that is no JSON.
 _COLUMNS = [
@@ -227,20 +228,15 @@ class Journal:
             record.body_blob = None
 
     async def forget(self, records: Sequence[Record]) -> None:
-        ids = [record.request_id for record in records]
-
-        def job(connection: Connection) -> None:
-            for some in _chunks(ids):
-                connection.execute(delete(OperationRow).where(OperationRow.request_id.in_(some)))
-
-        await self._db.tidy(job)
+        for some in _chunks([record.request_id for record in records]):
+            gone = delete(OperationRow).where(OperationRow.request_id.in_(some))
+            await self._db.tidy(lambda connection, gone=gone: connection.execute(gone))
         blobs = [blob for record in records for blob in (record.body_blob, record.result_blob) if blob]
         await self._blobs.delete(blobs)
 
     async def note_fetched(self, records: Sequence[Record]) -> None:
-        rows = [{"of": record.request_id, "fetched_at": record.fetched_at} for record in records]
-        if rows:
-            await self._db.tidy(lambda connection: connection.execute(_CHANGE, rows))
+        for some in _chunks([{"of": record.request_id, "fetched_at": record.fetched_at} for record in records]):
+            await self._db.tidy(lambda connection, some=some: connection.execute(_CHANGE, some))
 
     def load(self) -> list[Record]:
         """Read all operations of this instance in the order of their arrival, without bodies and results.
@@ -307,5 +303,5 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> T:
         raise Damaged(f"the journal could not be read: {error}") from error
 
 
-def _chunks(ids: list[str]) -> list[list[str]]:
-    return [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+def _chunks(items: list[T]) -> list[list[T]]:
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]

@@ -15,6 +15,7 @@ import anyio.to_thread
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from tinsmith.server.faults import NotOurs
 from tinsmith.server.store.ownership.marks import BEAT_S, SILENT_S, Life, Mark, elsewhere, holder, life, new_mark
 from tinsmith.server.store.ownership.places import Place, others_mark
 from tinsmith.types.errors import StartupError
@@ -26,10 +27,6 @@ _WATCH_S = 2 * BEAT_S + 2
 
 # Ids of the services that are alive in this process.
 _ours: set[str] = set()
-
-
-class NotOurs(SQLAlchemyError):
-    """The database is another service's by now; nothing was written."""
 
 
 class Ownership:

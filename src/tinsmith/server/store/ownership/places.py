@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Protocol
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, delete, insert, make_url, select, update
@@ -12,6 +11,7 @@ from tinsmith.server.store.db import Database
 from tinsmith.server.store.db.integrity import OWNER_TABLE
 from tinsmith.server.store.journal.blobs import BlobStore
 from tinsmith.server.store.ownership.marks import parse
+from tinsmith.types.errors import without_password
 
 # Not one of the migrations' tables: a mark is taken before them, so that a new version does not change the schema under
 # an old one that is still running.
@@ -95,8 +95,7 @@ class BlobPlace:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        # Without the name and password that a URL may hold.
-        self.name = f"blob store {re.sub(r'//[^/]*@', '//***@', blobs.url)}"
+        self.name = f"blob store {without_password(blobs.url)}"
 
     def read(self) -> str | None:
         return self._blobs.read_owner()
