@@ -16,6 +16,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from tinsmith.server.store.db.checkpointer import Checkpointer
 from tinsmith.server.store.db.integrity import check_integrity, check_ours
 from tinsmith.server.store.db.writer import RowWrite, Writer
 from tinsmith.types.errors import StartupError, without_password
@@ -58,6 +59,8 @@ class Database:
         # IMMEDIATE takes the write lock at BEGIN, where SQLite waits for it; a lock that is wanted later, by a
         # transaction that has read already, may be refused at once.
         self.writer = Writer(_connect(url, durability, "IMMEDIATE"))
+        sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._checkpointer = Checkpointer(self._reading, lambda: self.writer.commits) if sqlite else None
 
     def migrate(self, lock: Path) -> None:
         """Check the database and bring its schema up to date; several processes may call this at once.
@@ -159,6 +162,8 @@ class Database:
 
     def close(self) -> None:
         """Commit what is queued and close all connections."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         self.writer.close()
         self._reading.dispose()
 
@@ -184,6 +189,8 @@ def _connect(url: str, durability: Durability, begin: str) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute("PRAGMA foreign_keys = ON")
+        # `Checkpointer` does it.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -68,6 +68,8 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        # Groups that were committed so far.
+        self.commits = 0
         # Called in each transaction before anything is written; if it raises, nothing is.
         self.guard: Callable[[Connection], None] | None = None
         # None ends it; a `_Look` says that a patient job has come.
@@ -129,6 +131,7 @@ class Writer:
                 others_turn = False
             if items:
                 self._commit(items)
+                self.commits += 1
                 _deliver(items)
 
     def _is_overdue(self) -> bool:
