@@ -118,6 +118,10 @@ class SimulatedEngine:
         """Nothing: the disk of the world takes the time."""
         return 0
 
+    def figures(self) -> dict[str, float]:
+        """None: nothing here takes memory."""
+        return {}
+
     def load_sampler(self, sampler_id: str, folder: str | None) -> None:
         """As the engine; of the base model or of a folder's weights, which are nobody else's."""
         self._small(sampler_id, self._costs.small_s)

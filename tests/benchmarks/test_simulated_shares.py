@@ -15,7 +15,7 @@ TRAIN, SAMPLE = "training flood", "sampling flood"
 
 
 def service(*tenants: tuple[str, float]) -> list[float]:
-    """Return what tenants of some kinds and weights had of half a minute, once their first requests have ended."""
+    """Return what tenants of some kinds and weights had of twelve seconds, once their first requests have ended."""
     # Places that two and three owners can share without a rest.
     world = World(Settings(max_decode_batch=96), read_costs("h100-8b"), cache_tokens=290_000)
     made = [Tenant(world, kind, number, weight, seed=0) for number, (kind, weight) in enumerate(tenants)]
@@ -23,7 +23,7 @@ def service(*tenants: tuple[str, float]) -> list[float]:
         tenant.live(KINDS[tenant.owner.rpartition("-")[0]].life, 0.0)
     world.run(5.0, 5.0)
     before = [account.service for account in world.ledger.accounts.values()]
-    world.run(30.0, 30.0)
+    world.run(12.0, 12.0)
     return [account.service - had for account, had in zip(world.ledger.accounts.values(), before, strict=True)]
 
 

@@ -31,21 +31,21 @@ SETTINGS = Settings(max_decode_batch=64)
 
 @pytest.fixture(scope="module")
 def fifty() -> World:
-    return simulate(Plan(50, 60.0, 0, 10.0, CACHE_TOKENS, COSTS), SETTINGS)
+    return simulate(Plan(50, 24.0, 0, 6.0, CACHE_TOKENS, COSTS), SETTINGS)
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
     files = []
     for name in ("one", "other"):
         files.append(tmp_path / f"{name}.json")
-        words = f"--tenants 8 --seconds 4 --window 2 --seed 3 --json {files[-1]} --picture {tmp_path / name}.svg"
+        words = f"--tenants 8 --seconds 2 --window 1 --seed 3 --json {files[-1]} --picture {tmp_path / name}.svg"
         run(parse_arguments(words.split()))
     assert files[0].read_bytes() == files[1].read_bytes()
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
 
 
 def test_another_seed_gives_other_numbers() -> None:
-    served = [simulate(Plan(8, 5.0, seed, 5.0, CACHE_TOKENS, COSTS), SETTINGS).ledger.busy_s for seed in (0, 1)]
+    served = [simulate(Plan(8, 2.0, seed, 2.0, CACHE_TOKENS, COSTS), SETTINGS).ledger.busy_s for seed in (0, 1)]
     assert served[0] != served[1]
 
 

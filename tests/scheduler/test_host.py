@@ -101,6 +101,9 @@ class TestStats:
         assert stats[-1]["models"] == stats[-1]["samplers"] == 1
         assert max(s["train_tokens_per_second"] for s in stats) > 5
         assert all(0 <= s["busy"] <= 1 for s in stats)
+        # Counts and the engine's own figures.
+        assert (stats[-1]["train_tokens"], stats[-1]["sample_tokens"]) == (80, 20)
+        assert stats[-1]["adapter_bytes"] == 1
 
     def test_name_the_samples_that_run(self) -> None:
         clock = FakeClock()

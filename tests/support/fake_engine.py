@@ -179,6 +179,9 @@ class FakeEngine:
         self.write_hook(sampler_id)
         return _write(folder, self.samplers[sampler_id])
 
+    def figures(self) -> dict[str, float]:
+        return {"adapter_bytes": float(len(self.models))}
+
     def load_sampler(self, sampler_id: str, folder: str | None) -> None:
         if folder is None:
             self.samplers[sampler_id] = None

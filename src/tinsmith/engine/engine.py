@@ -116,6 +116,10 @@ class Engine:
             self._sampler = Sampler(self.base, self.snapshots, self.memory, self.settings)
         return self._sampler
 
+    def figures(self) -> dict[str, float]:
+        """Return what metrics show of its memory; of the KV cache, once there is one."""
+        return self.memory.figures() | (self._sampler.figures() if self._sampler is not None else {})
+
     def create_model(self, model_id: str, lora: LoraConfig) -> None:
         """Make an adapter whose first forward equals the base.
 

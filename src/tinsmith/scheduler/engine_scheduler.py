@@ -47,6 +47,7 @@ class HostedEngine(TrainingEngine, AdapterEngine, SamplerEngine, SamplingEngine,
     @property
     def info(self) -> BaseModelInfo: ...
     def write_snapshot(self, sampler_id: str, folder: str, /) -> int: ...
+    def figures(self) -> dict[str, float]: ...
 
 
 class Lane(StrEnum):
@@ -88,6 +89,10 @@ class EngineScheduler:
         self._fair_barriers: OwnedShare[str] = OwnedShare()
         self._ready = ReadyModels()
         self._costs = Costs()
+
+    def figures(self) -> dict[str, float]:
+        """Return what metrics show of the engine."""
+        return self._engine.figures()
 
     # -- operations in ------------------------------------------------------------------------------------------------
 

@@ -36,13 +36,19 @@ class Meter:
         """Return the gauges and begin a new interval.
 
         Rates are per second of wall clock since the last call; `busy` is the share of it that turns took, and
-        `longest_turn_seconds` what everybody had to wait for at most.
+        `longest_turn_seconds` what everybody had to wait for at most. Figures of several engines are added up.
         """
         engines = list(engines)  # it is walked over several times
         train_tokens = sum(e.passes.tokens for e in engines)
         sample_tokens = sum(e.sample_queue.tokens for e in engines)
         elapsed = max(now - self._since, 1e-6)  # two turns can end within one tick of the clock
-        values = {
+        values: dict[str, float] = {}
+        for engine in engines:
+            for name, value in engine.figures().items():
+                values[name] = values.get(name, 0) + value
+        values |= {
+            "train_tokens": train_tokens,
+            "sample_tokens": sample_tokens,
             "models": sum(q.alive for e in engines for q in e.queues.values()),
             "samplers": sum(len(e.known_samplers) for e in engines),
             "unanswered": unanswered,

@@ -165,6 +165,9 @@ def test_the_one_used_longest_ago_goes_first() -> None:
     # All of it has moved, or the device would be as full as before.
     assert all(getattr(parked, name).data_ptr() != place for name, place in places.items())
     assert engine.memory.parked == parked.slot.state_bytes
+    shown = engine.figures()
+    assert (shown["host_adapters"], shown["host_adapter_bytes"], shown["adapter_moves"]) == (1, engine.memory.parked, 1)
+    assert 0 < shown["adapter_bytes"] <= shown["adapter_budget_bytes"]
     engine.optim_step("c", ADAM)
     train(engine, ["b"], 1)
     assert on_device(engine) == {"b", "c", "d"}

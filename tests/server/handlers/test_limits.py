@@ -36,6 +36,12 @@ async def post_pass(client: Client, model: str, seq: int, tokens: int) -> httpx.
     return await client.http.post("/api/v1/forward_backward", content=body, headers=headers)
 
 
+def refusals(running: Running) -> dict[str, float]:
+    """Return how many were refused by which limit, as the metrics show it."""
+    [metric] = running.service.core.metrics.refused.collect()
+    return {s.labels["limit"]: s.value for s in metric.samples if s.name == "tinsmith_refused_total"}
+
+
 # -- tokens in flight -------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +58,7 @@ async def test_samples_over_the_tokens_in_flight_are_asked_to_wait(start: Start)
         "tokens: got 10 more on top of 14 in samples of yours that have no result yet, expected at most 20 in flight "
         "for one key (TINSMITH_MAX_TOKENS_IN_FLIGHT_PER_KEY); wait for results before you send more"
     )
+    assert refusals(running) == {"max_tokens_in_flight_per_key": 1}
     assert (await post_sample(client, sampler, 2)).status_code == 200  # 6 fit
     assert (await post_sample(other, theirs, 0, num_samples=4)).status_code == 200
     running.link.release()
@@ -116,6 +123,7 @@ async def test_many_runs_at_once_do_not_slip_past_the_limit(start: Start) -> Non
     assert failed[0].message.startswith("model_seq_id: got 'one more training run than the 2 that you have'")
     assert "TINSMITH_MAX_MODELS_PER_KEY" in failed[0].message
     assert failed[0].category == "user"
+    assert refusals(running) == {"max_models_per_key": 3}
 
 
 def large_link() -> FakeLink:
@@ -135,6 +143,7 @@ async def test_a_save_over_the_stored_bytes_fails_with_what_to_delete(start: Sta
     running.link.release()
     refused = [error for error in await begun if isinstance(error, Failed)]
     assert len(refused) == 1
+    assert refusals(running) == {"max_stored_mb_per_key": 1}
     assert refused[0].category == "user"
     assert "expected at most 1 MiB for one key (TINSMITH_MAX_STORED_MB_PER_KEY)" in refused[0].message
     assert "0.5 MiB" in refused[0].message
@@ -238,6 +247,7 @@ async def test_a_flood_of_refused_passes_is_held_back_and_none_is_lost(start: St
             await client.result(promise)
     refused = [await post_pass(client, model, 4, 100) for _ in range(20)]
     assert {answer.status_code for answer in refused} == {429}
+    assert refusals(running) == {"max_refusals_per_key": 20}
     assert "TINSMITH_MAX_REFUSALS_PER_KEY" in refused[0].json()["detail"]
     assert "tokens" in refused[0].json()["detail"]  # the fault itself, too
     assert kept(running) == (before[0] + 3, before[1] + 3)

@@ -156,6 +156,8 @@ async def test_a_full_queue_asks_to_slow_down_and_forgets_nothing(start: Start) 
     answer = await client.http.post("/api/v1/asample", json=body)
     assert answer.status_code == 429
     assert answer.headers["retry-after"]
+    page = (await running.http().get("/metrics")).text
+    assert 'tinsmith_refused_total{limit="max_queued_samples"} 1.0' in page
     assert await client.post_sample(sampler, 2) == promises[2]
     assert await client.post_pass(model, 1)  # training is never turned away
     running.link.release()

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.server.conftest import Running, Start
+from tests.support.checkpoints import checkpoint
 from tests.support.fake_link import FakeLink, tiny_info
 from tinsmith.cluster.model_sources import resolve, resolve_models
+from tinsmith.engine.engine import Engine
 from tinsmith.logs import KeyValueFormatter
 from tinsmith.models import path as shipped
+from tinsmith.scheduler.host import EngineHost
+from tinsmith.settings import Settings
 from tinsmith.types.engine_messages.host_events import Stats
 from tinsmith.types.errors import StartupError
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[3]
 
 
 async def test_health_is_true_only_when_every_named_model_is_loaded(start: Start) -> None:
@@ -57,6 +64,22 @@ async def test_metrics(running: Running) -> None:
     assert "tinsmith_engine_queue_length 3.0" in page
     assert "tinsmith_engine_tokens_s 12.5" in page
     assert "tinsmith_engine_up 1.0" in page
+    assert 'tinsmith_operation_seconds_count{kind="forward_backward"} 1.0' in page
+
+
+async def test_the_docs_name_every_metric(running: Running) -> None:
+    """What the service and its engine show, and nothing that they do not."""
+    client = await running.client()
+    await client.create_model()
+    engine = Engine.load("tiny", str(checkpoint("llama")), "cpu", "auto", Settings(kv_cache_mb=8, adapter_mb=64))
+    assert engine.sampler is not None
+    host = EngineHost({"tiny": engine}, lambda _: None, Settings())
+    running.link.send(host._meter.take(host._engines.values(), 0, 0.0, busy=False))
+    page = (await running.http().get("/metrics")).text
+    shown = set(re.findall(r"^# HELP (\w+) ", page, re.MULTILINE)) - set(re.findall(r"\w+_created\b", page))
+    table = (ROOT / "docs" / "service.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(tinsmith_\w+)", table)) == shown
+    assert not engine.memory.figures()["host_adapters"]
 
 
 async def test_a_tokenizer_and_its_tag(running: Running) -> None:

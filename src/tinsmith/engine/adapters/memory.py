@@ -66,6 +66,16 @@ class SlotMemory:
         """Bytes in host memory."""
         return sum(_in_host(slot) for slot in list(self._slots) if slot.row is None)
 
+    def figures(self) -> dict[str, float]:
+        """Return what metrics show of it: bytes and adapters here and in host memory, and moves there."""
+        return {
+            "adapter_bytes": self.used,
+            "adapter_budget_bytes": self.budget,
+            "host_adapters": sum(slot.row is None for slot in list(self._slots)),
+            "host_adapter_bytes": self.parked,
+            "adapter_moves": self.moves,
+        }
+
     def _total(self) -> int:
         return sum(_needs(slot) for slot in self._slots)
 

@@ -63,6 +63,12 @@ class Sampler:
         self._rows_at_once = max(1, _CELLS_AT_ONCE // base.info.vocab_size)
         self.on_step: Callable[[Iterable[str]], None] = lambda ids: None
 
+    def figures(self) -> dict[str, float]:
+        """Return what metrics show of the KV cache: its blocks, those held, and how often a sequence gave way."""
+        blocks = self.schedule.blocks
+        held = blocks.num_blocks - blocks.available
+        return {"kv_blocks": blocks.num_blocks, "kv_blocks_held": held, "preemptions": self.schedule.preemptions}
+
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do or to return."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 
 from sqlalchemy import update
 
@@ -92,6 +93,8 @@ class Events:
         else:
             self._outcomes.failure(record, event)
         self._metrics.operations.labels(record.kind.value, record.state.value).inc()
+        # By the wall clock, which may be moved; the service's own time does not say when this was accepted.
+        self._metrics.latency.labels(record.kind.value).observe(max(0.0, time.time() - record.created_at))
 
     def _cleared(self, record: Record, event: Result | Failure) -> None:
         # What a snapshot took is still to be written.

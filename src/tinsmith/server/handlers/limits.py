@@ -32,6 +32,7 @@ class Limits:
 
     def __init__(self, core: Core) -> None:
         self._settings = core.settings
+        self._refused = core.metrics.refused
         self._live = core.live
         self._usage = core.futures.usage
         self._checkpoints = core.checkpoints
@@ -63,6 +64,7 @@ class Limits:
         share = max(1, limit // len(waiting.keys() | {owner}))
         if waiting.total() >= limit and waiting[owner] >= share:
             why = f"queue: {waiting[owner]} of your sampling requests are waiting, of {limit} for all owners together"
+            self._refused.labels("max_queued_samples").inc()
             raise self._hold_back(owner, f"{why} (TINSMITH_MAX_QUEUED_SAMPLES); slow down")
 
     def check_runs(self, owner: str) -> None:
@@ -73,6 +75,7 @@ class Limits:
         """
         most, has = self._settings.max_models_per_key, self._live.models_of(owner)
         if has >= most:
+            self._refused.labels("max_models_per_key").inc()
             expected = (
                 f"at most {most} live training runs of a key (TINSMITH_MAX_MODELS_PER_KEY); end a session of yours"
             )
@@ -90,6 +93,7 @@ class Limits:
         # Whatever its size, it is let in alone: else it could never be.
         if not held or held + record.tokens <= most or awaited(record, self._live):
             return
+        self._refused.labels("max_tokens_in_flight_per_key").inc()
         kind = "samples" if record.kind is OpKind.SAMPLE else "passes"
         raise self._hold_back(
             record.owner,
@@ -118,6 +122,7 @@ class Limits:
         saving = max(saving, self._usage.saving[owner])
         if checkpoints + recordings + saving - freed + size <= most * 2**20:
             return
+        self._refused.labels("max_stored_mb_per_key").inc()
         has = f"{_mib(checkpoints)} of checkpoints"
         has += f", {_mib(saving)} that are being saved" if saving else ""
         has += f", {_mib(recordings)} of recorded samples" if recordings else ""
@@ -141,6 +146,7 @@ class Limits:
         """
         if self._usage.refusals[record.owner] < self._settings.max_refusals_per_key or awaited(record, self._live):
             return
+        self._refused.labels("max_refusals_per_key").inc()
         reason = record.error or "refused"
         if record.seq_id is None:
             raise Damaged(reason) if record.category is RequestErrorCategory.SERVER else UserError(reason)

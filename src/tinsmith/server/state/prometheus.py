@@ -29,6 +29,20 @@ class Metrics:
         self.operations = Counter(
             "tinsmith_operations", "Operations settled.", ["kind", "outcome"], registry=self.registry
         )
+        self.latency = Histogram(
+            "tinsmith_operation_seconds",
+            "From the acceptance of an operation to its outcome.",
+            ["kind"],
+            registry=self.registry,
+            # From one decoded token to a save of a large model, or a place in a long queue.
+            buckets=(0.01, 0.05, 0.2, 1, 5, 20, 60, 300),
+        )
+        self.refused = Counter(
+            "tinsmith_refused",
+            "Requests refused because a key had reached a limit, by the setting that bounds it.",
+            ["limit"],
+            registry=self.registry,
+        )
         self.pending = Gauge("tinsmith_pending_operations", "Operations without an outcome.", registry=self.registry)
         self.sessions = Gauge("tinsmith_live_sessions", "Sessions that have not ended.", registry=self.registry)
         self.models = Gauge("tinsmith_live_models", "Training runs that have not ended.", registry=self.registry)
