@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,9 @@ def memory(bench: Bench, sizes: Sizes, target: float) -> Result:
 def peak_above(contestant: Contestant, adapter: str, batch: Batch) -> int:
     """Return the bytes by which this process grows during a step on a batch; a small step has gone before."""
     contestant.train({adapter: _first(batch)})
+    gc.collect()
+    # What was freed and kept for later would hide as much of the step. (/proc, so glibc in all likelihood.)
+    ctypes.CDLL(None).malloc_trim(0)
     held = _status("VmRSS")
     # From <Documentation/filesystems/proc.rst>: 5 sets the peak to what is held now.
     (_SELF / "clear_refs").write_text("5")

@@ -66,7 +66,7 @@ USUAL = Sizes()
 LARGE = Sizes(repeats=2)
 QUICK = Sizes(
     equal=(8, 8),
-    long=(8, 16),
+    long=(16, 64),
     spread=2,
     median=6,
     longest=24,
