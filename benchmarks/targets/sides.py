@@ -8,10 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import transformers
 
 from benchmarks.contestants import Batch, Contestant, Job, Request
 
@@ -26,12 +29,19 @@ _here = threading.local()
 
 def own_process(make: Make, job: Job) -> Executor:
     """Return a pool of one process that holds the contestant."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=hold, initargs=(make, job))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_hold_quietly, initargs=(make, job))
 
 
 def hold(make: Make, job: Job) -> None:
     """Make the contestant of this worker."""
     _here.contestant = make(job)
+
+
+def _hold_quietly(make: Make, job: Job) -> None:
+    """Make it without what libraries print while they load, in the middle of the table."""
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+    hold(make, job)
 
 
 def _call(function: Callable[..., T], *args: Any) -> T:
