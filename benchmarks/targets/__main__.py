@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", choices=MODELS, help="checkpoints; default: all of them")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--quick", action="store_true", help="every row at toy sizes on one checkpoint: does it run?")
-    parser.add_argument("--markdown", action="store_true", help="print the table as docs/performance.md has it, too")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, too")
     parser.add_argument("--json", type=Path, help="write the measurements here, as soon as there is one")
     args = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
