@@ -20,7 +20,7 @@ from benchmarks.contestants import Batch, Contestant, Job, Request
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Make = Callable[[Job], Contestant]
+Make = Callable[[Job], object]
 MakePool = Callable[[Make, Job], Executor]
 
 # In the worker. Of a thread, not of the process: the tests keep both sides in one process, in a thread each.
@@ -65,7 +65,7 @@ class Side:
 
     Args:
         system: its name.
-        make: makes the contestant, in its process.
+        make: makes the contestant, in its process; what is no contestant is there for `call` alone.
         job: what it works on.
         environment: of its process beside what this one has.
         pool: makes the process.

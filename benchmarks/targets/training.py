@@ -55,7 +55,7 @@ def tenants(bench: Bench, sizes: Sizes, target: float) -> Result:
     count, length = sizes.equal
     batch: Batch = sequences(equal_lengths(count, length), bench.vocab_size)
     everyone = shares(batch, bench.adapters)
-    alone = {bench.adapters[0]: batch}
+    alone: dict[str, Batch] = {bench.adapters[0]: batch}
     runs = [lambda work=work: bench.ours.train(work) for work in (everyone, alone)]
     together, one = (count * length / seconds for seconds in race(runs, "cpu", sizes.repeats))
     share = f"{count // len(everyone)}x{length}"
