@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def show(results: Sequence[Result], facts: dict[str, Any]) -> None:
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(*result.cells())
-    console = Console()
+    # A file or a pipe has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print("  ".join(f"{key}: {value}" for key, value in facts.items()), style="dim")
 
