@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def measure(row: Row, bench: Bench, *, small: bool) -> Result:
     assert target is not None
     if bench.spot.dtype == "bfloat16" and not (has_amx() or small):
         return Result(row.name, row.name, bench.label, "", target=target, why="no AMX")
-    return row.measure(bench, QUICK if small else sizes_of(row), target)
+    return replace(row.measure(bench, QUICK if small else sizes_of(row), target), name=row.name)
 
 
 def run(rows: Sequence[Row], spot: Spot, json: Path | None, facts: dict[str, Any], *, small: bool) -> list[Result]:

@@ -15,8 +15,6 @@ from benchmarks.targets.sampling import equal_prompts
 from benchmarks.targets.sizes import Sizes
 
 UNIT = "tokens/s"
-# The engine looks at the load now and then; a run is to be much longer than that takes.
-_TIMES = 3
 
 
 @contextmanager
@@ -30,26 +28,26 @@ def busy_process() -> Iterator[None]:
         process.wait()
 
 
-def _beside(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+def _beside(work: Callable[[], object], sizes: Sizes) -> tuple[float, float]:
     """Return seconds of one piece of work beside a busy process and with all cores idle."""
 
     def idle() -> None:
-        for _ in range(_TIMES):
+        for _ in range(sizes.in_a_row):
             work()
 
     def busy() -> None:
         with busy_process():
             idle()
 
-    beside, calm = race([busy, idle], "cpu", repeats)
-    return beside / _TIMES, calm / _TIMES
+    beside, calm = race([busy, idle], "cpu", sizes.repeats, warm=sizes.warm)
+    return beside / sizes.in_a_row, calm / sizes.in_a_row
 
 
 def training(bench: Bench, sizes: Sizes, target: float) -> Result:
     """A training step."""
     count, length = sizes.equal
     batch = sequences(equal_lengths(count, length), bench.vocab_size)
-    seconds = _beside(lambda: bench.ours.train({bench.adapters[0]: batch}), sizes.repeats)
+    seconds = _beside(lambda: bench.ours.train({bench.adapters[0]: batch}), sizes)
     busy, idle = (count * length / s for s in seconds)
     what = f"training, {count}x{length}, one core busy, beside idle cores"
     return Result("busy-training", what, bench.label, UNIT, busy, idle, busy / idle, target)
@@ -58,7 +56,7 @@ def training(bench: Bench, sizes: Sizes, target: float) -> Result:
 def sampling(bench: Bench, sizes: Sizes, target: float) -> Result:
     """A quarter of the tokens of the row `sampling`."""
     prompts, max_tokens = equal_prompts(bench, sizes), sizes.max_tokens // 4
-    seconds = _beside(lambda: bench.ours.sample(prompts, sizes.samples, max_tokens), sizes.repeats)
+    seconds = _beside(lambda: bench.ours.sample(prompts, sizes.samples, max_tokens), sizes)
     busy, idle = (sizes.prompts * sizes.samples * max_tokens / s for s in seconds)
     what = f"sampling, {sizes.prompts}x{sizes.samples}x{max_tokens}, one core busy, beside idle cores"
     return Result("busy-sampling", what, bench.label, UNIT, busy, idle, busy / idle, target)

@@ -19,7 +19,7 @@ def sampling(bench: Bench, sizes: Sizes, target: float) -> Result:
     prompts = equal_prompts(bench, sizes)
     sides = (bench.ours, bench.plain)
     runs = [lambda side=side: side.sample(prompts, sizes.samples, sizes.max_tokens) for side in sides]
-    ours, beside = (sizes.sampled / seconds for seconds in race(runs, "cpu", sizes.repeats))
+    ours, beside = (sizes.sampled / seconds for seconds in race(runs, "cpu", sizes.repeats, warm=sizes.warm))
     what = f"sampling, {sizes.prompts}x{sizes.samples}x{sizes.max_tokens}, beside `generate`"
     return Result("sampling", what, bench.label, UNIT, ours, beside, ours / beside, target)
 
@@ -33,11 +33,12 @@ def adapters(bench: Bench, sizes: Sizes, target: float) -> Result:
     """A prompt for each adapter, beside all of them with one."""
     prompts = equal_prompts(bench, sizes)
     several, one = (
-        [Request(ids, sizes.max_tokens, adapter=i * own, samples=sizes.samples) for i, ids in enumerate(prompts)]
+        [Request(ids, sizes.adapter_tokens, adapter=i * own, samples=sizes.samples) for i, ids in enumerate(prompts)]
         for own in (1, 0)
     )
+    tokens = sizes.prompts * sizes.samples * sizes.adapter_tokens
     runs = [lambda work=work: bench.ours.sample_requests(work) for work in (several, one)]
-    ours, beside = (sizes.sampled / seconds for seconds in race(runs, "cpu", sizes.repeats))
+    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.repeats, warm=sizes.warm))
     what = f"sampling, {sizes.prompts} adapters, beside one"
     return Result("adapters", what, bench.label, UNIT, ours, beside, ours / beside, target)
 
@@ -52,7 +53,11 @@ def mixed(bench: Bench, sizes: Sizes, target: float) -> Result:
 
     # Each side ends where its own samples do, so that each has its own number of tokens.
     seconds = dict(
-        zip(("ours", "plain"), race([lambda: run("ours"), lambda: run("plain")], "cpu", sizes.repeats), strict=True)
+        zip(
+            ("ours", "plain"),
+            race([lambda: run("ours"), lambda: run("plain")], "cpu", sizes.repeats, warm=sizes.warm),
+            strict=True,
+        )
     )
     ours, beside = (counts[side] / seconds[side] for side in ("ours", "plain"))
     what = f"sampling, {sizes.requests} requests of mixed lengths and stops, beside `generate` on batches of {STATIC}"

@@ -29,7 +29,10 @@ class Sizes:
         stops: token ids that end one of those.
         tiny_steps: steps through HTTP in a block, and by the engine alone.
         blocks: of such steps, in turns.
+        adapter_tokens: tokens of each where every prompt has an adapter of its own.
+        in_a_row: how often work is repeated in a run beside a busy process, since the engine takes a second to notice.
         repeats: every number is the median of so many runs.
+        warm: whether a run is so long that what its start costs does not show; else each side runs once beforehand.
         service: sizes of an RL iteration.
     """
 
@@ -47,7 +50,10 @@ class Sizes:
     stops: int = 32
     tiny_steps: int = 10
     blocks: int = 8
+    adapter_tokens: int = 128
+    in_a_row: int = 3
     repeats: int = 5
+    warm: bool = False
     service: ServiceSizes = USUAL_SERVICE
 
     @property
@@ -63,7 +69,7 @@ class Sizes:
 
 USUAL = Sizes()
 # A step of the larger model takes ten times as long; what is timed for so long needs fewer repeats.
-LARGE = Sizes(repeats=2)
+LARGE = Sizes(adapter_tokens=64, in_a_row=1, repeats=2, warm=True)
 QUICK = Sizes(
     equal=(8, 8),
     long=(16, 64),
@@ -74,6 +80,7 @@ QUICK = Sizes(
     prompt_length=4,
     samples=2,
     max_tokens=4,
+    adapter_tokens=4,
     requests=4,
     stops=4,
     tiny_steps=2,
