@@ -69,7 +69,7 @@ def mixed_requests(vocab_size: int, sizes: Sizes) -> list[Request]:
     rng = np.random.default_rng(3)
     stop = tuple(range(vocab_size - sizes.stops, vocab_size))
     prompts = lognormal_lengths(sizes.requests, sizes.prompt_length, sizes.longest, seed=1)
-    limits = lognormal_lengths(sizes.requests, sizes.max_tokens / 2, 4 * sizes.max_tokens, seed=2)
+    limits = lognormal_lengths(sizes.requests, sizes.max_tokens / 2, 2 * sizes.max_tokens, seed=2)
     # Id 0 fills the rows of `generate`, and a prompt with a stop in it is none that people have.
     ids = [[1 + token for token in random_tokens(rng, n, vocab_size - sizes.stops - 1)] for n in prompts]
     return [Request(prompt, limit, stop) for prompt, limit in zip(ids, limits, strict=True)]

@@ -46,8 +46,8 @@ class Sizes:
     prompt_length: int = 32
     samples: int = 8
     max_tokens: int = 128
-    requests: int = 64
-    stops: int = 32
+    requests: int = 48
+    stops: int = 128
     tiny_steps: int = 10
     blocks: int = 8
     adapter_tokens: int = 128
