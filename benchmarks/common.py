@@ -84,16 +84,16 @@ def equal_lengths(count: int, length: int) -> list[int]:
     return [length] * count
 
 
-def lognormal_lengths(count: int, mean: int, longest: int, seed: int = 0) -> list[int]:
-    """Draw lengths whose logarithm is normal with sigma 1: a few long ones among many short, as chats are.
+def lognormal_lengths(count: int, mean: float, longest: int, seed: int = 0, *, sigma: float = 1.0) -> list[int]:
+    """Draw lengths whose logarithm is normal: a few long ones among many short, as chats are.
 
     Args:
         count: how many.
         mean: of the distribution before it is cut, tokens.
         longest: cut at this, tokens.
         seed: of the draw.
+        sigma: deviation of the logarithm.
     """
-    sigma = 1.0
     rng = np.random.default_rng(seed)
     drawn = rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, count)
     return [int(n) for n in np.clip(np.round(drawn), 4, longest)]

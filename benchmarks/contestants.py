@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob, TrainRow
@@ -24,6 +24,10 @@ from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 
 ADAM = AdamParams(learning_rate=1e-4)
 Batch = Sequence[Sequence[int]]
+# Rows of a batch of `generate` that is refilled only when all of them have ended.
+STATIC = 16
+# Fills rows that have ended; no prompt of a benchmark holds it, and a sample of it would go uncounted once in V tokens.
+_PAD = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,25 @@ class Job:
         return self.scratch / name
 
 
+@dataclass(frozen=True)
+class Request:
+    """One of many samples with lengths of their own.
+
+    Attributes:
+        prompt: token ids.
+        max_tokens: at most so many are sampled.
+        stop: ids that end it; they count.
+        adapter: number of the adapter that it is drawn from.
+        samples: completions of the prompt.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int
+    stop: tuple[int, ...] = ()
+    adapter: int = 0
+    samples: int = 1
+
+
 class Contestant(Protocol):
     """One side."""
 
@@ -67,6 +90,10 @@ class Contestant(Protocol):
 
     def sample(self, prompts: Batch, samples: int, max_tokens: int) -> int:
         """Sample at temperature 1, never stopping early; return the number of tokens."""
+        ...
+
+    def sample_requests(self, requests: Sequence[Request]) -> int:
+        """Sample at temperature 1 what ends at different times; return the number of tokens that were asked for."""
         ...
 
 
@@ -81,7 +108,8 @@ class TinsmithEngine:
         for seed, name in enumerate(job.names):
             self._engine.create_model(name, LoraConfig(rank=job.rank, seed=seed))
             self._engine.save_sampler(name, job.folder(name))
-        self._engine.load_sampler("sampler", job.folder(job.names[0]))
+            self._engine.load_sampler(f"sampler of {name}", job.folder(name))
+        self._samplers = [f"sampler of {name}" for name in job.names]
 
     @property
     def vocab_size(self) -> int:
@@ -106,14 +134,18 @@ class TinsmithEngine:
 
     def sample(self, prompts: Batch, samples: int, max_tokens: int) -> int:
         """All prompts at once."""
-        for number, prompt in enumerate(prompts):
+        return self.sample_requests([Request(prompt, max_tokens, samples=samples) for prompt in prompts])
+
+    def sample_requests(self, requests: Sequence[Request]) -> int:
+        """All requests at once."""
+        for number, request in enumerate(requests):
             self._samples += 1
-            params = SamplingParams(max_tokens=max_tokens, seed=number, stop=[])
+            params = SamplingParams(max_tokens=request.max_tokens, seed=number, stop=list(request.stop))
             job = SampleJob(
                 request_id=f"job{self._samples}",
-                sampler_id="sampler",
-                prompt=list(prompt),
-                num_samples=samples,
+                sampler_id=self._samplers[request.adapter],
+                prompt=list(request.prompt),
+                num_samples=request.samples,
                 params=params,
             )
             self._engine.sampler.add(job)
@@ -189,6 +221,40 @@ class TransformersPeft:
             num_return_sequences=samples,
             max_new_tokens=max_tokens,
             min_new_tokens=max_tokens,
-            pad_token_id=0,
+            pad_token_id=_PAD,
         )
         return int(out.shape[0] * (out.shape[1] - ids.shape[1]))
+
+    @torch.no_grad()
+    def sample_requests(self, requests: Sequence[Request]) -> int:
+        """`generate` on static batches of 16 in the order of the requests; each batch runs until its last row ends."""
+        return sum(self._static_batch(requests[i : i + STATIC]) for i in range(0, len(requests), STATIC))
+
+    def _static_batch(self, requests: Sequence[Request]) -> int:
+        ids, mask = self._padded([request.prompt for request in requests])
+        # Prompts end where the samples begin, so the padding goes to the left.
+        shifts = [ids.shape[1] - len(request.prompt) for request in requests]
+        ids, mask = (torch.stack([row.roll(n) for row, n in zip(x, shifts, strict=True)]) for x in (ids, mask))
+        limits = torch.tensor([ids.shape[1] + request.max_tokens for request in requests], device=self._device)
+        out = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=max(request.max_tokens for request in requests),
+            eos_token_id=list(requests[0].stop) or None,
+            stopping_criteria=StoppingCriteriaList([_OwnLimits(limits)]),
+            pad_token_id=_PAD,
+        )
+        return int((out[:, ids.shape[1] :] != _PAD).sum())
+
+
+class _OwnLimits(StoppingCriteria):
+    """Ends each row of a batch at a length of its own: a call of `generate` has one limit for all of them."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self._limits = limits
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        """Return which rows are done, [rows]."""
+        return input_ids.shape[1] >= self._limits

@@ -72,11 +72,18 @@ def shares(batch: Batch, names: list[str]) -> dict[str, Batch]:
     return {name: batch[i :: len(names)] for i, name in enumerate(names)}
 
 
-def race(sides: Sequence[Contestant], runs: Sequence[Callable[[], object]], device: str, repeats: int) -> list[float]:
-    """Return each side's median seconds; the sides take turns, so that a busy machine is busy for all of them."""
-    for run in runs:
+def race(runs: Sequence[Callable[[], object]], device: str, repeats: int, *, warm: bool = False) -> list[float]:
+    """Return each side's median seconds; the sides take turns, so that a busy machine is busy for all of them.
+
+    Args:
+        runs: what is timed, one for each side.
+        device: waited for before and after a run.
+        repeats: how often each is timed.
+        warm: whether the sides are warm already; else each runs once beforehand.
+    """
+    for run in () if warm else runs:
         run()
-    seconds: list[list[float]] = [[] for _ in sides]
+    seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for times, run in zip(seconds, runs, strict=True):
             _synchronize(device)
@@ -97,7 +104,7 @@ def measure(sides: Sequence[Contestant], job: Job, sizes: Sizes, vocab_size: int
     columns = [Column(side.system) for side in sides]
 
     def workload(name: str, tokens: int, run: Callable[[Contestant], object]) -> None:
-        times = race(sides, [partial(run, side) for side in sides], job.device, sizes.repeats)
+        times = race([partial(run, side) for side in sides], job.device, sizes.repeats)
         for column, seconds in zip(columns, times, strict=True):
             column.add(name, tokens / seconds, "tokens/s")
 

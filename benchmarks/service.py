@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.common import Column, conditions, show, write_json
 from benchmarks.spawn import ServerProcess, free_port, noop_command, tinsmith_command
 from benchmarks.workloads import QUICK, USUAL, Driver, Sizes, measure
+from tinsmith.models import path as model_folder
 
 os.environ.setdefault("TINKER_TELEMETRY", "0")
 
@@ -50,16 +51,21 @@ def spawned_noop(folder: Path, model: str, vocab_size: int) -> Iterator[Target]:
 
 
 @contextmanager
-def spawned_tinsmith(folder: Path) -> Iterator[Target]:
-    """Run `tinsmith serve` with the embedded model while the body runs."""
-    from tinsmith.models import path as model_folder
+def spawned_tinsmith(folder: Path, model: str, source: Path, vocab_size: int) -> Iterator[Target]:
+    """Run `tinsmith serve` with a model while the body runs.
 
+    Args:
+        folder: for its data and its log.
+        model: name that clients use.
+        source: folder of the model.
+        vocab_size: token ids are drawn below this.
+    """
     port = free_port()
-    command = tinsmith_command(port, folder / "data", {TINY_MODEL: str(model_folder(TINY_MODEL))})
+    command = tinsmith_command(port, folder / "data", {model: str(source)})
     server = ServerProcess(command, port, folder / "tinsmith.log", {"TINSMITH_API_KEY": KEY})
     server.start()
     try:
-        yield Target("tinsmith serve", server.url, KEY, TINY_MODEL, TINY_VOCAB)
+        yield Target("tinsmith serve", server.url, KEY, model, vocab_size)
     finally:
         server.stop()
 
@@ -98,7 +104,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="tinsmith-benchmark-") as name:
             with spawned_noop(Path(name), args.model, args.vocab_size) as target:
                 columns.append(run_target(target, sizes))
-            with spawned_tinsmith(Path(name)) as target:
+            with spawned_tinsmith(Path(name), TINY_MODEL, model_folder(TINY_MODEL), TINY_VOCAB) as target:
                 columns.append(run_target(target, sizes))
     show("Service benchmark, official SDK", columns, baseline=columns[0].system, facts=facts)
     if args.json:

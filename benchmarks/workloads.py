@@ -113,19 +113,37 @@ def _train(training: tinker.TrainingClient, data: list[tinker.Datum], steps: int
     return tokens / watch.seconds
 
 
-def _measure_latency(driver: Driver, training: tinker.TrainingClient, sizes: Sizes, column: Column) -> None:
-    """Time steps so small that only the service counts: one by one, and submitted without waiting in between."""
+def tiny_steps(driver: Driver, training: tinker.TrainingClient, steps: int, *, ahead: bool = False) -> list[float]:
+    """Return the seconds of steps so small that only the service counts, one after the other.
+
+    Args:
+        driver: makes the datum.
+        training: whose steps they are.
+        steps: how many.
+        ahead: whether both halves of a step are submitted before the first result is waited for, as training loops do.
+    """
     data = driver.supervised([8])
     waits = []
-    for _ in range(sizes.latency_steps):
+    for _ in range(steps):
         with stopwatch() as watch:
-            training.forward_backward(data, "cross_entropy").result()
-            training.optim_step(ADAM).result()
+            passed = training.forward_backward(data, "cross_entropy")
+            if not ahead:
+                passed.result()
+            stepped = training.optim_step(ADAM)
+            passed.result()
+            stepped.result()
         waits.append(watch.seconds)
+    return waits
+
+
+def _measure_latency(driver: Driver, training: tinker.TrainingClient, sizes: Sizes, column: Column) -> None:
+    """Time steps so small that only the service counts: one by one, and submitted without waiting in between."""
+    waits = tiny_steps(driver, training, sizes.latency_steps)
     for percent in (50, 95):
         value = float(np.percentile(waits, percent)) * 1e3
         column.add(f"tiny step, p{percent}", value, "ms", higher_is_better=False)
     column.add("tiny steps, each awaited", sizes.latency_steps / sum(waits), "steps/s")
+    data = driver.supervised([8])
     tokens_per_s = _train(training, data, sizes.latency_steps)
     column.add("tiny steps, back to back", tokens_per_s / data[0].model_input.length, "steps/s")
 
@@ -140,6 +158,13 @@ def _measure_clients(driver: Driver, sizes: Sizes, column: Column) -> None:
     column.add(f"supervised, {sizes.clients} clients at once, all", tokens / watch.seconds, "tokens/s")
 
 
+def refresh(training: tinker.TrainingClient) -> tuple[tinker.SamplingClient, float]:
+    """Return a sampler of the present weights, and the seconds until it was there."""
+    with stopwatch() as watch:
+        sampler = training.save_weights_and_get_sampling_client().result()
+    return sampler, watch.seconds
+
+
 def _sample(
     driver: Driver, sampler: tinker.SamplingClient, sizes: Sizes
 ) -> list[tuple[tinker.ModelInput, tinker.SampleResponse]]:
@@ -150,9 +175,8 @@ def _sample(
 
 
 def _measure_sampling(driver: Driver, training: tinker.TrainingClient, sizes: Sizes, column: Column) -> None:
-    with stopwatch() as watch:
-        sampler = training.save_weights_and_get_sampling_client().result()
-    column.add("sampler refresh", watch.seconds * 1e3, "ms", higher_is_better=False)
+    sampler, seconds = refresh(training)
+    column.add("sampler refresh", seconds * 1e3, "ms", higher_is_better=False)
     _sample(driver, sampler, QUICK)
     with stopwatch() as watch:
         results = _sample(driver, sampler, sizes)
@@ -161,9 +185,13 @@ def _measure_sampling(driver: Driver, training: tinker.TrainingClient, sizes: Si
 
 
 def _measure_rl(driver: Driver, training: tinker.TrainingClient, sizes: Sizes, column: Column) -> None:
-    """Time one iteration: refresh the sampler, roll out groups, train with importance sampling, step."""
+    column.add("one RL iteration", rl_iteration(driver, training, sizes), "s", higher_is_better=False)
+
+
+def rl_iteration(driver: Driver, training: tinker.TrainingClient, sizes: Sizes) -> float:
+    """Refresh the sampler, roll out groups, train with importance sampling, step; return the seconds it took."""
     with stopwatch() as watch:
-        sampler = training.save_weights_and_get_sampling_client().result()
+        sampler, _ = refresh(training)
         data = []
         for prompt, response in _sample(driver, sampler, sizes):
             rewards = np.array([np.mean(sequence.tokens) for sequence in response.sequences])
@@ -172,7 +200,7 @@ def _measure_rl(driver: Driver, training: tinker.TrainingClient, sizes: Sizes, c
         futures = training.forward_backward(data, "importance_sampling"), training.optim_step(ADAM)
         for future in futures:
             future.result()
-    column.add("one RL iteration", watch.seconds, "s", higher_is_better=False)
+    return watch.seconds
 
 
 def _policy_datum(prompt: list[int], sequence: tinker.SampledSequence, advantage: float) -> tinker.Datum:

@@ -261,7 +261,10 @@ class EngineSettings(_Environment):
         "slower, on one thread.",
     )
     engine_threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of the engine; unset: one for small models, else torch's default."
+        default=None,
+        ge=1,
+        description="CPU threads of the engine; unset: as many as the model has work for and others leave cores free, "
+        "looked at once a second. With a number the last bits of results do not follow the load.",
     )
 
 

@@ -1,22 +1,116 @@
-"""CPU threads follow the largest model, unless the settings say otherwise."""
+"""CPU threads follow the model and the load, unless the settings say otherwise."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from tests.support.checkpoints import checkpoint
+from tests.support.engines import load_engine
 from tinsmith.engine import threads
+from tinsmith.engine.cores import Use
+from tinsmith.engine.jobs import TrainRow
+from tinsmith.engine.threads import Threads, threads_for
+from tinsmith.types.datum import Datum
+from tinsmith.types.params import LoraConfig
+
+TINY, LARGE = 5_000_000, 8_000_000_000
 
 
-def test_small_models_take_one_thread_and_the_largest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _threads_are_put_back() -> Iterator[None]:
     before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "_default", 3)
-    monkeypatch.setattr(threads, "_largest", 0)
-    try:
-        taken = [threads.use_threads(size, None) for size in (1_500_000, 8_000_000_000, 1_500_000)]
-        assert taken == [1, 3, 3]
-        assert torch.get_num_threads() == 3
-        assert threads.use_threads(1_500_000, 2) == 2
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cores", "others", "wanted"),
+    [
+        (TINY, 1, 0.0, 1),
+        (TINY, 2, 0.0, 2),
+        # A client and an API process need a part of a core; a process that never waits needs all of it.
+        (TINY, 2, 0.4, 2),
+        (TINY, 2, 1.0, 1),
+        (TINY, 2, 5.0, 1),
+        # More threads than a small model has work for would only wait for each other.
+        (TINY, 64, 0.0, 2),
+        (110_000_000, 64, 0.0, 11),
+        (LARGE, 64, 0.0, 64),
+        (LARGE, 64, 30.2, 34),
+        (LARGE, 64, 64.0, 1),
+    ],
+)
+def test_as_many_as_are_free_and_as_the_model_has_work_for(
+    parameters: int, cores: int, others: float, wanted: int
+) -> None:
+    assert threads_for(parameters, cores, others) == wanted
+
+
+class Machine:
+    """Two cores, on which this process uses up all that it is given and others what the test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.others = 0.0
+        self.looks = 0
+        self._use = Use(self.now, 0.0, 0.0)
+
+    def clock(self) -> float:
+        return self.now
+
+    def use(self) -> Use:
+        self.looks += 1
+        return self._use
+
+    def wait(self, seconds: float) -> None:
+        own = (2 - self.others) * seconds
+        before, self.now = self._use, self.now + seconds
+        self._use = Use(self.now, before.everyone + 2 * seconds, before.own + own)
+
+
+def test_the_number_follows_the_load_between_passes_and_the_load_is_looked_at_once_a_second() -> None:
+    machine = Machine()
+    found = Threads(2, machine.use, machine.clock)
+    machine.wait(3.0)
+    assert found.settle(TINY, None) == torch.get_num_threads() == 2
+    machine.others = 1.0
+    machine.wait(0.5)
+    found.follow_load()
+    assert torch.get_num_threads() == 2
+    assert machine.looks == 2
+    machine.wait(0.6)
+    found.follow_load()
+    assert torch.get_num_threads() == 1
+    machine.others = 0.0
+    machine.wait(1.0)
+    found.follow_load()
+    assert torch.get_num_threads() == 2
+
+
+def test_a_number_of_the_settings_stays_whatever_the_load() -> None:
+    machine = Machine()
+    found = Threads(2, machine.use, machine.clock)
+    assert found.settle(TINY, 2) == 2
+    machine.others = 2.0
+    machine.wait(5.0)
+    found.follow_load()
+    assert torch.get_num_threads() == 2
+
+
+def test_the_largest_model_of_a_process_decides() -> None:
+    found = Threads(16, lambda: Use(0.0, 0.0, 0.0), lambda: 0.0)
+    assert [found.settle(size, None) for size in (TINY, LARGE, TINY)] == [2, 16, 16]
+
+
+def test_an_engine_looks_at_the_load_before_it_trains_and_before_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load_engine(checkpoint("qwen3"))
+    engine.create_model("run", LoraConfig(rank=4))
+    looks: list[str] = []
+    monkeypatch.setattr(threads.THREADS, "follow_load", lambda: looks.append("look"))
+    engine.train_rows([TrainRow("run", Datum(tokens=[1, 2], targets=[2, 3]), "cross_entropy", {}, True)])
+    assert looks == ["look"]
+    engine.sampler.step()
+    assert looks == ["look", "look"]

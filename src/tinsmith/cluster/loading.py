@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable
 
 from tinsmith.cluster.model_sources import ModelSpec, by_name
+from tinsmith.cluster.openmp import torch_waits_asleep
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError, UserError
@@ -23,7 +25,8 @@ def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
         StartupError: it could not be loaded for any other reason, a device without memory say.
     """
     # Here, so that torch is imported only by the process in which engines live.
-    from tinsmith.engine.engine import Engine
+    with torch_waits_asleep(os.environ):
+        from tinsmith.engine.engine import Engine
 
     started = time.monotonic()
     try:

@@ -25,7 +25,7 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprobs import chunk_tokens
 from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.sampling.sampler import Sampler
-from tinsmith.engine.threads import use_threads
+from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
 from tinsmith.engine.training.reference_logprobs import ReferenceLogprobs
 from tinsmith.engine.training.training_pass import run_units
@@ -81,11 +81,11 @@ class Engine:
         products = TILED if settings.batch_invariant else WHOLE
         if settings.batch_invariant:
             # Several threads would split elementwise work at places that depend on the size of a pass.
-            use_threads(0, 1)
+            THREADS.settle(0, 1)
         base = load_base_model(name, source, place, resolve_dtype(dtype, place), products=products)
         if settings.activation_checkpointing:
             checkpoint_activations(base)
-        use_threads(base.info.parameters, 1 if settings.batch_invariant else settings.engine_threads)
+        THREADS.settle(base.info.parameters, 1 if settings.batch_invariant else settings.engine_threads)
         base.info = base.info.model_copy(update={"weights_digest": weights_digest(base)})
         return cls(base, settings)
 
@@ -259,6 +259,7 @@ class Engine:
             one output or exception per row, in order; a message that names `data[0]` or `data[1]` counts from the
             first row of the pair.
         """
+        THREADS.follow_load()
         results: list[RowOutput | Exception] = [RuntimeError("row was not computed")] * len(rows)
         units: list[Unit] = []
         start = 0

@@ -22,6 +22,7 @@ from tinsmith.engine.sampling.sample_pass import SamplePass
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sharing import EVEN, PassShare, Turn
+from tinsmith.engine.threads import THREADS
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_sampling
 from tinsmith.types.errors import UserError, invalid
@@ -106,6 +107,7 @@ class Sampler:
         Args:
             turn: whose turn it is. One who has nothing that can go on now gets none, and nobody else in its place.
         """
+        THREADS.follow_load()
         plan = self.schedule.next(turn)
         self.last = None
         if plan is not None:
