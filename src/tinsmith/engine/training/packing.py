@@ -151,25 +151,40 @@ class Packed:
     groups: tuple[LossGroup, ...]
 
 
-def micro_batches(units: Sequence[Unit], budget: int) -> list[list[PackedRow]]:
+def tokens_of(unit: Unit) -> int:
+    """Return the tokens that a unit adds to a stream."""
+    return sum(row.tokens.size - row.head for row in unit)
+
+
+def micro_batches(units: Sequence[Unit], budget: int, lanes: int = 1) -> list[list[PackedRow]]:
     """Sort units by adapter and cut them into batches of at most `budget` tokens; a longer unit goes alone.
 
     Losses that need more than a position's own logprob go apart from the others: how a row is computed must not depend
     on its neighbours' losses.
+
+    Args:
+        units: what to cut.
+        budget: tokens of one batch.
+        lanes: how many batches are computed at once; they get about as many tokens each.
     """
     # Equal adapters side by side share a span, and adapters of one pool lie in one block of the stream. Stable, so that
     # rows of an adapter keep their order and its gradient is summed in that order.
     pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(unit[0].slot.pool for unit in units))}
+    total = sum(map(tokens_of, units))
+    # A batch ends where its share does; alone, a lane fills one after the other.
+    share = budget if lanes == 1 else total / (lanes * -(-total // (lanes * budget)))
     batches: list[list[PackedRow]] = []
-    used = 0
+    done = used = 0
     kind: bool | None = None
     for unit in sorted(units, key=lambda u: (u[0].is_per_position, pools[id(u[0].slot.pool)], u[0].slot.number)):
-        tokens = sum(row.tokens.size - row.head for row in unit)
-        if unit[0].is_per_position != kind or used + tokens > budget:
+        tokens = tokens_of(unit)
+        ends = used + tokens > budget or (lanes > 1 and done + tokens / 2 > len(batches) * share)
+        if ends or unit[0].is_per_position != kind:
             batches.append([])
             used, kind = 0, unit[0].is_per_position
         batches[-1].extend(unit)
         used += tokens
+        done += tokens
     return batches
 
 

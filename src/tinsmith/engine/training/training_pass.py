@@ -15,8 +15,9 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
 from tinsmith.engine.model.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
+from tinsmith.engine.training.lanes import in_lanes, lanes_for
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
-from tinsmith.engine.training.packing import Packed, Stream, Unit, micro_batches, pack
+from tinsmith.engine.training.packing import Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
 from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS, pair_metrics
 
 _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
@@ -25,32 +26,56 @@ _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
 def run_units(
     base: BaseModel, units: Sequence[Unit], budget: int, chunk: int, gradients: PassGradients | None
 ) -> dict[int, RowOutput]:
-    """Compute rows in micro-batches.
+    """Compute rows in micro-batches, on a CPU several of them at once.
 
     Args:
         base: the base model.
         units: checked rows of any adapters; those of a unit stay together.
-        budget: tokens of one micro-batch.
+        budget: tokens that are computed at once, unless one unit alone has more.
         chunk: tokens to project to the vocabulary at once.
         gradients: what those of all micro-batches are added to; None where none are wanted.
 
     Returns:
         outputs by the rows' `index`.
     """
-    # All micro-batches add into one buffer per adapter: the loss is a sum, so that how rows are cut changes nothing
-    # but rounding.
-    backward = gradients is not None
-    outputs: dict[int, RowOutput] = {}
-    for batch in micro_batches(units, budget):
-        packed = pack(batch, base.device, base.wide_dtype, gradients)
-        with base.cell.use(packed.stream.context), torch.set_grad_enabled(backward):
-            logprobs, losses = _compute(base, packed, chunk)
-        for row, output in zip(batch, _outputs(packed, logprobs, losses), strict=True):
-            outputs[row.index] = output
-    # Once for all micro-batches. The head is gathered on every rank, see `base_loading`.
-    if base.group is not None and gradients is not None:
-        sum_gradients(gradients, [base.head.name], base.group)
+    lanes = _lanes(base, units, budget)
+    batches = micro_batches(units, budget // lanes, lanes)
+    # A buffer per lane and adapter: the loss is a sum, so that how rows are cut changes nothing but rounding. Batches
+    # have fixed lanes and lanes a fixed order, so that the same pass gives the same bits.
+    parts = [gradients, *(None if gradients is None else PassGradients(gradients.dtype) for _ in range(lanes - 1))]
+
+    def compute(lane: int) -> dict[int, RowOutput]:
+        found = (_run_batch(base, batch, chunk, parts[lane]) for batch in batches[lane::lanes])
+        return {index: output for outputs in found for index, output in outputs.items()}
+
+    outputs = {index: output for found in in_lanes(lanes, compute) for index, output in found.items()}
+    if gradients is not None:
+        for part in parts[1:]:
+            assert part is not None
+            gradients.add(part)
+        # Once for all micro-batches. The head is gathered on every rank, see `base_loading`.
+        if base.group is not None:
+            sum_gradients(gradients, [base.head.name], base.group)
     return outputs
+
+
+def _lanes(base: BaseModel, units: Sequence[Unit], budget: int) -> int:
+    # A GPU computes one pass at a time anyway, ranks must reach their sums in the same order, and in tiles the order of
+    # an adapter's rows is part of the result.
+    if base.device.type != "cpu" or base.group is not None or base.products.tile > 1:
+        return 1
+    sizes = [tokens_of(unit) for unit in units]
+    return min(len(units), lanes_for(sum(sizes), max(sizes), budget))
+
+
+def _run_batch(
+    base: BaseModel, batch: Sequence[PackedRow], chunk: int, gradients: PassGradients | None
+) -> dict[int, RowOutput]:
+    packed = pack(batch, base.device, base.wide_dtype, gradients)
+    with base.cell.use(packed.stream.context), torch.set_grad_enabled(gradients is not None):
+        logprobs, losses = _compute(base, packed, chunk)
+    outputs = _outputs(packed, logprobs, losses)
+    return {row.index: output for row, output in zip(batch, outputs, strict=True)}
 
 
 def _compute(base: BaseModel, packed: Packed, chunk: int) -> tuple[Tensor, Tensor]:
