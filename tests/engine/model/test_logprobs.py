@@ -52,7 +52,7 @@ def test_gradient_equals_autograd(factors: list[float], chunk: int, told: bool) 
 def test_a_known_slope_gives_autograds_gradient_in_one_pass(slopes: list[list[float]], chunk: int) -> None:
     # Any number of targets per row; where it is one everywhere, rows of slope 0 are left out.
     head, n = head_of(torch.float64), len(slopes)
-    hidden = torch.randn(n, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    hidden = torch.randn(n, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(n)).requires_grad_()
     factors = torch.tensor([slope for row in slopes for slope in row], dtype=torch.float64)
     rows = torch.tensor([i for i, row in enumerate(slopes) for _ in row], dtype=torch.int64)
     targets = torch.arange(len(rows)) * 7 % VOCAB
@@ -65,9 +65,8 @@ def test_a_known_slope_gives_autograds_gradient_in_one_pass(slopes: list[list[fl
 
     pairs = Pairs(rows, targets, trained)
     found, grad = logprobs_and_gradient(head, hidden, (), pairs, chunk, PassGradients(torch.float64), slope)
-    leaf = hidden.requires_grad_()
-    wanted = (leaf @ head.weight.t()).log_softmax(-1)[rows, targets]
-    (wanted_grad,) = torch.autograd.grad((wanted * factors).sum(), leaf)
+    wanted = (hidden @ head.weight.t()).log_softmax(-1)[rows, targets]
+    (wanted_grad,) = torch.autograd.grad((wanted * factors).sum(), hidden)
     assert len(asked) == -(-n // chunk)
     assert sum(asked) == len(rows)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-12, atol=1e-12)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan
 from tinsmith.engine.model.logprobs import Pairs, chunk_cuts, chunk_starts, clip_spans, forward_chunks, project
-from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_product
+from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_delta_gradients
 from tinsmith.engine.model.tiles.products import fill_up
 
 # The slope of the loss: takes the first pair of a chunk and the logprobs from there on, [Q], and returns the derivative
@@ -42,7 +42,7 @@ def logprobs_and_gradient(
 
     Args:
         head: the output projection, not in tiles.
-        hidden: [n, H], compute dtype.
+        hidden: [n, H], compute dtype; its gradient is computed where it requires one.
         spans: adapters of the rows.
         pairs: what is wanted.
         chunk: rows to project at once.
@@ -50,7 +50,7 @@ def logprobs_and_gradient(
         slopes: of the loss.
 
     Returns:
-        logprobs [P], wide dtype, and the gradient with respect to `hidden` [n, H].
+        logprobs [P], wide dtype, and the gradient with respect to `hidden` [n, H], zeros where it requires none.
     """
     n = hidden.shape[0]
     wide = torch.promote_types(torch.float32, hidden.dtype)
@@ -82,7 +82,10 @@ def logprobs_and_gradient(
         share = torch.zeros_like(total).index_add_(0, rows, slope[:, None]).div_(total)
         z.mul_(share.neg_()).index_put_((rows, targets), slope, accumulate=True)
         kept = clip_spans(spans, start, end) if isinstance(every, slice) else _spans_of_rows(spans, every)
-        grad_x[every] = _backward_chunk(head, x, z, kept, gradients)
+        if hidden.requires_grad:
+            grad_x[every] = _backward_chunk(head, x, z, kept, gradients)
+        elif kept:
+            _add_head_gradients(None, head, x, z.to(x.dtype), kept, gradients)
     return logprobs, grad_x
 
 
@@ -228,14 +231,19 @@ def _backward_chunk(
     """Gradient of `project` at one chunk: [rows, V] in wide dtype to [rows, H] in compute dtype."""
     # Rounded to compute dtype for the matmuls, as every other gradient between layers is; sums stay wide.
     grad = grad_logits.to(x.dtype)
-    products = head.products
-    grad_x = products.mm(grad, head.weight)
-    for s in spans:
-        g, some = s.rows(grad), s.rows(x)
-        h = products.mm(some, s.a.t()).mul_(s.scale)
-        grad_h = products.mm(g, s.b).mul_(s.scale)
-        products.add_mm(s.rows(grad_x), grad_h, s.a)
-        grad_a, grad_b = gradients.views(s.span.slot, head.name)
-        add_product(grad_a, grad_h.t(), some)
-        add_product(grad_b, g.t(), h)
+    grad_x = head.products.mm(grad, head.weight)
+    _add_head_gradients(grad_x, head, x, grad, spans, gradients)
     return grad_x
+
+
+def _add_head_gradients(
+    grad_x: Tensor | None,
+    head: LoraLinear,
+    x: Tensor,
+    grad: Tensor,
+    spans: Sequence[LoraSpan],
+    gradients: PassGradients,
+) -> None:
+    # A·x anew: it is small, and to keep it for all rows would be a tensor more.
+    hidden = [head.products.mm(s.rows(x), s.a.t()).mul_(s.scale) for s in spans]
+    add_delta_gradients(grad_x, grad, x, hidden, spans, head.name, gradients, head.products)

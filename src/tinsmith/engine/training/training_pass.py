@@ -91,7 +91,7 @@ def _compute(base: BaseModel, packed: Packed, chunk: int) -> tuple[Tensor, Tenso
     hidden = base.hidden(stream.input_ids, stream.context)  # [T, H]
     spans = head_spans(base.head, stream.context)
     logprobs, grad = logprobs_and_gradient(
-        base.head, hidden.detach(), spans, stream.pairs, chunk, gradients, partial(slopes, packed)
+        base.head, hidden, spans, stream.pairs, chunk, gradients, partial(slopes, packed)
     )
     # Nothing before the head is trained where all adapters act on the head alone.
     if hidden.requires_grad:
