@@ -156,16 +156,17 @@ def tokens_of(unit: Unit) -> int:
     return sum(row.tokens.size - row.head for row in unit)
 
 
-def micro_batches(units: Sequence[Unit], budget: int, lanes: int = 1) -> list[list[PackedRow]]:
+def micro_batches(
+    units: Sequence[Unit], budget: int, *, lanes: int = 1, losses_apart: bool = True
+) -> list[list[PackedRow]]:
     """Sort units by adapter and cut them into batches of at most `budget` tokens; a longer unit goes alone.
-
-    Losses that need more than a position's own logprob go apart from the others: how a row is computed must not depend
-    on its neighbours' losses.
 
     Args:
         units: what to cut.
         budget: tokens of one batch.
         lanes: how many batches are computed at once; they get about as many tokens each.
+        losses_apart: whether losses that need more than a position's own logprob go apart from the others, so that the
+            way in which a row is computed does not depend on its neighbours' losses; else rows keep their order.
     """
     # Equal adapters side by side share a span, and adapters of one pool lie in one block of the stream. Stable, so that
     # rows of an adapter keep their order and its gradient is summed in that order.
@@ -176,12 +177,16 @@ def micro_batches(units: Sequence[Unit], budget: int, lanes: int = 1) -> list[li
     batches: list[list[PackedRow]] = []
     done = used = 0
     kind: bool | None = None
-    for unit in sorted(units, key=lambda u: (u[0].is_per_position, pools[id(u[0].slot.pool)], u[0].slot.number)):
+
+    def kind_of(unit: Unit) -> bool:
+        return losses_apart and unit[0].is_per_position
+
+    for unit in sorted(units, key=lambda u: (kind_of(u), pools[id(u[0].slot.pool)], u[0].slot.number)):
         tokens = tokens_of(unit)
         ends = used + tokens > budget or (lanes > 1 and done + tokens / 2 > len(batches) * share)
-        if ends or unit[0].is_per_position != kind:
+        if ends or kind_of(unit) != kind:
             batches.append([])
-            used, kind = 0, unit[0].is_per_position
+            used, kind = 0, kind_of(unit)
         batches[-1].extend(unit)
         used += tokens
         done += tokens

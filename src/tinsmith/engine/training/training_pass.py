@@ -39,7 +39,8 @@ def run_units(
         outputs by the rows' `index`.
     """
     lanes = _lanes(base, units, budget)
-    batches = micro_batches(units, budget // lanes, lanes)
+    # In tiles all losses go one way, and an adapter's gradient is added in the order of its rows.
+    batches = micro_batches(units, budget // lanes, lanes=lanes, losses_apart=base.products.tile == 1)
     # A buffer per lane and adapter: the loss is a sum, so that how rows are cut changes nothing but rounding. Batches
     # have fixed lanes and lanes a fixed order, so that the same pass gives the same bits.
     parts = [gradients, *(None if gradients is None else PassGradients(gradients.dtype) for _ in range(lanes - 1))]
