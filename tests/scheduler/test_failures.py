@@ -22,6 +22,7 @@ class AcceleratorError(RuntimeError):
         (MemoryError(), True, False),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True, False),
         (AcceleratorError("CUDA error: out of memory"), True, False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True, False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
         (AcceleratorError("CUDA error: device-side assert triggered"), False, True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),

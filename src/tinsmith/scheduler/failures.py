@@ -18,7 +18,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     # By name, because this room does not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return any(sign in str(error) for sign in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    # The last one is torch's for the CPU, a plain RuntimeError.
+    signs = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+    return any(sign in str(error) for sign in signs)
 
 
 def is_fatal(error: BaseException) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import ContextCell
-from tinsmith.engine.model.logprobs import Pairs, target_logprobs
+from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
+from tinsmith.engine.model.logprobs import Pairs
 from tinsmith.engine.model.lora import LoraLinear
 
 HIDDEN, VOCAB = 6, 11
@@ -42,6 +43,32 @@ def test_gradient_equals_autograd(factors: list[float], chunk: int, told: bool) 
     leaf = hidden.requires_grad_()
     wanted = (leaf @ head.weight.t()).log_softmax(-1)[torch.arange(n), targets]
     (wanted_grad,) = torch.autograd.grad((wanted * wanted_factors).sum(), leaf)
+    torch.testing.assert_close(found, wanted.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, -2.5]), max_size=3), min_size=1, max_size=20), st.integers(1, 25))
+def test_a_known_slope_gives_autograds_gradient_in_one_pass(slopes: list[list[float]], chunk: int) -> None:
+    # Any number of targets per row; where it is one everywhere, rows of slope 0 are left out.
+    head, n = head_of(torch.float64), len(slopes)
+    hidden = torch.randn(n, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(n)).requires_grad_()
+    factors = torch.tensor([slope for row in slopes for slope in row], dtype=torch.float64)
+    rows = torch.tensor([i for i, row in enumerate(slopes) for _ in row], dtype=torch.int64)
+    targets = torch.arange(len(rows)) * 7 % VOCAB
+    trained = factors.nonzero()[:, 0] if all(len(row) == 1 for row in slopes) else None
+    asked: list[int] = []
+
+    def slope(first: int, logprobs: Tensor) -> Tensor:
+        asked.append(logprobs.shape[0])
+        return factors[first : first + logprobs.shape[0]]
+
+    pairs = Pairs(rows, targets, trained)
+    found, grad = logprobs_and_gradient(head, hidden, (), pairs, chunk, PassGradients(torch.float64), slope)
+    wanted = (hidden @ head.weight.t()).log_softmax(-1)[rows, targets]
+    (wanted_grad,) = torch.autograd.grad((wanted * factors).sum(), hidden)
+    assert len(asked) == -(-n // chunk)
+    assert sum(asked) == len(rows)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-12, atol=1e-12)
 

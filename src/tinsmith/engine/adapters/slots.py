@@ -310,3 +310,12 @@ class PassGradients:
             place = slot.pool.layout.places[name]
             found = self._views[slot, name] = (place.a(flat), place.b(flat))
         return found
+
+    def add(self, other: PassGradients) -> None:
+        """Add another part's gradients, adapter by adapter; it is used up."""
+        for slot, flat in other.flats.items():
+            mine = self.flats.get(slot)
+            if mine is None:
+                self.flats[slot] = flat
+            else:
+                mine.add_(flat)

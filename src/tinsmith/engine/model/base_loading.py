@@ -24,6 +24,7 @@ from tinsmith.engine.model.context import ContextCell
 from tinsmith.engine.model.experts import LoraExperts
 from tinsmith.engine.model.loading_faults import named_faults
 from tinsmith.engine.model.lora import LoraLinear
+from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.probe import check_numbers, check_packed, check_tiles, plain_logits
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
@@ -103,6 +104,9 @@ def _load(
         group=None if parallel is None else dist.group.WORLD,
     )
     _swap_modules(model, base)
+    # Tiles keep the bits that they were checked with; split layers keep their distributed weights.
+    if cell.products.tile == 1 and parallel is None:
+        fuse_norms(model)
     model.config._attn_implementation = attention.NAME
     check_packed(base, plain)
     if cell.products.tile > 1:

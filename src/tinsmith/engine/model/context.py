@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from threading import get_ident
 from typing import Protocol
 
 import torch
@@ -173,36 +174,40 @@ class ForwardContext:
 
 
 class ContextCell:
-    """Holds the context of the pass that runs; the swapped modules of one model share one cell.
+    """Holds the contexts of the passes that run; the swapped modules of one model share one cell.
 
     Args:
         products: how the model multiplies rows with weights, in every pass.
 
-    A plain attribute, not a thread-local: autograd recomputes and differentiates on threads of its own. So one
-    model runs one pass at a time.
+    One pass at a time on each thread. Autograd recomputes and differentiates for an accelerator on threads of its own,
+    which see the one pass that runs there; on a CPU it does so on the thread that asks.
     """
 
-    __slots__ = ("_current", "products")
+    __slots__ = ("_running", "products")
 
     def __init__(self, products: Products = WHOLE) -> None:
         self.products = products
-        self._current: ForwardContext | None = None
+        self._running: dict[int, ForwardContext] = {}
 
     @property
     def current(self) -> ForwardContext:
         """The context of the running pass."""
-        if self._current is None:
+        found = self._running.get(get_ident())
+        if found is not None:
+            return found
+        if len(self._running) != 1:
             raise RuntimeError("no forward pass is running: call the model through BaseModel.hidden")
-        return self._current
+        return next(iter(self._running.values()))
 
     @contextmanager
     def use(self, context: ForwardContext) -> Iterator[None]:
-        """Make `context` current for forward and backward of one pass."""
-        if self._current is not None:
+        """Make `context` current on this thread for forward and backward of one pass."""
+        thread = get_ident()
+        if thread in self._running:
             raise RuntimeError("a forward pass of this model is already running")
         context.products = self.products
-        self._current = context
+        self._running[thread] = context
         try:
             yield
         finally:
-            self._current = None
+            del self._running[thread]

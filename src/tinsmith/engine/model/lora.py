@@ -205,7 +205,8 @@ class _Lora(torch.autograd.Function):
 
 def lora_map(x: Tensor, base: Frozen, spans: list[LoraSpan], name: str, context: ForwardContext) -> Tensor:
     """Apply a frozen map and the adapters on it: [T, in] to [T, out]; differentiable where the pass trains."""
-    if context.gradients is None or not torch.is_grad_enabled():
+    # Below the first layer that an adapter acts on nothing is trained, and nothing is kept for a backward pass.
+    if context.gradients is None or not torch.is_grad_enabled() or not (spans or x.requires_grad):
         y = base.apply(x)
         add_delta(y, x, spans, context.products)
         base.finish(y)

@@ -40,8 +40,8 @@ class LossInputs:
     reference: Tensor
     rows: Tensor
 
-    def at(self, pairs: Tensor) -> LossInputs:
-        """Return the inputs at some positions, int64 [Q]."""
+    def at(self, pairs: slice) -> LossInputs:
+        """Return the inputs at some positions that lie side by side, as views."""
         return LossInputs(*(getattr(self, part.name)[pairs] for part in fields(self)))
 
 
@@ -168,3 +168,6 @@ LOSS_FUNCTIONS: dict[str, Callable[[Tensor, LossInputs, Config], Tensor]] = {
     "gspo": gspo,
     "stable_reinforce": stable_reinforce,
 }
+
+# Their loss at a position depends on its own logprob alone; that of the others on a whole row or a pair of rows.
+PER_POSITION = frozenset(LOSS_FUNCTIONS) - {"gspo"}

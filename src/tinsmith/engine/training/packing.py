@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.jobs import TrainRow
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.logprobs import Pairs
-from tinsmith.engine.training.losses import LossInputs
+from tinsmith.engine.training.losses import PER_POSITION, LossInputs
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 
 Config = dict[str, float | None]
@@ -58,6 +59,11 @@ class PackedRow:
     def loss(self) -> tuple[str, tuple[tuple[str, float | None], ...]]:
         """The loss with its options filled in; rows that agree in it are computed together."""
         return self.row.loss_fn, tuple(resolve_config(self.row.loss_fn, dict(self.row.loss_fn_config)).items())
+
+    @property
+    def is_per_position(self) -> bool:
+        """Whether the loss of every target depends on its own logprob alone."""
+        return self.row.loss_fn in PER_POSITION
 
     def floats(self, key: str, default: float) -> npt.NDArray[np.float32]:
         """A loss input, flat, or the default at every target."""
@@ -103,11 +109,12 @@ def share_prompt(unit: Unit) -> Unit:
 
 @dataclass(frozen=True, slots=True)
 class LossGroup:
-    """Pairs that share a loss and its options; `pairs` is None where they are all of the stream's, in order."""
+    """Pairs [start, end) of a stream, of rows that share a loss and its options."""
 
     loss_fn: str
     config: Config
-    pairs: Tensor | None
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,7 @@ class Packed:
         rows: in stream order.
         stream: their tokens.
         inputs: of the losses, [P] each; their `rows` are places in `rows`.
-        groups: which loss applies to which pairs.
+        groups: which loss applies to which pairs, in the order of the pairs.
     """
 
     rows: tuple[PackedRow, ...]
@@ -144,20 +151,45 @@ class Packed:
     groups: tuple[LossGroup, ...]
 
 
-def micro_batches(units: Sequence[Unit], budget: int) -> list[list[PackedRow]]:
-    """Sort units by adapter and cut them into batches of at most `budget` tokens; a longer unit goes alone."""
+def tokens_of(unit: Unit) -> int:
+    """Return the tokens that a unit adds to a stream."""
+    return sum(row.tokens.size - row.head for row in unit)
+
+
+def micro_batches(
+    units: Sequence[Unit], budget: int, *, lanes: int = 1, losses_apart: bool = True
+) -> list[list[PackedRow]]:
+    """Sort units by adapter and cut them into batches of at most `budget` tokens; a longer unit goes alone.
+
+    Args:
+        units: what to cut.
+        budget: tokens of one batch.
+        lanes: how many batches are computed at once; they get about as many tokens each.
+        losses_apart: whether losses that need more than a position's own logprob go apart from the others, so that the
+            way in which a row is computed does not depend on its neighbours' losses; else rows keep their order.
+    """
     # Equal adapters side by side share a span, and adapters of one pool lie in one block of the stream. Stable, so that
     # rows of an adapter keep their order and its gradient is summed in that order.
     pools = {id(pool): i for i, pool in enumerate(dict.fromkeys(unit[0].slot.pool for unit in units))}
+    total = sum(map(tokens_of, units))
+    # A batch ends where its share does; alone, a lane fills one after the other.
+    share = budget if lanes == 1 else total / (lanes * -(-total // (lanes * budget)))
     batches: list[list[PackedRow]] = []
-    used = 0
-    for unit in sorted(units, key=lambda u: (pools[id(u[0].slot.pool)], u[0].slot.number)):
-        tokens = sum(row.tokens.size - row.head for row in unit)
-        if not batches or used + tokens > budget:
+    done = used = 0
+    kind: bool | None = None
+
+    def kind_of(unit: Unit) -> bool:
+        return losses_apart and unit[0].is_per_position
+
+    for unit in sorted(units, key=lambda u: (kind_of(u), pools[id(u[0].slot.pool)], u[0].slot.number)):
+        tokens = tokens_of(unit)
+        ends = used + tokens > budget or (lanes > 1 and done + tokens / 2 > len(batches) * share)
+        if ends or kind_of(unit) != kind:
             batches.append([])
-            used = 0
+            used, kind = 0, kind_of(unit)
         batches[-1].extend(unit)
         used += tokens
+        done += tokens
     return batches
 
 
@@ -178,7 +210,7 @@ def pack(
         rows=tuple(rows),
         stream=lay_out(rows, [r.slot for r in rows], device, gradients),
         inputs=_loss_inputs(rows, row_of_pair, device, dtype),
-        groups=_loss_groups(rows, row_of_pair, device),
+        groups=_loss_groups(rows),
     )
 
 
@@ -255,16 +287,12 @@ def _loss_inputs(
     )
 
 
-def _loss_groups(
-    rows: Sequence[PackedRow], row_of_pair: npt.NDArray[np.int64], device: torch.device
-) -> tuple[LossGroup, ...]:
-    losses = [r.loss for r in rows]
-    kinds = list(dict.fromkeys(losses))
-    if len(kinds) == 1:
-        return (LossGroup(kinds[0][0], dict(kinds[0][1]), None),)
-    # The usual batch has one loss and needs no selection; mixed ones come from tenants that share a pass.
-    kind_of_pair = np.asarray([kinds.index(loss) for loss in losses])[row_of_pair]
-    return tuple(
-        LossGroup(name, dict(config), torch.from_numpy(np.flatnonzero(kind_of_pair == i)).to(device))
-        for i, (name, config) in enumerate(kinds)
-    )
+def _loss_groups(rows: Sequence[PackedRow]) -> tuple[LossGroup, ...]:
+    # The usual batch has one loss; mixed ones come from tenants that share a pass, whose rows lie side by side.
+    groups: list[LossGroup] = []
+    start = 0
+    for (name, config), some in groupby(rows, key=lambda row: row.loss):
+        end = start + sum(row.targets.size for row in some)
+        groups.append(LossGroup(name, dict(config), start, end))
+        start = end
+    return tuple(groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.logprobs import head_spans, target_logprobs
+from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
+from tinsmith.engine.model.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
+from tinsmith.engine.training.lanes import in_lanes, lanes_for
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
-from tinsmith.engine.training.packing import Packed, Stream, Unit, micro_batches, pack
+from tinsmith.engine.training.packing import Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
 from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS, pair_metrics
 
 _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
@@ -23,36 +26,79 @@ _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
 def run_units(
     base: BaseModel, units: Sequence[Unit], budget: int, chunk: int, gradients: PassGradients | None
 ) -> dict[int, RowOutput]:
-    """Compute rows in micro-batches.
+    """Compute rows in micro-batches, on a CPU several of them at once.
 
     Args:
         base: the base model.
         units: checked rows of any adapters; those of a unit stay together.
-        budget: tokens of one micro-batch.
+        budget: tokens that are computed at once, unless one unit alone has more.
         chunk: tokens to project to the vocabulary at once.
         gradients: what those of all micro-batches are added to; None where none are wanted.
 
     Returns:
         outputs by the rows' `index`.
     """
-    # All micro-batches add into one buffer per adapter: the loss is a sum, so that how rows are cut changes nothing
-    # but rounding.
-    backward = gradients is not None
-    outputs: dict[int, RowOutput] = {}
-    for batch in micro_batches(units, budget):
-        packed = pack(batch, base.device, base.wide_dtype, gradients)
-        with base.cell.use(packed.stream.context), torch.set_grad_enabled(backward):
-            logprobs = stream_logprobs(base, packed.stream, chunk)
-            losses = per_position_losses(packed, logprobs)  # [P]
-            if backward:
-                # One scalar for every tenant's rows: no token sees another's sequence, so their gradients do not mix.
-                losses.sum().backward()
-        for row, output in zip(batch, _outputs(packed, logprobs.detach(), losses.detach()), strict=True):
-            outputs[row.index] = output
-    # Once for all micro-batches. The head is gathered on every rank, see `base_loading`.
-    if base.group is not None and gradients is not None:
-        sum_gradients(gradients, [base.head.name], base.group)
+    lanes = _lanes(base, units, budget)
+    # In tiles all losses go one way, and an adapter's gradient is added in the order of its rows.
+    batches = micro_batches(units, budget // lanes, lanes=lanes, losses_apart=base.products.tile == 1)
+    # A buffer per lane and adapter: the loss is a sum, so that how rows are cut changes nothing but rounding. Batches
+    # have fixed lanes and lanes a fixed order, so that the same pass gives the same bits.
+    parts = [gradients, *(None if gradients is None else PassGradients(gradients.dtype) for _ in range(lanes - 1))]
+
+    def compute(lane: int) -> dict[int, RowOutput]:
+        found = (_run_batch(base, batch, chunk, parts[lane]) for batch in batches[lane::lanes])
+        return {index: output for outputs in found for index, output in outputs.items()}
+
+    outputs = {index: output for found in in_lanes(lanes, compute) for index, output in found.items()}
+    if gradients is not None:
+        for part in parts[1:]:
+            assert part is not None
+            gradients.add(part)
+        # Once for all micro-batches. The head is gathered on every rank, see `base_loading`.
+        if base.group is not None:
+            sum_gradients(gradients, [base.head.name], base.group)
     return outputs
+
+
+def _lanes(base: BaseModel, units: Sequence[Unit], budget: int) -> int:
+    # A GPU computes one pass at a time anyway, ranks must reach their sums in the same order, and in tiles the order of
+    # an adapter's rows is part of the result.
+    if base.device.type != "cpu" or base.group is not None or base.products.tile > 1:
+        return 1
+    sizes = [tokens_of(unit) for unit in units]
+    return min(len(units), lanes_for(sum(sizes), max(sizes), budget))
+
+
+def _run_batch(
+    base: BaseModel, batch: Sequence[PackedRow], chunk: int, gradients: PassGradients | None
+) -> dict[int, RowOutput]:
+    packed = pack(batch, base.device, base.wide_dtype, gradients)
+    with base.cell.use(packed.stream.context), torch.set_grad_enabled(gradients is not None):
+        logprobs, losses = _compute(base, packed, chunk)
+    outputs = _outputs(packed, logprobs, losses)
+    return {row.index: output for row, output in zip(batch, outputs, strict=True)}
+
+
+def _compute(base: BaseModel, packed: Packed, chunk: int) -> tuple[Tensor, Tensor]:
+    """Forward and, where gradients are wanted, backward of one micro-batch; return its logprobs and losses, [P]."""
+    stream, gradients = packed.stream, packed.stream.context.gradients
+    if gradients is None or not packed.rows[0].is_per_position or base.products.tile > 1:
+        logprobs = stream_logprobs(base, stream, chunk)
+        losses = per_position_losses(packed, logprobs)
+        if gradients is not None:
+            # One scalar for every tenant's rows: no token sees another's sequence, so their gradients do not mix.
+            losses.sum().backward()
+        return logprobs.detach(), losses.detach()
+    hidden = base.hidden(stream.input_ids, stream.context)  # [T, H]
+    spans = head_spans(base.head, stream.context)
+    logprobs, grad = logprobs_and_gradient(
+        base.head, hidden, spans, stream.pairs, chunk, gradients, partial(slopes, packed)
+    )
+    # Nothing before the head is trained where all adapters act on the head alone.
+    if hidden.requires_grad:
+        hidden.backward(grad)
+    with torch.no_grad():
+        return logprobs, per_position_losses(packed, logprobs)
 
 
 def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
@@ -66,18 +112,26 @@ def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
     return logprobs if stream.places is None else logprobs[stream.places]
 
 
-def per_position_losses(packed: Packed, logprobs: Tensor) -> Tensor:
-    """Apply each group's loss: [P] to [P]."""
-    if len(packed.groups) == 1:
-        (group,) = packed.groups
-        return _FUNCTIONS[group.loss_fn](logprobs, packed.inputs, group.config)
-    losses = torch.zeros_like(logprobs)
+def per_position_losses(packed: Packed, logprobs: Tensor, first: int = 0) -> Tensor:
+    """Apply each group's loss to the pairs from `first` on: [Q] to [Q]."""
+    last = first + logprobs.shape[0]
+    losses: list[Tensor] = [logprobs.new_zeros(0)]
     for group in packed.groups:
-        assert group.pairs is not None
-        some = group.pairs
-        loss = _FUNCTIONS[group.loss_fn](logprobs[some], packed.inputs.at(some), group.config)
-        losses = losses.index_copy(0, some, loss)
-    return losses
+        low, high = max(group.start, first), min(group.end, last)
+        if low < high:
+            inputs = packed.inputs.at(slice(low, high))
+            losses.append(_FUNCTIONS[group.loss_fn](logprobs[low - first : high - first], inputs, group.config))
+    return torch.cat(losses)
+
+
+def slopes(packed: Packed, first: int, logprobs: Tensor) -> Tensor:
+    """Differentiate the summed losses of the pairs from `first` on, each of which depends on its own logprob alone."""
+    if not logprobs.shape[0]:
+        return logprobs
+    with torch.enable_grad():
+        leaf = logprobs.detach().requires_grad_()
+        total = per_position_losses(packed, leaf, first).sum()
+    return torch.autograd.grad(total, leaf)[0]
 
 
 def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput]:
@@ -104,9 +158,8 @@ def _metrics(packed: Packed, logprobs: Tensor) -> dict[int, dict[str, float]]:
     for group in packed.groups:
         if group.loss_fn not in PAIRED_LOSS_FUNCTIONS:
             continue
-        inputs, lp = packed.inputs, logprobs
-        if group.pairs is not None:
-            inputs, lp = inputs.at(group.pairs), lp[group.pairs]
+        pairs = slice(group.start, group.end)
+        inputs, lp = packed.inputs.at(pairs), logprobs[pairs]
         places = torch.unique_consecutive(inputs.rows).tolist()
         of_pairs = pair_metrics(group.loss_fn, lp, inputs, group.config)  # [B] each
         columns = {f"{name}:mean": values.tolist() for name, values in of_pairs.items()}
