@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ class PassAdapters:
 def _pays(spans: list[AdapterSpan]) -> bool:
     """Whether spans of one pool are computed side by side."""
     lengths = [span.end - span.start for span in spans]
-    gapless = all(a.end == b.start for a, b in zip(spans, spans[1:], strict=False))
+    gapless = all(a.end == b.start for a, b in pairwise(spans))
     return len(spans) > 1 and gapless and max(lengths) * len(lengths) <= _MOST_PADDING * sum(lengths)
 
 
