@@ -1,10 +1,11 @@
 """Keys and values of sequences that decode, side by side, so that a step appends to them instead of gathering them.
 
 Blocks are where keys and values are kept: shared, found again, given up. But a step that reads blocks has to gather
-them first, and on a CPU that copy costs as much as the attention itself. So each sequence that decodes has a row beside its
-blocks, [key heads, room, head dim], filled once; from then on each token is written to both, and a step reads the rows
-in place as one batch of matrices. A sequence that ends leaves a hole, which the next newcomer fills. Where holes and
-short rows make a step read far more than it needs, rows are dealt anew, which costs what one gathering step costs.
+them first, and on a CPU that copy costs as much as the attention itself. So each sequence that decodes has a row
+beside its blocks, [key heads, room, head dim], filled once; from then on each token is written to both, and a step
+reads the rows in place as one batch of matrices. A sequence that ends leaves a hole, which the next newcomer fills.
+Where holes and short rows make a step read far more than it needs, rows are dealt anew, which costs what one gathering
+step costs.
 """
 
 from __future__ import annotations
