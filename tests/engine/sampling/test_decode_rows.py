@@ -78,7 +78,7 @@ def test_a_step_appends_and_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_hole_holds_nothing_of_a_sequence_that_diverged() -> None:
     engine = make_engine(True)
     engine.create_model("bad", LoraConfig(rank=8))
-    engine.adapters.get("bad").slot.flat.fill_(torch.nan)
+    engine.adapters.get("bad").master.fill_(torch.nan)
     engine.snapshot("bad", "bad")
     long = make_job("s8", random_prompt(30, 0), 2, max_tokens=60)
     alone = run_all(make_engine(True), [long])[long.request_id]
