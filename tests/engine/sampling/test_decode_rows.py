@@ -17,8 +17,8 @@ from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
 
 
-def make_engine(rows: bool, family: str = "qwen3", **options: object) -> Engine:
-    engine = load_engine(checkpoint(family), dtype="float64", **options)  # pyright: ignore[reportArgumentType]
+def make_engine(rows: bool, **options: object) -> Engine:
+    engine = load_engine(checkpoint("qwen3"), dtype="float64", **options)  # pyright: ignore[reportArgumentType]
     engine.load_sampler("base", None)
     for seed, rank in enumerate((8, 3)):
         engine.create_model(f"m{rank}", LoraConfig(rank=rank))
