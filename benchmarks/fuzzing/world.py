@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from tests.support.fake_link import FakeLink
 from tinsmith.model_files.safetensors_header import TensorEntry, make_header
@@ -141,7 +141,7 @@ class World:
 
 def _walk(found: Any) -> Iterator[tuple[str, str]]:
     for route in found:
-        if isinstance(route, APIRoute):
+        if isinstance(route, Route):
             yield from ((method, route.path) for method in sorted(route.methods or ()))
         else:
             yield from _walk(route.original_router.routes)

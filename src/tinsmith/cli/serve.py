@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 log = logging.getLogger("tinsmith.server")
+
+# How long one thread may keep the interpreter from another, seconds.
+_SWITCH_S = 0.0005
 
 
 @app.command()
@@ -114,6 +119,9 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
     new = not settings.home.exists()
     # Whatever it and the engine write is nobody else's to read: databases and blobs hold what all tenants sent.
     os.umask(0o077)
+    # The thread that writes the journal takes the interpreter whenever the loop's makes a system call, and would keep
+    # it for 5 ms each time; requests make a handful of calls.
+    sys.setswitchinterval(_SWITCH_S)
     log.info("starting the engine with %s", ", ".join(folders))
     link = ChildLink([ModelSpec(name, str(folder)) for name, folder in folders.items()], settings)
     service = Service(settings, link, BaseModels(folders))
@@ -122,6 +130,8 @@ async def _serve(settings: Settings, specs: list[str]) -> None:
         key = await service.keys.ensure_first(settings.api_key)
         known = settings.api_key is None or await service.keys.owner_of(settings.api_key) is not None
         listener = Listener(service, settings.host, listening)
+        # What is there by now stays: looking through it for garbage would stop everybody for a tenth of a second.
+        gc.freeze()
         answering = asyncio.create_task(listener.run())
         ready = asyncio.create_task(service.wait_ready())
         ends = {answering, service.lost} if service.lost is not None else {answering}

@@ -1,10 +1,11 @@
-"""Records: their ids."""
+"""Records: their ids, and who waits for them."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 
-from tinsmith.server.state.records import new_id
+from tinsmith.server.state.records import Latch, new_id
 
 
 def _id_of_a_fork() -> str:
@@ -26,3 +27,18 @@ def test_forked_processes_draw_ids_of_their_own() -> None:
 
     assert len(ids) == 3
     assert all(len(one) == 32 for one in ids)
+
+
+def test_a_latch_wakes_all_who_wait_and_holds_up_nobody_who_comes_later() -> None:
+    async def waited() -> int:
+        latch = Latch()
+        waiting = [asyncio.create_task(latch.wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not latch.is_set()
+        assert not any(task.done() for task in waiting)
+        latch.set()
+        latch.set()
+        await asyncio.wait_for(asyncio.gather(*waiting, latch.wait()), 5)
+        return sum(task.done() for task in waiting)
+
+    assert asyncio.run(waited()) == 3

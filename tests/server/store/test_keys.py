@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from tests.server.client import ADAM, Failed
 from tests.server.conftest import Running, Start, soon
@@ -33,7 +35,7 @@ def routes(running: Running) -> list[tuple[str, str]]:
 def _walk(found: list) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for route in found:
-        if isinstance(route, APIRoute):
+        if isinstance(route, Route):
             pairs += [(method, route.path) for method in sorted(route.methods)]
         elif hasattr(route, "original_router"):
             pairs += _walk(route.original_router.routes)
@@ -227,3 +229,43 @@ async def test_what_a_start_hands_over_again_has_its_weight_too(start: Start) ->
 async def test_weights_out_of_bounds_are_refused(running: Running, weight: float) -> None:
     with pytest.raises(UserError, match=r"weight: got .*, expected 0\.01 to 100"):
         await running.service.keys.create("ann", "k", weight=weight)
+
+
+async def test_one_look_serves_all_requests_of_a_key(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each looks by itself, a burst takes longer than a look is trusted, and the next one looks again."""
+    keys = running.service.keys
+    token = await keys.create("ann", "test")
+    looks, look = 0, keys._look_up
+
+    async def counted(hashed: str) -> str | None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.01)
+        return await look(hashed)
+
+    monkeypatch.setattr(keys, "_look_up", counted)
+    asking = [asyncio.create_task(keys.owner_of(token)) for _ in range(100)]
+    await asyncio.sleep(0)
+    # The one that looks goes away, and others with it: nobody loses the answer by that.
+    for task in asking[:3]:
+        task.cancel()
+    assert await asyncio.gather(*asking[3:]) == ["ann"] * 97
+    assert await asyncio.gather(*(keys.owner_of("tml-nobody") for _ in range(5))) == [None] * 5
+    assert looks == 2
+
+
+async def test_a_look_that_fails_fails_for_all_and_is_made_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = running.service.keys
+    token = await keys.create("ann", "test")
+    read = keys._db.read_async
+
+    async def broken(job: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(keys._db, "read_async", broken)
+    found = await asyncio.gather(*(keys.owner_of(token) for _ in range(5)), return_exceptions=True)
+    assert [type(one) for one in found] == [OSError] * 5
+    monkeypatch.setattr(keys._db, "read_async", read)
+    assert await keys.owner_of(token) == "ann"

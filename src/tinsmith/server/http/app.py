@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinsmith.server.http import error_answers
 from tinsmith.server.http.open_requests import OpenRequests
-from tinsmith.server.http.routes import all_routers
+from tinsmith.server.http.routes import all_routers, quick_routes
 from tinsmith.server.service import Service
 from tinsmith.types.names.http_names import API_PREFIX
 
@@ -28,6 +28,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service = service
     app.state.open_requests = OpenRequests(service.settings)
+    app.router.routes.extend(quick_routes())
     for router in all_routers():
         app.include_router(router)
     error_answers.install(app)

@@ -23,11 +23,21 @@ from tinsmith.types.errors import StartupError
 _GRACE_S = 5
 # Longer than clients keep idle connections, so that it is never the server who closes under a new request.
 _KEEP_ALIVE_S = 75
+# Connections that are accepted in one round of the event loop, below the descriptors that are held in reserve: each is
+# counted, and one too many is closed, only in the next round. And those that may wait for that.
+_ACCEPTED_AT_ONCE = 32
+_BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: they would end the process before the service is stopped."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # asyncio has one number for both: how many may wait, and how many it accepts at once.
+        for listening in sockets or ():
+            listening.listen(_BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,6 +68,7 @@ class Listener:
             ws="none",
             log_config=None,
             access_log=False,
+            backlog=_ACCEPTED_AT_ONCE,
             # The caller starts and stops the service itself, and has set up logging.
             lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE_S,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from tinsmith.server.state.pace import Pace, release
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.usage import Usage
 from tinsmith.types.engine_messages.operations import OpKind
@@ -32,6 +33,7 @@ class FutureStore:
         self._held: dict[Record, set[asyncio.Future[None]]] = {}
         # The same by the key that each came with.
         self._held_by_key: dict[str, set[asyncio.Future[None]]] = {}
+        self._pace = Pace()
         # Whether polls are held no more, because the service is about to stop.
         self.closing = False
         self.usage = Usage()
@@ -70,7 +72,7 @@ class FutureStore:
         if not record.at_door and record.request_id in self._records:
             self.usage.end(record)
         record.settled.set()
-        _release(self._held.pop(record, ()))
+        self._pace.end(self._held.pop(record, ()))
 
     def note_running(self, request_ids: Iterable[str]) -> None:
         """Take in which samples the engine computes."""
@@ -111,7 +113,7 @@ class FutureStore:
         self._held.setdefault(record, set()).add(held)
         if key is not None:
             self._held_by_key.setdefault(key, set()).add(held)
-        timer = loop.call_later(seconds, _release, (held,))
+        timer = loop.call_later(seconds, release, (held,))
         try:
             await held
         finally:
@@ -124,8 +126,9 @@ class FutureStore:
     def release_polls(self) -> None:
         """Let polls that are being held end, and hold none from now on."""
         self.closing = True
+        self._pace.end_all()
         for polls in self._held.values():
-            _release(polls)
+            release(polls)
 
     def keys_of_polls(self) -> list[str]:
         """Return the keys that polls which are being held came with."""
@@ -133,7 +136,7 @@ class FutureStore:
 
     def release_polls_of(self, key: str) -> None:
         """Let the polls that came with a key end."""
-        _release(self._held_by_key.get(key, ()))
+        release(self._held_by_key.get(key, ()))
 
     def fetched(self, record: Record) -> None:
         """Note that an outcome was delivered; the time until it expires counts from the first delivery."""
@@ -161,12 +164,6 @@ def _let_go(polls: dict[K, set[asyncio.Future[None]]], key: K, held: asyncio.Fut
     others.discard(held)
     if not others:
         polls.pop(key, None)
-
-
-def _release(polls: Iterable[asyncio.Future[None]]) -> None:
-    for poll in polls:
-        if not poll.done():  # its request may have gone away
-            poll.set_result(None)
 
 
 def check_same(record: Record, payload_hash: str) -> None:

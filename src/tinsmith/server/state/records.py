@@ -35,6 +35,37 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+class Latch:
+    """An event that is set once.
+
+    An `asyncio.Event` takes 700 bytes for those who may wait for it; of most operations nobody does, and tens of
+    thousands of them are kept for as long as their results may be asked for.
+    """
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._event: asyncio.Event | None = None
+
+    def is_set(self) -> bool:
+        """Whether it has been set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it, and wake whoever waits."""
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Wait until it is set."""
+        if not self._is_set:
+            self._event = self._event or asyncio.Event()
+            await self._event.wait()
+
+
 # No `eq`: two requests with the same contents are two operations, and sets hold both.
 @dataclass(slots=True, eq=False)
 class Record:
@@ -93,8 +124,8 @@ class Record:
     submitted_in: int = 0
     losses: int = 0
     company: int | None = None
-    accepted: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    accepted: Latch = field(default_factory=Latch)
+    settled: Latch = field(default_factory=Latch)
 
     def refuse(self, message: str, category: RequestErrorCategory = RequestErrorCategory.USER) -> Record:
         """Make this the record of a request that is refused at the door; return it."""

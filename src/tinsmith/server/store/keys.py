@@ -77,6 +77,7 @@ class KeyStore:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._trusted: dict[str, tuple[float, str | None]] = {}
+        self._looking: dict[str, asyncio.Task[str | None]] = {}
         self._weights: dict[str, float] = {}
 
     # -- for the service ----------------------------------------------------------------------------------------------
@@ -89,17 +90,28 @@ class KeyStore:
         """
         hashed = hash_of(token)
         until, owner = self._trusted.get(hashed, (0.0, None))
-        if until < time.monotonic():
-            query = select(ApiKey.id).where(ApiKey.key_hash == hashed, ApiKey.revoked_at.is_(None))
-            found = await self._db.read_async(lambda connection: read_rows(connection, ApiKey, query))
-            if found and (fault := found[0].fault("owner")) is not None:
-                raise Damaged(fault)
-            owner = found[0].row.owner if found else None
-            if owner is not None:  # an unknown key is looked up again, so that guessing fills no memory
-                await self.learn_weights(owner)
-                self._trusted[hashed] = (time.monotonic() + _TRUST_S, owner)
-            else:
-                self._trusted.pop(hashed, None)
+        if until >= time.monotonic():
+            return owner
+        # One look for all requests of a key that came meanwhile: each by itself would take longer the more there are,
+        # and where that is longer than a look is trusted, none of them would ever save another one.
+        looking = self._looking.get(hashed)
+        if looking is None:
+            looking = self._looking[hashed] = asyncio.create_task(self._look_up(hashed))
+            looking.add_done_callback(lambda _: self._looking.pop(hashed))
+        # A request that goes away must not take the others' answer with it.
+        return await asyncio.shield(looking)
+
+    async def _look_up(self, hashed: str) -> str | None:
+        query = select(ApiKey.id).where(ApiKey.key_hash == hashed, ApiKey.revoked_at.is_(None))
+        found = await self._db.read_async(lambda connection: read_rows(connection, ApiKey, query))
+        if found and (fault := found[0].fault("owner")) is not None:
+            raise Damaged(fault)
+        owner = found[0].row.owner if found else None
+        if owner is not None:  # an unknown key is looked up again, so that guessing fills no memory
+            await self.learn_weights(owner)
+            self._trusted[hashed] = (time.monotonic() + _TRUST_S, owner)
+        else:
+            self._trusted.pop(hashed, None)
         return owner
 
     async def watch(self, futures: FutureStore) -> None:

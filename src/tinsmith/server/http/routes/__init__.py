@@ -1,9 +1,11 @@
 """The paths of the API, one module per resource.
 
-`common` is what they share: who asks, the body, the answer with a future. `all_routers` is what `app` mounts.
+`common` is what they share: who asks, the body, the answer with a future. `quick` is how the paths of every step are
+served. `all_routers` and `quick_routes` are what `app` mounts.
 """
 
 from fastapi import APIRouter
+from starlette.routing import Route
 
 from tinsmith.server.http.routes import (
     checkpoints,
@@ -20,7 +22,7 @@ from tinsmith.server.http.routes import (
 
 
 def all_routers() -> list[APIRouter]:
-    """Return the routers of all resources, those of every step first: they are tried in this order."""
+    """Return the routers of all resources."""
     modules = (
         futures,
         sampling,
@@ -34,3 +36,8 @@ def all_routers() -> list[APIRouter]:
         health,
     )
     return [module.router for module in modules]
+
+
+def quick_routes() -> list[Route]:
+    """Return the routes of what every step asks for, which are tried before all others."""
+    return [*futures.quick_routes, *training.quick_routes, *sampling.quick_routes, *sessions.quick_routes]

@@ -24,6 +24,11 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
+def open_requests_of(request: Request) -> OpenRequests:
+    """Return the counter of the requests that are being answered."""
+    return request.app.state.open_requests
+
+
 async def get_service(request: Request) -> Service:
     """Return the service behind an app; a coroutine, because FastAPI runs plain functions on another thread."""
     return service_of(request)
@@ -61,8 +66,7 @@ async def count_owner(request: Request) -> AsyncIterator[str]:
     if service_of(request).owner is not None:
         yield owner
         return
-    open_requests: OpenRequests = request.app.state.open_requests
-    with open_requests.one_more(owner):
+    with open_requests_of(request).one_more(owner):
         yield owner
 
 

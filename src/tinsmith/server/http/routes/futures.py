@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.handlers.bodies import check_body, parse
 from tinsmith.server.http.json_results import MOST_BYTES, to_json
-from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_owner, reply, token_of
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_owner, reply, service_of, token_of
+from tinsmith.server.http.routes.quick import quick
 from tinsmith.server.service import Service
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.store.keys import hash_of
@@ -18,8 +19,8 @@ from tinsmith.types.responses import FailedFuture, TryAgainResponse
 router = APIRouter(prefix=API_PREFIX)
 
 
-@router.post("/retrieve_future")
-async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, body: Body) -> Response:
+async def retrieve_future(request: Request, owner: str, body: bytes) -> Response:
+    service = service_of(request)
     record = service.core.futures.get((await parse(RetrieveFutureRequest, body)).request_id, owner)
     # Whoever waits for a result is not silent, however long the engine takes to come back.
     service.core.live.hear_of(record.session_id)
@@ -33,6 +34,9 @@ async def retrieve_future(request: Request, service: ServiceDep, owner: Owner, b
     if not await request.is_disconnected():
         service.core.futures.fetched(record)
     return answer
+
+
+quick_routes = [quick("/retrieve_future", retrieve_future)]
 
 
 async def _held(request: Request, service: Service, record: Record) -> bool:

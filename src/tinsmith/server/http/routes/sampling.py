@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise, reply
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, promise, reply, service_of
+from tinsmith.server.http.routes.quick import quick
 from tinsmith.types.names.http_names import API_PREFIX
 from tinsmith.types.responses import CreateSamplingSessionResponse
 
@@ -28,6 +29,8 @@ async def close_sampler(sampler_id: str, service: ServiceDep, owner: Owner, body
     return Response(status_code=204)
 
 
-@router.post("/asample")
-async def asample(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    return promise(await service.sampling.sample(owner, body))
+async def asample(request: Request, owner: str, body: bytes) -> Response:
+    return promise(await service_of(request).sampling.sample(owner, body))
+
+
+quick_routes = [quick("/asample", asample)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.handlers.bodies import read_object
-from tinsmith.server.http.routes.common import BatchBody, Body, Owner, ServiceDep, promise
+from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_batch, promise, service_of
+from tinsmith.server.http.routes.quick import quick
 from tinsmith.types.errors import invalid
 from tinsmith.types.names.http_names import API_PREFIX, PROTOBUF
 
@@ -25,17 +26,21 @@ async def load_weights(service: ServiceDep, owner: Owner, body: Body) -> Respons
     return promise(await service.creation.load_weights(owner, body, token_owner))
 
 
-@router.post("/forward_backward")
-async def forward_backward(request: Request, service: ServiceDep, owner: Owner, body: BatchBody) -> Response:
+async def forward_backward(request: Request, owner: str, body: bytes) -> Response:
     content_type = request.headers.get("content-type", "").split(";")[0].strip()
     if content_type != PROTOBUF:
         raise invalid("Content-Type", content_type, PROTOBUF, status=415)
-    return promise(await service.training.forward_backward(owner, body))
+    return promise(await service_of(request).training.forward_backward(owner, body))
 
 
-@router.post("/optim_step")
-async def optim_step(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    return promise(await service.training.optim_step(owner, body))
+async def optim_step(request: Request, owner: str, body: bytes) -> Response:
+    return promise(await service_of(request).training.optim_step(owner, body))
+
+
+quick_routes = [
+    quick("/forward_backward", forward_backward, body=get_batch),
+    quick("/optim_step", optim_step),
+]
 
 
 @router.post("/save_weights")

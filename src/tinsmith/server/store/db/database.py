@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import anyio
 import anyio.to_thread
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
@@ -28,6 +29,8 @@ Durability = Literal["normal", "full"]
 SCHEMA_VERSION = "0007"
 # Services that share a data folder share its database: how long one waits for another's commit.
 _BUSY_TIMEOUT_MS = 30_000
+# Reads at once. More would wait for each other's turn of the interpreter, and hold threads that others need meanwhile.
+_MOST_READS = 8
 # Between tries to write what must be written, seconds; the last one over and over.
 _RETRY_S = (0.5, 1, 2, 5, 10, 30)
 
@@ -48,6 +51,7 @@ class Database:
     def __init__(self, url: str, durability: Durability = "normal") -> None:
         self.url = url
         self._reading = _connect(url, durability, "DEFERRED")
+        self._reads = anyio.CapacityLimiter(_MOST_READS)
         # IMMEDIATE takes the write lock at BEGIN, where SQLite waits for it; a lock that is wanted later, by a
         # transaction that has read already, may be refused at once.
         self.writer = Writer(_connect(url, durability, "IMMEDIATE"))
@@ -108,7 +112,7 @@ class Database:
 
     async def read_async(self, job: Callable[[Connection], T]) -> T:
         """Run a reading job on a worker thread."""
-        return await anyio.to_thread.run_sync(self.read, job)
+        return await anyio.to_thread.run_sync(self.read, job, limiter=self._reads)
 
     async def write(self, job: Callable[[Connection], T]) -> T:
         """Run a writing job in the next group commit and wait until it is committed.
