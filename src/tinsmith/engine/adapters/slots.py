@@ -94,17 +94,36 @@ class Layout:
         self.bucket = bucket
         self.places: dict[str, Place] = {}
         self.size = 0
+        shapes: list[tuple[Target, tuple[int, ...], tuple[int, ...]]] = []
         for target in targets:
             rank = target.rank(bucket)
             stack = (target.experts,) if target.experts else ()
-            a_shape, b_shape = (*stack, rank, target.inputs), (*stack, target.outputs, rank)
-            self.places[target.name] = Place(target, self._take(a_shape), a_shape, self._take(b_shape), b_shape)
+            shapes.append((target, (*stack, rank, target.inputs), (*stack, target.outputs, rank)))
+        # All A, then all B: so the A of targets with one input, which are neighbours in a model, are one matrix.
+        a_offsets = [self._take(a_shape) for _, a_shape, _ in shapes]
+        for (target, a_shape, b_shape), a_offset in zip(shapes, a_offsets, strict=True):
+            self.places[target.name] = Place(target, a_offset, a_shape, self._take(b_shape), b_shape)
 
     def _take(self, shape: tuple[int, ...]) -> int:
         offset = self.size
         # Rounded up; the gap belongs to no view and stays zero.
         self.size += -(-torch.Size(shape).numel() // _ALIGNMENT) * _ALIGNMENT
         return offset
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A and B of targets that have one input, as a pass computes with them.
+
+    Attributes:
+        a: [slots, targets * rank, in].
+        b: [slots, out, rank] of each target.
+        rank: of the bucket.
+    """
+
+    a: Tensor
+    b: tuple[Tensor, ...]
+    rank: int
 
 
 class Tenant(Protocol):
@@ -178,6 +197,7 @@ class Pool:
         self._seated: dict[int, Slot] = {}
         self._free: list[int] = []
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
+        self._factors: dict[tuple[str, ...], Factors | None] = {}
 
     def views(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Return A [slots, rank, in] and B [slots, out, rank] of a target, None where this layout leaves it out."""
@@ -188,6 +208,30 @@ class Pool:
                 return None
             found = self._views[name] = (place.a(self.weights), place.b(self.weights))
         return found
+
+    def factors(self, names: tuple[str, ...]) -> Factors | None:
+        """Return the factors of linear layers with one input, None where this layout leaves them out.
+
+        Args:
+            names: neighbours in the model, of one kind, so that a layout has all or none; the input's width is even.
+        """
+        if names not in self._factors:
+            self._factors[names] = self._make_factors(names)
+        return self._factors[names]
+
+    def _make_factors(self, names: tuple[str, ...]) -> Factors | None:
+        places = [self.layout.places[name] for name in names if name in self.layout.places]
+        if not places:
+            return None
+        (rank, inputs), first = places[0].a_shape, places[0].a_offset
+        if [place.a_offset for place in places] != [first + i * rank * inputs for i in range(len(names))]:
+            raise ValueError(f"names: got {names}, expected targets whose A lie side by side")
+        a = _view(self.weights, first, (len(names) * rank, inputs))
+        return Factors(a, tuple(place.b(self.weights) for place in places), rank)
+
+    def _forget_views(self) -> None:
+        self._views.clear()
+        self._factors.clear()
 
     @property
     def slot_bytes(self) -> int:
@@ -222,7 +266,7 @@ class Pool:
         fresh = self.weights.new_zeros(slots, self.layout.size)
         # Old and new storage exist for a moment side by side; slots know their row, so none has to be told.
         self.weights = torch.cat([self.weights, fresh])
-        self._views.clear()
+        self._forget_views()
         # Taken from the end: low rows first, so that adapters made one after the other are neighbours.
         self._free.extend(reversed(range(old, old + slots)))
 
@@ -243,7 +287,7 @@ class Pool:
             return 0
         # A copy, because a view of some rows would hold on to the memory of all.
         self.weights = self.weights[:kept].clone()
-        self._views.clear()
+        self._forget_views()
         self._free = [index for index in self._free if index < kept]
         return dropped
 
@@ -254,7 +298,7 @@ class Pool:
             slots = [self._seated[row] for row in sorted(self._seated)]
             kept = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self.weights.device)
             self.weights = self.weights[kept]
-            self._views.clear()
+            self._forget_views()
             self._free = []
             self._seated = dict(enumerate(slots))
             for row, slot in self._seated.items():

@@ -22,10 +22,11 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.base_weights import BaseWeights
 from tinsmith.engine.model.context import ContextCell
 from tinsmith.engine.model.experts import LoraExperts
+from tinsmith.engine.model.lean import lean_decoder
 from tinsmith.engine.model.loading_faults import named_faults
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.norms import fuse_norms
-from tinsmith.engine.model.probe import check_numbers, check_packed, check_tiles, plain_logits
+from tinsmith.engine.model.probe import check_lean, check_numbers, check_packed, check_tiles, plain_logits
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
 from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config
@@ -89,6 +90,7 @@ def _load(
     plain = plain_logits(model, device)
     check_numbers(f"{place}: {folder / CONFIG}", fields, plain)
     gather_weight(model.get_output_embeddings())
+    lean = lean_decoder(model) if cell.products.tile == 1 else None
     base = BaseModel(
         info=_info(name, model, config, parameters, tied, tokenizer is not None).model_copy(
             update={"lora_parameters": dict(of_adapters)}
@@ -109,6 +111,9 @@ def _load(
         fuse_norms(model)
     model.config._attn_implementation = attention.NAME
     check_packed(base, plain)
+    if lean is not None:
+        check_lean(base, lean)
+        base.lean = lean
     if cell.products.tile > 1:
         check_tiles(base)
     return base

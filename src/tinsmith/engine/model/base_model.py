@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from tinsmith.engine.adapters.slots import Target
-from tinsmith.engine.model.context import ContextCell, ForwardContext
+from tinsmith.engine.model.context import ContextCell, ForwardContext, Mode
+from tinsmith.engine.model.lean import LeanDecoder
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.tiles.products import Products, TiledLinears
 from tinsmith.types.facts.base_model_info import BaseModelInfo
@@ -33,6 +34,7 @@ class BaseModel:
         dtype: compute dtype.
         tokenizer: None where the folder has no tokenizer.json.
         group: the ranks that the weights are split over; None where this process holds all of them.
+        lean: the decoder as the sampler runs it; None where it runs the modules.
     """
 
     info: BaseModelInfo
@@ -45,6 +47,7 @@ class BaseModel:
     dtype: torch.dtype
     tokenizer: Tokenizer | None
     group: dist.ProcessGroup | None = None
+    lean: LeanDecoder | None = None
 
     @property
     def wide_dtype(self) -> torch.dtype:
@@ -76,6 +79,8 @@ class BaseModel:
         Returns:
             last hidden states after the final norm, [T, H], compute dtype.
         """
+        if self.lean is not None and context.mode is not Mode.PACKED:
+            return self.lean.hidden(input_ids, context)
         if self.products.tile == 1:
             return self._decode(input_ids, context)
         tokens = input_ids.shape[0]

@@ -15,6 +15,7 @@ from tinsmith.engine.model.architecture import unsupported
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext, Mode
+from tinsmith.engine.model.lean import LeanDecoder
 from tinsmith.types.errors import UserError, invalid
 
 # Two lengths, so that the packed pass pads one of the sequences and a token that looks across their border is seen.
@@ -98,11 +99,31 @@ def check_packed(base: BaseModel, plain: list[Tensor]) -> None:
         raise unsupported(name, f"{what} ({error})") from error
     if len(recorder.layers) != base.info.num_layers:
         raise unsupported(name, f"{what}, whose layers do not use the attention interface")
-    for a, b in zip(plain, packed, strict=True):
-        tolerance = _HALF_TOLERANCE if a.dtype in (torch.bfloat16, torch.float16) else _TOLERANCE
-        # Not `>`: NaN compares false either way, and a model that gives NaN is not one we compute.
-        if not bool((a.float() - b.float()).norm() <= tolerance * a.float().norm()):
-            raise unsupported(name, f"{what}, which mixes tokens or scales logits in a way of its own")
+    if not all(_is_close(a, b) for a, b in zip(plain, packed, strict=True)):
+        raise unsupported(name, f"{what}, which mixes tokens or scales logits in a way of its own")
+
+
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    tolerance = _HALF_TOLERANCE if a.dtype in (torch.bfloat16, torch.float16) else _TOLERANCE
+    # Not `>`: NaN compares false either way, and a model that gives NaN is not one we compute.
+    return bool((a.float() - b.float()).norm() <= tolerance * a.float().norm())
+
+
+@torch.no_grad()
+def check_lean(base: BaseModel, lean: LeanDecoder) -> None:
+    """Compare a pass of the written-out decoder with one of the modules.
+
+    Raises:
+        UserError: the two differ by more than rounding.
+    """
+    ids = torch.cat(_probe_ids(base.decoder.get_input_embeddings().weight.shape[0], base.device))  # pyright: ignore
+    positions = torch.cat([torch.arange(n) for n in _LENGTHS]).to(base.device)
+    context = ForwardContext(Mode.PACKED, positions, _LENGTHS, paged=_LayerRecorder())
+    with base.cell.use(context):
+        modules, written = base.hidden(ids, context), lean.hidden(ids, context)
+    if not _is_close(modules, written):
+        what = f"architecture {base.info.architecture}, whose layers compute something else than their family's"
+        raise unsupported(base.info.name, what)
 
 
 # A sequence, and those before and behind it, so that it stands at other rows of another number of tiles.

@@ -13,6 +13,7 @@ from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode
 from tinsmith.engine.model.padded import pad_groups, unpad_groups
 from tinsmith.engine.model.tiles.attention import attend_to_cached
+from tinsmith.engine.sampling.decode_rows import DecodePass
 from tinsmith.engine.sampling.kv_cache import KVCache
 
 # Sequences are read together while their padding stays below half of what they hold ...
@@ -30,11 +31,13 @@ class PagedPass:
     Args:
         cache: where keys and values are kept.
         starts: keys of each sequence that were in the cache before this pass.
+        rows: the rows of a decoding pass; None where it gathers blocks.
     """
 
-    def __init__(self, cache: KVCache, starts: Sequence[int]) -> None:
+    def __init__(self, cache: KVCache, starts: Sequence[int], rows: DecodePass | None = None) -> None:
         self._cache = cache
         self._starts = starts
+        self._rows = rows
         self._readers: list[list[_Reader]] | None = None
 
     def attend(
@@ -48,6 +51,8 @@ class PagedPass:
         # fill up a tile.
         tokens = context.slot_mapping.shape[0]
         self._cache.store(layer, context.slot_mapping, key[:tokens], value[:tokens])
+        if self._rows is not None:
+            return self._rows.attend(layer, query, key, value, scaling)
         if not any(self._starts):
             return packed_attention(query, key, value, context.layout, scaling, tiled=tiled)
         if tiled:

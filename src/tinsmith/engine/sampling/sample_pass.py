@@ -12,6 +12,7 @@ from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.logprobs import head_spans, project
+from tinsmith.engine.sampling.decode_rows import DecodeRows
 from tinsmith.engine.sampling.kv_cache import KVCache
 from tinsmith.engine.sampling.paged_attention import PagedPass
 from tinsmith.engine.sampling.schedule import Slice
@@ -25,19 +26,22 @@ class SamplePass:
         cache: where keys and values go; the slices' blocks are ready.
         slices: in an order in which equal adapters are neighbours.
         decode: whether each slice is one token of a sequence whose other tokens are in the cache.
+        rows: where a decoding pass reads keys and values; None where it gathers them from the cache.
     """
 
-    def __init__(self, base: BaseModel, cache: KVCache, slices: Sequence[Slice], decode: bool) -> None:
+    def __init__(
+        self, base: BaseModel, cache: KVCache, slices: Sequence[Slice], decode: bool, rows: DecodeRows | None = None
+    ) -> None:
         self._base = base
         self._slots = [s.sequence.group.slot for s in slices]
         self._lengths = tuple(s.end - s.start for s in slices)
         self._ends = np.cumsum(self._lengths)
         self._decode = decode
-        ids, context = self._pack(cache, slices)
+        ids, context = self._pack(cache, slices, rows if decode else None)
         with torch.no_grad(), base.cell.use(context):
             self._hidden = base.hidden(ids, context)
 
-    def _pack(self, cache: KVCache, slices: Sequence[Slice]) -> tuple[Tensor, ForwardContext]:
+    def _pack(self, cache: KVCache, slices: Sequence[Slice], rows: DecodeRows | None) -> tuple[Tensor, ForwardContext]:
         device, size = self._base.device, cache.block_size
         width = max(-(-s.end // size) for s in slices)  # blocks that the longest sequence needs
         tables = np.zeros((len(slices), width), np.int64)
@@ -51,12 +55,14 @@ class SamplePass:
         # Cell of a position: its block, looked up in its sequence's table, and its offset there.
         cells = tables[owners, positions // size] * size + positions % size
         ids = [token for s in slices for token in s.sequence.tokens[s.start : s.end]]
+        sequences = [s.sequence for s in slices]
+        side_by_side = None if rows is None else rows.prepare(sequences, starts.tolist(), torch.from_numpy(tables))
         context = ForwardContext(
             mode=Mode.DECODE if self._decode else Mode.PREFILL,
             positions=torch.from_numpy(positions).to(device),
             lengths=self._lengths,
             spans=adapter_spans(self._slots, self._lengths),
-            paged=PagedPass(cache, starts.tolist()),
+            paged=PagedPass(cache, starts.tolist(), side_by_side),
             slot_mapping=torch.from_numpy(cells).to(device),
             block_tables=torch.from_numpy(tables.astype(np.int32)).to(device),
             context_lens=torch.tensor([s.end for s in slices], dtype=torch.int32, device=device),

@@ -15,6 +15,7 @@ from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.sampling.block_manager import BlockManager
+from tinsmith.engine.sampling.decode_rows import DecodeRows
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.engine.sampling.next_tokens import next_tokens
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
@@ -55,6 +56,9 @@ class Sampler:
         shape = KVShape(base.info.num_layers, base.kv_heads, base.head_dim, base.dtype)
         blocks = affordable_blocks(shape, base.device, settings)
         self.cache = KVCache(shape, settings.kv_block_size, blocks, base.device)
+        # Tiles read keys in an order of their own, and an accelerator has the memory's bandwidth to gather.
+        in_rows = base.device.type == "cpu" and base.products.tile == 1
+        self._rows = DecodeRows(self.cache) if in_rows else None
         self.schedule = SampleSchedule(
             BlockManager(blocks), settings.kv_block_size, settings.prefill_tokens, settings.max_decode_batch
         )
@@ -118,6 +122,8 @@ class Sampler:
             except Exception as error:
                 log.exception("sampling step of %d sequences failed", len(plan.slices))
                 self._fail_all(plan, error)
+            if self._rows is not None and not self.schedule.running:
+                self._rows.clear()
         return self._groups.take_ended()
 
     def _run(self, plan: Plan) -> None:
@@ -130,7 +136,7 @@ class Sampler:
 
     def _run_together(self, slices: list[Slice], decode: bool) -> None:
         self._memory.use({slot for part in slices if (slot := _slot_of(part)) is not None})
-        done = SamplePass(self._base, self.cache, slices, decode)
+        done = SamplePass(self._base, self.cache, slices, decode, self._rows)
         # Only now: had the pass failed, the blocks would hold nothing that others may find.
         for part in slices:
             self.schedule.computed(part)

@@ -1,0 +1,226 @@
+"""A pass of the sampler through a decoder of the Llama family, written out.
+
+A token that is decoded costs a layer of a small model less than a millisecond, of which `transformers`' modules take
+half: five operations for a norm, ten for a rotation, a product for each weight although three of them have one input,
+and a call through hooks for each. Here products of one input are one product and nothing waits for a backward pass.
+The numbers are the modules' up to rounding, which the probe makes sure of when a model is loaded. Training goes through
+the modules, and so do tiles, layers that are split over ranks, and architectures that are not listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from tinsmith.engine.model.context import ForwardContext
+from tinsmith.engine.model.pass_adapters import PassAdapters
+
+# Decoder layers with the same arithmetic: norm, attention, residual, norm, MLP, residual. Not by their parts, which
+# others have as well: Granite scales its residuals, Gemma its embeddings, Phi rotates a part of each head.
+_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen3", "Qwen3Moe")}
+
+
+@dataclass(frozen=True, slots=True)
+class FusedLinear:
+    """Linear layers of one input as one product.
+
+    Attributes:
+        names: of the layers.
+        weight: [sum of outputs, in]; the layers' own weights are views of it.
+        bias: [sum of outputs].
+        widths: outputs of each.
+    """
+
+    names: tuple[str, ...]
+    weight: Tensor
+    bias: Tensor | None
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layers: Sequence[tuple[str, nn.Linear]]) -> FusedLinear:
+        """Put the weights of layers into one tensor, of which each layer keeps its part, so that none is held twice."""
+        names = tuple(name for name, _ in layers)
+        linears = [linear for _, linear in layers]
+        widths = tuple(linear.out_features for linear in linears)
+        if len(linears) == 1:
+            return cls(names, linears[0].weight, linears[0].bias, widths)
+        weight, bias = (_join(linears, kind) for kind in ("weight", "bias"))
+        assert weight is not None
+        return cls(names, weight, bias, widths)
+
+    def apply(self, x: Tensor, adapters: PassAdapters) -> Tensor:
+        """[T, in] to a fresh [T, sum of outputs]."""
+        y = F.linear(x, self.weight, self.bias)
+        adapters.add(y, x, self.names, self.widths)
+        return y
+
+
+def _join(linears: Sequence[nn.Linear], kind: str) -> Tensor | None:
+    found = [getattr(linear, kind) for linear in linears]
+    if found[0] is None:
+        return None
+    whole = torch.cat([tensor.detach() for tensor in found])
+    start = 0
+    for linear, tensor in zip(linears, found, strict=True):
+        part = whole[start : start + tensor.shape[0]]
+        setattr(linear, kind, nn.Parameter(part, requires_grad=False))
+        start += tensor.shape[0]
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """An RMSNorm of the Llama family (Zhang & Sennrich 2019, arXiv:1910.07467, equation 4)."""
+
+    module: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # The modules compute in float32 whatever comes in, and round before the weight: only there the two are one.
+        if x.dtype != torch.float32:
+            return self.module(x)
+        return F.rms_norm(x, x.shape[-1:], self.module.weight, self.module.variance_epsilon)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeadNorms:
+    """The norms of query heads and key heads, side by side."""
+
+    query: Any
+    key: Any
+    heads: int
+    weight: Tensor
+
+    @classmethod
+    def of(cls, attention: Any, heads: int, key_heads: int) -> _HeadNorms | None:
+        if not hasattr(attention, "q_norm"):
+            return None
+        query, key = attention.q_norm, attention.k_norm
+        weights = [query.weight.expand(heads, -1), key.weight.expand(key_heads, -1)]
+        return cls(query, key, heads, torch.cat(weights))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            return torch.cat([self.query(x[:, : self.heads]), self.key(x[:, self.heads :])], 1)
+        return F.rms_norm(x, x.shape[-1:], None, self.query.variance_epsilon).mul_(self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One decoder layer; `gate_up` is None where the MLP is a module of its own kind (experts)."""
+
+    norm: _Norm
+    qkv: FusedLinear
+    head_norms: _HeadNorms | None
+    output: FusedLinear
+    mlp_norm: _Norm
+    mlp: Any
+    gate_up: FusedLinear | None
+    down: FusedLinear | None
+    heads: int
+    key_heads: int
+    scaling: float
+
+
+class LeanDecoder:
+    """The decoder, from ids to the last hidden states.
+
+    Args:
+        decoder: of `transformers`, whose linear layers are not swapped yet; see `lean_decoder`.
+        names: of its modules in the model.
+    """
+
+    def __init__(self, decoder: Any, names: dict[nn.Module, str]) -> None:
+        self._embedding: Tensor = decoder.embed_tokens.weight
+        self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
+        self._norm = _Norm(decoder.norm)
+        self._layers = [_layer(layer, names) for layer in decoder.layers]
+
+    def hidden(self, ids: Tensor, context: ForwardContext) -> Tensor:
+        """Run over one stream; its attention is `context.paged`.
+
+        Args:
+            ids: int64 [T].
+            context: of this pass.
+
+        Returns:
+            last hidden states after the final norm, [T, H], compute dtype.
+        """
+        adapters = PassAdapters.of(context)
+        x = F.embedding(ids, self._embedding)
+        cos, sin = (angle[0, :, None] for angle in self._rotary(x, context.positions[None]))  # [T, 1, D]
+        # rotate_half swaps the halves of a head and negates the first: the sign goes onto the sine, once per pass.
+        sin = torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], -1)
+        for index, layer in enumerate(self._layers):
+            x += self._attend(index, layer, layer.norm(x), (cos, sin), adapters, context)
+            x += self._mix(layer, layer.mlp_norm(x), adapters)
+        return self._norm(x)
+
+    @staticmethod
+    def _attend(
+        index: int,
+        layer: _Layer,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        adapters: PassAdapters,
+        context: ForwardContext,
+    ) -> Tensor:
+        assert context.paged is not None
+        tokens = x.shape[0]
+        heads = layer.qkv.apply(x, adapters).view(tokens, layer.heads + 2 * layer.key_heads, -1)
+        turned, value = heads.split([layer.heads + layer.key_heads, layer.key_heads], 1)
+        if layer.head_norms is not None:
+            turned = layer.head_norms(turned)
+        # Rotary embedding (Su et al. 2021, arXiv:2104.09864, section 3.4.2) of queries and keys at once.
+        cos, sin = angles
+        turned = (turned * cos).add_(turned.roll(turned.shape[-1] // 2, -1).mul_(sin))
+        query, key = turned.split([layer.heads, layer.key_heads], 1)
+        mixed = context.paged.attend(index, query, key, value, layer.scaling, context)
+        return layer.output.apply(mixed.reshape(tokens, -1), adapters)
+
+    @staticmethod
+    def _mix(layer: _Layer, x: Tensor, adapters: PassAdapters) -> Tensor:
+        if layer.gate_up is None or layer.down is None:
+            return layer.mlp(x[None])[0]
+        gate, up = layer.gate_up.apply(x, adapters).chunk(2, 1)
+        return layer.down.apply(layer.mlp.act_fn(gate).mul_(up), adapters)
+
+
+def lean_decoder(model: Any) -> LeanDecoder | None:
+    """Return the written-out decoder of a model whose linear layers are not swapped yet; None where it has none."""
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", ())
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers or any(type(layer).__name__ not in _LAYERS for layer in layers):
+        return None
+    # An odd width would leave gaps between the factors of an adapter, see `Pool.factors`.
+    if any(isinstance(linear.weight, DTensor) or linear.in_features % 2 for linear in linears):
+        return None
+    return LeanDecoder(decoder, {module: name for name, module in model.named_modules()})
+
+
+def _layer(layer: Any, names: dict[nn.Module, str]) -> _Layer:
+    def fused(*linears: nn.Linear) -> FusedLinear:
+        return FusedLinear.of([(names[linear], linear) for linear in linears])
+
+    attention, mlp = layer.self_attn, layer.mlp
+    heads, key_heads = (p.out_features // attention.head_dim for p in (attention.q_proj, attention.k_proj))
+    dense = isinstance(getattr(mlp, "gate_proj", None), nn.Linear)
+    return _Layer(
+        norm=_Norm(layer.input_layernorm),
+        qkv=fused(attention.q_proj, attention.k_proj, attention.v_proj),
+        head_norms=_HeadNorms.of(attention, heads, key_heads),
+        output=fused(attention.o_proj),
+        mlp_norm=_Norm(layer.post_attention_layernorm),
+        mlp=mlp,
+        gate_up=fused(mlp.gate_proj, mlp.up_proj) if dense else None,
+        down=fused(mlp.down_proj) if dense else None,
+        heads=heads,
+        key_heads=key_heads,
+        scaling=attention.scaling,
+    )
