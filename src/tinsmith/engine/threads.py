@@ -43,6 +43,10 @@ class Threads:
         most: how many cores the process may use.
         use: tells the processor time up to now.
         clock: seconds, monotonic; the one of `use`.
+
+    Attributes:
+        steady: how many there would be with nobody else on the machine. What changes the order of a sum follows this
+            number and not the load: a run that is repeated, or replayed after a loss, has to find the same bits.
     """
 
     def __init__(self, most: int, use: Callable[[], Use], clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,6 +55,7 @@ class Threads:
         self._clock = clock
         self._parameters = 0
         self._chosen: int | None = None
+        self.steady = 1
         # From here to the first look a model is loaded, which is long enough to see who else is there.
         self._last = use()
 
@@ -63,6 +68,7 @@ class Threads:
         """
         self._parameters = max(self._parameters, parameters)
         self._chosen = chosen
+        self.steady = chosen or threads_for(self._parameters, self._most, 0.0)
         return self._set()
 
     def follow_load(self) -> None:

@@ -16,25 +16,29 @@ from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training import lanes
 from tinsmith.engine.training.lanes import in_lanes, lanes_for
-from tinsmith.types.params import LoraConfig
+from tinsmith.types.params import AdamParams, LoraConfig
 
 MODELS = {"a": 8, "b": 32, "c": 5}
 
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads for torch, and lanes for passes as small as those of a test."""
+    """A machine with two cores, and lanes for passes as small as those of a test."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    monkeypatch.setattr(THREADS, "_most", 2)
+    monkeypatch.setattr(THREADS, "steady", THREADS.steady)
+    monkeypatch.setattr(THREADS, "follow_load", lambda: None)  # the number of threads is what the test says
     monkeypatch.setattr(lanes, "_LANE_TOKENS", 16)
     yield
     torch.set_num_threads(before)
 
 
-def make_engine(family: str = "qwen3") -> Engine:
-    engine = load_engine(checkpoint(family), dtype="float64")
+def make_engine(family: str = "qwen3", dtype: str = "float64") -> Engine:
+    engine = load_engine(checkpoint(family), dtype=dtype)
     for seed, (model_id, rank) in enumerate(MODELS.items()):
         engine.create_model(model_id, LoraConfig(rank=rank))
         randomise_adapter(engine, model_id, seed)
@@ -53,12 +57,11 @@ def gradients(engine: Engine) -> torch.Tensor:
 
 
 def test_a_lane_has_enough_to_do_and_all_lanes_fit_the_budget(two_threads: None) -> None:
-    assert lanes_for(tokens=31, longest=31, budget=4096) == 1
-    assert lanes_for(tokens=32, longest=16, budget=4096) == 2
-    assert lanes_for(tokens=9000, longest=2048, budget=4096) == 2
-    assert lanes_for(tokens=9000, longest=2049, budget=4096) == 1
-    torch.set_num_threads(1)
-    assert lanes_for(tokens=9000, longest=16, budget=4096) == 1
+    assert lanes_for(tokens=31, longest=31, budget=4096, most=2) == 1
+    assert lanes_for(tokens=32, longest=16, budget=4096, most=2) == 2
+    assert lanes_for(tokens=9000, longest=2048, budget=4096, most=2) == 2
+    assert lanes_for(tokens=9000, longest=2049, budget=4096, most=2) == 1
+    assert lanes_for(tokens=9000, longest=16, budget=4096, most=1) == 1
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
@@ -75,8 +78,9 @@ def test_lanes_change_nothing_but_rounding_and_repeat_bit_by_bit(
 
     one, two, again = make_engine(family), make_engine(family), make_engine(family)
     rows = make_rows()
-    torch.set_num_threads(1)
+    monkeypatch.setattr(THREADS, "steady", 1)
     wanted = one.train_rows(rows)
+    monkeypatch.setattr(THREADS, "steady", 2)
     torch.set_num_threads(2)
     monkeypatch.setattr(BaseModel, "hidden", watched)
     found = two.train_rows(rows)
@@ -89,6 +93,23 @@ def test_lanes_change_nothing_but_rounding_and_repeat_bit_by_bit(
     torch.testing.assert_close(gradients(two), gradients(one), rtol=1e-9, atol=1e-11)
     assert torch.equal(gradients(two), gradients(again))
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_busy_machine_gives_the_bits_of_an_idle_one(dtype: str, two_threads: None) -> None:
+    """The load decides how many lanes run at once, which a run that is repeated or replayed must not show."""
+    busy, idle = make_engine(dtype=dtype), make_engine(dtype=dtype)
+    rows = make_rows()
+    adam = AdamParams(learning_rate=1e-3, grad_clip_norm=0.1, weight_decay=0.1)
+    for threads, engine in ((1, busy), (2, idle)):
+        for _ in range(3):
+            torch.set_num_threads(threads)
+            assert all(isinstance(output, RowOutput) for output in engine.train_rows(rows))
+            for model_id in MODELS:
+                engine.optim_step(model_id, adam)
+    for model_id in MODELS:
+        one, other = (engine.adapters.get(model_id) for engine in (busy, idle))
+        assert torch.equal(one.slot.flat, other.slot.flat)
 
 
 def test_what_one_lane_got_of_a_pass_that_failed_in_another_reaches_nobody(
@@ -114,6 +135,13 @@ def test_what_one_lane_got_of_a_pass_that_failed_in_another_reaches_nobody(
     for model_id in ("a", "c"):
         found, wanted = engine.adapters.get(model_id).grad, calm.adapters.get(model_id).grad
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_lanes_are_run_whatever_runs_at_once(threads: int, two_threads: None) -> None:
+    torch.set_num_threads(threads)
+    assert in_lanes(5, lambda lane: lane * lane) == [0, 1, 4, 9, 16]
+    assert torch.get_num_threads() == threads
 
 
 def test_the_first_failure_is_raised_after_all_lanes_have_ended(two_threads: None) -> None:

@@ -2,7 +2,8 @@
 
 A pass of a small model is hundreds of short products. Cut over two threads, every one of them waits for the slower
 half; two micro-batches side by side wait for each other once, at the end. torch computes without Python's lock, so
-threads of one process do.
+threads of one process do. How a pass is cut does not follow the load, only how many of its lanes run at once: so that
+it gives the same bits on a busy machine and on an idle one.
 """
 
 from __future__ import annotations
@@ -19,36 +20,34 @@ T = TypeVar("T")
 _LANE_TOKENS = 512
 
 
-def lanes_for(tokens: int, longest: int, budget: int) -> int:
-    """Return how many micro-batches to compute at once, at most one for each of torch's threads.
+def lanes_for(tokens: int, longest: int, budget: int, most: int) -> int:
+    """Return into how many lanes a pass is cut.
 
     Args:
         tokens: of the pass.
         longest: tokens of the largest part that cannot be cut.
         budget: tokens that may be computed at once, for the sake of memory.
+        most: lanes that may be wanted at once.
     """
-    return max(1, min(torch.get_num_threads(), tokens // _LANE_TOKENS, budget // max(longest, _LANE_TOKENS)))
+    return max(1, min(most, tokens // _LANE_TOKENS, budget // max(longest, _LANE_TOKENS)))
 
 
 def in_lanes(lanes: int, work: Callable[[int], T]) -> list[T]:
-    """Call `work` with 0 ... lanes - 1, each on a thread of its own; return the results in that order.
+    """Call `work` with 0 ... lanes - 1, as many at once as torch has threads here; return the results in that order.
 
     Raises:
         Exception: the first lane's that failed, after all have ended.
     """
-    if lanes == 1:
-        return [work(0)]
     threads = torch.get_num_threads()
+    at_once = min(lanes, threads)
+    if at_once == 1:
+        return [work(lane) for lane in range(lanes)]
 
     def with_share(lane: int) -> T:
         # The number is a property of the thread, and a new thread has that of the machine.
-        torch.set_num_threads(max(1, threads // lanes))
+        torch.set_num_threads(threads // at_once)
         return work(lane)
 
-    try:
-        with ThreadPoolExecutor(lanes - 1, thread_name_prefix="lane") as pool:
-            others = [pool.submit(with_share, lane) for lane in range(1, lanes)]
-            first = with_share(0)
-            return [first, *(other.result() for other in others)]
-    finally:
-        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(at_once, thread_name_prefix="lane") as pool:
+        running = [pool.submit(with_share, lane) for lane in range(lanes)]
+    return [lane.result() for lane in running]

@@ -15,6 +15,7 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
 from tinsmith.engine.model.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
+from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training.lanes import in_lanes, lanes_for
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
 from tinsmith.engine.training.packing import Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
@@ -66,7 +67,7 @@ def _lanes(base: BaseModel, units: Sequence[Unit], budget: int) -> int:
     if base.device.type != "cpu" or base.group is not None or base.products.tile > 1:
         return 1
     sizes = [tokens_of(unit) for unit in units]
-    return min(len(units), lanes_for(sum(sizes), max(sizes), budget))
+    return min(len(units), lanes_for(sum(sizes), max(sizes), budget, THREADS.steady))
 
 
 def _run_batch(
