@@ -196,6 +196,8 @@ async def test_a_key_holds_so_many_requests_open_and_no_more(start: Start) -> No
     assert refused.status_code == 429
     assert refused.headers["retry-after"]
     assert "TINSMITH_MAX_OPEN_REQUESTS_PER_KEY" in refused.json()["detail"]
+    page = (await running.http(None).get("/metrics")).text
+    assert 'tinsmith_refused_total{limit="max_open_requests_per_key"} 1.0' in page
     await client.post("session_heartbeat", {"session_id": client.session_id})
     assert (await post_sample(other, theirs, 0)).status_code == 200
     running.link.release()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import collections
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from prometheus_client import Counter
 
 from tinsmith.server.faults import Unavailable
 from tinsmith.server.http.connections import most_connections
@@ -16,11 +18,13 @@ class OpenRequests:
 
     Args:
         settings: the limits.
+        refused: counts who is turned away, by limit.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, refused: Counter) -> None:
+        self._refused = refused.labels("max_open_requests_per_key")
         self.most = settings.max_open_requests_per_key or max(1, most_connections(settings) // 2)
-        self.open: Counter[str] = Counter()
+        self.open: collections.Counter[str] = collections.Counter()
 
     @contextmanager
     def one_more(self, owner: str) -> Iterator[None]:
@@ -30,6 +34,7 @@ class OpenRequests:
             Unavailable: its owner has as many as it may (429).
         """
         if self.open[owner] >= self.most:
+            self._refused.inc()
             raise Unavailable(
                 f"requests: got one more than the {self.open[owner]} of yours that are being answered, expected at "
                 f"most {self.most} for one key (TINSMITH_MAX_OPEN_REQUESTS_PER_KEY); poll for fewer results at once",
