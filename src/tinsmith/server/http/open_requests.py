@@ -22,7 +22,7 @@ class OpenRequests:
     """
 
     def __init__(self, settings: ServerSettings, refused: Counter) -> None:
-        self._refused = refused.labels("max_open_requests_per_key")
+        self._refused = refused
         self.most = settings.max_open_requests_per_key or max(1, most_connections(settings) // 2)
         self.open: collections.Counter[str] = collections.Counter()
 
@@ -34,7 +34,7 @@ class OpenRequests:
             Unavailable: its owner has as many as it may (429).
         """
         if self.open[owner] >= self.most:
-            self._refused.inc()
+            self._refused.labels("max_open_requests_per_key").inc()
             raise Unavailable(
                 f"requests: got one more than the {self.open[owner]} of yours that are being answered, expected at "
                 f"most {self.most} for one key (TINSMITH_MAX_OPEN_REQUESTS_PER_KEY); poll for fewer results at once",
