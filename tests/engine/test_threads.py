@@ -114,3 +114,27 @@ def test_an_engine_looks_at_the_load_before_it_trains_and_before_it_samples(monk
     assert looks == ["look"]
     engine.sampler.step()
     assert looks == ["look", "look"]
+
+
+def test_others_take_the_cores_first_that_a_quota_keeps_from_this_process() -> None:
+    machine = Machine()
+    for spare, wanted in ((0, 1), (1, 2)):
+        found = Threads(2, machine.use, machine.clock, spare)
+        machine.others = 1.0
+        machine.wait(1.0)
+        assert found.settle(TINY, None) == wanted
+
+
+def test_after_a_rest_the_moment_counts_and_not_what_was_before() -> None:
+    now = Use(100.0, 0.0, 0.0)
+    found = Threads(2, lambda: now, lambda: now.at)
+    # A minute of a script's own work on both cores, which is over.
+    now = Use(160.0, 120.0, 0.1, running=0)
+    assert found.settle(TINY, None) == 2
+    now = Use(220.0, 240.0, 0.2, running=2)
+    found.follow_load()
+    assert torch.get_num_threads() == 1
+    # What came while this process computed is an average that counts.
+    now = Use(230.0, 260.0, 10.2, running=0)
+    found.follow_load()
+    assert torch.get_num_threads() == 1

@@ -86,3 +86,28 @@ def test_that_never_becomes_possible_does_not_time_out_but_ends_with_its_model(
     assert not driven.outcomes(op)
     driven.run(operation(ReleaseModel(), "m"))
     assert "was released" in driven.failure(op).message
+
+
+def test_a_run_does_not_pay_for_its_recovery_points(engine: FakeEngine, driven: Driven, tmp_path: Path) -> None:
+    """Charged like a save of its own, one of 50 ms among runs whose steps take 1 ms would cost it fifty rounds."""
+    save_state, step = engine.save_state, engine.optim_step
+
+    def slow_save(model_id: str, folder: str) -> int:
+        engine.clock.now += 50.0
+        return save_state(model_id, folder)
+
+    def timed_step(model_id: str, *args: object) -> dict[str, float]:
+        engine.clock.now += 1.0
+        return step(model_id, *args)  # pyright: ignore[reportArgumentType]
+
+    engine.save_state, engine.optim_step = slow_save, timed_step
+    runs = ["m", "n", "o"]
+    driven.run(*map(create, runs), point(tmp_path / "p", 0))
+    order: list[str] = []
+    engine.optim_step = lambda model_id, *args: order.append(model_id) or timed_step(model_id, *args)
+    steps = [optim(run, seq) for seq in range(1, 11) for run in runs]
+    driven.run(*steps)
+    assert order.count("m") == 10
+    # Its last step is in the last round, as everybody's.
+    assert sorted(order[-3:]) == runs
+    assert sorted(order[:3]) == runs

@@ -14,6 +14,11 @@ import torch
 _QUOTAS = (("cpu.max", "cpu.max"), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 _GROUPS = Path("/sys/fs/cgroup")
 _STAT = Path("/proc/stat")
+_LOAD = Path("/proc/loadavg")
+# After so long a rest, seconds, of which this process used less than that part of a core, an average says nothing of
+# now.
+_REST_S = 2.0
+_RESTING = 0.5
 # Before anyone has changed it.
 _AT_START = torch.get_num_threads()
 # Columns of a core's line in /proc/stat in which it has nothing to do: idle, and idle because of a disk. The two
@@ -49,24 +54,37 @@ class Use:
         at: the moment, on a monotonic clock.
         everyone: of all processes on the cores that this one may use; 0 where the system does not tell.
         own: of this process.
+        running: threads of others that run or could run at the moment, on all cores.
     """
 
     at: float
     everyone: float
     own: float
+    running: int = 0
 
     def others_since(self, earlier: Use) -> float:
-        """Return how many cores other processes kept busy since then, on the average."""
+        """Return how many cores other processes kept busy since then, on the average; after a rest, at the moment."""
         elapsed = self.at - earlier.at
         if elapsed <= 0:
             return 0.0
+        # A script that computes something itself and then waits for a step has left the cores by now.
+        if elapsed > _REST_S and self.own - earlier.own < _RESTING * elapsed:
+            # One of those that run has just handed over the work, and goes to sleep.
+            return max(0.0, self.running - 1.0)
         return max(0.0, (self.everyone - earlier.everyone) - (self.own - earlier.own)) / elapsed
 
 
 def use_now() -> Use:
     """Return the processor time up to now."""
     everyone = busy_seconds(_STAT.read_text(), os.sched_getaffinity(0)) if _STAT.exists() else 0.0
-    return Use(time.monotonic(), everyone, time.process_time())
+    # Running and all threads, as in `2/234`; this one runs.
+    running = int(_LOAD.read_text().split()[3].split("/")[0]) - 1 if _LOAD.exists() else 0
+    return Use(time.monotonic(), everyone, time.process_time(), max(0, running))
+
+
+def cores_in_sight() -> int:
+    """Return how many cores `Use` is about: those that this process may be put on, be they beyond its quota."""
+    return len(os.sched_getaffinity(0))
 
 
 def busy_seconds(stat: str, cores: set[int]) -> float:

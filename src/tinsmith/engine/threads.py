@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from tinsmith.engine.cores import Use, cores, use_now
+from tinsmith.engine.cores import Use, cores, cores_in_sight, use_now
 
 # So much of a model is worth one thread more: of less, handing over a product takes longer than computing it. Two at
 # least, which pay on every model that was measured; there were no machines with more cores to measure on.
@@ -43,16 +43,20 @@ class Threads:
         most: how many cores the process may use.
         use: tells the processor time up to now.
         clock: seconds, monotonic; the one of `use`.
+        spare: cores that `use` is about beyond those: a container's quota may be 4 of 64. Others take them first.
 
     Attributes:
         steady: how many there would be with nobody else on the machine. What changes the order of a sum follows this
             number and not the load: a run that is repeated, or replayed after a loss, has to find the same bits.
     """
 
-    def __init__(self, most: int, use: Callable[[], Use], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, most: int, use: Callable[[], Use], clock: Callable[[], float] = time.monotonic, spare: int = 0
+    ) -> None:
         self._most = most
         self._use = use
         self._clock = clock
+        self._spare = spare
         self._parameters = 0
         self._chosen: int | None = None
         self.steady = 1
@@ -80,10 +84,11 @@ class Threads:
         threads = self._chosen
         if threads is None:
             now = self._use()
-            threads = threads_for(self._parameters, self._most, now.others_since(self._last))
+            others = max(0.0, now.others_since(self._last) - self._spare)
+            threads = threads_for(self._parameters, self._most, others)
             self._last = now
         torch.set_num_threads(threads)
         return threads
 
 
-THREADS = Threads(cores(), use_now)
+THREADS = Threads(cores(), use_now, spare=max(0, cores_in_sight() - cores()))

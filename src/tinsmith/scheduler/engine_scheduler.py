@@ -30,6 +30,7 @@ from tinsmith.types.engine_messages.operations import (
     ReleaseModel,
     ReleaseSampler,
     Sample,
+    SaveRecoveryPoint,
     TakeSnapshot,
 )
 from tinsmith.types.errors import UserError
@@ -178,32 +179,42 @@ class EngineScheduler:
             self._ready.note(queue)
         return share
 
-    def _barriers(self, owner: str) -> dict[str, Callable[[], None]]:
-        """Return what runs the first operation of each of an owner's models and samplers, by its kind and id."""
-        found: dict[str, Callable[[], None]] = {}
+    def _barriers(self, owner: str) -> dict[str, Callable[[], bool]]:
+        """Return what runs the first operation of each of an owner's models and samplers, by its kind and id.
+
+        Each returns whether its owner asked for it.
+        """
+        found: dict[str, Callable[[], bool]] = {}
         for model_id, queue in self._ready.barriers.get(owner, {}).items():
             found[f"model {model_id}"] = partial(self._run_model_op, queue)
         for sampler_id, whose in self._sampler_operations.ready().items():
             if whose == owner:
-                found[f"sampler {sampler_id}"] = partial(self._sampler_operations.run, sampler_id)
+                found[f"sampler {sampler_id}"] = partial(self._run_sampler_op, sampler_id)
         return found
 
     def _barrier(self, owner: str) -> None:
         ready = self._barriers(owner)
         self._fair_barriers.activate(dict.fromkeys(ready, owner))
         key = self._fair_barriers.least(ready)
-        # Charged by time, not by number: writing one large state takes as long as many optimizer steps.
+        # Charged by time, not by number: writing one large state takes as long as many optimizer steps. But not for what
+        # the service wants for itself: after a recovery point a run would wait until each of its owner's other runs
+        # had as much time, which with hundreds of runs is minutes.
         started = self._clock()
-        ready[key]()
-        self._fair_barriers.charge(key, self._clock() - started)
+        if ready[key]():
+            self._fair_barriers.charge(key, self._clock() - started)
 
     # -- operations of models -----------------------------------------------------------------------------------------
 
-    def _run_model_op(self, queue: ModelQueue) -> None:
+    def _run_model_op(self, queue: ModelQueue) -> bool:
         op = queue.ready_barrier()
         assert op is not None
         self._run(queue, op)
         self._ready.note(queue)
+        return not isinstance(op.work, SaveRecoveryPoint)
+
+    def _run_sampler_op(self, sampler_id: str) -> bool:
+        self._sampler_operations.run(sampler_id)
+        return True
 
     def _run(self, queue: ModelQueue, op: Operation) -> None:
         self._exactly_once.begin((op.request_id,))
