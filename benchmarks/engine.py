@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,8 @@ from benchmarks.common import (
 )
 from benchmarks.contestants import Batch, Contestant, Job, TinsmithEngine, TransformersPeft
 from tinsmith.models import path
+
+_SETTLE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def race(runs: Sequence[Callable[[], object]], device: str, repeats: int, *, war
     for _ in range(repeats):
         for times, run in zip(seconds, runs, strict=True):
             _synchronize(device)
+            # Threads that the side before has left waiting still spin for a moment.
+            time.sleep(_SETTLE_S)
             with stopwatch() as watch:
                 run()
                 _synchronize(device)

@@ -196,9 +196,9 @@ class EngineScheduler:
         ready = self._barriers(owner)
         self._fair_barriers.activate(dict.fromkeys(ready, owner))
         key = self._fair_barriers.least(ready)
-        # Charged by time, not by number: writing one large state takes as long as many optimizer steps. But not for what
-        # the service wants for itself: after a recovery point a run would wait until each of its owner's other runs
-        # had as much time, which with hundreds of runs is minutes.
+        # Charged by time, not by number: writing one large state takes as long as many optimizer steps. But not for
+        # what the service wants for itself: after a recovery point a run would wait until each of its owner's other
+        # runs had as much time, which with hundreds of runs is minutes.
         started = self._clock()
         if ready[key]():
             self._fair_barriers.charge(key, self._clock() - started)
