@@ -47,7 +47,7 @@ class Sizes:
     samples: int = 8
     max_tokens: int = 128
     requests: int = 48
-    stops: int = 128
+    stops: int = 64
     tiny_steps: int = 10
     blocks: int = 8
     adapter_tokens: int = 128

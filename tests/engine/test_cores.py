@@ -34,6 +34,8 @@ def test_what_others_use_is_what_is_used_less_what_this_process_uses() -> None:
     # Hundredths of a second on one side, nanoseconds on the other: never less than nothing.
     assert Use(12.0, 101.99, 42.0).others_since(earlier) == 0.0
     assert earlier.others_since(earlier) == 0.0
+    # After a rest what runs now counts, less the one that has just handed over the work.
+    assert [Use(12.0, 104.0, 40.1, running).others_since(earlier) for running in range(4)] == [0.0, 0.0, 1.0, 2.0]
 
 
 def test_the_own_time_is_all_threads_and_time_passes() -> None:

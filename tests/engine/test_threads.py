@@ -12,11 +12,11 @@ from tests.support.engines import load_engine
 from tinsmith.engine import threads
 from tinsmith.engine.cores import Use
 from tinsmith.engine.jobs import TrainRow
-from tinsmith.engine.threads import Threads, threads_for
+from tinsmith.engine.threads import Threads, free_cores, threads_for
 from tinsmith.types.datum import Datum
 from tinsmith.types.params import LoraConfig
 
-TINY, LARGE = 5_000_000, 8_000_000_000
+TINY, SMALL, LARGE = 5_000_000, 110_000_000, 8_000_000_000
 
 
 @pytest.fixture(autouse=True)
@@ -27,26 +27,29 @@ def _threads_are_put_back() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "cores", "others", "wanted"),
+    ("cores", "others", "wanted"),
     [
-        (TINY, 1, 0.0, 1),
-        (TINY, 2, 0.0, 2),
+        (1, 0.0, 1),
+        (2, 0.0, 2),
         # A client and an API process need a part of a core; a process that never waits needs all of it.
-        (TINY, 2, 0.4, 2),
-        (TINY, 2, 1.0, 1),
-        (TINY, 2, 5.0, 1),
-        # More threads than a small model has work for would only wait for each other.
-        (TINY, 64, 0.0, 2),
-        (110_000_000, 64, 0.0, 11),
-        (LARGE, 64, 0.0, 64),
-        (LARGE, 64, 30.2, 34),
-        (LARGE, 64, 64.0, 1),
+        (2, 0.4, 2),
+        (2, 1.0, 1),
+        (2, 5.0, 1),
+        (64, 30.2, 34),
+        (64, 64.0, 1),
     ],
 )
-def test_as_many_as_are_free_and_as_the_model_has_work_for(
-    parameters: int, cores: int, others: float, wanted: int
-) -> None:
-    assert threads_for(parameters, cores, others) == wanted
+def test_as_many_cores_as_others_leave(cores: int, others: float, wanted: int) -> None:
+    assert free_cores(cores, others) == wanted
+
+
+@pytest.mark.parametrize(
+    ("parameters", "free", "wanted"),
+    # More threads than a model has work for would only wait for each other.
+    [(TINY, 1, 1), (TINY, 64, 1), (SMALL, 2, 2), (SMALL, 64, 11), (LARGE, 64, 64), (LARGE, 1, 1)],
+)
+def test_as_many_threads_as_the_model_has_work_for(parameters: int, free: int, wanted: int) -> None:
+    assert threads_for(parameters, free) == wanted
 
 
 class Machine:
@@ -75,7 +78,7 @@ def test_the_number_follows_the_load_between_passes_and_the_load_is_looked_at_on
     machine = Machine()
     found = Threads(2, machine.use, machine.clock)
     machine.wait(3.0)
-    assert found.settle(TINY, None) == torch.get_num_threads() == 2
+    assert found.settle(SMALL, None) == torch.get_num_threads() == found.free == 2
     machine.others = 1.0
     machine.wait(0.5)
     found.follow_load()
@@ -102,7 +105,8 @@ def test_a_number_of_the_settings_stays_whatever_the_load() -> None:
 
 def test_the_largest_model_of_a_process_decides() -> None:
     found = Threads(16, lambda: Use(0.0, 0.0, 0.0), lambda: 0.0)
-    assert [found.settle(size, None) for size in (TINY, LARGE, TINY)] == [2, 16, 16]
+    assert [found.settle(size, None) for size in (TINY, LARGE, TINY)] == [1, 16, 16]
+    assert found.free == found.steady == 16
 
 
 def test_an_engine_looks_at_the_load_before_it_trains_and_before_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +115,10 @@ def test_an_engine_looks_at_the_load_before_it_trains_and_before_it_samples(monk
     looks: list[str] = []
     monkeypatch.setattr(threads.THREADS, "follow_load", lambda: looks.append("look"))
     engine.train_rows([TrainRow("run", Datum(tokens=[1, 2], targets=[2, 3]), "cross_entropy", {}, True)])
-    assert looks == ["look"]
-    engine.sampler.step()
+    # Before the pass and after it.
     assert looks == ["look", "look"]
+    engine.sampler.step()
+    assert len(looks) == 3
 
 
 def test_others_take_the_cores_first_that_a_quota_keeps_from_this_process() -> None:
@@ -122,19 +127,21 @@ def test_others_take_the_cores_first_that_a_quota_keeps_from_this_process() -> N
         found = Threads(2, machine.use, machine.clock, spare)
         machine.others = 1.0
         machine.wait(1.0)
-        assert found.settle(TINY, None) == wanted
+        found.settle(TINY, None)
+        assert found.free == wanted
 
 
 def test_after_a_rest_the_moment_counts_and_not_what_was_before() -> None:
     now = Use(100.0, 0.0, 0.0)
     found = Threads(2, lambda: now, lambda: now.at)
     # A minute of a script's own work on both cores, which is over.
-    now = Use(160.0, 120.0, 0.1, running=0)
-    assert found.settle(TINY, None) == 2
+    now = Use(160.0, 120.0, 0.1, running=1)
+    found.settle(TINY, None)
+    assert found.free == 2
     now = Use(220.0, 240.0, 0.2, running=2)
     found.follow_load()
-    assert torch.get_num_threads() == 1
+    assert found.free == 1
     # What came while this process computed is an average that counts.
     now = Use(230.0, 260.0, 10.2, running=0)
     found.follow_load()
-    assert torch.get_num_threads() == 1
+    assert found.free == 1

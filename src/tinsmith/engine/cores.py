@@ -15,9 +15,7 @@ _QUOTAS = (("cpu.max", "cpu.max"), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_
 _GROUPS = Path("/sys/fs/cgroup")
 _STAT = Path("/proc/stat")
 _LOAD = Path("/proc/loadavg")
-# After so long a rest, seconds, of which this process used less than that part of a core, an average says nothing of
-# now.
-_REST_S = 2.0
+# Where this process used less than that part of a core it has rested, and an average says nothing of now.
 _RESTING = 0.5
 # Before anyone has changed it.
 _AT_START = torch.get_num_threads()
@@ -68,7 +66,7 @@ class Use:
         if elapsed <= 0:
             return 0.0
         # A script that computes something itself and then waits for a step has left the cores by now.
-        if elapsed > _REST_S and self.own - earlier.own < _RESTING * elapsed:
+        if self.own - earlier.own < _RESTING * elapsed:
             # One of those that run has just handed over the work, and goes to sleep.
             return max(0.0, self.running - 1.0)
         return max(0.0, (self.everyone - earlier.everyone) - (self.own - earlier.own)) / elapsed

@@ -279,6 +279,7 @@ class Engine:
             for company in self.memory.companies(some, lambda unit: unit[0].slot):
                 self._run_apart(company, backward, results)
         self.references.release_unused({(r.model_id, r.reference) for r in rows if r.reference is not None})
+        THREADS.follow_load()
         return results
 
     def _check_unit(self, indices: Sequence[int], rows: Sequence[TrainRow]) -> Unit:

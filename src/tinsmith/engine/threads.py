@@ -1,8 +1,9 @@
 """How many CPU threads the engines of a process use: as many as there are free cores, as far as the model has work.
 
-Two threads on two idle cores make a training step of a model of 5M parameters 1.5 times as fast. Where another process
-has one of the cores they are slower than one thread, because each of the hundreds of products of a pass waits for the
-slower half of it. So the number follows the load.
+A training pass is cut into lanes, which run side by side (`training/lanes.py`), whatever the model's size. Beyond that
+a product is cut over threads: of a large model only, because in a small one handing over takes as long as computing.
+Where another process has one of the cores two threads are slower than one, because each of the hundreds of products of
+a pass waits for the slower half of it. So the numbers follow the load.
 """
 
 from __future__ import annotations
@@ -14,26 +15,28 @@ import torch
 
 from tinsmith.engine.cores import Use, cores, cores_in_sight, use_now
 
-# So much of a model is worth one thread more: of less, handing over a product takes longer than computing it. Two at
-# least, which pay on every model that was measured; there were no machines with more cores to measure on.
+# So much of a model is worth one thread more: of less, handing over a product takes longer than computing it. On two
+# cores a model of 5M parameters decodes no faster with two threads, one of 0.11B by a quarter; there were no machines
+# with more cores to measure on.
 _PARAMETERS_PER_THREAD = 10_000_000
-_ALWAYS_WORTH = 2
 # How often the load is looked at, seconds; the system counts in hundredths.
 _LOOK_EVERY_S = 1.0
 
 
-def threads_for(parameters: int, cores: int, others: float) -> int:
-    """Return how many threads a model of so many parameters has a use for.
+def free_cores(cores: int, others: float) -> int:
+    """Return how many cores are there for this process, one at least.
 
     Args:
-        parameters: of the model.
-        cores: that this process may use.
+        cores: that it may use.
         others: how many of these other processes keep busy.
     """
-    worth = max(_ALWAYS_WORTH, parameters // _PARAMETERS_PER_THREAD)
     # Half a core that is free counts as one: beside a client and an API process no core is ever quite idle.
-    free = int(cores - others + 0.5)
-    return max(1, min(worth, cores, free))
+    return max(1, min(cores, int(cores - others + 0.5)))
+
+
+def threads_for(parameters: int, free: int) -> int:
+    """Return over how many threads a product of a model of so many parameters is cut where so many cores are free."""
+    return max(1, min(parameters // _PARAMETERS_PER_THREAD, free))
 
 
 class Threads:
@@ -46,6 +49,7 @@ class Threads:
         spare: cores that `use` is about beyond those: a container's quota may be 4 of 64. Others take them first.
 
     Attributes:
+        free: how many cores are free now: lanes that may run at once.
         steady: how many there would be with nobody else on the machine. What changes the order of a sum follows this
             number and not the load: a run that is repeated, or replayed after a loss, has to find the same bits.
     """
@@ -59,12 +63,12 @@ class Threads:
         self._spare = spare
         self._parameters = 0
         self._chosen: int | None = None
-        self.steady = 1
+        self.free = self.steady = 1
         # From here to the first look a model is loaded, which is long enough to see who else is there.
         self._last = use()
 
     def settle(self, parameters: int, chosen: int | None) -> int:
-        """Set the threads for a base model that was loaded, and return their number; the largest model decides.
+        """Set torch's threads for a base model that was loaded, and return their number; the largest model decides.
 
         Args:
             parameters: of the model.
@@ -72,20 +76,25 @@ class Threads:
         """
         self._parameters = max(self._parameters, parameters)
         self._chosen = chosen
-        self.steady = chosen or threads_for(self._parameters, self._most, 0.0)
+        self.steady = chosen or self._most
         return self._set()
 
     def follow_load(self) -> None:
-        """Set the threads anew, unless that was done within the last second; called by who computes, between passes."""
+        """Set the threads anew, unless that was done within the last second.
+
+        Called by who computes, before a pass and after it: else a rest between two passes would count as part of one.
+        """
         if self._chosen is None and self._most > 1 and self._clock() - self._last.at >= _LOOK_EVERY_S:
             self._set()
 
     def _set(self) -> int:
-        threads = self._chosen
-        if threads is None:
+        if self._chosen is not None:
+            self.free = threads = self._chosen
+        else:
             now = self._use()
             others = max(0.0, now.others_since(self._last) - self._spare)
-            threads = threads_for(self._parameters, self._most, others)
+            self.free = free_cores(self._most, others)
+            threads = threads_for(self._parameters, self.free)
             self._last = now
         torch.set_num_threads(threads)
         return threads

@@ -30,7 +30,8 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     monkeypatch.setattr(THREADS, "_most", 2)
-    monkeypatch.setattr(THREADS, "steady", THREADS.steady)
+    for name in ("steady", "free"):
+        monkeypatch.setattr(THREADS, name, 2)
     monkeypatch.setattr(THREADS, "follow_load", lambda: None)  # the number of threads is what the test says
     monkeypatch.setattr(lanes, "_LANE_TOKENS", 16)
     yield
@@ -39,6 +40,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def make_engine(family: str = "qwen3", dtype: str = "float64") -> Engine:
     engine = load_engine(checkpoint(family), dtype=dtype)
+    THREADS.free = 2  # whatever the load of the machine
     for seed, (model_id, rank) in enumerate(MODELS.items()):
         engine.create_model(model_id, LoraConfig(rank=rank))
         randomise_adapter(engine, model_id, seed)
@@ -102,8 +104,9 @@ def test_a_busy_machine_gives_the_bits_of_an_idle_one(dtype: str, two_threads: N
     rows = make_rows()
     adam = AdamParams(learning_rate=1e-3, grad_clip_norm=0.1, weight_decay=0.1)
     for threads, engine in ((1, busy), (2, idle)):
+        THREADS.free = threads
+        torch.set_num_threads(threads)
         for _ in range(3):
-            torch.set_num_threads(threads)
             assert all(isinstance(output, RowOutput) for output in engine.train_rows(rows))
             for model_id in MODELS:
                 engine.optim_step(model_id, adam)
@@ -140,7 +143,7 @@ def test_what_one_lane_got_of_a_pass_that_failed_in_another_reaches_nobody(
 @pytest.mark.parametrize("threads", [1, 2])
 def test_all_lanes_are_run_whatever_runs_at_once(threads: int, two_threads: None) -> None:
     torch.set_num_threads(threads)
-    assert in_lanes(5, lambda lane: lane * lane) == [0, 1, 4, 9, 16]
+    assert in_lanes(5, lambda lane: lane * lane, threads) == [0, 1, 4, 9, 16]
     assert torch.get_num_threads() == threads
 
 
@@ -153,6 +156,6 @@ def test_the_first_failure_is_raised_after_all_lanes_have_ended(two_threads: Non
         ended.append(lane)
 
     with pytest.raises(ValueError, match="lane 0"):
-        in_lanes(2, work)
+        in_lanes(2, work, 2)
     assert ended == [1]
     assert torch.get_num_threads() == 2

@@ -32,20 +32,25 @@ def lanes_for(tokens: int, longest: int, budget: int, most: int) -> int:
     return max(1, min(most, tokens // _LANE_TOKENS, budget // max(longest, _LANE_TOKENS)))
 
 
-def in_lanes(lanes: int, work: Callable[[int], T]) -> list[T]:
-    """Call `work` with 0 ... lanes - 1, as many at once as torch has threads here; return the results in that order.
+def in_lanes(lanes: int, work: Callable[[int], T], at_once: int) -> list[T]:
+    """Call `work` with 0 ... lanes - 1; return the results in that order.
+
+    Args:
+        lanes: how many there are.
+        work: takes the number of a lane.
+        at_once: how many may run at once; they share torch's threads.
 
     Raises:
         Exception: the first lane's that failed, after all have ended.
     """
-    threads = torch.get_num_threads()
-    at_once = min(lanes, threads)
+    at_once = min(lanes, at_once)
     if at_once == 1:
         return [work(lane) for lane in range(lanes)]
+    share = max(1, torch.get_num_threads() // at_once)
 
     def with_share(lane: int) -> T:
         # The number is a property of the thread, and a new thread has that of the machine.
-        torch.set_num_threads(threads // at_once)
+        torch.set_num_threads(share)
         return work(lane)
 
     with ThreadPoolExecutor(at_once, thread_name_prefix="lane") as pool:

@@ -50,7 +50,7 @@ def run_units(
         found = (_run_batch(base, batch, chunk, parts[lane]) for batch in batches[lane::lanes])
         return {index: output for outputs in found for index, output in outputs.items()}
 
-    outputs = {index: output for found in in_lanes(lanes, compute) for index, output in found.items()}
+    outputs = {index: output for found in in_lanes(lanes, compute, THREADS.free) for index, output in found.items()}
     if gradients is not None:
         for part in parts[1:]:
             assert part is not None
