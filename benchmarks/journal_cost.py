@@ -198,7 +198,7 @@ def _training(name: str, home: Path, sizes: Sizes) -> Iterator[TrainingClient]:
 
     background().submit(service.start()).result()
     background().submit(service.wait_ready()).result()
-    transport = embedded.ShieldedTransport(create_app(service), raise_app_exceptions=False)
+    transport = embedded.ShieldedTransport(create_app(service))
 
     async def found(_: Settings) -> httpx.AsyncBaseTransport:
         return transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from sqlalchemy import Engine
@@ -21,25 +22,37 @@ class HandWriter(Writer):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.commits = 0
         self.guard = None
         self.full = False
         self.held = False
         self._waiting: list[_Item] = []
+        self._patient: deque[_Item] = deque()
         self._gone = False
 
     def _put(self, job: Job | RowWrite) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        return self._take(self._item(job), self._waiting)
+
+    def submit_patient(self, job: Job) -> asyncio.Future[Any]:
+        return self._take(self._item(job), self._patient)
+
+    def _take(self, item: _Item, waiting: list[_Item] | deque[_Item]) -> asyncio.Future[Any]:
         if not self._gone:
-            self._waiting.append(_Item(job, future, loop))
+            waiting.append(item)
             # Once whoever runs now has had his turn, in one group with what comes until then.
-            loop.call_soon(self._commit_waiting)
-        return future
+            item.loop.call_soon(self._commit_waiting)
+        return item.future
 
     def _commit_waiting(self) -> None:
-        if self.held or not self._waiting:
-            return
-        items, self._waiting = self._waiting, []
+        # Patient ones each by itself, and only when nothing else waits: whatever may overtake them does.
+        while not self.held and (self._waiting or self._patient):
+            if self._waiting:
+                items, self._waiting = self._waiting, []
+            else:
+                items = [self._patient.popleft()]
+            self._commit_group(items)
+
+    def _commit_group(self, items: list[_Item]) -> None:
         if self.full:
             for item in items:
                 item.error = OperationalError("COMMIT", {}, Exception("database or disk is full"))
@@ -50,12 +63,13 @@ class HandWriter(Writer):
     @property
     def busy(self) -> bool:
         """Whether something waits to be committed."""
-        return bool(self._waiting)
+        return bool(self._waiting or self._patient)
 
     def lose(self) -> None:
         """Forget what is not committed; nothing is stored from now on."""
         self._gone = True
         self._waiting.clear()
+        self._patient.clear()
 
     def finish(self) -> None:
         self._commit_waiting()

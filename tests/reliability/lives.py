@@ -96,6 +96,8 @@ class Lives:
         self._patches = [
             mock.patch("anyio.to_thread.run_sync", at_once),
             mock.patch("tinsmith.server.store.db.database.Writer", HandWriter),
+            # It has a thread, and changes nothing of what is stored.
+            mock.patch("tinsmith.server.store.db.database.Checkpointer"),
             mock.patch("tinsmith.server.store.db.database._connect", _connect_once),
             # What would differ from one time to the next.
             mock.patch.object(records, "_ids", chance := random.Random(0)),

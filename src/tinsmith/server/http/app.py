@@ -27,7 +27,7 @@ def create_app(service: Service) -> FastAPI:
     # FastAPI's own pages load their scripts from the internet, and know nothing of protobuf bodies.
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service = service
-    app.state.open_requests = OpenRequests(service.settings, service.core.metrics.refused)
+    app.state.open_requests = OpenRequests(service.settings)
     app.router.routes.extend(quick_routes())
     for router in all_routers():
         app.include_router(router)

@@ -18,23 +18,25 @@ class OpenRequests:
 
     Args:
         settings: the limits.
-        refused: counts who is turned away, by limit.
     """
 
-    def __init__(self, settings: ServerSettings, refused: Counter) -> None:
-        self._refused = refused
+    def __init__(self, settings: ServerSettings) -> None:
         self.most = settings.max_open_requests_per_key or max(1, most_connections(settings) // 2)
         self.open: collections.Counter[str] = collections.Counter()
 
     @contextmanager
-    def one_more(self, owner: str) -> Iterator[None]:
+    def one_more(self, owner: str, refused: Counter) -> Iterator[None]:
         """Count a request until it has been answered.
+
+        Args:
+            owner: whose it is.
+            refused: counts who is turned away, by limit.
 
         Raises:
             Unavailable: its owner has as many as it may (429).
         """
         if self.open[owner] >= self.most:
-            self._refused.labels("max_open_requests_per_key").inc()
+            refused.labels("max_open_requests_per_key").inc()
             raise Unavailable(
                 f"requests: got one more than the {self.open[owner]} of yours that are being answered, expected at "
                 f"most {self.most} for one key (TINSMITH_MAX_OPEN_REQUESTS_PER_KEY); poll for fewer results at once",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
@@ -24,9 +25,10 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-def open_requests_of(request: Request) -> OpenRequests:
-    """Return the counter of the requests that are being answered."""
-    return request.app.state.open_requests
+def one_more_of(request: Request, owner: str) -> AbstractContextManager[None]:
+    """Count a request of a key until it has been answered; see `OpenRequests.one_more`."""
+    open_requests: OpenRequests = request.app.state.open_requests
+    return open_requests.one_more(owner, service_of(request).core.metrics.refused)
 
 
 async def get_service(request: Request) -> Service:
@@ -66,7 +68,7 @@ async def count_owner(request: Request) -> AsyncIterator[str]:
     if service_of(request).owner is not None:
         yield owner
         return
-    with open_requests_of(request).one_more(owner):
+    with one_more_of(request, owner):
         yield owner
 
 

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from fastapi import Request, Response
 from starlette.routing import Route
 
-from tinsmith.server.http.routes.common import get_body, get_owner, open_requests_of, service_of
+from tinsmith.server.http.routes.common import get_body, get_owner, one_more_of, service_of
 from tinsmith.types.names.http_names import API_PREFIX
 
 Endpoint = Callable[[Request, str, bytes], Awaitable[Response]]
@@ -41,7 +41,7 @@ def quick(
         owner = await get_owner(request)
         # The one user of a service in its own process has no connections to run out of.
         unlimited = not counted or service_of(request).owner is not None
-        with nullcontext() if unlimited else open_requests_of(request).one_more(owner):
+        with nullcontext() if unlimited else one_more_of(request, owner):
             return await endpoint(request, owner, await body(request))
 
     route = Route(API_PREFIX + path, answer, methods=["POST"])
