@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinsmith.types.errors import shown
@@ -29,12 +28,18 @@ class NotOurs(SQLAlchemyError, OSError):
     """
 
 
-def describe(error: ValidationError | RequestValidationError) -> str:
-    """Say the first fault that pydantic found, in our words."""
+class Faulty(Protocol):
+    """What pydantic and FastAPI raise; named by what it has, because commands that need no server read this too."""
+
+    def errors(self) -> Sequence[Any]:
+        """Return the faults."""
+        ...
+
+
+def describe(error: Faulty, skip: int = 0) -> str:
+    """Say the first fault that pydantic found, in our words; `skip` parts of where it is are left out."""
     first: Any = error.errors()[0]
-    where = first["loc"]
-    if isinstance(error, RequestValidationError):
-        where = where[1:]  # without "query" or "path"
+    where = first["loc"][skip:]
     field = ".".join(map(str, where)) or "body"
     if first["type"] == "missing":
         return f"{field}: got nothing, expected a value"

@@ -123,10 +123,18 @@ def test_what_the_fallback_refuses_takes_no_step(without_losses: ServiceClient) 
     training.optim_step(ADAM).result()
 
 
+def but_for_ties(metrics: dict[str, float]) -> dict[str, float]:
+    """On a fresh adapter policy and reference are equal, and which of a pair is ahead is a matter of rounding."""
+    return {
+        name: value for name, value in metrics.items() if abs(metrics["margin:mean"]) > 1e-6 or name != "accuracy:mean"
+    }
+
+
 @pytest.mark.row(21, 90)
 def test_served_equals_embedded(service: ServiceClient, live_server: LiveServer) -> None:
     with ServiceClient(base_url=live_server.url, api_key=live_server.key) as served:
         found = script(served.create_lora_training_client(LLAMA, rank=4, seed=1), "dpo")
         folder = live_server.models[LLAMA]
         wanted = script(service.create_lora_training_client(folder, rank=4, seed=1), "dpo")
-    assert found[0] == [pytest.approx(one, rel=1e-6, abs=1e-7) for one in wanted[0]]
+    for one, other in zip(found[0], wanted[0], strict=True):
+        assert but_for_ties(one) == pytest.approx(but_for_ties(other), rel=1e-6, abs=1e-7)
