@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+from collections.abc import Sequence
 
 import pytest
 
 from tests.server.client import Client, Failed
-from tests.server.conftest import Running, Start
+from tests.server.conftest import Running, Start, soon
+from tinsmith.server.state.records import Record, State
+from tinsmith.server.store.journal.journal import Effect
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory
 
@@ -117,6 +120,32 @@ async def test_a_checkpoint_can_be_loaded_while_it_is_being_saved(running: Runni
 
 
 @pytest.mark.row(211)
+async def test_a_save_that_is_done_and_not_stored_yet_is_waited_for_too(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    journal, stored = running.service.core.journal, asyncio.Event()
+    settle = journal.settle
+
+    async def slow(record: Record, effects: Sequence[Effect] = ()) -> None:
+        if record.kind is OpKind.SAVE_STATE:
+            await stored.wait()
+        await settle(record, effects)
+
+    monkeypatch.setattr(journal, "settle", slow)
+    saving = asyncio.create_task(client.save_state(model, "a"))
+    futures = running.service.core.futures
+    await soon(lambda: any(r.kind is OpKind.SAVE_STATE and r.state is State.DONE for r in futures.records()))
+    loading = asyncio.create_task(client.load(f"tinker://{model}/weights/a"))
+    with pytest.raises(Failed, match="has not used"):
+        await client.save_state(model, "a")
+    assert not loading.done()
+    stored.set()
+    assert await loading != model
+    assert await saving == f"tinker://{model}/weights/a"
+
+
 async def test_a_save_that_fails_leaves_nothing(running: Running) -> None:
     client = await running.client()
     model = await client.create_model()

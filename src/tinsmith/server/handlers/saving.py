@@ -132,7 +132,8 @@ class SavingHandler:
         kind = OpKind.SAVE_STATE if path.kind == "weights" else OpKind.SAVE_SAMPLER
         for record in run.ops.values():
             same = record.kind is kind and isinstance(record.note, SaveNote) and record.note.name == path.name
-            if same and record.state is State.PENDING:
+            # One that is done has no row before its outcome is stored.
+            if same and record.state is not State.FAILED and not record.settled.is_set():
                 return record
         return None
 
