@@ -15,7 +15,7 @@ from tinsmith.settings import ServerSettings
 _LEAST_RATE = 1024
 # Bytes that a request's line and headers may have, as other servers hold it; the parser itself knows no limit.
 _MOST_HEADER_BYTES = 64 * 1024
-# Requests that a client may send ahead of their answers on one connection. Each is parsed and held, at fifty times the
+# Requests that a client may send ahead of their answers on one connection. Each is parsed and held, at many times the
 # bytes that it came with.
 _MOST_AHEAD = 16
 

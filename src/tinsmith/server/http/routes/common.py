@@ -98,7 +98,6 @@ Owner = Annotated[str, Depends(count_owner)]
 # Of what keeps a session alive, and takes no time: a key that is at its limit shall not lose its runs by that.
 AnyOwner = Annotated[str, Depends(get_owner)]
 Body = Annotated[bytes, Depends(get_body)]
-BatchBody = Annotated[bytes, Depends(get_batch)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]  # what a database can count to
 
