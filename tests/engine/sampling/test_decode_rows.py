@@ -8,11 +8,11 @@ import torch
 
 from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine, randomise_adapter
-from tests.support.sampling import make_job, random_prompt, run_all, samples
+from tests.support.sampling import drain, make_job, random_prompt, run_all, samples
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.sampling import decode_rows
-from tinsmith.engine.sampling.decode_rows import DecodeRows
+from tinsmith.engine.sampling.decode_rows import DecodePass, DecodeRows
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
 
@@ -24,9 +24,7 @@ def make_engine(rows: bool, **options: object) -> Engine:
         engine.create_model(f"m{rank}", LoraConfig(rank=rank))
         randomise_adapter(engine, f"m{rank}", seed)
         engine.snapshot(f"m{rank}", f"s{rank}")
-    assert engine.sampler._rows is not None
-    if not rows:
-        engine.sampler._rows = None
+    engine.sampler._lanes._in_rows = rows
     return engine
 
 
@@ -93,14 +91,39 @@ def test_a_hole_holds_nothing_of_a_sequence_that_diverged() -> None:
     assert [s.tokens for s in beside.sequences] == [s.tokens for s in alone.sequences]
 
 
-def test_rows_are_given_up_when_nothing_runs_or_they_would_be_too_large() -> None:
+def test_rows_are_given_up_when_nothing_runs_or_they_would_be_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(True)
-    rows = engine.sampler._rows
-    assert rows is not None
+    dealt: list[DecodeRows] = []
+    prepare = DecodeRows.prepare
+
+    def watched(self: DecodeRows, *args: object) -> DecodePass | None:
+        dealt.append(self)
+        return prepare(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(DecodeRows, "prepare", watched)
     answers(engine, jobs(4, 30))
-    assert not rows._keys
+    assert dealt
+    assert not engine.sampler._lanes._streams
+    dealt.clear()
     small = make_engine(True, kv_cache_mb=1)
-    assert small.sampler._rows is not None
     # 128 tokens of room for each of as many sequences as the cache holds would be more than half of it.
     answers(small, [make_job("base", random_prompt(60, 1), 40, max_tokens=4)])
-    assert not small.sampler._rows._keys
+    assert dealt
+    assert not any(rows._keys for rows in dealt)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sequence_that_gave_way_and_came_back_goes_on_as_if_it_had_not(count: int) -> None:
+    engine, job = make_engine(True), make_job("s8", random_prompt(20, 0), count, seed=3, max_tokens=40)
+    alone = run_all(make_engine(True), [job])[job.request_id]
+    engine.sampler.add(job)
+    for step in range(30):
+        engine.sampler.step()
+        if step % 7 == 3:
+            # Its blocks are others when it comes back.
+            engine.sampler.schedule._preempt(engine.sampler.schedule.running[0])
+    both = drain(engine)[job.request_id]
+    assert engine.sampler.schedule.preemptions >= 3
+    assert isinstance(both, SampleResponse)
+    assert isinstance(alone, SampleResponse)
+    assert [s.tokens for s in both.sequences] == [s.tokens for s in alone.sequences]

@@ -17,8 +17,8 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.threads import THREADS
-from tinsmith.engine.training import lanes
-from tinsmith.engine.training.lanes import in_lanes, lanes_for
+from tinsmith.engine.training import training_pass
+from tinsmith.engine.training.training_pass import lanes_for
 from tinsmith.types.params import AdamParams, LoraConfig
 
 MODELS = {"a": 8, "b": 32, "c": 5}
@@ -33,7 +33,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("steady", "free"):
         monkeypatch.setattr(THREADS, name, 2)
     monkeypatch.setattr(THREADS, "follow_load", lambda: None)  # the number of threads is what the test says
-    monkeypatch.setattr(lanes, "_LANE_TOKENS", 16)
+    monkeypatch.setattr(training_pass, "_LANE_TOKENS", 16)
     yield
     torch.set_num_threads(before)
 
@@ -138,24 +138,3 @@ def test_what_one_lane_got_of_a_pass_that_failed_in_another_reaches_nobody(
     for model_id in ("a", "c"):
         found, wanted = engine.adapters.get(model_id).grad, calm.adapters.get(model_id).grad
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_all_lanes_are_run_whatever_runs_at_once(threads: int, two_threads: None) -> None:
-    torch.set_num_threads(threads)
-    assert in_lanes(5, lambda lane: lane * lane, threads) == [0, 1, 4, 9, 16]
-    assert torch.get_num_threads() == threads
-
-
-def test_the_first_failure_is_raised_after_all_lanes_have_ended(two_threads: None) -> None:
-    ended: list[int] = []
-
-    def work(lane: int) -> None:
-        if lane == 0:
-            raise ValueError("lane 0")
-        ended.append(lane)
-
-    with pytest.raises(ValueError, match="lane 0"):
-        in_lanes(2, work, 2)
-    assert ended == [1]
-    assert torch.get_num_threads() == 2

@@ -19,6 +19,7 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.model.padded import PaddedLayout
 from tinsmith.engine.model.tiles.products import WHOLE, Products
+from tinsmith.engine.model.workspace import Workspace
 
 
 class Mode(StrEnum):
@@ -104,6 +105,7 @@ class ForwardContext:
         heads: tokens that each sequence has before its own `lengths`, which are the first ones of the sequence ahead of
             it (PACKED); empty where no sequences share a head.
         products: how rows are multiplied with weights; the model's, see `ContextCell`.
+        workspace: what passes like this one have in common (PREFILL, DECODE); None for a pass that is alone.
     """
 
     mode: Mode
@@ -117,6 +119,7 @@ class ForwardContext:
     context_lens: Tensor | None = None
     heads: tuple[int, ...] = ()
     products: Products = WHOLE
+    workspace: Workspace | None = None
     # Both are the same in every layer, so that the first one that asks pays for all.
     _layout: PaddedLayout | None = field(default=None, init=False)
     _stretches: tuple[list[Slot | None], Tensor] | None = field(default=None, init=False)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.model.pass_adapters import PassAdapters
+from tinsmith.engine.model.pass_adapters import Delta, Output, PassAdapters, adapters_key
+from tinsmith.engine.model.workspace import Workspace
 
 # Decoder layers with the same arithmetic: norm, attention, residual, norm, MLP, residual. Not by their parts, which
 # others have as well: Granite scales its residuals, Gemma its embeddings, Phi rotates a part of each head.
@@ -54,11 +55,38 @@ class FusedLinear:
         assert weight is not None
         return cls(names, weight, bias, widths)
 
-    def apply(self, x: Tensor, adapters: PassAdapters) -> Tensor:
-        """[T, in] to a fresh [T, sum of outputs]."""
-        y = F.linear(x, self.weight, self.bias)
-        adapters.add(y, x, self.names, self.widths)
-        return y
+    def bind(self, tokens: int, adapters: PassAdapters, workspace: Workspace) -> Product:
+        """Return the product of so many rows, with these adapters."""
+        # By kind, so that all layers write to the same memory.
+        y = workspace.room(self.names[0].rpartition(".")[2], (tokens, self.weight.shape[0]), self.weight)
+        return Product(self.weight.t(), self.bias, y, adapters.bind(Output(y, self.names, self.widths), workspace))
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A fused linear layer with the adapters of a pass, bound to its output.
+
+    Attributes:
+        weight: [in, sum of outputs].
+        bias: [sum of outputs].
+        y: the output, [T, sum of outputs], which each call overwrites.
+        deltas: of the adapters.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    y: Tensor
+    deltas: list[Delta]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in] to [T, sum of outputs]."""
+        if self.bias is None:
+            torch.mm(x, self.weight, out=self.y)
+        else:
+            torch.addmm(self.bias, x, self.weight, out=self.y)
+        for delta in self.deltas:
+            delta.add(x)
+        return self.y
 
 
 def _join(linears: Sequence[nn.Linear], kind: str) -> Tensor | None:
@@ -104,10 +132,11 @@ class _HeadNorms:
         weights = [query.weight.expand(heads, -1), key.weight.expand(key_heads, -1)]
         return cls(query, key, heads, torch.cat(weights))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, out: Tensor) -> None:
         if x.dtype != torch.float32:
-            return torch.cat([self.query(x[:, : self.heads]), self.key(x[:, self.heads :])], 1)
-        return F.rms_norm(x, x.shape[-1:], None, self.query.variance_epsilon).mul_(self.weight)
+            torch.cat([self.query(x[:, : self.heads]), self.key(x[:, self.heads :])], 1, out=out)
+        else:
+            torch.mul(F.rms_norm(x, x.shape[-1:], None, self.query.variance_epsilon), self.weight, out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +154,66 @@ class _Layer:
     heads: int
     key_heads: int
     scaling: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Angles:
+    """Rotations of a pass's positions, [T, 1, D] and halves of it."""
+
+    cos: Tensor
+    minus_sin: Tensor  # for the first half of a head, which takes the second one negated
+    sin: Tensor
+
+
+class _BoundLayer:
+    """A layer's part of passes of one shape: tensors to write to, views of them, and products that write to them."""
+
+    def __init__(self, index: int, layer: _Layer, tokens: int, adapters: PassAdapters, workspace: Workspace) -> None:
+        self._index, self._layer = index, layer
+        self._qkv = layer.qkv.bind(tokens, adapters, workspace)
+        self._output = layer.output.bind(tokens, adapters, workspace)
+        turned = layer.heads + layer.key_heads
+        heads = self._qkv.y.view(tokens, turned + layer.key_heads, -1)
+        self._raw, self._value = heads[:, :turned], heads[:, turned:]
+        shape, y = (tokens, turned, heads.shape[-1]), self._qkv.y
+        self._even = self._raw if layer.head_norms is None else workspace.room("heads after their norms", shape, y)
+        self._turned, self._crossed = (workspace.room(use, shape, y) for use in ("turned heads", "crossed halves"))
+        half = heads.shape[-1] // 2
+        # Each half, and where its product with the sine goes: the other half's place.
+        self._halves = self._even[..., half:], self._even[..., :half]
+        self._places = self._crossed[..., :half], self._crossed[..., half:]
+        self._query, self._key = self._turned.split([layer.heads, layer.key_heads], 1)
+        self._gate_up = self._down = None
+        if layer.gate_up is not None and layer.down is not None:
+            self._gate_up = layer.gate_up.bind(tokens, adapters, workspace)
+            self._down = layer.down.bind(tokens, adapters, workspace)
+            self._gate, self._up = self._gate_up.y.chunk(2, 1)
+
+    def __call__(self, x: Tensor, angles: _Angles, context: ForwardContext) -> None:
+        """Add what attention and MLP make of x [T, H] to it, in place."""
+        layer = self._layer
+        x += self._attend(layer.norm(x), angles, context)
+        x += self._mix(layer.mlp_norm(x))
+
+    def _attend(self, x: Tensor, angles: _Angles, context: ForwardContext) -> Tensor:
+        assert context.paged is not None
+        self._qkv(x)
+        if self._layer.head_norms is not None:
+            self._layer.head_norms(self._raw, self._even)
+        # Rotary embedding (Su et al. 2021, arXiv:2104.09864, section 3.4.2) of queries and keys at once.
+        torch.mul(self._even, angles.cos, out=self._turned)
+        torch.mul(self._halves[0], angles.minus_sin, out=self._places[0])
+        torch.mul(self._halves[1], angles.sin, out=self._places[1])
+        self._turned += self._crossed
+        scaling = self._layer.scaling
+        mixed = context.paged.attend(self._index, self._query, self._key, self._value, scaling, context)
+        return self._output(mixed.reshape(x.shape[0], -1))
+
+    def _mix(self, x: Tensor) -> Tensor:
+        if self._gate_up is None or self._down is None:
+            return self._layer.mlp(x[None])[0]
+        self._gate_up(x)
+        return self._down(self._layer.mlp.act_fn(self._gate).mul_(self._up))
 
 
 class LeanDecoder:
@@ -146,49 +235,26 @@ class LeanDecoder:
 
         Args:
             ids: int64 [T].
-            context: of this pass.
+            context: of this pass; what its workspace holds is used, and left to the next pass.
 
         Returns:
             last hidden states after the final norm, [T, H], compute dtype.
         """
-        adapters = PassAdapters.of(context)
+        workspace = context.workspace or Workspace()
+        layers = workspace.bound(
+            (ids.shape[0], *adapters_key(context)), lambda: self._bind(ids.shape[0], context, workspace)
+        )
         x = F.embedding(ids, self._embedding)
         cos, sin = (angle[0, :, None] for angle in self._rotary(x, context.positions[None]))  # [T, 1, D]
-        # rotate_half swaps the halves of a head and negates the first: the sign goes onto the sine, once per pass.
-        sin = torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], -1)
-        for index, layer in enumerate(self._layers):
-            x += self._attend(index, layer, layer.norm(x), (cos, sin), adapters, context)
-            x += self._mix(layer, layer.mlp_norm(x), adapters)
+        half = sin.shape[-1] // 2
+        angles = _Angles(cos, -sin[..., :half], sin[..., half:])
+        for layer in layers:
+            layer(x, angles, context)
         return self._norm(x)
 
-    @staticmethod
-    def _attend(
-        index: int,
-        layer: _Layer,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor],
-        adapters: PassAdapters,
-        context: ForwardContext,
-    ) -> Tensor:
-        assert context.paged is not None
-        tokens = x.shape[0]
-        heads = layer.qkv.apply(x, adapters).view(tokens, layer.heads + 2 * layer.key_heads, -1)
-        turned, value = heads.split([layer.heads + layer.key_heads, layer.key_heads], 1)
-        if layer.head_norms is not None:
-            turned = layer.head_norms(turned)
-        # Rotary embedding (Su et al. 2021, arXiv:2104.09864, section 3.4.2) of queries and keys at once.
-        cos, sin = angles
-        turned = (turned * cos).add_(turned.roll(turned.shape[-1] // 2, -1).mul_(sin))
-        query, key = turned.split([layer.heads, layer.key_heads], 1)
-        mixed = context.paged.attend(index, query, key, value, layer.scaling, context)
-        return layer.output.apply(mixed.reshape(tokens, -1), adapters)
-
-    @staticmethod
-    def _mix(layer: _Layer, x: Tensor, adapters: PassAdapters) -> Tensor:
-        if layer.gate_up is None or layer.down is None:
-            return layer.mlp(x[None])[0]
-        gate, up = layer.gate_up.apply(x, adapters).chunk(2, 1)
-        return layer.down.apply(layer.mlp.act_fn(gate).mul_(up), adapters)
+    def _bind(self, tokens: int, context: ForwardContext, workspace: Workspace) -> list[_BoundLayer]:
+        adapters = PassAdapters(context.spans, self._embedding.dtype, self._embedding.device)
+        return [_BoundLayer(i, layer, tokens, adapters, workspace) for i, layer in enumerate(self._layers)]
 
 
 def lean_decoder(model: Any) -> LeanDecoder | None:

@@ -7,18 +7,63 @@ their stacked B (as in Punica's SGMV, Chen et al. 2023, arXiv:2310.18547, sectio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tinsmith.engine.adapters.slots import ALPHA, Pool
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
+from tinsmith.engine.model.workspace import Workspace
 
 # Spans are padded to the longest while that at most doubles their rows.
 _MOST_PADDING = 2.0
+
+
+class Delta(Protocol):
+    """What some of a pass's adapters add to one product."""
+
+    def add(self, x: Tensor) -> None:
+        """Add to the output that it is bound to, in place.
+
+        Args:
+            x: the product's input, [T, in].
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a delta is added to.
+
+    Attributes:
+        y: the product's output, [T, sum of outputs].
+        names: of the linear layers that it is the output of, see `Pool.factors`.
+        widths: outputs of each.
+    """
+
+    y: Tensor
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _AloneDelta:
+    rows: slice | None
+    a: Tensor  # [in, targets * R]
+    scale: float
+    h: Tensor  # [rows, targets * R]
+    parts: list[tuple[Tensor, Tensor, Tensor]]  # output [rows, out], part of h [rows, R] and B [R, out] of each layer
+
+    def add(self, x: Tensor) -> None:
+        # As in `lora.add_delta`, operation by operation: in bfloat16 another order would round to other numbers.
+        torch.mm(x if self.rows is None else x[self.rows], self.a, out=self.h)
+        self.h.mul_(self.scale)
+        for out, inner, b in self.parts:
+            out.addmm_(inner, b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +72,40 @@ class _Alone:
 
     span: AdapterSpan
 
-    def add(self, y: Tensor, x: Tensor, names: tuple[str, ...], widths: tuple[int, ...]) -> None:
+    def bind(self, output: Output, workspace: Workspace) -> Delta | None:
         slot = self.span.slot
-        factors = slot.pool.factors(names)
+        factors = slot.pool.factors(output.names)
         if factors is None:
-            return
+            return None
         row, rows = slot.index, slice(self.span.start, self.span.end)
-        # As in `lora.add_delta`, operation by operation: in bfloat16 another order would round to other numbers.
-        h = torch.mm(x[rows], factors.a[row].t()).mul_(ALPHA / slot.rank)  # [rows, targets * R]
-        parts = zip(y[rows].split(widths, 1), h.split(factors.rank, 1), factors.b, strict=True)
-        for out, inner, b in parts:
-            out.addmm_(inner, b[row].t())
+        whole = rows.stop - rows.start == output.y.shape[0]
+        a = factors.a[row].t()
+        h = workspace.room("hidden of an adapter", (rows.stop - rows.start, a.shape[1]), output.y)
+        outs = output.y[rows].split(output.widths, 1)
+        bs = (b[row].t() for b in factors.b)
+        parts = list(zip(outs, h.split(factors.rank, 1), bs, strict=True))
+        return _AloneDelta(None if whole else rows, a, ALPHA / slot.rank, h, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _SideBySideDelta:
+    spans: _SideBySide
+    # Of the adapters: A [n, in, targets * R] and the layers' B [n, R, out].
+    weights: Callable[[], tuple[Tensor, list[Tensor]]]
+    h: Tensor  # [n, longest, targets * R]
+    # Each layer's output and part of h: [n, longest, out], or [tokens, out] where spans are padded; [n, longest, R].
+    parts: list[tuple[Tensor, Tensor]]
+
+    def add(self, x: Tensor) -> None:
+        s, (a, bs) = self.spans, self.weights()
+        some = x[s.start : s.end] if s.source is None else x.index_select(0, s.source)
+        torch.bmm(some.view(a.shape[0], -1, a.shape[1]), a, out=self.h)
+        self.h.mul_(s.scales)
+        for (out, inner), b in zip(self.parts, bs, strict=True):
+            if s.places is None:
+                out.baddbmm_(inner, b)
+            else:
+                out.add_(torch.bmm(inner, b).flatten(0, 1).index_select(0, s.places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +130,25 @@ class _SideBySide:
     source: Tensor | None
     places: Tensor | None
 
-    def add(self, y: Tensor, x: Tensor, names: tuple[str, ...], widths: tuple[int, ...]) -> None:
-        factors = self.pool.factors(names)
+    def bind(self, output: Output, workspace: Workspace) -> Delta | None:
+        factors = self.pool.factors(output.names)
         if factors is None:
-            return
-        some = x[self.start : self.end] if self.source is None else x.index_select(0, self.source)
-        h = torch.bmm(some.view(self.scales.shape[0], -1, x.shape[1]), factors.a[self.slots].transpose(1, 2))
-        h.mul_(self.scales)  # [n, longest, targets * R]
-        parts = zip(y[self.start : self.end].split(widths, 1), h.split(factors.rank, 2), factors.b, strict=True)
-        for out, inner, b in parts:
-            delta = torch.bmm(inner, b[self.slots].transpose(1, 2)).flatten(0, 1)
-            out.add_(delta if self.places is None else delta.index_select(0, self.places))
+            return None
+        count = self.scales.shape[0]
+        longest = (self.end - self.start if self.source is None else self.source.shape[0]) // count
+        h = workspace.room("hidden of adapters", (count, longest, factors.a.shape[1]), output.y)
+        outs = output.y[self.start : self.end].split(output.widths, 1)
+        if self.places is None:
+            outs = [out.view(count, longest, -1) for out in outs]
+
+        def weights() -> tuple[Tensor, list[Tensor]]:
+            return factors.a[self.slots].transpose(1, 2), [b[self.slots].transpose(1, 2) for b in factors.b]
+
+        if isinstance(self.slots, slice):
+            # Views, which take no memory. What is picked one by one is a copy, made when it is its turn.
+            views = weights()
+            weights = lambda: views  # noqa: E731
+        return _SideBySideDelta(self, weights, h, list(zip(outs, h.split(factors.rank, 2), strict=True)))
 
 
 class PassAdapters:
@@ -94,24 +170,28 @@ class PassAdapters:
             else:
                 self._parts.extend(map(_Alone, group))
 
-    @classmethod
-    def of(cls, context: ForwardContext) -> PassAdapters:
-        """Take the adapters of a pass."""
-        if not context.spans:
-            return cls((), torch.float32, context.positions.device)
-        return cls(context.spans, context.spans[0].slot.pool.weights.dtype, context.positions.device)
+    def bind(self, output: Output, workspace: Workspace) -> list[Delta]:
+        """Return what adds each adapter's scaled B·A·x to its tokens of an output."""
+        deltas = (part.bind(output, workspace) for part in self._parts)
+        return [delta for delta in deltas if delta is not None]
 
-    def add(self, y: Tensor, x: Tensor, names: tuple[str, ...], widths: tuple[int, ...]) -> None:
-        """Add each adapter's scaled B·A·x to its tokens of `y`, in place.
 
-        Args:
-            y: [T, sum of outputs].
-            x: [T, in].
-            names: of the linear layers that `y` is the output of, see `Pool.factors`.
-            widths: outputs of each.
-        """
-        for part in self._parts:
-            part.add(y, x, names, widths)
+def adapters_key(context: ForwardContext) -> tuple[object, ...]:
+    """Return what two passes have in common whose adapters act alike: on the same tokens, from the same memory."""
+    return tuple((_Same(s.slot.pool.weights), s.slot.index, s.slot.rank, s.start, s.end) for s in context.spans)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """Equal to what holds the very same tensor: pools that grow or shrink move to another one."""
+
+    tensor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.tensor is self.tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
 
 
 def _pays(spans: list[AdapterSpan]) -> bool:

@@ -32,28 +32,36 @@ _SHARE = 0.5
 
 @dataclass(slots=True)
 class DecodePass:
-    """One decoding step over rows.
+    """One decoding step over rows, and from step to step the next one of the same sequences.
 
     Attributes:
         keys: of each layer, [rows * key heads, room, head dim].
         values: likewise.
         cells: where the new keys go in a layer, int64 [S * key heads].
         rows: row of each sequence of the stream, int64 [S]; None where the stream's order is the rows'.
-        mask: what is added to scores, [rows * key heads, 1, longest].
+        room_mask: what is added to scores, [rows * key heads, 1, room].
+        mask: as far as the longest sequence reaches, [rows * key heads, 1, longest].
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     cells: Tensor
     rows: Tensor | None
+    room_mask: Tensor
     mask: Tensor
+
+    def advance(self) -> None:
+        """Make the next step of it: each sequence has one token more."""
+        self.cells += 1
+        self.room_mask.view(-1).index_fill_(0, self.cells, 0.0)
+        self.mask = self.room_mask[:, :, : self.mask.shape[-1] + 1]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Write the new keys and values, one per sequence, and attend; shapes as in `context.PagedAttention`."""
         _, heads, width = query.shape
         keys, values = self.keys[layer], self.values[layer]
-        for rows, new in ((keys, key), (values, value)):
-            rows.view(-1, width).index_copy_(0, self.cells, new.reshape(-1, width))
+        keys.view(-1, width).index_copy_(0, self.cells, key.reshape(-1, width))
+        values.view(-1, width).index_copy_(0, self.cells, value.reshape(-1, width))
         key_heads, longest = key.shape[1], self.mask.shape[-1]
         count = keys.shape[0] // key_heads
         if self.rows is not None:
@@ -77,10 +85,12 @@ class DecodeRows:
 
     Args:
         cache: whose blocks rows are filled from.
+        share: how much of the memory that rows may take these may have; the rest is others'.
     """
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: KVCache, share: float = 1.0) -> None:
         self._cache = cache
+        self._share = share
         self._rows: list[Sequence | None] = []
         self._place: dict[Sequence, int] = {}
         # Keys of each sequence that its row holds.
@@ -88,10 +98,22 @@ class DecodeRows:
         self._room = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
+        # The last step that was prepared, with its sequences, and how many have followed.
+        self._last: DecodePass | None = None
+        self._sequences: ListLike[Sequence] = ()
+        self._followed = 0
 
     def clear(self) -> None:
         """Give up all rows and their memory."""
-        self.__init__(self._cache)
+        self.__init__(self._cache, self._share)
+
+    def advance(self) -> DecodePass | None:
+        """Make the next step of the last one's sequences; None where they have to be prepared."""
+        if self._last is None or self._last.mask.shape[-1] == self._room:
+            return None
+        self._last.advance()
+        self._followed += 1
+        return self._last
 
     def prepare(self, sequences: ListLike[Sequence], starts: ListLike[int], tables: Tensor) -> DecodePass | None:
         """Make one step ready; None where rows would take too much memory.
@@ -101,6 +123,9 @@ class DecodeRows:
             starts: keys that each has in the cache.
             tables: block ids of each, int64 [S, blocks].
         """
+        for sequence in self._sequences:
+            self._held[sequence] += self._followed
+        self._sequences, self._followed = (), 0
         longest, needed = max(starts) + 1, sum(starts) + len(starts)
         # Where lengths differ much, blocks are gathered in parts of similar length.
         fits = len(sequences) * longest <= max(_FREE_KEYS, _MOST_READ * needed)
@@ -111,7 +136,9 @@ class DecodeRows:
         if missing:
             self._fill([self._place[sequences[i]] for i in missing], tables[missing])
         self._held.update(zip(sequences, (start + 1 for start in starts), strict=True))
-        return self._pass(sequences, starts, longest)
+        self._sequences = sequences
+        self._last = self._pass(sequences, starts, longest)
+        return self._last
 
     def _seat(self, sequences: ListLike[Sequence], longest: int, needed: int) -> bool:
         """Give every sequence a row, those of sequences that are not in this step if need be; False where to deal."""
@@ -139,7 +166,7 @@ class DecodeRows:
         room = -(-(longest + _ROOM) // _ROOM) * _ROOM
         size = (len(sequences) * shape.kv_heads, room, shape.head_dim)
         taken = 2 * shape.layers * torch.Size(size).numel() * shape.dtype.itemsize
-        if taken > _SHARE * cache.num_blocks * shape.block_bytes(cache.block_size):
+        if taken > self._share * _SHARE * cache.num_blocks * shape.block_bytes(cache.block_size):
             return False
         if not self._keys or self._keys[0].shape != size:
             self._keys, self._values = [], []  # first, so that old and new are not held together
@@ -170,8 +197,10 @@ class DecodeRows:
         # A hole sees its first key, which is finite or its own affair.
         seen = np.ones(len(self._rows), np.int64)
         seen[places] = np.array(starts) + 1
-        hidden = torch.from_numpy(np.arange(longest) >= seen[:, None]).repeat_interleave(heads, 0)[:, None]
+        hidden = torch.from_numpy(np.arange(self._room) >= seen[:, None]).repeat_interleave(heads, 0)[:, None]
         mask = torch.zeros(hidden.shape, dtype=self._cache.shape.dtype).masked_fill_(hidden, -torch.inf)
         in_order = len(places) == len(self._rows) and bool((places == np.arange(len(places))).all())
         rows = None if in_order else torch.from_numpy(places)
-        return DecodePass(self._keys, self._values, torch.from_numpy(cells.reshape(-1)), rows, mask)
+        return DecodePass(
+            self._keys, self._values, torch.from_numpy(cells.reshape(-1)), rows, mask, mask[:, :, :longest]
+        )

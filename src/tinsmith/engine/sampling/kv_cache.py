@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,18 +56,19 @@ class KVCache:
 
     Block 0 stays zero: block tables are padded with it. On a CPU storage grows as ids are used; on an accelerator
     all of it is taken at first use, because growing would need the memory twice.
+
+    Threads may store and gather at once, in cells of different sequences.
     """
 
     def __init__(self, shape: KVShape, block_size: int, num_blocks: int, device: torch.device) -> None:
         self.shape = shape
         self.block_size = block_size
         self.num_blocks = num_blocks
-        self._device = device
+        self.device = device
         self._keys = [self._blocks(0) for _ in range(shape.layers)]
         self._values = [self._blocks(0) for _ in range(shape.layers)]
-        # Gathered keys and values of one layer; the same memory for all layers and steps, because fresh pages are
-        # what gathering costs most on a CPU.
-        self._gathered = (self._blocks(0), self._blocks(0))
+        # Of each thread: the keys and values of one layer that it has gathered.
+        self._gathered = threading.local()
 
     @property
     def bytes_held(self) -> int:
@@ -83,7 +85,7 @@ class KVCache:
             return
         if max(blocks) >= self._keys[0].shape[0]:
             self._grow(max(blocks) + 1)
-        index = torch.tensor(blocks, device=self._device)
+        index = torch.tensor(blocks, device=self.device)
         for stored in (*self._keys, *self._values):
             stored.index_fill_(0, index, 0)
 
@@ -93,7 +95,7 @@ class KVCache:
             return
         # Blocks of copies come from the same manager as others, but without passing `prepare`.
         self._grow(max(target for _, target in pairs) + 1)
-        source, target = torch.tensor(pairs, device=self._device).unbind(1)
+        source, target = torch.tensor(pairs, device=self.device).unbind(1)
         for stored in (*self._keys, *self._values):
             stored.index_copy_(0, target, stored.index_select(0, source))
 
@@ -109,7 +111,7 @@ class KVCache:
         self._values[layer].flatten(0, 1).index_copy_(0, cells, value)
 
     def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the blocks of S sequences; valid until the next call.
+        """Read the blocks of S sequences; valid until this thread's next call.
 
         Args:
             layer: index of the layer.
@@ -119,22 +121,24 @@ class KVCache:
             keys and values, each [S, B * block_size, kv_heads, head_dim].
         """
         count = tables.numel()
-        if self._gathered[0].shape[0] < count:
+        # The same memory for all layers and steps, because fresh pages are what gathering costs most on a CPU.
+        room: tuple[Tensor, Tensor] | None = getattr(self._gathered, "room", None)
+        if room is None or room[0].shape[0] < count:
             # A quarter more than asked for: decoding asks for a little more every few steps.
-            self._gathered = (self._blocks(count + count // 4), self._blocks(count + count // 4))
+            room = self._gathered.room = (self._blocks(count + count // 4), self._blocks(count + count // 4))
         flat = tables.flatten()
         sequences, blocks = tables.shape
         found = []
         # Whole blocks as rows, [blocks, block_size * kv_heads * head_dim]: one long copy each.
-        for stored, room in zip((self._keys[layer], self._values[layer]), self._gathered, strict=True):
-            out = room[:count].flatten(1)
+        for stored, held in zip((self._keys[layer], self._values[layer]), room, strict=True):
+            out = held[:count].flatten(1)
             torch.index_select(stored.flatten(1), 0, flat, out=out)
             found.append(out.view(sequences, blocks * self.block_size, *stored.shape[2:]))
         return found[0], found[1]
 
     def _blocks(self, count: int) -> Tensor:
         shape = (count, self.block_size, self.shape.kv_heads, self.shape.head_dim)
-        return torch.zeros(shape, dtype=self.shape.dtype, device=self._device)
+        return torch.zeros(shape, dtype=self.shape.dtype, device=self.device)
 
     def _grow(self, wanted: int) -> None:
         """Make room for ids below `wanted`, at least twice the present room."""
@@ -142,7 +146,7 @@ class KVCache:
         if wanted <= present:
             return
         limit = self.num_blocks + 1
-        room = limit if self._device.type != "cpu" else min(limit, max(wanted, 2 * present, _FIRST_BLOCKS))
+        room = limit if self.device.type != "cpu" else min(limit, max(wanted, 2 * present, _FIRST_BLOCKS))
         for tensors in (self._keys, self._values):
             for layer, old in enumerate(tensors):
                 tensors[layer] = self._blocks(room)

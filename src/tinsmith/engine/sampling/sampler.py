@@ -13,13 +13,15 @@ from tinsmith.engine.adapters.memory import SlotMemory
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.jobs import SampleJob
+from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.sampling.block_manager import BlockManager
-from tinsmith.engine.sampling.decode_rows import DecodeRows
+from tinsmith.engine.sampling.decode_lanes import DecodeLanes
+from tinsmith.engine.sampling.decode_stream import DecodeStream
 from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
-from tinsmith.engine.sampling.next_tokens import next_tokens
+from tinsmith.engine.sampling.next_tokens import NextToken, next_tokens
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
-from tinsmith.engine.sampling.sample_pass import SamplePass
+from tinsmith.engine.sampling.sample_pass import PrefillPass, decode
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sharing import EVEN, PassShare, Turn
@@ -58,7 +60,9 @@ class Sampler:
         self.cache = KVCache(shape, settings.kv_block_size, blocks, base.device)
         # Tiles read keys in an order of their own, and an accelerator has the memory's bandwidth to gather.
         in_rows = base.device.type == "cpu" and base.products.tile == 1
-        self._rows = DecodeRows(self.cache) if in_rows else None
+        self._lanes = DecodeLanes(self.cache, in_rows, base.info.parameters)
+        # Ranks must reach their sums in the same order, and a tile is as much work half full as full.
+        self._side_by_side = in_rows and base.group is None
         self.schedule = SampleSchedule(
             BlockManager(blocks), settings.kv_block_size, settings.prefill_tokens, settings.max_decode_batch
         )
@@ -122,8 +126,8 @@ class Sampler:
             except Exception as error:
                 log.exception("sampling step of %d sequences failed", len(plan.slices))
                 self._fail_all(plan, error)
-            if self._rows is not None and not self.schedule.running:
-                self._rows.clear()
+            if not self.schedule.running:
+                self._lanes.clear()
         return self._groups.take_ended()
 
     def _run(self, plan: Plan) -> None:
@@ -132,23 +136,42 @@ class Sampler:
         self.cache.prepare(self.schedule.take_fresh())
         # In one pass where there is room for all their adapters at once.
         for some in self._memory.companies(slices, _slot_of):
-            self._run_together(some, plan.decode)
+            self._memory.use({slot for part in some if (slot := _slot_of(part)) is not None})
+            (self._decode if plan.decode else self._prefill)(some)
 
-    def _run_together(self, slices: list[Slice], decode: bool) -> None:
-        self._memory.use({slot for part in slices if (slot := _slot_of(part)) is not None})
-        done = SamplePass(self._base, self.cache, slices, decode, self._rows)
+    def _decode(self, slices: list[Slice]) -> None:
+        """Compute one token of each sequence, in lanes, and draw the next."""
+        lanes = self._lanes.deal(slices, THREADS.free if self._side_by_side else 1)
+        drawn = in_lanes(len(lanes), lambda lane: self._next_tokens(*lanes[lane]), THREADS.free)
         # Only now: had the pass failed, the blocks would hold nothing that others may find.
         for part in slices:
             self.schedule.computed(part)
-        if not decode:
-            self._score_prompts(slices, done)
+        for (_, sequences), tokens in zip(lanes, drawn, strict=True):
+            self._append(sequences, tokens)
+        for part in slices:
+            self._groups.settle(part.sequence)
+
+    def _next_tokens(self, stream: DecodeStream, sequences: list[Sequence]) -> list[NextToken]:
+        drawn: list[NextToken] = []
+        # Chunked, because [sequences, V] in float64 with its temporaries would outgrow the model itself.
+        for logits in decode(self._base, stream, sequences, self._rows_at_once):
+            some = sequences[len(drawn) : len(drawn) + logits.shape[0]]
+            drawn += next_tokens(some, logits, self._base.products.tile)
+        return drawn
+
+    def _prefill(self, slices: list[Slice]) -> None:
+        """Compute parts of prompts; begin to sample those that are all there."""
+        done = PrefillPass(self._base, self.cache, slices)
+        # Only now: had the pass failed, the blocks would hold nothing that others may find.
+        for part in slices:
+            self.schedule.computed(part)
+        self._score_prompts(slices, done)
         ends = [i for i, part in enumerate(slices) if part.reaches_end and self._groups.is_live(part.sequence.group)]
         for start in range(0, len(ends), self._rows_at_once):
             some = ends[start : start + self._rows_at_once]
-            # Chunked, because [sequences, V] in float64 with its temporaries would outgrow the model itself.
             self._draw([slices[i].sequence for i in some], done.last_logits(some))
 
-    def _score_prompts(self, slices: list[Slice], done: SamplePass) -> None:
+    def _score_prompts(self, slices: list[Slice], done: PrefillPass) -> None:
         chunk = self._rows_at_once
         for index, part in enumerate(slices):
             group = part.sequence.group
@@ -172,17 +195,15 @@ class Sampler:
             rows += [row] * len(samples)
         for start in range(0, len(drawing), self._rows_at_once):
             end = start + self._rows_at_once
-            some, index = drawing[start:end], rows[start:end]
-            # Without leaders each row stands for one sequence, and no copy of the logits is needed.
-            whole = len(index) == logits.shape[0] and not leaders
-            self._append(some, logits if whole else logits[torch.tensor(index, device=logits.device)])
+            some, index = drawing[start:end], torch.tensor(rows[start:end], device=logits.device)
+            self._append(some, next_tokens(some, logits[index], self._base.products.tile))
         for leader in leaders:
             self.cache.copy(self._groups.fork(leader))
         for sequence in drawing:
             self._groups.settle(sequence)
 
-    def _append(self, sequences: list[Sequence], logits: Tensor) -> None:
-        for sequence, drawn in zip(sequences, next_tokens(sequences, logits, self._base.products.tile), strict=True):
+    def _append(self, sequences: list[Sequence], tokens: list[NextToken]) -> None:
+        for sequence, drawn in zip(sequences, tokens, strict=True):
             group = sequence.group
             # A sample that failed has ended its whole request, of which others may stand in this batch.
             if not self._groups.is_live(group):

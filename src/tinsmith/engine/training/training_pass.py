@@ -11,17 +11,19 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.jobs import RowOutput
+from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
 from tinsmith.engine.model.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
 from tinsmith.engine.threads import THREADS
-from tinsmith.engine.training.lanes import in_lanes, lanes_for
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
 from tinsmith.engine.training.packing import Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
 from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS, pair_metrics
 
 _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
+# Of fewer tokens a lane's products are so short that Python, which runs on one thread at a time, is what takes long.
+_LANE_TOKENS = 256
 
 
 def run_units(
@@ -68,6 +70,21 @@ def _lanes(base: BaseModel, units: Sequence[Unit], budget: int) -> int:
         return 1
     sizes = [tokens_of(unit) for unit in units]
     return min(len(units), lanes_for(sum(sizes), max(sizes), budget, THREADS.steady))
+
+
+def lanes_for(tokens: int, longest: int, budget: int, most: int) -> int:
+    """Return into how many lanes a pass is cut.
+
+    That does not follow the load, only how many of them run at once does: so that a pass gives the same bits on a busy
+    machine and on an idle one.
+
+    Args:
+        tokens: of the pass.
+        longest: tokens of the largest part that cannot be cut.
+        budget: tokens that may be computed at once, for the sake of memory.
+        most: lanes that may be wanted at once.
+    """
+    return max(1, min(most, tokens // _LANE_TOKENS, budget // max(longest, _LANE_TOKENS)))
 
 
 def _run_batch(
