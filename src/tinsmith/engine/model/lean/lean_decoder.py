@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.model.pass_adapters import PassAdapters
+from tinsmith.engine.model.lean.pass_adapters import PassAdapters
 
 # Decoder layers with the same arithmetic: norm, attention, residual, norm, MLP, residual. Not by their parts, which
 # others have as well: Granite scales its residuals, Gemma its embeddings, Phi rotates a part of each head.
