@@ -30,7 +30,7 @@ from tinsmith.cookbook.renderers import get_renderer, renderer_names
 from tinsmith.cookbook.utils import get_lr, recommended_lr
 from tinsmith.engine.adapters.slots import Layout, bucket_of, targets_for
 from tinsmith.engine.checkpoints.peft_layout import export_tensors
-from tinsmith.engine.model.base_loading import load_base_model
+from tinsmith.engine.model.loading.base_loading import load_base_model
 from tinsmith.types.errors import UserError
 from tinsmith.types.facts.learning_rate import learning_rate
 from tinsmith.types.facts.lineup import EMBEDDED_MODEL, LINEUP

@@ -84,7 +84,8 @@ def test_asking_what_is_ready_changes_nothing_in_a_whole_engine() -> None:
     driven.submit(gap, optim("m", 4), sample("s"), sample("unknown"))
     driven.host._drain()
     (scheduler,) = driven.host._engines.values()
-    watched = [*scheduler.queues.values(), scheduler.known_samplers, scheduler.sample_queue]
+    samples = scheduler.sample_queue
+    watched = [*scheduler.queues.values(), scheduler.known_samplers, samples, samples.waiting]
     before = [{name: repr(value) for name, value in vars(one).items()} for one in watched]
     asked = [(scheduler.ready(), scheduler.next_deadline()) for _ in range(2)]
     assert asked[0] == asked[1]

@@ -19,7 +19,7 @@ import orjson
 
 from tinsmith.adapter_files.manifest import read_file, read_manifest
 from tinsmith.engine.checkpoints.whole_folders import write_folder
-from tinsmith.scheduler.samples.sample_queue import sample_seed
+from tinsmith.scheduler.samples.sample_jobs import sample_seed
 from tinsmith.types.codec import (
     decode_forward_backward_request,
     encode_forward_backward_output,

@@ -19,7 +19,7 @@ from tests.support.engines import randomise_adapter
 from tests.support.rows import make_row
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
-from tinsmith.engine.model.base_loading import load_base_model
+from tinsmith.engine.model.loading.base_loading import load_base_model
 from tinsmith.settings import Settings
 from tinsmith.types.params import LoraConfig
 

@@ -20,9 +20,9 @@ from tinsmith.engine.checkpoints.adapter_folders import AdapterFolders
 from tinsmith.engine.checkpoints.fingerprint import weights_digest
 from tinsmith.engine.devices import adapter_budget, host_adapter_budget, resolve_device, resolve_dtype
 from tinsmith.engine.jobs import RowOutput, TrainRow
-from tinsmith.engine.model.base_loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.logprobs import chunk_tokens
+from tinsmith.engine.model.head.logprobs import chunk_tokens
+from tinsmith.engine.model.loading.base_loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import THREADS

@@ -280,7 +280,7 @@ class EngineScheduler:
     def expire(self) -> None:
         """Fail what has waited too long for something that never came."""
         now = self._clock()
-        for op, why in self.sample_queue.drop_hopeless(now):
+        for op, why in self.sample_queue.waiting.drop_hopeless(now):
             self._exactly_once.refuse(op, why)
         for queue in list(self.queues.values()):
             since = queue.blocked_since
@@ -311,5 +311,5 @@ class EngineScheduler:
             for queue in self.queues.values()
             if queue.blocked_since is not None
         ]
-        samples = self.sample_queue.next_deadline()
+        samples = self.sample_queue.waiting.next_deadline()
         return min([*deadlines, *([] if samples is None else [samples])], default=None)

@@ -15,7 +15,7 @@ from tests.support.engines import load_engine
 from tests.support.sampling import sample
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.scheduler.samples.sample_queue import sample_job
+from tinsmith.scheduler.samples.sample_jobs import sample_job
 from tinsmith.server.handlers.sampling import check_request
 from tinsmith.types.codec import decode_sample_response, encode_sample_response
 from tinsmith.types.engine_messages.operations import Operation, Sample

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tinsmith.engine.model.loading_faults import named_faults
-from tinsmith.engine.model.stored_names import StoredNames
+from tinsmith.engine.model.loading.loading_faults import named_faults
+from tinsmith.engine.model.loading.stored_names import StoredNames
 from tinsmith.model_files.folder import read_config, read_weights
 from tinsmith.model_files.safetensors_header import TensorEntry
 from tinsmith.types.errors import UserError, invalid

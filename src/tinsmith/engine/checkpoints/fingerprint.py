@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.engine.checkpoints.base_folder import BaseFolder
-from tinsmith.engine.model.architecture import find_targets
 from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.model.loading.architecture import find_targets
 
 # Under this key the metadata of an adapter's safetensors say which base it was trained on.
 METADATA_KEY = "tinsmith_base"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tinsmith.adapter_files.peft_parts import Part, Parts
-from tinsmith.engine.model.stored_names import Piece, StoredNames
+from tinsmith.engine.model.loading.stored_names import Piece, StoredNames
 from tinsmith.types.errors import UserError, invalid
 
 Shape = tuple[int, ...]

@@ -24,7 +24,7 @@ from tinsmith.engine.checkpoints.base_folder import EMBEDDINGS, HEAD, BaseFolder
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint_of_folder
 from tinsmith.engine.checkpoints.foreign import check_finite
 from tinsmith.engine.checkpoints.merge_names import Update, find_updates
-from tinsmith.engine.model.stored_names import Piece
+from tinsmith.engine.model.loading.stored_names import Piece
 from tinsmith.model_files.folder import INDEX, SINGLE
 from tinsmith.model_files.reading import check_file
 from tinsmith.model_files.safetensors_header import TensorEntry, make_header

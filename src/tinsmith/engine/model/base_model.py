@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from tinsmith.engine.adapters.slots import Target
 from tinsmith.engine.model.context import ContextCell, ForwardContext, Mode
-from tinsmith.engine.model.lean import LeanDecoder
+from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.tiles.products import Products, TiledLinears
 from tinsmith.types.facts.base_model_info import BaseModelInfo

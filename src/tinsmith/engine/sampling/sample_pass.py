@@ -12,7 +12,7 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
-from tinsmith.engine.model.logprobs import clip_spans, head_spans, project
+from tinsmith.engine.model.head.logprobs import clip_spans, head_spans, project
 from tinsmith.engine.sampling.decode_stream import DecodeStream
 from tinsmith.engine.sampling.kv_cache import KVCache
 from tinsmith.engine.sampling.paged_attention import PagedPass

@@ -1,22 +1,20 @@
 """Which tokens the sampler computes next: admission, prefill in chunks, decoding, preemption. No tensors.
 
-A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). Each owner
-is due its part of the places and of the blocks. Who has less takes what is free before those who have more, and where
-nothing is free the youngest sequence of the owner that has most gives way. Among one owner's weights room goes to those
-that have the fewest sequences, and among equals the oldest is served first. Where a running sequence needs a block and
-none is free, the oldest of all never gives way, so that it gets on.
+A sequence is waiting (holds no blocks), prefilling or running (all but its newest token are in the cache). Who is let
+in next and who gives way is decided in `places/`.
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from tinsmith.engine.sampling.block_manager import BlockManager, OutOfBlocks
-from tinsmith.engine.sampling.holdings import Holdings
-from tinsmith.engine.sampling.sequence import Sequence
+from tinsmith.engine.sampling.places.holdings import Holdings
+from tinsmith.engine.sampling.places.room import Room
+from tinsmith.engine.sampling.places.waiting import Waiting
+from tinsmith.engine.sampling.sequence import Sequence, age
 from tinsmith.engine.sharing import EVEN, PassKind, PassShare, Turn
 
 
@@ -68,19 +66,19 @@ class SampleSchedule:
         self.prefilling: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
-        # By owner and by version of their weights, the oldest first; no list and no owner is empty.
-        self._waiting: dict[str, dict[int, list[Sequence]]] = {}
+        self._waiting = Waiting()
         self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
         # Owners whose last step was a prefill.
         self._prefilled: set[str | None] = set()
         self._holdings = Holdings(max_sequences, blocks.num_blocks)
+        self._room = Room(blocks, self._holdings, self._waiting, self.prefilling, self.running)
         self._fresh: list[int] = []
 
     @property
     def waiting(self) -> int:
         """Sequences that hold no blocks yet."""
-        return sum(len(queue) for jobs in self._waiting.values() for queue in jobs.values())
+        return len(self._waiting)
 
     @property
     def token_capacity(self) -> int:
@@ -89,8 +87,7 @@ class SampleSchedule:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by its age."""
-        jobs = self._waiting.setdefault(sequence.owner, {})
-        insort(jobs.setdefault(sequence.group.version, []), sequence, key=_age)
+        self._waiting.add(sequence)
 
     def next(self, turn: Turn = EVEN) -> Plan | None:
         """Return the next step; an owner's prefill and decode steps alternate while it has work for both.
@@ -98,7 +95,7 @@ class SampleSchedule:
         Args:
             turn: whose turn it is. Where that owner has nothing that can go on now, there is no step.
         """
-        self._holdings.begin(turn, self._waiting)
+        self._holdings.begin(turn, self._waiting.owners())
         owner = turn.leader
         # Strict turns: prefill alone would stall whoever is generating, decode alone whoever has just come.
         kinds = [self._prefill, self._decode] if owner not in self._prefilled else [self._decode, self._prefill]
@@ -129,7 +126,7 @@ class SampleSchedule:
 
     def places_beside(self, leader: Sequence) -> int:
         """Return how many other samples of a prompt that was computed can run at once."""
-        free = self._free_for(leader.owner)
+        free = self._room.places_for(leader.owner)
         # The last block is copied where it is not full, the others are shared.
         return min(free, self.blocks.available) if leader.computed % self.block_size else free
 
@@ -145,7 +142,7 @@ class SampleSchedule:
         copies: list[tuple[int, int]] = []
         full, rest = divmod(leader.computed, self.block_size)
         for child in children:
-            if self._crowd() >= self._max_sequences or (rest and not self.blocks.available):
+            if self._room.free_places < 1 or (rest and not self.blocks.available):
                 self.add(child)
                 continue
             # Nobody writes into a full block again, so it needs no copy; the last one both would write to.
@@ -168,74 +165,22 @@ class SampleSchedule:
         elif sequence in self.prefilling:
             self.prefilling.remove(sequence)
         else:
-            self._leave(sequence)
+            self._waiting.discard(sequence)
         self._release(sequence)
-
-    def _leave(self, sequence: Sequence) -> None:
-        """Take a sequence out of the waiting ones, if it is there."""
-        owner, version = sequence.owner, sequence.group.version
-        jobs = self._waiting.get(owner, {})
-        queue = jobs.get(version, [])
-        if sequence in queue:
-            queue.remove(sequence)
-            if not queue:
-                del jobs[version]
-            if not jobs:
-                del self._waiting[owner]
-
-    def _next_waiting(self, owner: str) -> Sequence | None:
-        """Return the sequence of an owner that is let in next."""
-        first = [queue[0] for queue in self._waiting.get(owner, {}).values()]
-        if len(first) < 2:
-            return first[0] if first else None
-        # By weights, and not by request: nobody must gain by cutting a job into many.
-        held = Counter(s.group.version for s in (*self.running, *self.prefilling) if s.owner == owner)
-        return min(first, key=lambda s: (held[s.group.version], s.key))
-
-    def _crowd(self) -> int:
-        return len(self.running) + len(self.prefilling)
-
-    # -- room ---------------------------------------------------------------------------------------------------------
-
-    def _free_for(self, owner: str) -> int:
-        """Return how many of the free places an owner may take: not those that others are due and wait for."""
-        free = self._max_sequences - self._crowd()
-        if not free:
-            return 0
-        wanted: Counter[str] = Counter()
-        for other, jobs in self._waiting.items():
-            if other != owner:
-                wanted[other] = sum(len(queue) + queue[0].group.to_begin for queue in jobs.values())
-        claimed = sum(min(number, self._holdings.lacking(other)) for other, number in wanted.items())
-        return min(free, max(self._holdings.lacking(owner), free - claimed))
-
-    def _gives_way(self, owner: str) -> Sequence | None:
-        """Return the running sequence that gives its place to an owner; None where nobody has to."""
-        if not self._holdings.lacking(owner):
-            return None
-        rich = self._holdings.most_places()
-        return None if rich is None else next(self._youngest(rich), None)
-
-    def _youngest(self, owner: str) -> Iterator[Sequence]:
-        """Yield an owner's running sequences, the youngest first."""
-        # Only those that run: a slice of one that prefills may be in the plan that is being made.
-        yield from sorted((s for s in self.running if s.owner == owner), key=_age, reverse=True)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its blocks, known ones first, unless there is no room for it now."""
-        leaving: list[Sequence] = []
-        if self._free_for(sequence.owner) < 1:
-            first = self._gives_way(sequence.owner)
-            if first is None:
-                return False
-            leaving.append(first)
+        leaving = self._room.who_leaves_a_place(sequence.owner)
+        if leaving is None:
+            return False
         digests = sequence.digest_blocks(self.block_size, sequence.reusable_tokens() // self.block_size)
         known = self.blocks.find(digests)
         # Waiting a step or two costs less than computing the same prefix twice.
         if known < len(digests) and self._is_coming(known, digests[known]):
             return False
         needed = self._blocks_for(len(sequence.tokens)) - known
-        if not self._find_blocks(sequence.owner, needed, digests[:known], leaving):
+        leaving = self._room.who_leaves_blocks(sequence.owner, needed, digests[:known], leaving)
+        if leaving is None:
             return False
         for other in leaving:
             self._preempt(other)
@@ -247,47 +192,6 @@ class SampleSchedule:
             sequence.group.prompt_cached = sequence.computed
         self._holdings.enter(sequence)
         return True
-
-    def _find_blocks(self, owner: str, needed: int, known: list[bytes], leaving: list[Sequence]) -> bool:
-        """Return whether there are blocks for a newcomer, with those of `leaving`, to which others may be added.
-
-        Whoever has nothing in the cache gets its first sequence in even if others must give way, whoever has something
-        up to what it is due. Blocks are taken from those that have more than they are due; nobody's last sequence
-        gives way.
-        """
-        takes = needed + self.blocks.idle(known)
-
-        def left() -> int:
-            freed = self.blocks.freed_by((s.blocks for s in leaving), known)
-            return self.blocks.available + freed - takes
-
-        # One block is left for each running sequence, which would else be preempted soon.
-        if left() >= len(self.running) - len(leaving):
-            return True
-        holdings = self._holdings
-        if holdings.places[owner] and holdings.blocks[owner] + needed > holdings.due_blocks(owner):
-            return False
-        for sequence in self._spare(owner, leaving):
-            if left() >= 0:
-                return True
-            leaving.append(sequence)
-        return left() >= 0 and bool(leaving)
-
-    def _spare(self, owner: str, leaving: Iterable[Sequence]) -> Iterator[Sequence]:
-        """Yield the sequences by which others have more blocks than they are due, the richest owner's first."""
-        holdings, gone = self._holdings, set(leaving)
-        rich = [o for o in holdings.places if o != owner and holdings.blocks[o] > holdings.due_blocks(o)]
-        for other in sorted(rich, key=holdings.blocks_for_weight, reverse=True):
-            places, blocks = holdings.places[other], holdings.blocks[other]
-            for sequence in gone:
-                if sequence.owner == other:
-                    places, blocks = places - 1, blocks - len(sequence.blocks)
-            for sequence in self._youngest(other):
-                if places < 2 or blocks <= holdings.due_blocks(other):
-                    break
-                if sequence not in gone:
-                    places, blocks = places - 1, blocks - len(sequence.blocks)
-                    yield sequence
 
     def _is_coming(self, index: int, digest: bytes) -> bool:
         """Whether a prefilling sequence will register this block: one with the same prefix waits for it."""
@@ -301,7 +205,7 @@ class SampleSchedule:
 
     def _prefill(self, turn: Turn) -> Plan | None:
         plan = Plan([], PassShare(turn, PassKind.PREFILL, self._prefill_tokens))
-        owners = dict.fromkeys((*(s.owner for s in self.prefilling), *self._waiting))
+        owners = dict.fromkeys((*(s.owner for s in self.prefilling), *self._waiting.owners()))
         if turn.leader is not None and turn.leader not in owners:
             return None
         for owner in turn.in_order(sorted(owners, key=self._holdings.places.__getitem__)):
@@ -317,7 +221,7 @@ class SampleSchedule:
         candidates = [s for s in self.prefilling if s.owner == owner]
         while (room := plan.share.room(owner)) > 0:
             if not candidates:
-                newcomer = self._next_waiting(owner)
+                newcomer = self._waiting.next_of(owner, chain(self.running, self.prefilling))
                 if newcomer is None or not self._admit(newcomer):
                     return
                 self._let_in(newcomer)
@@ -335,7 +239,7 @@ class SampleSchedule:
             plan.share.take(owner, units)
 
     def _let_in(self, newcomer: Sequence) -> None:
-        self._leave(newcomer)
+        self._waiting.discard(newcomer)
         self.prefilling.append(newcomer)
         group = newcomer.group
         # The next sample of its request waits for the next place; those that began earlier were told so then.
@@ -353,13 +257,13 @@ class SampleSchedule:
         for owner in turn.in_order(running):
             room = plan.share.room(owner)
             # The oldest where not all have room, so that they end.
-            rows = running[owner] if room >= len(running[owner]) else sorted(running[owner], key=_age)[: max(0, room)]
+            rows = running[owner] if room >= len(running[owner]) else sorted(running[owner], key=age)[: max(0, room)]
             if rows:
                 plan.share.take(owner, len(rows))
                 chosen += rows
         # A sequence needs a block once every `block_size` tokens. The oldest are served first; one of them may preempt
         # a younger one of this list, which `_extend` then finds gone.
-        for sequence in sorted((s for s in chosen if self._blocks_for(len(s.tokens)) > len(s.blocks)), key=_age):
+        for sequence in sorted((s for s in chosen if self._blocks_for(len(s.tokens)) > len(s.blocks)), key=age):
             self._extend(sequence)
         left = set(self.running)
         plan.slices.extend(Slice(s, s.computed, s.computed + 1) for s in chosen if s in left)
@@ -373,17 +277,7 @@ class SampleSchedule:
                 self._holdings.grow(sequence)
                 return
             except OutOfBlocks:
-                self._preempt(self._gives_blocks())
-
-    def _gives_blocks(self) -> Sequence:
-        """Return the sequence that gives way to one that runs: the youngest of whoever holds most."""
-        holding = sorted(self.running + self.prefilling, key=_age)
-        holdings = self._holdings
-        # The oldest of all is left alone, so that it gets on; and so is anybody's last one while others have two.
-        candidates = holding[1:] or holding
-        several = [s for s in candidates if holdings.places[s.owner] > 1]
-        rich = max((s.owner for s in several or candidates), key=holdings.blocks_for_weight)
-        return [s for s in candidates if s.owner == rich][-1]
+                self._preempt(self._room.who_leaves_a_block())
 
     def _preempt(self, sequence: Sequence) -> None:
         # Its blocks stay findable until others need them, so that it often finds most of its prefix again. What it
@@ -406,7 +300,3 @@ class SampleSchedule:
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
-
-
-def _age(sequence: Sequence) -> tuple[int, int]:
-    return sequence.key

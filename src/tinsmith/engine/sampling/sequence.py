@@ -139,3 +139,8 @@ class Sequence:
             self.stop_reason = "stop"
         elif len(self.tokens) >= self.group.max_length:
             self.stop_reason = "length"
+
+
+def age(sequence: Sequence) -> tuple[int, int]:
+    """Return what sorts sequences by their age, those first that are served first."""
+    return sequence.key

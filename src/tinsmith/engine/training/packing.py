@@ -15,7 +15,7 @@ from tinsmith.engine.adapters.references import Reference
 from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.jobs import TrainRow
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
-from tinsmith.engine.model.logprobs import Pairs
+from tinsmith.engine.model.head.logprobs import Pairs
 from tinsmith.engine.training.losses import PER_POSITION, LossInputs
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 

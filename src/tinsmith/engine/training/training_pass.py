@@ -13,8 +13,8 @@ from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
-from tinsmith.engine.model.logprobs import head_spans
+from tinsmith.engine.model.head.logprob_gradients import logprobs_and_gradient, target_logprobs
+from tinsmith.engine.model.head.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
 from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS

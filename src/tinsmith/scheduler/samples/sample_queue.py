@@ -7,11 +7,10 @@ within the engine the accounts say whose rows a step computes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from tinsmith.engine.jobs import SampleJob
@@ -19,14 +18,14 @@ from tinsmith.engine.sharing import PassShare, Turn
 from tinsmith.scheduler.exactly_once import ExactlyOnce
 from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.samples.known_samplers import KnownSamplers
+from tinsmith.scheduler.samples.sample_jobs import sample_job
+from tinsmith.scheduler.samples.waiting_samples import WaitingSample, WaitingSamples
 from tinsmith.scheduler.shares.fairness import OwnedShare
 from tinsmith.types.codec import encode_sample_response
 from tinsmith.types.engine_messages.operations import Operation
 from tinsmith.types.errors import UserError
 from tinsmith.types.names.http_names import PROTOBUF
 from tinsmith.types.outputs import SampleResponse
-from tinsmith.types.requests import SampleRequest
-from tinsmith.types.sample_inputs import read_sample_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +48,8 @@ class BatchSampler(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Queued:
-    op: Operation
-    sampler_id: str
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Running:
-    queued: _Queued
+    queued: WaitingSample
     sequences: int
 
 
@@ -94,17 +86,14 @@ class SampleQueue:
         patience_s: float,
     ) -> None:
         self._engine = engine
-        self._known_samplers = known_samplers
         self._exactly_once = exactly_once
         # Twice what runs at once: the engine always has a next request to prefill, and a newcomer of another sampler
         # of the same owner has at most one batch in front of it.
         self._room = 2 * max_batch
-        self._patience_s = patience_s
         self._fair: OwnedShare[str] = OwnedShare()
-        self._queued: dict[str, OrderedDict[str, _Queued]] = {}
+        self.waiting = WaitingSamples(known_samplers, patience_s)
         self._running: dict[str, _Running] = {}
-        # Those of `_queued` with which a host was lost, in the order of their arrival; of `_running`, their company.
-        self._suspects: dict[str, _Queued] = {}
+        # Of those that run and with which a host was lost, their company.
         self._tried: dict[str, int] = {}
         # By owner, what runs and what is in the engine but cannot go on before something else there has.
         self._sequences: Counter[str] = Counter()
@@ -116,7 +105,7 @@ class SampleQueue:
     @property
     def queued(self) -> int:
         """Requests that wait for their turn."""
-        return sum(map(len, self._queued.values()))
+        return len(self.waiting)
 
     @property
     def running(self) -> int:
@@ -130,17 +119,12 @@ class SampleQueue:
 
     def owners(self) -> list[str]:
         """Return the owners for whom a turn would do something, those that have something in the engine first."""
-        waiting = (_owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s))
+        waiting = self.waiting.usable().values()
         return [owner for owner in dict.fromkeys((*self._sequences, *waiting)) if owner not in self._stuck]
 
     def offer(self, op: Operation, sampler_id: str, now: float) -> None:
         """Take a SAMPLE operation from a sampler."""
-        self._enqueue(_Queued(op, sampler_id, now))
-
-    def _enqueue(self, queued: _Queued) -> None:
-        self._queued.setdefault(queued.sampler_id, OrderedDict())[queued.op.request_id] = queued
-        if queued.op.company is not None:
-            self._suspects[queued.op.request_id] = queued
+        self.waiting.add(WaitingSample(op, sampler_id, now))
 
     def turn(self, turn: Turn) -> PassShare | None:
         """Let requests in and run one step of the engine's sampler; return who had how much of it."""
@@ -181,8 +165,7 @@ class SampleQueue:
     def _admit(self, turn: Turn) -> None:
         if self._admit_suspects():
             return
-        # A sampler has one owner, so that the first request tells whose all of them are.
-        usable = {s: _owner(w) for s, w in self._queued.items() if self._known_samplers.is_usable(s)}
+        usable = self.waiting.usable()
         self._fair.activate(usable)
         by_owner: dict[str, dict[str, None]] = {}
         for sampler_id, owner in usable.items():
@@ -195,13 +178,13 @@ class SampleQueue:
                     return
                 sampler_id = self._fair.least(samplers)
                 # In sequences, for what they cost in tokens is not known before they end.
-                self._fair.charge(sampler_id, self._start(self._take(next(iter(self._queued[sampler_id].values())))))
-                if sampler_id not in self._queued:
+                self._fair.charge(sampler_id, self._start(self.waiting.take_first(sampler_id)))
+                if not self.waiting.has(sampler_id):
                     del samplers[sampler_id]
 
     def _admit_suspects(self) -> bool:
         """Let in suspects as their company allows; return whether there are any, beside whom nobody else is let in."""
-        waiting = [q for q in self._suspects.values() if self._known_samplers.is_usable(q.sampler_id)]
+        waiting = self.waiting.suspects()
         if not waiting:
             return bool(self._tried)
         self._put_back([request_id for request_id in self._running if request_id not in self._tried])
@@ -210,19 +193,10 @@ class SampleQueue:
             limits += [queued.op.company] if queued.op.company is not None else []
             if len(self._running) >= min(limits):
                 break
-            self._start(self._take(queued))
+            self._start(self.waiting.take(queued))
         return True
 
-    def _take(self, queued: _Queued) -> _Queued:
-        """Take a request out of those that wait."""
-        waiting = self._queued[queued.sampler_id]
-        del waiting[queued.op.request_id]
-        if not waiting:
-            del self._queued[queued.sampler_id]
-        self._suspects.pop(queued.op.request_id, None)
-        return queued
-
-    def _start(self, queued: _Queued) -> int:
+    def _start(self, queued: WaitingSample) -> int:
         """Hand a request to the engine; return how many sequences it asks for, 0 where it was refused."""
         self._exactly_once.begin((queued.op.request_id,))
         try:
@@ -254,7 +228,7 @@ class SampleQueue:
         self.tokens += sum(len(sequence.tokens) for sequence in outcome.sequences)
         self._exactly_once.result(op, payload, PROTOBUF)
 
-    def _leave(self, request_id: str) -> _Queued:
+    def _leave(self, request_id: str) -> WaitingSample:
         running = self._running.pop(request_id)
         self._tried.pop(request_id, None)
         owner = running.queued.op.owner
@@ -277,79 +251,24 @@ class SampleQueue:
         # The last one first, each put in front: they keep their order and stand before those that never ran.
         for request_id in reversed(request_ids):
             self._engine.sampler.cancel(request_id)
-            queued = self._leave(request_id)
-            self._enqueue(queued)
-            self._queued[queued.sampler_id].move_to_end(request_id, last=False)
+            self.waiting.put_in_front(self._leave(request_id))
 
     def cancel(self, request_id: str) -> Operation | None:
         """Drop a request; return it, None where it is not here (any more). The caller answers it."""
         if request_id in self._running:
             self._engine.sampler.cancel(request_id)
             return self._leave(request_id).op
-        for waiting in self._queued.values():
-            if request_id in waiting:
-                return self._take(waiting[request_id]).op
-        return None
+        waiting = self.waiting.find(request_id)
+        return None if waiting is None else self.waiting.take(waiting).op
 
     def drop_sampler(self, sampler_id: str, only_running: bool = False) -> list[Operation]:
         """Drop the requests of a sampler, those that wait too or not, and return them. The caller answers them."""
         ids = [request_id for request_id, r in self._running.items() if r.queued.sampler_id == sampler_id]
         if not only_running:
-            ids += self._queued.get(sampler_id, {})
+            ids += self.waiting.of(sampler_id)
         return [op for op in map(self.cancel, ids) if op is not None]
-
-    # -- samplers that do not come ------------------------------------------------------------------------------------
-
-    def drop_hopeless(self, now: float) -> list[tuple[Operation, str]]:
-        """Drop the requests whose sampler failed or was never announced; return each with the reason."""
-        dropped: list[tuple[Operation, str]] = []
-        for sampler_id, waiting in list(self._queued.items()):
-            if self._known_samplers.is_usable(sampler_id) or self._known_samplers.coming(sampler_id):
-                continue
-            why = self._known_samplers.why_broken(sampler_id)
-            for queued in list(waiting.values()):
-                if why is None and now < queued.since + self._patience_s:
-                    continue
-                reason = why or f"sampler_id: got {sampler_id!r}, expected a sampler that exists and was not released"
-                self.cancel(queued.op.request_id)
-                dropped.append((queued.op, reason))
-        return dropped
-
-    def next_deadline(self) -> float | None:
-        """Return when `drop_hopeless` may next drop something by time alone."""
-        starts = [
-            next(iter(waiting.values())).since
-            for sampler_id, waiting in self._queued.items()
-            if not self._known_samplers.is_usable(sampler_id) and not self._known_samplers.coming(sampler_id)
-        ]
-        return min(starts) + self._patience_s if starts else None
-
-
-def _owner(waiting: OrderedDict[str, _Queued]) -> str:
-    return next(iter(waiting.values())).op.owner
 
 
 def _is_fault_of_the_step(outcome: SampleResponse | Exception) -> bool:
     # A UserError names what is wrong with one request; anything else may be its neighbour's doing.
     return isinstance(outcome, Exception) and not isinstance(outcome, UserError)
-
-
-def sample_job(op: Operation, sampler_id: str) -> SampleJob:
-    """Read the request of a SAMPLE operation."""
-    inputs = read_sample_inputs(SampleRequest.model_validate_json(op.read_body()))
-    params = inputs.params.model_copy(update={"seed": sample_seed(inputs.params.seed, op.request_id)})
-    return SampleJob(
-        request_id=op.request_id, sampler_id=sampler_id, owner=op.owner, **vars(replace(inputs, params=params))
-    )
-
-
-def sample_seed(seed: int | None, request_id: str) -> int:
-    """Return the seed of a request; where it brings none, one made of its id.
-
-    The only place where a sample's seed is chosen. Ids are random and journalled, so that requests without a seed
-    differ from each other, and each draws the same tokens when it is run again after a loss.
-    """
-    if seed is not None:
-        return seed
-    # Seven bytes, so that it fits a signed 64-bit number. Not `hash`, which differs from process to process.
-    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:7], "big")

@@ -10,7 +10,7 @@ from tests.support.engines import load_engine, randomise_adapter
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
-from tinsmith.engine.model.pass_adapters import PassAdapters
+from tinsmith.engine.model.lean.pass_adapters import PassAdapters
 from tinsmith.types.params import LoraConfig
 
 

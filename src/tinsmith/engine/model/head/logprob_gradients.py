@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan
-from tinsmith.engine.model.logprobs import Pairs, chunk_cuts, chunk_starts, clip_spans, forward_chunks, project
+from tinsmith.engine.model.head.logprobs import Pairs, chunk_cuts, chunk_starts, clip_spans, forward_chunks, project
 from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_delta_gradients
 from tinsmith.engine.model.tiles.products import fill_up
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import ContextCell
-from tinsmith.engine.model.logprob_gradients import logprobs_and_gradient, target_logprobs
-from tinsmith.engine.model.logprobs import Pairs
+from tinsmith.engine.model.head.logprob_gradients import logprobs_and_gradient, target_logprobs
+from tinsmith.engine.model.head.logprobs import Pairs
 from tinsmith.engine.model.lora import LoraLinear
 
 HIDDEN, VOCAB = 6, 11

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.model.pass_adapters import Delta, Output, PassAdapters, adapters_key
+from tinsmith.engine.model.lean.pass_adapters import Delta, Output, PassAdapters, adapters_key
 from tinsmith.engine.model.workspace import Workspace
 
 # Decoder layers with the same arithmetic: norm, attention, residual, norm, MLP, residual. Not by their parts, which

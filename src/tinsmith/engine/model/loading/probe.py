@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinsmith.engine.model.architecture import unsupported
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext, Mode
-from tinsmith.engine.model.lean import LeanDecoder
+from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
+from tinsmith.engine.model.loading.architecture import unsupported
 from tinsmith.types.errors import UserError, invalid
 
 # Two lengths, so that the packed pass pads one of the sequences and a token that looks across their border is seen.

@@ -17,16 +17,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tinsmith.engine.model import attention
-from tinsmith.engine.model.architecture import check_config, find_targets, is_experts, unsupported
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.base_weights import BaseWeights
 from tinsmith.engine.model.context import ContextCell
 from tinsmith.engine.model.experts import LoraExperts
-from tinsmith.engine.model.lean import lean_decoder
-from tinsmith.engine.model.loading_faults import named_faults
+from tinsmith.engine.model.lean.lean_decoder import lean_decoder
+from tinsmith.engine.model.loading.architecture import check_config, find_targets, is_experts, unsupported
+from tinsmith.engine.model.loading.base_weights import BaseWeights
+from tinsmith.engine.model.loading.loading_faults import named_faults
+from tinsmith.engine.model.loading.probe import check_lean, check_numbers, check_packed, check_tiles, plain_logits
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.norms import fuse_norms
-from tinsmith.engine.model.probe import check_lean, check_numbers, check_packed, check_tiles, plain_logits
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
 from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config

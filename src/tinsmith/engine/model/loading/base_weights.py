@@ -15,7 +15,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from tinsmith.engine.adapters.slots import Target
-from tinsmith.engine.model.stored_names import StoredNames
+from tinsmith.engine.model.loading.stored_names import StoredNames
 from tinsmith.model_files.folder import CONFIG, INDEX, SINGLE, read_weights
 from tinsmith.model_files.reading import file_error
 from tinsmith.model_files.safetensors_header import TensorEntry

@@ -18,7 +18,7 @@ class Holdings:
     """
 
     def __init__(self, places: int, blocks: int) -> None:
-        self._all_places = places
+        self.all_places = places
         self._all_blocks = blocks
         self.places: Counter[str] = Counter()
         self.blocks: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class Holdings:
 
     def due_places(self, owner: str) -> int:
         """Return how many places an owner is due, at least one."""
-        return max(1, int(self._all_places * self._parts.get(owner, 1.0)))
+        return max(1, int(self.all_places * self._parts.get(owner, 1.0)))
 
     def lacking(self, owner: str) -> int:
         """Return how many places an owner has less than it is due."""

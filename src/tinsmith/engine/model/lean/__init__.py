@@ -1,0 +1,4 @@
+"""The sampler's pass through a decoder of the Llama family, without the modules of `transformers`.
+
+`lean_decoder` is the pass, `pass_adapters` the adapters in it. Nothing here waits for a backward pass.
+"""
