@@ -11,7 +11,7 @@ from benchmarks.simulation.costs import Costs
 from benchmarks.simulation.ledger import Ledger
 from tinsmith.engine.adapters.snapshots import Snapshot
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling.block_manager import BlockManager
+from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import Sequence

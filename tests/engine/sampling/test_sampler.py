@@ -13,8 +13,8 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.sampling import next_tokens
-from tinsmith.engine.sampling.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing import next_tokens
+from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig

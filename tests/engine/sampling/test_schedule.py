@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling.block_manager import BlockManager
+from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sampling.stops import TokenStop

@@ -7,9 +7,9 @@ from collections.abc import Sequence as ListLike
 
 from tinsmith.engine.adapters.snapshots import Snapshot
 from tinsmith.engine.jobs import SampleJob
+from tinsmith.engine.sampling.drawing.randomness import stream_base
 from tinsmith.engine.sampling.finished_group import make_response
 from tinsmith.engine.sampling.prompt_scores import PromptScores
-from tinsmith.engine.sampling.randomness import stream_base
 from tinsmith.engine.sampling.schedule import SampleSchedule
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sampling.stops import Decode, stop_rule

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling.distribution import Distribution, Shaping
-from tinsmith.engine.sampling.randomness import stream_base, stream_keys
+from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing.randomness import stream_base, stream_keys
 from tinsmith.types.outputs import EMPTY_TOPK_LOGPROB, PromptAltTokens, SampleResponse, TopkLogprobs
 from tinsmith.types.tensor import TensorData
 

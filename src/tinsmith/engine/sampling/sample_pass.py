@@ -13,9 +13,9 @@ from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.head.logprobs import clip_spans, head_spans, project
-from tinsmith.engine.sampling.decode_stream import DecodeStream
-from tinsmith.engine.sampling.kv_cache import KVCache
-from tinsmith.engine.sampling.paged_attention import PagedPass
+from tinsmith.engine.sampling.cache.kv_cache import KVCache
+from tinsmith.engine.sampling.cache.paged_attention import PagedPass
+from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.schedule import Slice
 from tinsmith.engine.sampling.sequence import Sequence
 

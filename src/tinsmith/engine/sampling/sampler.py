@@ -15,11 +15,11 @@ from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.sampling.block_manager import BlockManager
-from tinsmith.engine.sampling.decode_lanes import DecodeLanes
-from tinsmith.engine.sampling.decode_stream import DecodeStream
-from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
-from tinsmith.engine.sampling.next_tokens import NextToken, next_tokens
+from tinsmith.engine.sampling.cache.block_manager import BlockManager
+from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape, affordable_blocks
+from tinsmith.engine.sampling.decoding.decode_lanes import DecodeLanes
+from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
+from tinsmith.engine.sampling.drawing.next_tokens import NextToken, next_tokens
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
 from tinsmith.engine.sampling.sample_pass import PrefillPass, decode
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from tinsmith.engine.sampling.block_manager import BlockManager, OutOfBlocks
+from tinsmith.engine.sampling.cache.block_manager import BlockManager, OutOfBlocks
 from tinsmith.engine.sampling.places.holdings import Holdings
 from tinsmith.engine.sampling.places.room import Room
 from tinsmith.engine.sampling.places.waiting import Waiting

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling.block_manager import first_digest, next_digest
+from tinsmith.engine.sampling.cache.block_manager import first_digest, next_digest
 from tinsmith.engine.sampling.prompt_scores import PromptScores
 from tinsmith.engine.sampling.stops import StopRule
 from tinsmith.types.outputs import StopReason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling.block_manager import BlockManager
+from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.places.holdings import Holdings
 from tinsmith.engine.sampling.places.room import Room
 from tinsmith.engine.sampling.places.waiting import Waiting

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tinsmith.engine.sampling.block_manager import BlockManager
+from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.places.holdings import Holdings
 from tinsmith.engine.sampling.places.waiting import Waiting
 from tinsmith.engine.sampling.sequence import Sequence, age

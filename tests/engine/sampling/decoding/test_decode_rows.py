@@ -11,8 +11,8 @@ from tests.support.engines import load_engine, randomise_adapter
 from tests.support.sampling import drain, make_job, random_prompt, run_all, samples
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.sampling import decode_rows
-from tinsmith.engine.sampling.decode_rows import DecodePass, DecodeRows
+from tinsmith.engine.sampling.decoding import decode_rows
+from tinsmith.engine.sampling.decoding.decode_rows import DecodePass, DecodeRows
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinsmith.engine.sampling.distribution import Distribution, Shaping
-from tinsmith.engine.sampling.randomness import stream_keys
+from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing.randomness import stream_keys
 from tinsmith.engine.sampling.sequence import Sequence
 
 # Ids and logprobs of the likeliest tokens, likeliest first.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tinsmith.engine.model.tiles.products import fill_up
 from tinsmith.engine.model.tiles.softmax import BUCKET, bucket_sums
-from tinsmith.engine.sampling.randomness import exponentials, substream
+from tinsmith.engine.sampling.drawing.randomness import exponentials, substream
 
 # Most nuclei are narrower than this at usual temperatures; for a wider one eight times as many are looked at. Other
 # widths are rounded up to a multiple of it, see `products.fill_up`.

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinsmith.engine.model.context import ForwardContext, Mode
-from tinsmith.engine.sampling import paged_attention
-from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
-from tinsmith.engine.sampling.paged_attention import PagedPass, split_by_length
+from tinsmith.engine.sampling.cache import paged_attention
+from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape, affordable_blocks
+from tinsmith.engine.sampling.cache.paged_attention import PagedPass, split_by_length
 from tinsmith.settings import Settings
 
 SIZE = 4

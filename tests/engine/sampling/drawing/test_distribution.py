@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinsmith.engine.sampling.distribution import Distribution, Shaping
-from tinsmith.engine.sampling.randomness import stream_base, stream_keys
+from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing.randomness import stream_base, stream_keys
 
 # Few distinct values, so that ties are common; halves, so that sums of probabilities are compared away from rounding.
 LOGITS = st.lists(st.integers(-8, 8).map(lambda n: n / 2), min_size=1, max_size=40)

@@ -16,8 +16,8 @@ from tests.support.sampling import make_job, random_prompt, run_all, samples
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.sampling import decode_lanes
-from tinsmith.engine.sampling.decode_stream import DecodeStream
+from tinsmith.engine.sampling.decoding import decode_lanes
+from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.sequence import Sequence
 from tinsmith.engine.threads import THREADS
 from tinsmith.types.outputs import SampleResponse

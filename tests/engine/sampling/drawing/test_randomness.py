@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.engine.sampling.randomness import exponentials, stream_base, stream_keys, substream
+from tinsmith.engine.sampling.drawing.randomness import exponentials, stream_base, stream_keys, substream
 
 MASK = 2**64 - 1
 INT64 = st.integers(-(2**63), 2**63 - 1)

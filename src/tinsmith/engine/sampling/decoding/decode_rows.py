@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinsmith.engine.sampling.kv_cache import KVCache
+from tinsmith.engine.sampling.cache.kv_cache import KVCache
 from tinsmith.engine.sampling.sequence import Sequence
 
 # Rows are dealt anew when a step reads more than this times the keys that it needs, unless that is little anyway.

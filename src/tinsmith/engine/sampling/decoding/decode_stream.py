@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.workspace import Workspace
-from tinsmith.engine.sampling.decode_rows import DecodePass, DecodeRows
-from tinsmith.engine.sampling.kv_cache import KVCache
-from tinsmith.engine.sampling.paged_attention import PagedPass
+from tinsmith.engine.sampling.cache.kv_cache import KVCache
+from tinsmith.engine.sampling.cache.paged_attention import PagedPass
+from tinsmith.engine.sampling.decoding.decode_rows import DecodePass, DecodeRows
 from tinsmith.engine.sampling.sequence import Sequence
 
 # Block tables have room for so many blocks more than the longest sequence has.

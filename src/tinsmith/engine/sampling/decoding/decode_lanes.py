@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tinsmith.engine.sampling.decode_stream import DecodeStream
-from tinsmith.engine.sampling.kv_cache import KVCache
+from tinsmith.engine.sampling.cache.kv_cache import KVCache
+from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.schedule import Slice
 from tinsmith.engine.sampling.sequence import Sequence
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tinsmith.engine.sampling.block_manager import BlockManager, OutOfBlocks, first_digest, next_digest
+from tinsmith.engine.sampling.cache.block_manager import BlockManager, OutOfBlocks, first_digest, next_digest
 
 BLOCKS = 7
 SIZE = 2

@@ -13,8 +13,8 @@ from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode
 from tinsmith.engine.model.padded import pad_groups, unpad_groups
 from tinsmith.engine.model.tiles.attention import attend_to_cached
-from tinsmith.engine.sampling.decode_rows import DecodePass
-from tinsmith.engine.sampling.kv_cache import KVCache
+from tinsmith.engine.sampling.cache.kv_cache import KVCache
+from tinsmith.engine.sampling.decoding.decode_rows import DecodePass
 
 # Sequences are read together while their padding stays below half of what they hold ...
 _MAX_READ = 1.5

@@ -1,0 +1,1 @@
+"""Keys and values of sequences, in blocks that they share."""
