@@ -63,8 +63,11 @@ class OpenGroups:
             UserError: it cannot.
         """
         if len(tokens) > self._schedule.token_capacity:
-            held = f"at most {self._schedule.token_capacity}, which the KV cache holds (kv_cache_mb)"
-            raise invalid("prompt and completion", f"{len(tokens)} tokens", held)
+            raise self._no_room(tokens)
+
+    def _no_room(self, tokens: ListLike[int]) -> UserError:
+        held = f"at most {self._schedule.token_capacity}, which the KV cache holds (kv_cache_mb)"
+        return invalid("prompt and completion", f"{len(tokens)} tokens", held)
 
     def open(self, job: SampleJob, seed: int, snapshot: Snapshot) -> None:
         """Queue a request whose snapshot was acquired; it is given back when the request is over."""
@@ -127,10 +130,8 @@ class OpenGroups:
                 self._ended.append((group.job.request_id, make_response(group)))
             return
         # `max_tokens` may be absent, so a sequence is not refused for what it could grow to, only for what it has.
-        try:
-            self.check_room(sequence.tokens)
-        except UserError as error:
-            self.fail(group, error)
+        if len(sequence.tokens) > self._schedule.token_capacity:
+            self.fail(group, self._no_room(sequence.tokens))
 
     # -- out ----------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 import torch
@@ -120,9 +120,10 @@ class Sampler:
         self.last = None
         if plan is not None:
             self.last = plan.share
-            self.on_step(dict.fromkeys(part.sequence.group.job.request_id for part in plan.slices))
+            groups = dict.fromkeys(part.sequence.group for part in plan.slices)
+            self.on_step([group.job.request_id for group in groups])
             try:
-                self._run(plan)
+                self._run(plan, {group.slot for group in groups})
             except Exception as error:
                 log.exception("sampling step of %d sequences failed", len(plan.slices))
                 self._fail_all(plan, error)
@@ -130,13 +131,17 @@ class Sampler:
                 self._lanes.clear()
         return self._groups.take_ended()
 
-    def _run(self, plan: Plan) -> None:
-        # Equal adapters side by side, so that each is one span of the stream.
-        slices = sorted(plan.slices, key=lambda s: s.sequence.group.adapter_key)
+    def _run(self, plan: Plan, slots: Collection[Slot | None]) -> None:
+        slices = plan.slices
+        if len(slots) > 1:
+            # Equal adapters side by side, so that each is one span of the stream.
+            slices = sorted(slices, key=lambda s: s.sequence.group.adapter_key)
         self.cache.prepare(self.schedule.take_fresh())
         # In one pass where there is room for all their adapters at once.
-        for some in self._memory.companies(slices, _slot_of):
-            self._memory.use({slot for part in some if (slot := _slot_of(part)) is not None})
+        companies = self._memory.companies(slices, _slot_of) if len(slots) > 1 else [slices]
+        for some in companies:
+            those = slots if len(companies) == 1 else {_slot_of(part) for part in some}
+            self._memory.use([slot for slot in those if slot is not None])
             (self._decode if plan.decode else self._prefill)(some)
 
     def _decode(self, slices: list[Slice]) -> None:

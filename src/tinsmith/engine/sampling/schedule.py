@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from tinsmith.engine.sampling.cache.block_manager import BlockManager, OutOfBlocks
 from tinsmith.engine.sampling.places.holdings import Holdings
@@ -18,8 +19,7 @@ from tinsmith.engine.sampling.sequence import Sequence, age
 from tinsmith.engine.sharing import EVEN, PassKind, PassShare, Turn
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """Tokens [start, end) of a sequence, computed in one step."""
 
     sequence: Sequence
@@ -116,11 +116,12 @@ class SampleSchedule:
         sequence = part.sequence
         sequence.computed = part.end
         full = part.end // self.block_size
-        digests = sequence.digest_blocks(self.block_size, full)
-        for index in range(sequence.registered, full):
-            self.blocks.register(sequence.blocks[index], digests[index])
-        sequence.registered = max(sequence.registered, full)
-        if part.reaches_end and sequence in self.prefilling:
+        if full > sequence.registered:
+            digests = sequence.digest_blocks(self.block_size, full)
+            for index in range(sequence.registered, full):
+                self.blocks.register(sequence.blocks[index], digests[index])
+            sequence.registered = full
+        if self.prefilling and part.reaches_end and sequence in self.prefilling:
             self.prefilling.remove(sequence)
             self.running.append(sequence)
 
@@ -263,10 +264,13 @@ class SampleSchedule:
                 chosen += rows
         # A sequence needs a block once every `block_size` tokens. The oldest are served first; one of them may preempt
         # a younger one of this list, which `_extend` then finds gone.
-        for sequence in sorted((s for s in chosen if self._blocks_for(len(s.tokens)) > len(s.blocks)), key=age):
+        size, preemptions = self.block_size, self.preemptions
+        for sequence in sorted((s for s in chosen if len(s.tokens) > len(s.blocks) * size), key=age):
             self._extend(sequence)
-        left = set(self.running)
-        plan.slices.extend(Slice(s, s.computed, s.computed + 1) for s in chosen if s in left)
+        if self.preemptions > preemptions:
+            left = set(self.running)
+            chosen = [s for s in chosen if s in left]
+        plan.slices.extend([Slice(s, s.computed, s.computed + 1) for s in chosen])
         return plan if plan.slices else None
 
     def _extend(self, sequence: Sequence) -> None:

@@ -74,9 +74,8 @@ class DecodeStream:
     def _follows(self, sequences: list[Sequence]) -> bool:
         if sequences != self._sequences:
             return False
-        return all(s.blocks is blocks for s, blocks in zip(sequences, self._blocks, strict=True)) and all(
-            s.computed == start + 1 for s, start in zip(sequences, self._starts.tolist(), strict=True)
-        )
+        steps = zip(sequences, self._blocks, self._starts.tolist(), strict=True)
+        return all([s.blocks is blocks and s.computed == start + 1 for s, blocks, start in steps])
 
     def _begin(self, sequences: list[Sequence]) -> None:
         self._sequences = sequences
