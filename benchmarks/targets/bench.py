@@ -14,7 +14,7 @@ from typing import Self
 from benchmarks.contestants import Job, TinsmithEngine, TransformersPeft
 from benchmarks.engine import QUICK, check_losses
 from benchmarks.gpu.shapes import Shape, write
-from benchmarks.service import TINY_MODEL, TINY_VOCAB, Target, spawned_tinsmith
+from benchmarks.service import TINY_MODEL, TINY_VOCAB, Target, spawned_noop, spawned_tinsmith
 from benchmarks.targets.sides import Make, MakePool, Side, own_process
 from tinsmith.cluster.openmp import waiting
 from tinsmith.models import path as model_folder
@@ -148,4 +148,10 @@ class Bench:
     def serve(self) -> Iterator[Target]:
         """Serve the checkpoint over HTTP while the body runs."""
         with spawned_tinsmith(self.spot.scratch, self.shape.name, self.folder, self.vocab_size) as target:
+            yield target
+
+    @contextmanager
+    def serve_nothing(self) -> Iterator[Target]:
+        """Run a service that answers as one with the checkpoint would, and computes nothing, while the body runs."""
+        with spawned_noop(self.spot.scratch, self.shape.name, self.vocab_size) as target:
             yield target

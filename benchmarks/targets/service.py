@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import tinker
@@ -51,15 +51,18 @@ def engine_steps(contestant: Contestant, adapter: str, batch: Batch, steps: int)
 
 
 def visible(bench: Bench, sizes: Sizes, target: float) -> Result:
-    """From the result of a step to a sampler with its weights."""
-    waits = []
-    with bench.serve() as place, _client(place, bench.spot.rank) as (driver, training):
-        for _ in range(sizes.blocks * sizes.tiny_steps):
-            tiny_steps(driver, training, 1, ahead=True)
-            waits.append(refresh(training)[1])
-    value = float(np.median(waits)) * 1e3
-    what = "from a step's result to a sampler with the new weights, HTTP and SDK"
-    return Result("visible", what, bench.label, "ms", value, None, value, target, at_most=True)
+    """From the result of a step to a sampler with its weights, beside the same calls of a service that does nothing."""
+    waits, floor = [], []
+    with bench.serve() as ours, bench.serve_nothing() as nothing, ExitStack() as stack:
+        clients = [stack.enter_context(_client(place, bench.spot.rank)) for place in (ours, nothing)]
+        for _ in range(sizes.blocks):
+            for (driver, training), seen in zip(clients, (waits, floor), strict=True):
+                for _ in range(sizes.tiny_steps):
+                    tiny_steps(driver, training, 1, ahead=True)
+                    seen.append(refresh(training)[1])
+    value, beside = (float(np.median(side)) * 1e3 for side in (waits, floor))
+    what = "from a step's result to a sampler with the new weights, HTTP and SDK, beside a service that does nothing"
+    return Result("visible", what, bench.label, "ms", value, beside, value, target, at_most=True)
 
 
 def rl(bench: Bench, sizes: Sizes, target: float) -> Result:

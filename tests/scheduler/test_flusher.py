@@ -89,3 +89,16 @@ def test_the_end_writes_what_is_queued_and_leaves_the_rest(tmp_path: Path) -> No
         flusher.add(flush(f"s{number}", tmp_path))
     flusher.close(10)
     assert told.outcomes == {"full": False} | {f"s{number}": True for number in range(20)}
+
+
+def test_a_snapshot_is_written_after_its_client_was_answered_and_at_the_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinsmith.scheduler.flusher._CALM_S", 3600.0)
+    told = Told()
+    flusher = Flusher(told.note)
+    for name in ("a", "b"):
+        flusher.add(flush(name, tmp_path))
+    assert not told.outcomes
+    flusher.close(10)
+    assert told.outcomes == {"a": True, "b": True}

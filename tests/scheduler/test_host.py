@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
+from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.scheduler.failures import EngineBroken
-from tinsmith.types.engine_messages.host_events import Flushed, Ready, Stats
+from tinsmith.scheduler.host import EngineHost
+from tinsmith.settings import Settings
+from tinsmith.types.engine_messages.host_events import Event, Failure, Flushed, Ready, Result, Stats
 from tinsmith.types.engine_messages.operations import TakeSnapshot
 from tinsmith.types.errors import StartupError
 
@@ -89,6 +93,31 @@ def test_a_broken_device_ends_the_host_and_leaves_work_unanswered() -> None:
     assert not driven.outcomes(neighbour)
 
 
+def test_events_leave_before_the_next_turn_begins() -> None:
+    said: list[str] = []
+
+    class Engine(FakeEngine):
+        def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
+            said.append("pass")
+            return super().train_rows(rows)
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Result | Failure):
+            said.append(event.request_id)
+
+    host = EngineHost({"base": Engine()}, emit, Settings(), push=lambda: said.append("push"))
+    refused = optim("m", 0)
+    made, passed = create("m"), forward_backward("m", 1, [5])
+    for op in (made, refused, passed):
+        host.submit(op)
+    while host.poll():
+        pass
+    # What is refused at the door does not wait for the turn, and a result not for what comes after its own.
+    assert said.index("push", said.index(refused.request_id)) < said.index(made.request_id)
+    assert said.index("push", said.index(made.request_id)) < said.index("pass")
+    assert said[said.index(passed.request_id) + 1] == "push"
+
+
 class TestStats:
     def test_come_about_once_a_second_and_at_rest(self) -> None:
         clock = FakeClock()
@@ -123,3 +152,14 @@ class TestStats:
             clock.now += 10.0
             driven.run()
         assert len(driven.stats()) == before == 1
+
+    def test_a_rest_is_told_once_it_is_one(self) -> None:
+        host = EngineHost({"base": FakeEngine()}, (events := list[Event]()).append, Settings())
+        for op in (create("m"), forward_backward("m", 1, [5]), optim("m", 2)):
+            host.submit(op)
+            while host.poll():
+                pass
+        assert not [event for event in events if isinstance(event, Stats)]
+        host.rest()
+        host.rest()
+        assert [type(event) for event in events].count(Stats) == 1

@@ -125,6 +125,7 @@ class Driven:
         self.submit(*ops)
         while self.host.poll():
             pass
+        self.host.rest()
 
     def outcomes(self, op: Operation) -> list[Result | Failure]:
         """Return all answers to an operation."""

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from tinsmith import logs
@@ -36,10 +36,8 @@ logger = logging.getLogger(__name__)
 EXIT_STARTUP = 3
 EXIT_HOST = 4
 
-# Events are gathered up to this size before they are written.
-_BATCH_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
-# After so long without an event the parent hears that this process lives, seconds.
+# How often the parent hears that this process lives, seconds.
 _BEAT_EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
@@ -56,6 +54,10 @@ def die_with_parent(parent: int) -> None:
 class Channel:
     """The socket to the parent.
 
+    Events leave from the thread that emits them, together, as far as the socket takes them at once: handing each to a
+    thread of its own would mean waiting for that thread to get the interpreter. What the socket does not take yet is
+    written by one that may wait.
+
     Args:
         on_message: called on the reading thread with each message.
         turn: returns the number of the turn that is going on; called on the writing thread.
@@ -67,22 +69,51 @@ class Channel:
         self._sock = sock
         self._on_message = on_message
         self._turn = turn
-        self._outbox: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._unsent = bytearray()
+        # Whether the writing thread is in the middle of a batch, which nothing may overtake.
+        self._writing = False
+        self._closing = False
+        self._more = threading.Condition()
         threading.Thread(target=self._read, name="tinsmith-read", daemon=True).start()
         self._writer = threading.Thread(target=self._write, name="tinsmith-write", daemon=True)
         self._writer.start()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Write a message soon."""
-        self._outbox.put(message)
+        """Write a message."""
+        self._add(message)
+        self.push()
 
     def send_event(self, event: Event) -> None:
-        """Write an event soon."""
-        self.send(event_to_frame(event))
+        """Write an event with the next `push`."""
+        self._add(event_to_frame(event))
+
+    def _add(self, message: dict[str, Any]) -> None:
+        frame = _encode(message)
+        with self._more:
+            self._unsent += frame
+
+    def push(self) -> None:
+        """Write what has gathered; returns at once."""
+        with self._more:
+            if self._unsent and not self._writing:
+                del self._unsent[: self._send_now()]
+            if self._unsent:
+                self._more.notify()
+
+    def _send_now(self) -> int:
+        """Return how many bytes the socket took."""
+        try:
+            return self._sock.send(self._unsent, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            os._exit(0)  # the parent is gone
 
     def close(self) -> None:
         """Write what is left."""
-        self._outbox.put(None)
+        with self._more:
+            self._closing = True
+            self._more.notify()
         self._writer.join()
 
     def _read(self) -> None:
@@ -99,31 +130,24 @@ class Channel:
         # Nobody is left to work for, and files are written so that a sudden end does no harm.
         os._exit(0)
 
-    def _next(self) -> dict[str, Any] | None:
-        try:
-            return self._outbox.get(timeout=_BEAT_EVERY_S)
-        except Empty:
-            return {"beat": self._turn()}
-
     def _write(self) -> None:
-        while (message := self._next()) is not None:
-            # What has gathered while the last batch was written goes in one call: a busy sampler ends hundreds of
-            # requests in one step.
-            batch = bytearray(_encode(message))
-            more = True
-            while more and len(batch) < _BATCH_BYTES:
-                try:
-                    following = self._outbox.get_nowait()
-                except Empty:
-                    break
-                more = following is not None
-                batch += _encode(following) if following is not None else b""
+        while (batch := self._next()) is not None:
             try:
                 self._sock.sendall(batch)
             except OSError:
                 os._exit(0)  # the parent is gone
-            if not more:
-                return
+
+    def _next(self) -> bytes | bytearray | None:
+        """Return what is to be written next, None where that was all."""
+        with self._more:
+            self._writing = False
+            if not self._unsent and not self._closing:
+                self._more.wait(_BEAT_EVERY_S)
+            if not self._unsent and self._closing:
+                return None
+            self._writing = True
+            batch, self._unsent = self._unsent, bytearray()
+            return batch or _encode({"beat": self._turn()})
 
 
 def _encode(message: dict[str, Any]) -> bytes:
@@ -169,7 +193,9 @@ class Child:
         except StartupError as error:
             self.channel.send({"startup_error": str(error)})
             return EXIT_STARTUP
-        self._host = EngineHost(engines, self.channel.send_event, settings, begin=self._slate.write)
+        self._host = EngineHost(
+            engines, self.channel.send_event, settings, push=self.channel.push, begin=self._slate.write
+        )
         try:
             self._host.run()
         except Exception as error:

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 # A full disk is often freed by hand. Until then the journal grows, so a minute between attempts is long enough.
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
+# A snapshot is written so long after it was taken, seconds: its client is being answered, and writing it would take the
+# interpreter and a core from that. Until it is on disk the journal has the step, as before.
+_CALM_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,14 @@ class Flush:
         sampler_id: what to write.
         folder: where; a folder that exists is complete, because it is written aside and then renamed.
         write: writes it.
+        taken_at: when, on the monotonic clock.
     """
 
     request_id: str
     sampler_id: str
     folder: str
     write: Callable[[], object]
+    taken_at: float = field(default_factory=time.monotonic)
 
 
 # In the queue: nothing to write, but something is no longer wanted.
@@ -74,6 +79,7 @@ class Flusher:
         self._busy: Counter[str] = Counter()
         self._unwanted: set[str] = set()
         self._stopping = False
+        self._hurry = threading.Event()
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
@@ -119,6 +125,7 @@ class Flusher:
         """Write what is queued, for at most `timeout` seconds, and end the thread."""
         # In this order: a write that fails sees that it need not be tried again, and the thread ends after the queue.
         self._stopping = True
+        self._hurry.set()
         self._queue.put(None)
         if self._thread is not None:
             self._thread.join(timeout)
@@ -138,6 +145,7 @@ class Flusher:
             if flush is None:
                 break
             if flush is not _LOOK:
+                self._hurry.wait(flush.taken_at + _CALM_S - time.monotonic())
                 self._attempt(flush, _FIRST_RETRY_S, late)
             # Those that are let go of need not wait for their turn to be told so.
             for gone in [one for one in late if one.flush.sampler_id in self._unwanted]:

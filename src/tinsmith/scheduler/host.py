@@ -28,6 +28,9 @@ T = TypeVar("T")
 # Looking walks over all queues, which can cost more than a small turn; timeouts are so long that a tenth is nothing.
 _EXPIRY_INTERVAL_S = 0.1
 _LONGEST_SLEEP_S = 1.0
+# After so long without work a host says that it rests, seconds. Not at once: a step is a handful of operations, one
+# after the other, and whoever hears of the rest between two of them is about to hand over the next.
+_REST_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class EngineHost:
         clock: seconds, monotonic.
         make_writer: makes what writes snapshots, given what to tell of each and whether it is on disk, and what to tell
             the operations whose snapshots it is about to write.
+        push: called where the events up to now should leave: when nothing else was left to do, before a turn and after.
         begin: told the ids of the operations that are about to be run, and of none when that is over, on any thread but
             one call after another. Who keeps them where they outlive this process can say what it died of.
 
@@ -66,11 +70,13 @@ class EngineHost:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         make_writer: MakeWriter = Flusher,
+        push: Callable[[], None] = lambda: None,
         begin: Callable[[Iterable[str]], None] = lambda ids: None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._emit = emit
+        self._push = push
         self._at_work = at_work = AtWork(begin)
         self._exactly_once = ExactlyOnce(emit, at_work.begin)
         # Its thread only posts: queues and events belong to the host's thread.
@@ -161,9 +167,12 @@ class EngineHost:
         self._emit(Ready(list(self.infos.values())))
         try:
             while not self._stopping:
-                if not self.poll():
+                if self.poll():
+                    continue
+                if not self._wake.wait(min(_REST_S, self._sleep())):
+                    self.rest()
                     self._wake.wait(self._sleep())
-                    self._wake.clear()
+                self._wake.clear()
         finally:
             self.close()
 
@@ -187,6 +196,7 @@ class EngineHost:
         started = self._clock()
         picked = self._accounts.pick(ready, started)
         if picked is not None:
+            self._push()
             owner, (name, lane) = picked
             parts = self._engines[name].turn(lane, self._accounts.turn(owner))
             elapsed = self._clock() - started
@@ -194,6 +204,7 @@ class EngineHost:
             self._meter.worked(elapsed)
         # Not where it raises: then the process ends, and what ran is what it ends of.
         self._at_work.begin(())
+        self._push()
         self._tick(busy=picked is not None)
         self.turn = None
         return picked is not None or bool(self._inbox)
@@ -237,8 +248,17 @@ class EngineHost:
             self._next_expiry = now + _EXPIRY_INTERVAL_S
             for engine in self._engines.values():
                 engine.expire()
-        if self._meter.due(now, busy):
-            self._emit(self._meter.take(self._engines.values(), self._exactly_once.waiting, now, busy))
+        if busy and self._meter.due(now):
+            self._measure(now, busy)
+
+    def rest(self) -> None:
+        """Say once how an idle host stands."""
+        if not self._meter.at_rest:
+            self._measure(self._clock(), busy=False)
+            self._push()
+
+    def _measure(self, now: float, busy: bool) -> None:
+        self._emit(self._meter.take(self._engines.values(), self._exactly_once.waiting, now, busy))
 
     def _sleep(self) -> float:
         """Return how long an idle host may sleep when nothing arrives, seconds."""

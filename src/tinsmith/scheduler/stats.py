@@ -12,7 +12,11 @@ INTERVAL_S = 1.0
 
 
 class Meter:
-    """Turns counters into rates."""
+    """Turns counters into rates.
+
+    Attributes:
+        at_rest: whether no turn was taken since the stats of a host at rest.
+    """
 
     def __init__(self, now: float) -> None:
         self._since = now
@@ -20,17 +24,17 @@ class Meter:
         self._longest_s = 0.0
         self._train_tokens = 0
         self._sample_tokens = 0
-        self._at_rest = True
+        self.at_rest = True
 
     def worked(self, seconds: float) -> None:
         """Count the time of one turn."""
         self._busy_s += seconds
         self._longest_s = max(self._longest_s, seconds)
-        self._at_rest = False
+        self.at_rest = False
 
-    def due(self, now: float, busy: bool) -> bool:
-        """Whether stats should be sent: a second has passed, or work has just ended."""
-        return (now >= self._since + INTERVAL_S) if busy else not self._at_rest
+    def due(self, now: float) -> bool:
+        """Whether a busy host should send stats: a second has passed."""
+        return now >= self._since + INTERVAL_S
 
     def take(self, engines: Iterable[EngineScheduler], unanswered: int, now: float, busy: bool) -> Stats:
         """Return the gauges and begin a new interval.
@@ -60,7 +64,7 @@ class Meter:
             "busy": min(1.0, self._busy_s / elapsed),
             "longest_turn_seconds": self._longest_s,
         }
-        self._since, self._busy_s, self._longest_s, self._at_rest = now, 0.0, 0.0, not busy
+        self._since, self._busy_s, self._longest_s, self.at_rest = now, 0.0, 0.0, not busy
         self._train_tokens, self._sample_tokens = train_tokens, sample_tokens
         running = [request_id for engine in engines for request_id in engine.sample_queue.running_ids]
         return Stats({name: float(value) for name, value in values.items()}, running)

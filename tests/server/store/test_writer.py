@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from tests.server.conftest import soon
 from tinsmith.server.store.db import Database, checkpointer, writer
@@ -116,6 +116,19 @@ async def test_the_end_waits_for_both_kinds(tmp_path: Path) -> None:
     database = Database(default_url(tmp_path))
     assert sorted(said(database)) == ["tidy"] * 3 + ["write"] * 3
     database.close()
+
+
+async def test_the_pool_is_asked_for_a_connection_once_and_again_after_a_fault(database: Database) -> None:
+    taken: list[object] = []
+    event.listen(database.writer.engine, "checkout", lambda *about: taken.append(about))
+    for i in range(5):
+        await database.write(note([], f"sound {i}"))
+    assert len(taken) == 1
+    with pytest.raises(ValueError, match="faulty"):
+        await database.write(note([], "faulty", fails=True))
+    await database.write(note([], "sound again"))
+    assert len(taken) == 2
+    assert said(database) == [*(f"sound {i}" for i in range(5)), "sound again"]
 
 
 async def test_the_log_is_moved_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,7 +256,7 @@ class Dispatcher:
         follow = Internal(
             OpKind.LOAD_SAMPLER,
             sampler.id,
-            done=lambda _: self.sampler_ready(sampler),
+            done=lambda _: self._sampler_loaded(sampler),
             failed=lambda failure: self._sampler_failed(sampler, failure),
             given_up=lambda reason: self._sampler_given_up(sampler, reason),
         )
@@ -285,6 +285,10 @@ class Dispatcher:
             # It may have been cancelled while others were handed over.
             if record.state is State.PENDING:
                 await self._hand_over(record, replay=False)
+
+    async def _sampler_loaded(self, sampler: SamplingSession) -> None:
+        await self.sampler_ready(sampler)
+        # For a snapshot, whose client waits, this comes when it is on disk.
         self.make_room(sampler)
 
     def _begin_with(self, sampler: SamplingSession) -> None:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, update
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import After, Outcomes
@@ -21,6 +21,10 @@ from tinsmith.types.engine_messages.operations import OpKind, TakeSnapshot
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 
 log = logging.getLogger("tinsmith.server")
+
+# Made once, of the table, as the journal's are.
+_SAMPLERS = SamplerRow.metadata.tables[SamplerRow.__tablename__]
+_ON_DISK = update(_SAMPLERS).where(_SAMPLERS.c.id == bindparam("of"))
 
 
 class Events:
@@ -127,8 +131,8 @@ class Events:
         self._recovery.cleared(record)
         # First the row, then memory, by which the journal is cut: what makes the sampler again must stay while its row
         # does not know of its files. A service that dies in between replays the snapshot once more: no harm.
-        statement = update(SamplerRow).where(SamplerRow.id == sampler.id).values(on_disk=True)
-        await self._db.write_until_stored(lambda connection: connection.execute(statement))
+        written = {"of": sampler.id, "on_disk": True}
+        await self._db.write_until_stored(lambda connection: connection.execute(_ON_DISK, written))
         sampler.on_disk = True
         self._dispatcher.make_room(sampler)
         run = self._live.runs.get(sampler.model_id or "")

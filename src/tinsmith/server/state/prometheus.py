@@ -70,10 +70,10 @@ class Metrics:
     def engine(self, values: dict[str, float]) -> None:
         """Show the gauges that the engine host reports."""
         for key, value in values.items():
-            name = "tinsmith_engine_" + re.sub(r"\W+", "_", key).strip("_").lower()
-            if name not in self._engine:
-                self._engine[name] = Gauge(name, f"Reported by the engine host: {key}.", registry=self.registry)
-            self._engine[name].set(value)
+            if key not in self._engine:
+                name = "tinsmith_engine_" + re.sub(r"\W+", "_", key).strip("_").lower()
+                self._engine[key] = Gauge(name, f"Reported by the engine host: {key}.", registry=self.registry)
+            self._engine[key].set(value)
 
     def page(self) -> bytes:
         """Return the page in Prometheus' text format."""

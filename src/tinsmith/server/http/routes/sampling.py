@@ -12,9 +12,8 @@ from tinsmith.types.responses import CreateSamplingSessionResponse
 router = APIRouter(prefix=API_PREFIX)
 
 
-@router.post("/create_sampling_session")
-async def create_sampling_session(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    sampler_id = await service.sampling.create_session(owner, body)
+async def create_sampling_session(request: Request, owner: str, body: bytes) -> Response:
+    sampler_id = await service_of(request).sampling.create_session(owner, body)
     return reply(CreateSamplingSessionResponse(sampling_session_id=sampler_id))
 
 
@@ -33,4 +32,7 @@ async def asample(request: Request, owner: str, body: bytes) -> Response:
     return promise(await service_of(request).sampling.sample(owner, body))
 
 
-quick_routes = [quick("/asample", asample)]
+quick_routes = [
+    quick("/asample", asample),
+    quick("/create_sampling_session", create_sampling_session),
+]

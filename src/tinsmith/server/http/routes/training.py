@@ -37,20 +37,20 @@ async def optim_step(request: Request, owner: str, body: bytes) -> Response:
     return promise(await service_of(request).training.optim_step(owner, body))
 
 
+async def save_weights(request: Request, owner: str, body: bytes) -> Response:
+    return promise(await service_of(request).saving.save_weights(owner, body))
+
+
+async def save_weights_for_sampler(request: Request, owner: str, body: bytes) -> Response:
+    return promise(await service_of(request).saving.save_weights_for_sampler(owner, body))
+
+
 quick_routes = [
     quick("/forward_backward", forward_backward, body=get_batch),
     quick("/optim_step", optim_step),
+    quick("/save_weights", save_weights),
+    quick("/save_weights_for_sampler", save_weights_for_sampler),
 ]
-
-
-@router.post("/save_weights")
-async def save_weights(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    return promise(await service.saving.save_weights(owner, body))
-
-
-@router.post("/save_weights_for_sampler")
-async def save_weights_for_sampler(service: ServiceDep, owner: Owner, body: Body) -> Response:
-    return promise(await service.saving.save_weights_for_sampler(owner, body))
 
 
 @router.post("/save_weights_external")

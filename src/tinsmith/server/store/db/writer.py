@@ -75,6 +75,10 @@ class Writer:
         # None ends it; a `_Look` says that a patient job has come.
         self._queue: queue.SimpleQueue[_Item | _Look | None] = queue.SimpleQueue()
         self._patient: deque[_Item] = deque()
+        # Taking a connection from the pool for each group costs as much as the writing. A file does not hang up; what a
+        # server may have done meanwhile the pool finds out.
+        self._keeps = engine.dialect.name == "sqlite"
+        self._kept: Connection | None = None
         # A daemon: where a process ends without `close`, whatever it has acknowledged is committed already.
         self._thread = threading.Thread(target=self._run, name="tinsmith-writer", daemon=True)
         self._thread.start()
@@ -133,6 +137,7 @@ class Writer:
                 self._commit(items)
                 self.commits += 1
                 _deliver(items)
+        self._let_go()
 
     def _is_overdue(self) -> bool:
         return time.monotonic() - self._patient[0].since > _PATIENCE_S
@@ -152,23 +157,42 @@ class Writer:
 
     def _commit(self, items: list[_Item]) -> None:
         try:
-            with self.engine.begin() as connection:
+            connection = self._connection()
+            with connection.begin():
                 if self.guard is not None:
                     self.guard(connection)
                 if len(items) == 1:
                     # No savepoint: there is nobody else whose work a fault of this one could undo.
                     items[0].value = _work(connection, items[0].job)
-                    return
-                for are_rows, some in groupby(items, lambda item: isinstance(item.job, RowWrite)):
-                    if are_rows:
-                        _run_rows(connection, list(some))
-                    else:
-                        for item in some:
-                            _run_one(connection, item)
+                else:
+                    _run_group(connection, items)
         except Exception as error:
             # Whatever the reason (disk full, database gone), nothing of the group is stored: every caller must know.
             for item in items:
                 item.error = error
+            # The next group begins on one that the pool has looked at.
+            self._let_go()
+        if not self._keeps:
+            self._let_go()
+
+    def _connection(self) -> Connection:
+        if self._kept is None:
+            self._kept = self.engine.connect()
+        return self._kept
+
+    def _let_go(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+
+def _run_group(connection: Connection, items: list[_Item]) -> None:
+    for are_rows, some in groupby(items, lambda item: isinstance(item.job, RowWrite)):
+        if are_rows:
+            _run_rows(connection, list(some))
+        else:
+            for item in some:
+                _run_one(connection, item)
 
 
 def _work(connection: Connection, job: Job | RowWrite) -> Any:
