@@ -20,7 +20,7 @@ class Heap:
     """
 
     def __init__(self, trim: Callable[[], object] | None = None) -> None:
-        self._trim = trim or _find_trim()
+        self._trim = trim or find_trim()
         self._freed = 0
 
     def freed(self, size: int) -> None:
@@ -34,7 +34,8 @@ class Heap:
             self._trim()
 
 
-def _find_trim() -> Callable[[], object]:
+def find_trim() -> Callable[[], object]:
+    """Return what gives the heap's freed pages back to the system; where nothing can, it does nothing."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     # Another C library than glibc, which gives memory back by itself or not at all; Windows has no such handle.
