@@ -35,7 +35,7 @@ from tinsmith.engine.training.training_pass import run_units
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_adam, check_lora, check_training_data
 from tinsmith.types.datum import Datum
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, unit_of
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -106,7 +106,7 @@ class Engine:
 
     @property
     def max_tokens_per_pass(self) -> int:
-        """Token budget of one packed pass; rows beyond it are cut into several. The setting's, or what memory allows."""
+        """Token budget of one packed pass, of the settings or what fits; rows beyond it are cut into several."""
         return self.pass_budget.tokens
 
     def row_cost(self, datum: Datum) -> int:
@@ -162,15 +162,18 @@ class Engine:
         adapter = self.adapters.create(model_id, lora) if fresh else self.adapters.get(model_id)
         if adapter.lora.model_copy(update={"seed": lora.seed}) != lora:
             raise invalid("lora_config", lora, f"the config of model {model_id}: {adapter.lora!r}")
+        reference = BASE
         try:
-            reference = self.references.load(saved.reference) if saved.reference is not None else BASE
-        except UserError:
+            if saved.reference is not None:
+                reference = self.references.load(saved.reference)
+            # All checks are behind us. The reference may have taken the adapter's place.
+            self.memory.use([adapter.slot])
+            saved.restore(adapter)
+        except BaseException:  # memory too: a state is taken whole or not at all
+            self.references.free(reference)
             if fresh:
                 self.adapters.remove(model_id)
             raise
-        # All checks are behind us: a state is taken whole or not at all. The reference may have taken its place.
-        self.memory.use([adapter.slot])
-        saved.restore(adapter)
         self.references.replace(model_id, reference)
 
     def save_state(self, model_id: str, folder: str | Path) -> int:
@@ -229,8 +232,7 @@ class Engine:
             self.snapshots.add(sampler_id, None, None)
             return
         saved = self.folders.read(folder, optimizer=False)
-        slot = self.adapters.allocate(saved.lora)
-        saved.fill(slot)
+        slot = self.adapters.allocate(saved.lora, saved.fill)
         self.snapshots.add(sampler_id, slot, saved.lora)
 
     def release_sampler(self, sampler_id: str) -> None:
@@ -327,13 +329,13 @@ class Engine:
         if tiled:
             # On top of what is there, datum by datum: however an operation is cut into passes, it is the same sum.
             gradients.flats.update((a.slot, a.grad.clone()) for a in adapters)
-        budget = self.pass_budget.now(units, backward)
+        grant = self.pass_budget.grant(units, backward)
         try:
-            outputs = run_units(self.base, units, budget, self._chunk, gradients if backward else None)
+            outputs = run_units(self.base, units, grant.tokens, self._chunk, gradients if backward else None)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryError(f"{self.pass_budget.told(units, backward)} ({error})") from error
+            raise MemoryError(f"{grant.figures} ({error})") from error
         for index, output in outputs.items():
             results[index] = output
         if backward:

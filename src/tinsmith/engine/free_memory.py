@@ -6,7 +6,8 @@ So whoever is about to take much asks here first. A container's limit counts as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ctypes
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -22,15 +23,26 @@ _VERSIONS = (
 )
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device, wanted: int = 0) -> int:
     """Return the bytes that can still be taken on a device; on a CPU without swapping, see `swap_left`.
 
-    What an allocator holds for later is free too. On an accelerator that is torch's own and counted here; on a host it
-    is the C library's, which `adapters.heap` gives back.
+    Args:
+        device: of the engine.
+        wanted: what is to be taken. Where less seems to be free on a CPU, pages that were freed and that the C library
+            keeps for later are given back first.
     """
     if device.type == "cuda":
+        # What torch's allocator keeps for later is free for tensors.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    free = _free_on_host()
+    if free < wanted:
+        _TRIM()
+        free = _free_on_host()
+    return free
+
+
+def _free_on_host() -> int:
     return max(0, min((psutil.virtual_memory().available, *_left_in_groups(_GROUPS, _OWN_GROUPS))))
 
 
@@ -56,3 +68,18 @@ def _left_in_groups(groups: Path, own: Path) -> Iterable[int]:
 def _cached(stat: Path, name: str) -> int:
     rows = (line.split() for line in stat.read_text().splitlines()) if stat.exists() else ()
     return next((int(value) for key, value in rows if key == name), 0)
+
+
+def find_trim() -> Callable[[], object]:
+    """Return what gives the heap's freed pages back to the system; where nothing can, it does nothing."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    # Another C library than glibc, which gives memory back by itself or not at all; Windows has no such handle.
+    except (AttributeError, OSError, TypeError):
+        return lambda: None
+    trim.argtypes = (ctypes.c_size_t,)
+    trim.restype = ctypes.c_int
+    return lambda: trim(0)
+
+
+_TRIM = find_trim()

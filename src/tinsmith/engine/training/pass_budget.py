@@ -2,20 +2,20 @@
 
 How a batch is cut into passes decides in which order its gradients are added, and a run that is repeated, or replayed
 after a loss, has to find the same bits. So the budget does not follow what is free from pass to pass. It is decided
-once, when the engine starts and nothing but the weights is in memory, and by halves, so that a little more or less gives
-the same. Only where a pass does not fit at the moment, because others have taken the memory since, it is cut further:
-then the last bits may differ, which is better than a process that the kernel kills.
+once, when the engine starts and nothing but the weights is in memory, and by halves, so that a little more or less
+gives the same. Only where a pass does not fit at the moment, because others have taken the memory since, it is cut
+further: then the last bits may differ, which is better than a process that the kernel kills.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from tinsmith.engine.adapters.heap import find_trim
 from tinsmith.engine.free_memory import free_memory, swap_left
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.out_of_memory import size
@@ -34,6 +34,19 @@ _LEAST = 16
 _USUAL_RANK = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a pass may take.
+
+    Attributes:
+        tokens: that are computed at once.
+        figures: what that needs and what is free, in words, for whoever hears that it was too much.
+    """
+
+    tokens: int
+    figures: str
+
+
 class PassBudget:
     """The token budget of an engine's passes.
 
@@ -41,32 +54,20 @@ class PassBudget:
         base: the base model.
         memory: what its passes take.
         most: tokens that the settings grant.
-        free: tells the bytes that are free on the base's device.
-        swap: tells the bytes that the host can still swap out.
 
     Attributes:
         tokens: of one pass.
         cuts: passes that were cut further because they did not fit at the moment.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        memory: PassMemory,
-        most: int,
-        free: Callable[[], int] | None = None,
-        swap: Callable[[], int] = swap_left,
-    ) -> None:
+    def __init__(self, base: BaseModel, memory: PassMemory, most: int) -> None:
         self._base = base
         self._memory = memory
-        self._ask = free or (lambda: free_memory(base.device))
-        self._swap = swap
-        self._trim = find_trim()
         self.cuts = 0
         self.tokens = self._decide(most)
 
     def _decide(self, most: int) -> int:
-        free, tokens = self._ask(), most
+        free, tokens = free_memory(self._base.device), most
         while tokens > _LEAST and self._usual(tokens) > free * _SHARE:
             tokens = max(_LEAST, tokens // 2)
         if self._base.group is not None:
@@ -92,7 +93,7 @@ class PassBudget:
         """Return what metrics show of it: tokens of a pass, and passes that were cut further."""
         return {"pass_tokens": self.tokens, "pass_cuts": self.cuts}
 
-    def now(self, units: Sequence[Unit], backward: bool) -> int:
+    def grant(self, units: Sequence[Unit], backward: bool) -> Grant:
         """Return how many tokens of a pass may be computed at once at the moment.
 
         Args:
@@ -100,34 +101,28 @@ class PassBudget:
             backward: whether it trains.
 
         Raises:
-            MemoryError: the longest unit alone does not fit, and to try would be to be killed: it says what is needed
-                and what is free. An accelerator raises an error of its own, so that there everything is tried.
+            MemoryError: the longest unit does not fit alone, and to try would be to be killed. An accelerator raises an
+                error of its own, so that everything is tried there.
         """
-        if self._base.group is not None:
-            return self.tokens  # what one rank finds free the others do not know
         sizes = [tokens_of(unit) for unit in units]
-        budget, longest = self.tokens, max(sizes)
+        budget, least = self.tokens, max(_LEAST, *sizes)
         load = self._load(units, sizes, budget, backward)
-        free = self._free(self._memory.needed(load))
-        while budget > max(longest, _LEAST) and self._memory.needed(load) > free:
-            budget = max(longest, _LEAST, budget // 2)
+        free = free_memory(self._base.device, self._memory.needed(load))
+        # What one rank finds free the others do not know.
+        while self._base.group is None and budget > least and self._memory.needed(load) > free:
+            budget = max(least, budget // 2)
             load = self._load(units, sizes, budget, backward)
-        if budget < self.tokens and sum(sizes) > budget:
+        if budget < min(self.tokens, sum(sizes)):
             self.cuts += 1
             log.warning(f"a training pass of {sum(sizes)} tokens is cut to {budget} at once: {size(free)} are free")
-        certain = self._memory.certain(load)
-        if self._base.device.type == "cpu" and certain > free and certain > free + self._swap():
-            raise MemoryError(self.told(units, backward))
-        return budget
-
-    def told(self, units: Sequence[Unit], backward: bool) -> str:
-        """Return the figures of a pass that did not fit."""
-        sizes = [tokens_of(unit) for unit in units]
-        needed = self._memory.needed(self._load(units, sizes, self.tokens, backward))
-        return (
-            f"{min(sum(sizes), max(self.tokens, *sizes))} tokens computed at once need about {size(needed)}, "
-            f"{size(self._free(needed))} are free on {self._base.device}; the longest row has {max(sizes)} tokens"
+        figures = (
+            f"{load.tokens} tokens at once need about {size(self._memory.needed(load))}, {size(free)} are free on "
+            f"{self._base.device}"
         )
+        certain = self._memory.certain(load)
+        if self._base.device.type == "cpu" and certain > free and certain > free + swap_left():
+            raise MemoryError(figures)
+        return Grant(budget, figures)
 
     def _load(self, units: Sequence[Unit], sizes: Sequence[int], budget: int, backward: bool) -> Load:
         pools = {unit[0].slot: unit[0].slot.pool.layout for unit in units}
@@ -139,11 +134,3 @@ class PassBudget:
             sum(layout.size for layout in pools.values()),
             backward,
         )
-
-    def _free(self, wanted: int) -> int:
-        free = self._ask()
-        if free >= wanted:
-            return free
-        # What the last pass has freed is still the heap's, and would be taken first.
-        self._trim()
-        return self._ask()

@@ -22,9 +22,9 @@ from tinsmith.engine.model.context import AdapterSpan, ForwardContext, Mode
 _PROBE_LENGTHS = (32, 32)
 # The rank of the probe's adapter. With none at all autograd would keep nothing: nothing would be trained.
 _PROBE_RANK = 8
-# What allocators take beyond the tensors, in holes between those that were freed. Measured with glibc as resident memory
-# beside the sum of tensors at the peak: 1.1 to 1.35. Where layers are computed again, much is freed between what stays:
-# 2.2 with four layers.
+# What allocators take beyond the tensors, in holes between those that were freed. Measured with glibc as resident
+# memory beside the sum of tensors at the peak: 1.1 to 1.35. Where layers are computed again, much is freed between what
+# stays: 2.2 to 2.6 with four layers.
 _HOLES = 1.3
 _HOLES_RECOMPUTING = 1.8
 # What a layer's backward pass takes at a time, as a part of what the layer keeps: gradients; and where it is computed
