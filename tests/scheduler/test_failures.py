@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tinsmith.scheduler.failures import describe, is_fatal, is_out_of_memory
+from tinsmith.engine.out_of_memory import is_out_of_memory
+from tinsmith.scheduler.failures import describe, is_fatal
 from tinsmith.types.errors import RequestErrorCategory, UserError
 
 

@@ -24,15 +24,18 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.head.logprobs import chunk_tokens
 from tinsmith.engine.model.loading.base_loading import checkpoint_activations, load_base_model
 from tinsmith.engine.model.tiles.products import TILED, WHOLE
+from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
+from tinsmith.engine.training.pass_budget import PassBudget
+from tinsmith.engine.training.pass_memory import PassMemory
 from tinsmith.engine.training.reference_logprobs import ReferenceLogprobs
 from tinsmith.engine.training.training_pass import run_units
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_adam, check_lora, check_training_data
 from tinsmith.types.datum import Datum
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, unit_of
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -62,6 +65,10 @@ class Engine:
         self.references = References(self.adapters, partial(self.folders.read, optimizer=False))
         self._chunk = chunk_tokens(base.info.vocab_size, settings.logprob_chunk, base.products.tile)
         self.reference_logprobs = ReferenceLogprobs(base, self._chunk, settings.reference_cache_mb * 2**20, self.memory)
+        takes = PassMemory.of(base, self._chunk, settings.activation_checkpointing)
+        self.pass_budget = PassBudget(base, takes, settings.max_tokens_per_pass)
+        if settings.activation_checkpointing:
+            checkpoint_activations(base)
 
     @classmethod
     def load(cls, name: str, source: str, device: str, dtype: str, settings: Settings) -> Engine:
@@ -83,8 +90,6 @@ class Engine:
             # Several threads would split elementwise work at places that depend on the size of a pass.
             THREADS.settle(0, 1)
         base = load_base_model(name, source, place, resolve_dtype(dtype, place), products=products)
-        if settings.activation_checkpointing:
-            checkpoint_activations(base)
         THREADS.settle(base.info.parameters, 1 if settings.batch_invariant else settings.engine_threads)
         base.info = base.info.model_copy(update={"weights_digest": weights_digest(base)})
         return cls(base, settings)
@@ -101,8 +106,8 @@ class Engine:
 
     @property
     def max_tokens_per_pass(self) -> int:
-        """Token budget of one packed pass; rows beyond it are cut into several."""
-        return self.settings.max_tokens_per_pass
+        """Token budget of one packed pass, of the settings or what fits; rows beyond it are cut into several."""
+        return self.pass_budget.tokens
 
     def row_cost(self, datum: Datum) -> int:
         """Tokens that a datum takes of the budget."""
@@ -118,7 +123,8 @@ class Engine:
 
     def figures(self) -> dict[str, float]:
         """Return what metrics show of its memory; of the KV cache, once there is one."""
-        return self.memory.figures() | (self._sampler.figures() if self._sampler is not None else {})
+        sampling = self._sampler.figures() if self._sampler is not None else {}
+        return self.memory.figures() | self.pass_budget.figures() | sampling
 
     def create_model(self, model_id: str, lora: LoraConfig) -> None:
         """Make an adapter whose first forward equals the base.
@@ -156,15 +162,18 @@ class Engine:
         adapter = self.adapters.create(model_id, lora) if fresh else self.adapters.get(model_id)
         if adapter.lora.model_copy(update={"seed": lora.seed}) != lora:
             raise invalid("lora_config", lora, f"the config of model {model_id}: {adapter.lora!r}")
+        reference = BASE
         try:
-            reference = self.references.load(saved.reference) if saved.reference is not None else BASE
-        except UserError:
+            if saved.reference is not None:
+                reference = self.references.load(saved.reference)
+            # All checks are behind us. The reference may have taken the adapter's place.
+            self.memory.use([adapter.slot])
+            saved.restore(adapter)
+        except BaseException:  # memory too: a state is taken whole or not at all
+            self.references.free(reference)
             if fresh:
                 self.adapters.remove(model_id)
             raise
-        # All checks are behind us: a state is taken whole or not at all. The reference may have taken its place.
-        self.memory.use([adapter.slot])
-        saved.restore(adapter)
         self.references.replace(model_id, reference)
 
     def save_state(self, model_id: str, folder: str | Path) -> int:
@@ -223,8 +232,7 @@ class Engine:
             self.snapshots.add(sampler_id, None, None)
             return
         saved = self.folders.read(folder, optimizer=False)
-        slot = self.adapters.allocate(saved.lora)
-        saved.fill(slot)
+        slot = self.adapters.allocate(saved.lora, saved.fill)
         self.snapshots.add(sampler_id, slot, saved.lora)
 
     def release_sampler(self, sampler_id: str) -> None:
@@ -300,8 +308,10 @@ class Engine:
         except Exception as error:
             if len(models) == 1:
                 log.exception("training pass of model %s failed", models[0])
+                # An error holds on to its pass's tensors, and the next model is computed while it waits to be told.
+                told = MemoryError(f"{error}") if is_out_of_memory(error) else error
                 for row in chain.from_iterable(units):
-                    results[row.index] = error
+                    results[row.index] = told
                 return
             log.warning("merged pass of %d models failed (%s); running them one by one", len(models), error)
         else:
@@ -319,7 +329,13 @@ class Engine:
         if tiled:
             # On top of what is there, datum by datum: however an operation is cut into passes, it is the same sum.
             gradients.flats.update((a.slot, a.grad.clone()) for a in adapters)
-        outputs = run_units(self.base, units, self.max_tokens_per_pass, self._chunk, gradients if backward else None)
+        grant = self.pass_budget.grant(units, backward)
+        try:
+            outputs = run_units(self.base, units, grant.tokens, self._chunk, gradients if backward else None)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(f"{grant.figures} ({error})") from error
         for index, output in outputs.items():
             results[index] = output
         if backward:

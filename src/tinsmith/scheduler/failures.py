@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.types.errors import Damaged, RequestErrorCategory, UserError
 
 logger = logging.getLogger(__name__)
@@ -11,16 +12,6 @@ logger = logging.getLogger(__name__)
 
 class EngineBroken(RuntimeError):
     """The device is in a state in which no further work can be done; the host has to be started anew."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the host or on the device."""
-    # By name, because this room does not import torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # The last one is torch's for the CPU, a plain RuntimeError.
-    signs = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-    return any(sign in str(error) for sign in signs)
 
 
 def is_fatal(error: BaseException) -> bool:

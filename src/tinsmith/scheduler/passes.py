@@ -17,8 +17,9 @@ from itertools import islice
 from typing import Protocol
 
 from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sharing import PassKind, PassShare, Turn
-from tinsmith.scheduler.failures import is_out_of_memory, raise_if_fatal
+from tinsmith.scheduler.failures import raise_if_fatal
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.scheduler.shares.fairness import OwnedShare
 from tinsmith.scheduler.training_task import Placed, Task

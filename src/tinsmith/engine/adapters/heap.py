@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
+
+from tinsmith.engine.free_memory import find_trim
 
 # A trim walks the whole heap, some milliseconds per GiB; what is less than this may stay.
 _WORTH_A_TRIM = 32 * 2**20
@@ -20,7 +21,7 @@ class Heap:
     """
 
     def __init__(self, trim: Callable[[], object] | None = None) -> None:
-        self._trim = trim or _find_trim()
+        self._trim = trim or find_trim()
         self._freed = 0
 
     def freed(self, size: int) -> None:
@@ -32,14 +33,3 @@ class Heap:
         if self._freed >= _WORTH_A_TRIM:
             self._freed = 0
             self._trim()
-
-
-def _find_trim() -> Callable[[], object]:
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    # Another C library than glibc, which gives memory back by itself or not at all; Windows has no such handle.
-    except (AttributeError, OSError, TypeError):
-        return lambda: None
-    trim.argtypes = (ctypes.c_size_t,)
-    trim.restype = ctypes.c_int
-    return lambda: trim(0)

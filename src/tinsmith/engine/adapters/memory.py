@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.heap import Heap
 from tinsmith.engine.adapters.slots import Layout, Pool, Slot, Target, bucket_of, targets_for
+from tinsmith.engine.free_memory import free_memory
+from tinsmith.engine.out_of_memory import size
 from tinsmith.types.errors import UserError
 from tinsmith.types.params import LoraConfig
 
@@ -96,6 +98,7 @@ class SlotMemory:
             state = pool.layout.size * state_bytes_per_parameter
             slot = Slot(pool, lora.rank, next(self._numbers), state)
             self._check(slot)
+            self._check_machine(slot)
             if not self._make_room(slot, ()):
                 raise self._full(slot, self.budget - self.used)
             pool.seat(slot)
@@ -117,6 +120,22 @@ class SlotMemory:
         left = min(self.budget, self.budget + self.host_budget - self._total())
         if _needs(slot) > left:
             raise self._full(slot, left)
+
+    def _check_machine(self, slot: Slot) -> None:
+        """Check that the host has the memory that the budget grants: to take what it has not is to be killed."""
+        if self._device.type != "cpu":
+            return
+        pool = slot.pool
+        # A pool that grows is copied.
+        grown = 0 if pool.has_room else pool.slot_bytes * (pool.capacity + 1)
+        needed = grown + slot.state_bytes
+        free = free_memory(self._device, needed)
+        if needed > free:
+            self._drop_if_idle(pool)
+            raise MemoryError(
+                f"an adapter of rank {slot.rank} needs {size(needed)}, {size(free)} are free on this machine: "
+                "end a training run or a sampler"
+            )
 
     def _full(self, slot: Slot, left: int) -> UserError:
         needed = _needs(slot) if self.host_budget or not slot.pool.has_room else slot.state_bytes
@@ -212,6 +231,10 @@ class SlotMemory:
         if not pool.has_room:
             # By half: a doubling pool wastes more of the budget, one row at a time copies the pool each time.
             affordable = max(0, free // pool.slot_bytes)
+            if self._device.type == "cpu":
+                # One more has been found to fit; as for a copy of the others with some to spare, see what there is.
+                spare = free_memory(self._device) // max(1, pool.slot_bytes) - pool.capacity
+                affordable = min(affordable, max(1, spare))
             pool.grow(min(max(1, pool.capacity // 2), affordable))
         return free >= 0 and pool.has_room
 
@@ -237,12 +260,17 @@ class SlotMemory:
 
     def _bring_back(self, slot: Slot) -> None:
         slot.pool.seat(slot)
-        if slot.tenant is not None:
-            slot.tenant.move(lambda vector: vector.to(self._device, copy=True))
-            slot.tenant.publish()
-        elif slot.host is not None:
-            held, slot.host = slot.host, None
-            slot.flat.copy_(held)
+        try:
+            if slot.tenant is not None:
+                slot.tenant.move(lambda vector: vector.to(self._device, copy=True))
+                slot.tenant.publish()
+            elif slot.host is not None:
+                slot.pool.weights[slot.index].copy_(slot.host)
+                slot.host = None
+        except BaseException:  # the device has less memory than was reckoned with: the slot is where it was
+            slot.pool.leave(slot)
+            slot.pool.parked.add(slot)
+            raise
         self._heap.freed(_in_host(slot))
 
     def _to_host(self, vector: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     coefficient = 1.0
     if params.grad_clip_norm > 0:
         coefficient = min(1.0, params.grad_clip_norm / (norm + _CLIP_EPS))
+    # The one thing that takes memory comes before the first change: a step is taken whole or not at all.
+    scale = torch.empty_like(adapter.exp_avg_sq)
     adapter.step += 1
     grad = adapter.grad.mul_(coefficient) if coefficient < 1 else adapter.grad
     adapter.exp_avg.lerp_(grad, 1 - params.beta1)
@@ -51,7 +53,7 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     correction2 = 1 - params.beta2**adapter.step
     # The floor changes nothing but 0 / 0 where eps is 0 and a weight never had a gradient.
     floor = torch.finfo(grad.dtype).tiny
-    scale = adapter.exp_avg_sq.sqrt().div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
+    torch.sqrt(adapter.exp_avg_sq, out=scale).div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
     # Decay of the weights as they were before the step, as in torch.optim.AdamW.
     adapter.master.mul_(1 - params.learning_rate * params.weight_decay)
     adapter.master.addcdiv_(adapter.exp_avg, scale, value=-params.learning_rate / correction1)

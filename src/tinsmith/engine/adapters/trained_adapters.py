@@ -48,9 +48,10 @@ class Adapter:
         self.slot.flat.copy_(self.master)
 
     def move(self, move: Callable[[Tensor], Tensor]) -> None:
-        """Put every vector where `move` puts it."""
-        for name in VECTORS:
-            setattr(self, name, move(getattr(self, name)))
+        """Put every vector where `move` puts it; where there is no memory for one, all stay."""
+        moved = [move(getattr(self, name)) for name in VECTORS]
+        for name, vector in zip(VECTORS, moved, strict=True):
+            setattr(self, name, vector)
 
     def clear_gradients(self) -> None:
         """Forget gradients that were accumulated."""
@@ -146,15 +147,15 @@ class Adapters:
             master, grad, exp_avg, exp_avg_sq = (
                 torch.zeros(slot.pool.layout.size, dtype=self._wide, device=self._device) for _ in VECTORS
             )
+            # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
+            seed = adapter_seed(lora.seed, model_id)
+            shape = lora.model_copy(update={"seed": seed})
+            adapter = Adapter(model_id, shape, slot, master, grad, exp_avg, exp_avg_sq)
+            initialise(adapter.master, slot, seed)
+            adapter.publish()
         except BaseException:
             self.memory.free(slot)  # the device has less memory than was reckoned with
             raise
-        # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
-        seed = adapter_seed(lora.seed, model_id)
-        shape = lora.model_copy(update={"seed": seed})
-        adapter = Adapter(model_id, shape, slot, master, grad, exp_avg, exp_avg_sq)
-        initialise(adapter.master, slot, seed)
-        adapter.publish()
         slot.tenant = self._training[model_id] = adapter
         return adapter
 
@@ -163,20 +164,28 @@ class Adapters:
         self.memory.free(self.get(model_id).slot)
         del self._training[model_id]
 
-    def allocate(self, lora: LoraConfig) -> Slot:
-        """Take a slot for sampling only; its weights are to be written.
+    def allocate(self, lora: LoraConfig, fill: Callable[[Slot], object]) -> Slot:
+        """Take a slot for sampling only.
+
+        Args:
+            lora: the adapter's shape.
+            fill: writes the slot's weights; where it fails, the slot is given back.
 
         Raises:
             UserError: there is no memory for it.
         """
-        return self.memory.take(lora)
+        slot = self.memory.take(lora)
+        try:
+            fill(slot)
+        except BaseException:
+            self.memory.free(slot)
+            raise
+        return slot
 
     def copy(self, adapter: Adapter) -> Slot:
         """Take a slot for sampling only and fill it with an adapter's present weights; errors as for `allocate`."""
-        slot = self.allocate(adapter.lora)
         # Of the master and not of the compute copy, which is rounded from it alike: it may be in host memory.
-        slot.flat.copy_(adapter.master)
-        return slot
+        return self.allocate(adapter.lora, lambda slot: slot.flat.copy_(adapter.master))
 
     def free(self, slot: Slot) -> None:
         """Give a slot back."""

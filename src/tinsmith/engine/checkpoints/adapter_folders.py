@@ -70,9 +70,14 @@ class SavedAdapter:
     def restore(self, adapter: Adapter) -> None:
         """Write weights and moments into an adapter and publish them; moments that were not read become zero."""
         layout = adapter.slot.pool.layout
-        import_tensors(self.tensors, adapter.master, layout, adapter.slot.rank)
-        for name, flat in zip(_MOMENTS, (adapter.exp_avg, adapter.exp_avg_sq), strict=True):
-            import_tensors({} if self.moments is None else self.moments[name], flat, layout, adapter.slot.rank)
+        moments = [{} if self.moments is None else self.moments[name] for name in _MOMENTS]
+        # Put together first and then copied, which takes no more memory: all is restored or nothing.
+        whole: list[Tensor] = []
+        for tensors in (self.tensors, *moments):
+            whole.append(torch.zeros(layout.size, dtype=adapter.master.dtype))
+            import_tensors(tensors, whole[-1], layout, adapter.slot.rank)
+        for flat, fresh in zip((adapter.master, adapter.exp_avg, adapter.exp_avg_sq), whole, strict=True):
+            flat.copy_(fresh)
         adapter.step = self.step if self.moments is not None else 0
         adapter.clear_gradients()
         adapter.publish()

@@ -36,7 +36,7 @@ def write_folder(folder: Path, files: dict[str, bytes], facts: dict[str, Any]) -
     fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         _write(fresh, {**files, MANIFEST: manifest})
-    except OSError:  # a full disk, say: what was written must not keep it full
+    except (OSError, MemoryError):  # a full disk, say: what was written must not keep it full
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     # A rename is atomic, but not onto a folder that holds something. A death between the two leaves neither; what is

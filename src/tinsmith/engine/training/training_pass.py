@@ -41,7 +41,7 @@ def run_units(
     Returns:
         outputs by the rows' `index`.
     """
-    lanes = _lanes(base, units, budget)
+    lanes = lanes_of(base, [tokens_of(unit) for unit in units], budget)
     # In tiles all losses go one way, and an adapter's gradient is added in the order of its rows.
     batches = micro_batches(units, budget // lanes, lanes=lanes, losses_apart=base.products.tile == 1)
     # A buffer per lane and adapter: the loss is a sum, so that how rows are cut changes nothing but rounding. Batches
@@ -63,13 +63,13 @@ def run_units(
     return outputs
 
 
-def _lanes(base: BaseModel, units: Sequence[Unit], budget: int) -> int:
+def lanes_of(base: BaseModel, sizes: Sequence[int], budget: int) -> int:
+    """Return into how many lanes units of so many tokens are cut."""
     # A GPU computes one pass at a time anyway, ranks must reach their sums in the same order, and in tiles the order of
     # an adapter's rows is part of the result.
     if base.device.type != "cpu" or base.group is not None or base.products.tile > 1:
         return 1
-    sizes = [tokens_of(unit) for unit in units]
-    return min(len(units), lanes_for(sum(sizes), max(sizes), budget, THREADS.steady))
+    return min(len(sizes), lanes_for(sum(sizes), max(sizes), budget, THREADS.steady))
 
 
 def lanes_for(tokens: int, longest: int, budget: int, most: int) -> int:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.model_files.folder import CONFIG, GENERATION
 from tinsmith.types.errors import UserError, invalid
 
@@ -77,7 +78,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _explained(place: str, folder: Path, error: Exception) -> UserError:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return UserError(f"{place}: got {folder}, which does not fit into memory ({_first_line(error)})")
     stages: tuple[tuple[str, Attempt], ...] = (
         (CONFIG, _make_config),

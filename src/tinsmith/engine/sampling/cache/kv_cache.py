@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tinsmith.engine.free_memory import free_memory
+from tinsmith.engine.out_of_memory import size
 from tinsmith.settings import Settings
 
-# Where `kv_cache_mb` is silent. On a CPU storage grows with use, so the figure is a limit; on CUDA the rest of what is
-# free is left to activations, which peak in a training pass.
+# Where `kv_cache_mb` is silent. On a CPU storage grows with use, so the figure is a limit, or the share where less is
+# free; on CUDA the rest of what is free is left to activations, which peak in a training pass.
 _CPU_DEFAULT_MB = 1024
 _DEVICE_SHARE = 0.6
 # Storage of a CPU begins with so many blocks; from there it doubles, so that all copies together are no larger than it.
@@ -41,10 +43,10 @@ def affordable_blocks(shape: KVShape, device: torch.device, settings: Settings) 
     """
     if settings.kv_cache_mb is not None:
         granted = settings.kv_cache_mb * 2**20
-    elif device.type == "cuda":
-        granted = int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
     else:
-        granted = _CPU_DEFAULT_MB * 2**20
+        granted = int(free_memory(device) * _DEVICE_SHARE)
+        if device.type == "cpu":
+            granted = min(granted, _CPU_DEFAULT_MB * 2**20)
     each = shape.block_bytes(settings.kv_block_size)
     if granted < each:
         raise ValueError(f"kv_cache_mb: got {granted / 2**20:.3g} MiB, expected at least {each / 2**20:.3g}, one block")
@@ -65,6 +67,7 @@ class KVCache:
         self.block_size = block_size
         self.num_blocks = num_blocks
         self.device = device
+        self._room = 0
         self._keys = [self._blocks(0) for _ in range(shape.layers)]
         self._values = [self._blocks(0) for _ in range(shape.layers)]
         # Of each thread: the keys and values of one layer that it has gathered.
@@ -83,8 +86,7 @@ class KVCache:
         """
         if not blocks:
             return
-        if max(blocks) >= self._keys[0].shape[0]:
-            self._grow(max(blocks) + 1)
+        self._grow(max(blocks) + 1)
         index = torch.tensor(blocks, device=self.device)
         for stored in (*self._keys, *self._values):
             stored.index_fill_(0, index, 0)
@@ -141,13 +143,39 @@ class KVCache:
         return torch.zeros(shape, dtype=self.shape.dtype, device=self.device)
 
     def _grow(self, wanted: int) -> None:
-        """Make room for ids below `wanted`, at least twice the present room."""
-        present = self._keys[0].shape[0]
-        if wanted <= present:
+        """Make room for ids below `wanted`, at least twice the present room where there is memory for it.
+
+        Raises:
+            MemoryError: there is none for what is wanted; the figures are in it. What is there stays as it is.
+        """
+        if wanted <= self._room:
             return
-        limit = self.num_blocks + 1
-        room = limit if self.device.type != "cpu" else min(limit, max(wanted, 2 * present, _FIRST_BLOCKS))
+        room = self._affordable(wanted)
         for tensors in (self._keys, self._values):
             for layer, old in enumerate(tensors):
-                tensors[layer] = self._blocks(room)
-                tensors[layer][:present] = old
+                # Some have grown already where memory ran out before all had.
+                if old.shape[0] < room:
+                    tensors[layer] = self._blocks(room)
+                    tensors[layer][: old.shape[0]] = old
+        self._room = room
+
+    def _affordable(self, wanted: int) -> int:
+        limit = self.num_blocks + 1
+        rooms = (min(limit, max(wanted, 2 * self._room, _FIRST_BLOCKS)), wanted)
+        if self.device.type != "cpu":
+            rooms = (limit,)
+        needed = free = 0
+        for room in rooms:
+            # A layer's old and new tensor exist together for a moment.
+            needed = self._bytes(room - self._room) + self._bytes(self._room) // (2 * self.shape.layers)
+            free = free_memory(self.device, needed)
+            if needed <= free:
+                return room
+        raise MemoryError(
+            f"the KV cache needs {size(needed)} more for {rooms[-1] - 1} blocks, {size(free)} are free on "
+            f"{self.device}: with a TINSMITH_KV_CACHE_MB below {self._bytes(self.num_blocks) // 2**20} requests wait "
+            "for each other"
+        )
+
+    def _bytes(self, blocks: int) -> int:
+        return blocks * self.shape.block_bytes(self.block_size)
