@@ -45,6 +45,8 @@ types: $(VENV)/.dev  ## type-check
 layers: $(VENV)/.dev  ## check that arrows point down only
 	$(BIN)/lint-imports
 
+# Without its byte code pytest would rewrite every assertion anew in each worker, which takes half of the collection.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint types layers $(VENV)/.cookbook  ## everything that must be green; the slow tests are in acceptance
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
