@@ -45,11 +45,13 @@ types: $(VENV)/.dev  ## type-check
 layers: $(VENV)/.dev  ## check that arrows point down only
 	$(BIN)/lint-imports
 
+# Without its byte code pytest would rewrite every assertion anew in each worker, which takes half of the collection.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint types layers $(VENV)/.cookbook  ## everything that must be green; the slow tests are in acceptance
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 acceptance: setup  ## the slow tests too: learning runs and chaos, with a table row by row
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --rows=acceptance.json --rows-page=docs/acceptance.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=thorough --rows=acceptance.json --rows-page=docs/acceptance.md
 
 gpu:  ## the first minutes on a bare GPU machine, with that machine's own Python: tests, benchmarks, profiles
 	PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu $(GPU)

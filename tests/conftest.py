@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -14,14 +15,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TINKER_TELEMETRY", "0")
 
 import pytest
-from hypothesis import settings
 
 from tests.acceptance.table import merged, page, read_rows, verdict
+from tests.support import examples
 from tests.support.live_server import live_server  # noqa: F401  (a fixture that several areas share)
 from tinsmith.logs import KeyValueFormatter
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
-settings.load_profile("repeatable")
+examples.register()
 
 _OURS = ("TINSMITH_", "TINKER_API_KEY", "TINKER_BASE_URL")
 _results: dict[int, dict[str, str]] = defaultdict(dict)
@@ -50,6 +50,13 @@ def _own_logging() -> Iterator[None]:
     for handler in list(logging.root.handlers):
         if isinstance(handler.formatter, KeyValueFormatter):
             logging.root.removeHandler(handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.cookbook.renderers.generated import TEMPLATES, generated_tokenizer
+from tests.support.examples import examples
 from tinsmith import UserError, get_tokenizer
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import read_folder
 from tinsmith.server.store.tokenizer_files import TokenizerFiles
 
-quick = settings(max_examples=15, deadline=None)
+quick = examples(15)
 CHAT = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": " hi "}]
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 SHOWING = (

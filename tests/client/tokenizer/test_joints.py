@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cookbook.renderers.generated import AROUND, KINDS, LOSSY, generated_tokenizer
+from tests.support.examples import examples
 from tinsmith import hub
 from tinsmith.client.sampling.completions import Completion
 from tinsmith.client.sampling.text_sampling import encode_prompt
@@ -34,7 +35,7 @@ def ours(kind: str, around: str = "none") -> Tokenizer:
 def test_a_text_behind_another(kind: str) -> None:
     tokenizer = ours(kind)
 
-    @settings(max_examples=25, deadline=None)
+    @examples(25)
     @given(pieces, pieces)
     def check(before: str, text: str) -> None:
         ahead, whole = (tokenizer.encode(t, add_special_tokens=False) for t in (before, before + text))

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.data import batch
+from tests.support.examples import examples
 from tests.support.fake_service import FakeService, logprobs_of, loss_of
 from tinsmith import AdamParams, ServiceClient, UserError
 from tinsmith.client.training import batch_requests
@@ -36,7 +37,7 @@ class Weather:
 
 @pytest.mark.row(37)
 @pytest.mark.usefixtures("quick")
-@settings(max_examples=15)
+@examples(15)
 @given(
     seed=st.integers(0, 10_000),
     calls=st.lists(st.sampled_from(["data", "step", "save", "snapshot"]), min_size=1, max_size=12),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from tests.cookbook.renderers.formats import byte_tokenizer, merging_tokenizer
+from tests.support.examples import examples
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.batches.epoch_plan import EpochPlan
 from tinsmith.cookbook.batches.token_bytes import token_bytes
@@ -49,7 +50,7 @@ def said(rows: list[Row]) -> list[str]:
     return [row["text"] for row in rows]
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     count=st.integers(1, 40),
     batch_size=st.integers(1, 12),
@@ -231,7 +232,7 @@ def test_bad_sizes_are_refused(options: dict[str, Any], expected: str) -> None:
 # -- mixtures ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     sizes=st.lists(st.tuples(st.integers(20, 60), st.floats(0.2, 3.0)), min_size=1, max_size=3), seed=st.integers(0, 9)
 )

@@ -7,9 +7,10 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tinsmith.cookbook.code_execution import CallTest, CodeProblem, OutputTest, extract_code, reason_of
 from tinsmith.cookbook.code_execution.inside.guest import encode, to_json
 from tinsmith.cookbook.code_execution.values import decode, same, same_text
@@ -89,7 +90,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(VALUES)
 def test_a_value_survives_the_way_out_of_the_sandbox(value: Any) -> None:
     assert repr(decode(json.loads(to_json(encode(value))))) == repr(value)

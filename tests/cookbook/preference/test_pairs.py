@@ -7,10 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tinsmith
+from tests.support.examples import examples
 from tinsmith.cookbook.model_info import renderer_of
 from tinsmith.cookbook.preference.comparison import read_comparison
 from tinsmith.cookbook.preference.pair_examples import PairExamples, cut_pair, render_pair
@@ -42,7 +43,7 @@ def test_only_what_the_assistant_answers_has_a_weight(renderer: Renderer) -> Non
     assert sum(render_pair(read_comparison(longer), renderer).chosen.weights) == sum(chosen.weights)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.text("abc", min_size=1, max_size=9), st.text("abc", min_size=1, max_size=9), st.integers(2, 30))
 def test_both_answers_are_cut_behind_the_same_token(chosen: str, rejected: str, longest: int) -> None:
     if chosen == rejected:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.cookbook.renderers.formats import byte_tokenizer, conversations, merging_tokenizer, plain_text, tool_specs
 from tests.support.checkpoints import make_tokenizer
+from tests.support.examples import examples
 from tinsmith import models
 from tinsmith.cookbook.renderers import Renderer, get_renderer
 
@@ -118,4 +118,4 @@ GENERIC = [
 FORMATS = OWN + GENERIC
 by_format = pytest.mark.parametrize("fmt", FORMATS, ids=str)
 by_own_format = pytest.mark.parametrize("fmt", OWN, ids=str)
-quick = settings(max_examples=25, deadline=None)
+quick = examples(25)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.cookbook.renderers import test_renderers_extension as extension
@@ -31,12 +31,13 @@ from tests.cookbook.renderers.newer_families import (
 )
 from tests.cookbook.renderers.test_renderers import innocent
 from tests.cookbook.renderers.test_renderers_parsing import QUESTION
+from tests.support.examples import examples
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.types.errors import UserError
 
 by_family = pytest.mark.parametrize("fmt", NEWER, ids=str)
-quick = settings(max_examples=8, deadline=None)
+quick = examples(8)
 _MARKS = sorted({mark for family in CONTROLS.values() for marks in family for mark in marks})
 worst_text = st.lists(st.one_of(hostile_text, st.sampled_from(_MARKS)), max_size=5).map("".join)
 
@@ -248,7 +249,7 @@ def test_gpt_oss_says_todays_date_unless_told() -> None:
         get_renderer("gpt_oss_no_sysprompt", tokenizer, reasoning="huge")
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(json_schemas())
 @pytest.mark.row(48)
 def test_gpt_oss_declares_tools_as_the_template_does(schema: dict[str, Any]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cookbook.renderers.generated import AROUND, KINDS, LOSSY, TEMPLATES, generated_tokenizer
+from tests.support.examples import examples
 from tinsmith.cookbook.batches.examples import text_to_example
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.types.errors import UserError
 
-quick = settings(max_examples=25, deadline=None)
+quick = examples(25)
 plain = ["hello", " there", "hi", " ", "\n", "[", "]", " is", "12", "é", "<", ">", "what", " 45", "日"]
 controls = ["hello", " there", "</s>", "<|end|>", "<|end|> \n", "<s>", "[INST]", "<|im_end|>", " ", "<", "\n"]
 words = st.lists(st.sampled_from(plain), min_size=1, max_size=6).map("".join)
@@ -115,7 +116,7 @@ def test_what_is_prefilled_goes_on_from_the_prompt(kind: str) -> None:
 def test_a_text_is_what_the_tokenizer_makes_of_it(kind: str, around: str) -> None:
     tokenizer = generated_tokenizer(kind, "bare", around)
 
-    @settings(max_examples=8, deadline=None)
+    @examples(8)
     @given(words)
     def check(text: str) -> None:
         tokens, weights = text_to_example(text, tokenizer)

@@ -8,20 +8,21 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from tests.cookbook.renderers.foreign import foreign_tokenizer, template_names
 from tests.cookbook.renderers.formats import conversations, hostile_text, plain_text, tool_specs
 from tests.cookbook.renderers.newer_families import with_arguments
+from tests.support.examples import examples
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.renderers.template.template_renderer import TemplateRenderer
 from tinsmith.types.errors import UserError
 
-quick = settings(max_examples=8, deadline=None)
+quick = examples(8)
 TWINS = template_names("_training")
 # (template, whether it has a place for calls, for thinking)
 FOREIGN = [

@@ -7,10 +7,11 @@ from typing import Any
 
 import datasets
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cookbook.renderers.formats import byte_tokenizer
+from tests.support.examples import examples
 from tinsmith.cookbook.batches.stream_plan import StreamPlan
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.rows.row_kinds import Row
@@ -32,7 +33,7 @@ def said(found: tuple[int, list[tuple[str, Row]]]) -> list[str]:
     return [row["text"] for _, row in found[1]]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     count=st.integers(1, 40),
     batch_size=st.integers(1, 8),

@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tinsmith.cookbook.runs import Run, RunConfig, Transcript
 from tinsmith.cookbook.runs.transcripts.visible import visible
 from tinsmith.types.errors import UserError
@@ -142,7 +143,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
 
 
 @given(st.text(st.characters(codec=None), max_size=40))
-@settings(max_examples=200)
+@examples(200)
 def test_any_text_is_visible_and_can_be_written(text: str) -> None:
     shown = visible(text)
     shown.encode()

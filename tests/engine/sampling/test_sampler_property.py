@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.support.checkpoints import SHAPE, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
+from tests.support.examples import examples
 from tests.support.sampling import drain, make_job, random_prompt, run_all, shaped
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput, SampleJob, TrainRow
@@ -69,7 +70,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(
     wanted=st.lists(requests, min_size=1, max_size=5),
     places=st.sampled_from([2, 64]),

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule
@@ -131,7 +132,7 @@ JOBS = st.tuples(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.lists(JOBS, min_size=1, max_size=8),
     st.integers(6, 14),
@@ -158,7 +159,7 @@ def test_every_request_ends_on_its_own_keys(
         assert [len(s.tokens) for s in group.samples] == [len(prompt) + length] * samples
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(JOBS, min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_cancelled_requests_leave_nothing_behind(
     jobs: list[tuple[list[int], int, int, int, int | None, str]], chance: random.Random

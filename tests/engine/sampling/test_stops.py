@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from tests.support.checkpoints import make_tokenizer
+from tests.support.examples import examples
 from tinsmith.engine.sampling.stops import Decode, StopRule, TextStop, stop_rule
 
 BYTES = make_tokenizer("qwen3").backend_tokenizer
@@ -57,7 +58,7 @@ def encode_bytes(text: str) -> list[int]:
     return BYTES.encode(text).ids
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.lists(st.text(alphabet="ab é€🦜\n", min_size=1, max_size=6), min_size=1, max_size=3),
     st.lists(st.one_of(st.text(alphabet="ab é€🦜\n", max_size=8), st.binary(max_size=3)), max_size=30),
@@ -78,7 +79,7 @@ def _byte_alphabet() -> dict[int, str]:
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.lists(st.text(alphabet="ab stopé ", min_size=1, max_size=6), min_size=1, max_size=3),
     st.lists(

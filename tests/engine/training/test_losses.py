@@ -9,9 +9,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 
+from tests.support.examples import examples
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS, LossInputs
 from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
@@ -134,7 +135,7 @@ def _rows_of_positions(draw: st.DrawFn) -> list[list[tuple[float, float, float, 
 
 
 @pytest.mark.row(203)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(_rows_of_positions())
 def test_gspo_is_its_formula_row_by_row(rows: list[list[tuple[float, float, float, float]]]) -> None:
     lp, q, a, mask = (torch.tensor([p[i] for row in rows for p in row], dtype=torch.float64) for i in range(4))
@@ -179,7 +180,7 @@ def test_a_sequence_ratio_that_overflows_is_clipped(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.row(203)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(
     st.lists(st.tuples(st.floats(-9, 0), st.floats(-9, 0), st.sampled_from([-1.5, 0.0, 2.0])), min_size=1, max_size=8),
     st.floats(0, 1),

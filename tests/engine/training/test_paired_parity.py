@@ -8,12 +8,13 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from peft import PeftModel
 from torch import Tensor
 
 from tests.support.checkpoints import FAMILIES, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
+from tests.support.examples import examples
 from tests.support.pairs import float64_throughout, make_pair, pair_rows
 from tests.support.peft_reference import load_reference, reference_gradients, reference_logprobs
 from tinsmith.engine.checkpoints.peft_layout import export_tensors
@@ -162,7 +163,7 @@ def test_a_prompt_that_is_computed_once_counts_as_two(family: str, monkeypatch: 
 
     monkeypatch.setattr(BaseModel, "hidden", counted)
 
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @examples(12)
     @given(_pairs(), st.integers(0, 99))
     def check(lengths: list[tuple[int, int, int]], seed: int) -> None:
         rng = np.random.default_rng(seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.fake_engine import FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, sample
 from tinsmith.scheduler.shares.accounts import SLICE_S, Accounts
@@ -57,7 +58,7 @@ class World:
 STEPS = st.one_of(st.sampled_from(sorted(WEIGHTS)), st.floats(0.001, 1.0))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(STEPS, max_size=120))
 def test_owners_with_work_get_equal_time_for_their_weight(steps: list[str | float]) -> None:
     """The bound of start-time fair queueing, over any stretch: the largest turn of each, for its weight."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import gzip
 import json
@@ -87,12 +88,17 @@ def ordered(**fields: Any) -> Callable[[str, str], Any]:
     return lambda model, _: {"model_id": model, "seq_id": 1, **fields}
 
 
-def text(body: bytes) -> Callable[[str, str], bytes]:
-    return lambda *_: body
+def text(body: Callable[[], bytes]) -> Callable[[str, str], bytes]:
+    """Made when it is sent: every worker collects the catalogue, and one sends it."""
+    return lambda *_: body()
+
+
+@functools.cache
+def bomb() -> bytes:
+    return zstandard.ZstdCompressor().compress(bytes(160 * MIB))
 
 
 CSR = {"dtype": "int64", "data": [1], "sparse_crow_indices": [0, 1, 1], "sparse_col_indices": [0]}
-BOMB = zstandard.ZstdCompressor().compress(bytes(160 * MIB))
 EMPTY_FRAME = zstandard.ZstdCompressor().compress(b"")
 
 CATALOGUE = {
@@ -107,24 +113,28 @@ CATALOGUE = {
     "a datum of empty tensors": Hostile("forward_backward", lambda m, _: batch(m, b"\x12\x00" * 1_000_000), PROTOBUF),
     "a loss of ten megabytes": Hostile("forward_backward", lambda m, _: batch(m, loss_fn=b"x" * 10 * MIB), PROTOBUF),
     "empty zstd frames": Hostile(
-        "forward_backward", text(EMPTY_FRAME * (2 * MIB // len(EMPTY_FRAME))), PROTOBUF, "zstd"
+        "forward_backward", text(lambda: EMPTY_FRAME * (2 * MIB // len(EMPTY_FRAME))), PROTOBUF, "zstd"
     ),
-    "a zstd bomb": Hostile("forward_backward", text(BOMB), PROTOBUF, "zstd"),
-    "a zstd bomb of JSON": Hostile("asample", text(BOMB), encoding="zstd"),
-    "a gzip bomb": Hostile("forward_backward", text(gzip.compress(bytes(80 * MIB))), PROTOBUF, "gzip"),
-    "half a zstd frame": Hostile("asample", text(BOMB[: len(BOMB) // 2]), encoding="zstd"),
-    "objects by the million": Hostile("create_session", text(b'{"tags":[' + b"{}," * 1_000_000 + b"1]}")),
-    "31 MB of objects": Hostile("create_session", text(b'{"tags":[' + b"{}," * 10_000_000 + b"1]}")),
-    "keys by the million": Hostile("create_session", text(b"{%s}" % b",".join(b'"%x":1' % n for n in range(600_000)))),
-    "lists in lists": Hostile("create_session", text(b'{"tags":' + b"[" * 90_000 + b"]" * 90_000 + b"}")),
-    "lists in lists, deeper": Hostile("create_session", text(b"[" * 4_000_000)),
-    "a number of many digits": Hostile("optim_step", text(b'{"seq_id":' + b"9" * 10**6 + b"}")),
-    "a surrogate alone": Hostile("create_session", text(b'{"tags":["\\ud800"],"display_name":"\\udfff"}')),
-    "no UTF-8": Hostile("create_session", text(b'{"tags":["\xff\xfe"]}')),
+    "a zstd bomb": Hostile("forward_backward", text(bomb), PROTOBUF, "zstd"),
+    "a zstd bomb of JSON": Hostile("asample", text(bomb), encoding="zstd"),
+    "a gzip bomb": Hostile("forward_backward", text(lambda: gzip.compress(bytes(80 * MIB))), PROTOBUF, "gzip"),
+    "half a zstd frame": Hostile("asample", text(lambda: bomb()[: len(bomb()) // 2]), encoding="zstd"),
+    "objects by the million": Hostile("create_session", text(lambda: b'{"tags":[' + b"{}," * 1_000_000 + b"1]}")),
+    "31 MB of objects": Hostile("create_session", text(lambda: b'{"tags":[' + b"{}," * 10_000_000 + b"1]}")),
+    "keys by the million": Hostile(
+        "create_session", text(lambda: b"{%s}" % b",".join(b'"%x":1' % n for n in range(600_000)))
+    ),
+    "lists in lists": Hostile("create_session", text(lambda: b'{"tags":' + b"[" * 90_000 + b"]" * 90_000 + b"}")),
+    "lists in lists, deeper": Hostile("create_session", text(lambda: b"[" * 4_000_000)),
+    "a number of many digits": Hostile("optim_step", text(lambda: b'{"seq_id":' + b"9" * 10**6 + b"}")),
+    "a surrogate alone": Hostile("create_session", text(lambda: b'{"tags":["\\ud800"],"display_name":"\\udfff"}')),
+    "no UTF-8": Hostile("create_session", text(lambda: b'{"tags":["\xff\xfe"]}')),
     "a billion samples": Hostile("asample", asample(num_samples=10**9)),
     "samples beyond 64 bits": Hostile("asample", asample(num_samples=10**300)),
-    "a display name of a megabyte": Hostile("create_session", text(json.dumps({"display_name": "x" * MIB}).encode())),
-    "a million tags": Hostile("create_session", text(json.dumps({"tags": ["x"] * 190_000}).encode())),
+    "a display name of a megabyte": Hostile(
+        "create_session", text(lambda: json.dumps({"display_name": "x" * MIB}).encode())
+    ),
+    "a million tags": Hostile("create_session", text(lambda: json.dumps({"tags": ["x"] * 190_000}).encode())),
     "a wide target": Hostile("asample", asample(target_prompt_logprobs={**CSR, "shape": [2, 10**9]})),
     "a prompt of two million": Hostile(
         "asample", asample(prompt={"chunks": [{"type": "encoded_text", "tokens": [1] * 1_000_000}]})

@@ -9,10 +9,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cookbook.recipes.multiplayer_rl.speaker import RENDERER, Speaker, metrics_of, played, turns
+from tests.support.examples import examples
 from tinsmith.cookbook.recipes.multiplayer_rl.guess_number import guessers
 from tinsmith.cookbook.recipes.multiplayer_rl.guess_number.guess_number_env import GuessNumberEnv
 from tinsmith.cookbook.recipes.multiplayer_rl.simple_players import measured
@@ -145,7 +146,7 @@ def expected(guesser: Any, highest: int, games: int = 1, most: int = 99) -> floa
 
 
 @given(st.integers(4, 60))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_halving_comes_near_the_logarithm_and_counting_does_not(highest: int) -> None:
     assert math.log2(highest + 1) - 1 <= expected(guessers.halving, highest) <= math.log2(highest + 1)
     assert expected(guessers.counting_up, highest) == (highest + 1) / 2

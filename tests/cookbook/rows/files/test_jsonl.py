@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cookbook.renderers.formats import byte_tokenizer
+from tests.support.examples import examples
 from tinsmith import get_tokenizer
 from tinsmith.cookbook.renderers import get_renderer
 from tinsmith.cookbook.supervised import JsonlRows, check_row, load_rows, row_to_datums
@@ -220,7 +221,7 @@ json_rows = st.one_of(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(json_rows, min_size=1, max_size=6),
     ascii_only=st.booleans(),
@@ -240,7 +241,7 @@ def test_any_jsonl_is_read_as_it_was_written(
         found[len(rows)]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(st.binary(max_size=30), min_size=1, max_size=4))
 def test_whatever_bytes_a_file_holds_the_answer_is_rows_or_a_message_with_its_line(
     tmp_path: Path, lines: list[bytes]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tinsmith.cookbook.rows.files.csv_rows import CsvRows
 from tinsmith.cookbook.rows.files.parquet_rows import ParquetRows
 from tinsmith.cookbook.supervised import check_row, load_rows
@@ -146,7 +147,7 @@ fields = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(fields, fields), min_size=1, max_size=6), mark=st.booleans(), data=st.data())
 def test_any_csv_is_read_as_it_was_written(
     tmp_path: Path, rows: list[tuple[str, str]], mark: bool, data: st.DataObject

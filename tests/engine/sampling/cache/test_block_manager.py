@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.examples import examples
 from tinsmith.engine.sampling.cache.block_manager import BlockManager, OutOfBlocks, first_digest, next_digest
 
 BLOCKS = 7
@@ -95,7 +96,7 @@ class Machine(RuleBasedStateMachine):
         assert set(m._cached) <= set(m._digest_of)
 
 
-Machine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(examples(120), stateful_step_count=40)
 TestMachine = Machine.TestCase
 
 

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
 from tinsmith.engine.sampling.drawing.randomness import stream_base, stream_keys
 
@@ -52,7 +53,7 @@ def plain_distribution(logits: list[float], temperature: float, top_k: int, top_
     return q / q.sum()
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_shaping_equals_the_plain_reference(data: st.DataObject) -> None:
     rows = data.draw(st.lists(ROW, min_size=1, max_size=5))
@@ -154,7 +155,7 @@ def test_noise_in_the_logits_hardly_ever_changes_a_draw() -> None:
     assert int((inverted[0] != inverted[1]).sum()) > 10 * max(flips, 4)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(LOGITS, st.integers(1, 40))
 def test_the_likeliest_are_in_order_and_ties_go_to_the_lower_id(row: list[float], k: int) -> None:
     logits = torch.tensor([[0.0] * len(row), row], dtype=torch.float64)
