@@ -26,7 +26,7 @@ from tinsmith.engine.model.lean import lean_decoder
 from tinsmith.engine.model.loading_faults import named_faults
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.norms import fuse_norms
-from tinsmith.engine.model.probe import check_lean, check_numbers, check_packed, check_tiles, plain_logits
+from tinsmith.engine.model.probe import check_numbers, check_packed, check_tiles, lean_agrees, plain_logits
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
 from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config
@@ -111,8 +111,7 @@ def _load(
         fuse_norms(model)
     model.config._attn_implementation = attention.NAME
     check_packed(base, plain)
-    if lean is not None:
-        check_lean(base, lean)
+    if lean is not None and lean_agrees(base, lean):
         base.lean = lean
     if cell.products.tile > 1:
         check_tiles(base)
