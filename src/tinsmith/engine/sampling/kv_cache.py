@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tinsmith.engine.transfers import to_device
 from tinsmith.settings import Settings
 
 # Where `kv_cache_mb` is silent. On a CPU storage grows with use, so the figure is a limit; on CUDA the rest of what is
@@ -83,7 +84,7 @@ class KVCache:
             return
         if max(blocks) >= self._keys[0].shape[0]:
             self._grow(max(blocks) + 1)
-        index = torch.tensor(blocks, device=self._device)
+        index = to_device(blocks, self._device)
         for stored in (*self._keys, *self._values):
             stored.index_fill_(0, index, 0)
 
@@ -93,7 +94,7 @@ class KVCache:
             return
         # Blocks of copies come from the same manager as others, but without passing `prepare`.
         self._grow(max(target for _, target in pairs) + 1)
-        source, target = torch.tensor(pairs, device=self._device).unbind(1)
+        source, target = to_device(pairs, self._device).unbind(1)
         for stored in (*self._keys, *self._values):
             stored.index_copy_(0, target, stored.index_select(0, source))
 
