@@ -17,9 +17,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from rich.console import Console
-
 from benchmarks.gpu.shapes import REAL, TOY
 from benchmarks.gpu.steps import Plan, install, plan, run
 from benchmarks.gpu.wheels import collect
@@ -27,10 +24,12 @@ from benchmarks.gpu.wheels import collect
 
 def main() -> int:
     """Run the steps; return how many of them failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="where results go (default: build/gpu)")
     parser.add_argument("--minutes", type=float, default=8.0, help="when the last step must have ended")
-    parser.add_argument("--models", nargs="+", choices=[s.name for s in REAL], help="default: all, smallest first")
+    parser.add_argument("--models", nargs="+", choices=[s.short for s in REAL], help="default: all, smallest first")
     parser.add_argument(
         "--scratch", type=Path, help="where checkpoints are written (up to 40 GB); default: a temporary folder"
     )
@@ -41,17 +40,23 @@ def main() -> int:
     if args.prepare:
         print(f"{len(collect(args.prepare))} wheels in {args.prepare}")
         return 0
-    if not args.dry_run and not torch.cuda.is_available():
+    if not args.dry_run and not _has_device():
         parser.error("no CUDA device: use --dry-run to try the steps on a CPU")
-    shapes = TOY if args.dry_run else [s for s in REAL if s.name in (args.models or [s.name])]
+    shapes = TOY if args.dry_run else [s for s in REAL if s.short in (args.models or [s.short])]
     args.out.mkdir(parents=True, exist_ok=True)
     site = install(args.wheels, args.out / "site") if args.wheels else None
     scratch = Path(tempfile.mkdtemp(prefix="tinsmith-gpu-", dir=args.scratch))
     try:
         wanted = Plan(shapes, "cpu" if args.dry_run else "cuda", args.out, scratch, args.dry_run)
-        return run(plan(wanted), args.out, 60 * args.minutes, site, Console())
+        return run(plan(wanted), args.out, 60 * args.minutes, site)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _has_device() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ def make_job(request_id: str, prompt: list[int], params: SamplingParams) -> Samp
     return SampleJob(request_id=request_id, sampler_id="sampler", prompt=prompt, num_samples=1, params=params)
 
 
+def met_weights(engine: Engine) -> int:
+    """Return how many weights one token is multiplied with: no embedding, and of experts those that it is sent to."""
+    return sum(t.inputs * t.outputs * (t.experts_per_token if t.experts else 1) for t in engine.base.targets)
+
+
 def measure(engine: Engine, sizes: dict[str, int], out: Path, device: str) -> dict[str, object]:
     """Profile both; return the figures and write a table and a trace of each.
 
@@ -78,16 +83,18 @@ def measure(engine: Engine, sizes: dict[str, int], out: Path, device: str) -> di
     """
     engine.create_model("run", LoraConfig(rank=32, train_unembed=False))
     engine.snapshot("run", "sampler")
-    parameters, found = engine.info.parameters, dict[str, object]()
+    found: dict[str, object] = {}
     step = training_step(engine, sizes["batch"], sizes["length"])
     taken = seconds(step, device, 3)
     tokens = sizes["batch"] * sizes["length"]
     # Forward and the gradient of the activations: two products with each weight, of two operations per element.
-    found["training"] = {"tokens/s": tokens / taken, "TFLOP/s of dense weights": 4 * parameters * tokens / taken / 1e12}
+    found["training"] = {"tokens/s": tokens / taken, "TFLOP/s": 4 * met_weights(engine) * tokens / taken / 1e12}
     _profile(step, out / "training", device)
     decode = decode_steps(engine, sizes["sequences"], sizes["context"], sizes["steps"])
     taken = seconds(decode, device, 3) / sizes["steps"]
-    read = parameters * torch.finfo(engine.base.dtype).bits / 8
+    # Of experts all, because a batch of this size meets nearly all of them.
+    weights = sum(t.inputs * t.outputs * max(1, t.experts) for t in engine.base.targets)
+    read = weights * engine.base.dtype.itemsize
     found["decode"] = {
         "ms/step": 1000 * taken,
         "tokens/s": sizes["sequences"] / taken,

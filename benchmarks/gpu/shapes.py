@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -34,6 +30,11 @@ class Shape:
     batch: int
     length: int
     gigabytes: float
+
+    @property
+    def short(self) -> str:
+        """The name without what is said behind a comma, for folders and command lines."""
+        return self.name.partition(",")[0]
 
 
 _QWEN3 = {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151936, "max_position_embeddings": 40960}
@@ -94,6 +95,11 @@ def write(shape: Shape, folder: Path, device: str) -> int:
         folder: made when absent.
         device: where the weights are drawn; a CPU takes minutes for billions of them.
     """
+    # Here, because who only wants to know the shapes may have neither.
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[shape.family](**shape.config), dtype=torch.bfloat16)
@@ -104,11 +110,11 @@ def write(shape: Shape, folder: Path, device: str) -> int:
 def main() -> None:
     """Write one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=[s.name for s in REAL + TOY])
+    parser.add_argument("name", choices=[s.short for s in REAL + TOY])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
-    shape = next(s for s in REAL + TOY if s.name == args.name)
+    shape = next(s for s in REAL + TOY if s.short == args.name)
     print(f"{write(shape, args.folder, args.device):,} parameters")
 
 

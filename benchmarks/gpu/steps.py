@@ -1,4 +1,7 @@
-"""The steps of `make gpu`: each a process of its own with a limit, each leaving its results before the next begins."""
+"""The steps of `make gpu`: each a process of its own with a limit, each leaving its results before the next begins.
+
+As `__main__`, this needs the standard library alone: packages that the machine lacks are installed for the steps.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from benchmarks.gpu import report
 from benchmarks.gpu.shapes import Shape
 
 _PYTHON = (sys.executable, "-m")
@@ -27,12 +29,14 @@ class Step:
         command: to run.
         limit_s: when it is stopped.
         needs: the step without which this one means nothing; it is left out where that one failed.
+        result: JSON that it writes, of which the console tells.
     """
 
     name: str
     command: tuple[str, ...]
     limit_s: float
     needs: str | None = None
+    result: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ def plan(wanted: Plan) -> list[Step]:
     quick = ("--quick",) if wanted.quick else ()
     steps = [
         Step(
-            "ceilings", (*_PYTHON, "benchmarks.gpu.ceilings", *device, *quick, "--json", str(out / "ceilings.json")), 60
+            "ceilings",
+            (*_PYTHON, "benchmarks.gpu.ceilings", *device, *quick, "--json", str(out / "ceilings.json")),
+            60,
+            result=out / "ceilings.json",
         ),
         # A dry run only collects them: without a device they skip, each after its own preparations.
         Step(
@@ -90,27 +97,27 @@ def plan(wanted: Plan) -> list[Step]:
         ),
     ]
     for shape in wanted.shapes:
-        name = shape.name.split(",")[0]
+        name = shape.short
         folder = wanted.scratch / name
         written = f"{name}: write"
         sizes = ("--batch", str(shape.batch), "--length", str(shape.length))
         small = ("--sequences", "4", "--context", "8", "--steps", "2") if wanted.quick else ()
         beside = ("--model", str(folder), *device, "--dtype", "bfloat16")
         steps += [
-            Step(
-                written, (*_PYTHON, "benchmarks.gpu.shapes", shape.name, str(folder), *device), 60 + 3 * shape.gigabytes
-            ),
+            Step(written, (*_PYTHON, "benchmarks.gpu.shapes", name, str(folder), *device), 60 + 3 * shape.gigabytes),
             Step(
                 f"{name}: profiles",
                 (*_PYTHON, "benchmarks.gpu.profiles", *beside, *sizes, *small, "--out", str(out / name)),
                 90 + 3 * shape.gigabytes,
                 written,
+                out / name / "figures.json",
             ),
             Step(
                 f"{name}: beside PEFT",
                 (*_PYTHON, "benchmarks.engine", *beside, *sizes, *quick, "--json", str(out / f"{name}.json")),
                 90 + 6 * shape.gigabytes,
                 written,
+                out / f"{name}.json",
             ),
             Step(
                 f"{name}: remove", (sys.executable, "-c", f"import shutil; shutil.rmtree({str(folder)!r})"), 30, written
@@ -133,7 +140,9 @@ def install(wheels: Path, site: Path) -> Path:
     return site
 
 
-def run(steps: Sequence[Step], out: Path, seconds: float, site: Path | None, console: Console) -> int:
+def run(
+    steps: Sequence[Step], out: Path, seconds: float, site: Path | None, tell: Callable[[str], object] = print
+) -> int:
     """Run steps until the time is up; return how many failed.
 
     Args:
@@ -141,7 +150,7 @@ def run(steps: Sequence[Step], out: Path, seconds: float, site: Path | None, con
         out: gets a log of each step, and `summary.json` after each.
         seconds: for all together.
         site: packages of `install`.
-        console: where it is told.
+        tell: takes the lines of the console.
     """
     end = time.monotonic() + seconds
     outcomes: dict[str, Outcome] = {}
@@ -149,9 +158,12 @@ def run(steps: Sequence[Step], out: Path, seconds: float, site: Path | None, con
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
     for step in steps:
         outcome = outcomes[step.name] = _one(step, outcomes, out, end, environment)
-        console.print(f"{outcome.status:>9}  {outcome.seconds:6.1f} s  {step.name}  {outcome.why}", highlight=False)
+        tell(f"{outcome.status:>9}  {outcome.seconds:6.1f} s  {step.name}  {outcome.why}".rstrip())
+        if outcome.status == "ok" and step.result is not None:
+            for line in report.lines(step.result, out / "ceilings.json"):
+                tell(f"{'':>9}  {'':>8}    {line}")
         (out / "summary.json").write_text(json.dumps([asdict(o) for o in outcomes.values()], indent=1) + "\n")
-    console.print(f"results: {out}", highlight=False)
+    tell(f"results: {out} (summary.json; of each step a log, of each model figures, tables and traces of its profiles)")
     return sum(o.status in ("failed", "timed out") for o in outcomes.values())
 
 

@@ -8,8 +8,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 # What such a machine has, fitting its driver and each other: never replaced.
 _THERE = {"torch", "triton", "transformers", "numpy", "peft", "accelerate"}
 _THERE |= {"huggingface-hub", "hf-xet", "safetensors", "tokenizers", "pyyaml", "tqdm"}
@@ -21,6 +19,9 @@ _PYTHON = "3.12"
 
 def closure(wanted: tuple[str, ...] = _WANTED) -> dict[str, str]:
     """Return the version of every package that `wanted` needs, as installed here; those that are there are left out."""
+    # Here, because the machine that only installs the wheels may lack it.
+    from packaging.requirements import Requirement
+
     found: dict[str, str] = {}
     queue = [Requirement(text) for text in wanted]
     seen: set[tuple[str, str]] = set()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from benchmarks.gpu.profiles import met_weights
 from benchmarks.gpu.shapes import REAL, TOY
 from benchmarks.gpu.steps import Plan, Step, install, plan, run
 from benchmarks.gpu.wheels import closure
+from tests.support.checkpoints import SHAPE, checkpoint
+from tests.support.engines import load_engine
 
 PYTHON = (sys.executable, "-c")
 
@@ -30,7 +31,8 @@ def test_a_step_that_fails_or_hangs_costs_only_what_needs_it(tmp_path: Path) -> 
         Step("hangs", (*PYTHON, "import time; time.sleep(60)"), 0.2),
         Step("last: one", (*PYTHON, "import os; print(os.environ['PYTHONPATH'])"), 30, needs="good"),
     ]
-    assert run(steps, tmp_path, 60, tmp_path / "site", Console(file=io.StringIO())) == 2
+    told: list[str] = []
+    assert run(steps, tmp_path, 60, tmp_path / "site", told.append) == 2
     found = summary(tmp_path)
     assert {name: status for name, (status, _) in found.items()} == {
         "good": "ok",
@@ -44,8 +46,52 @@ def test_a_step_that_fails_or_hangs_costs_only_what_needs_it(tmp_path: Path) -> 
     assert str(tmp_path / "site") in (tmp_path / "last-one.log").read_text()
 
 
+def test_a_bare_machine_needs_nothing_to_begin_with(tmp_path: Path) -> None:
+    # Without site-packages: the standard library and this checkout.
+    bare = (sys.executable, "-S", "-m", "benchmarks.gpu")
+    done = subprocess.run([*bare, "--dry-run", "--wheels", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "no wheels here; `--prepare" in done.stderr
+    assert "ModuleNotFoundError" not in done.stderr
+
+
+def test_the_console_tells_what_came_of_a_step(tmp_path: Path) -> None:
+    def rows(**values: float) -> list[dict[str, object]]:
+        return [{"name": name, "value": value, "unit": "TFLOP/s"} for name, value in values.items()]
+
+    def writes(target: Path, content: object) -> tuple[str, ...]:
+        text = json.dumps(content)
+        return (*PYTHON, f"import pathlib; pathlib.Path({str(target)!r}).write_text({text!r})")
+
+    ceilings = {"systems": {"H200": rows(**{"matrix product, bfloat16": 800.0, "copy, read and written": 4000.0})}}
+    profile = {
+        "training": {"tokens/s": 20000.0, "TFLOP/s": 400.0},
+        "decode": {"ms/step": 8.0, "tokens/s": 16000.0, "GB/s of weights": 2000.0},
+        "peak memory, GB": 61.2,
+    }
+    beside = {"systems": {"transformers + PEFT": rows(sampling=100.0), "tinsmith engine": rows(sampling=250.0)}}
+    contents = {"ceilings": ceilings, "profiles": profile, "beside": beside}
+    files = {name: tmp_path / f"{name}.json" for name in contents}
+    steps = [Step(name, writes(files[name], c), 30, result=files[name]) for name, c in contents.items()]
+    told: list[str] = []
+    assert run(steps, tmp_path, 60, None, told.append) == 0
+    text = "\n".join(told)
+    assert "matrix product, bfloat16: 800 TFLOP/s" in text
+    assert "training: 20,000 tokens/s, 400 TFLOP/s (50% of what was measured)" in text
+    assert "decode: 8 ms a step, 16,000 tokens/s, 2,000 GB/s of weights (50% of what was measured)" in text
+    assert "peak memory: 61.2 GB" in text
+    assert "sampling: 250 TFLOP/s, 2.50 times transformers + PEFT's 100" in text
+
+
+def test_weights_that_a_token_meets() -> None:
+    engine = load_engine(checkpoint("qwen3_moe"))
+    attention = SHAPE.hidden_size * SHAPE.head_dim * (2 * SHAPE.heads + 2 * SHAPE.kv_heads)
+    expert = 3 * SHAPE.hidden_size * SHAPE.expert_intermediate_size
+    layer = attention + SHAPE.experts_per_token * expert
+    assert met_weights(engine) == SHAPE.layers * layer + SHAPE.hidden_size * SHAPE.vocab_size
+
+
 def test_no_step_begins_when_the_time_is_up(tmp_path: Path) -> None:
-    assert run([Step("late", (*PYTHON, "pass"), 30)], tmp_path, 0, None, Console(file=io.StringIO())) == 0
+    assert run([Step("late", (*PYTHON, "pass"), 30)], tmp_path, 0, None) == 0
     assert summary(tmp_path) == {"late": ("left out", "the time is up")}
 
 
@@ -77,7 +123,7 @@ def test_every_step_runs_at_toy_sizes_on_the_cpu(tmp_path: Path) -> None:
     assert {status for status, _ in summary(tmp_path).values()} == {"ok"}
     for shape in TOY:
         figures = json.loads((tmp_path / shape.name / "figures.json").read_text())
-        assert figures["training"]["tokens/s"] > 0
+        assert figures["training"]["TFLOP/s"] > 0
         assert figures["decode"]["ms/step"] > 0
         for what in ("training", "decode"):
             assert "aten::mm" in (tmp_path / shape.name / f"{what}.txt").read_text()

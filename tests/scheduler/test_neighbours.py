@@ -39,12 +39,13 @@ def run_of(model_id: str, seed: int, learning_rate: float = 1e-3) -> list[Operat
 
 
 def bad_run(model_id: str) -> list[Operation]:
-    """Ids outside the vocabulary, lengths that differ, values that are not finite, a body that is none."""
+    """Ids outside the vocabulary, lengths that differ, values or a loss that are not finite, a body that is none."""
     good = Datum(tokens=[1, 2, 3], targets=[2, 3, 4], weights=[1.0] * 3)
     bad = [
         Datum(tokens=[1, 99_999], targets=[1, 2], weights=[1.0, 1.0]),
         Datum(tokens=[1, 2, 3], targets=[1, 2], weights=[1.0, 1.0]),
         Datum(tokens=[1, 2], targets=[1, 2], weights=[float("nan"), 1.0]),
+        Datum(tokens=[1, 2], targets=[1, 2], weights=[3e38, 1.0]),
         Datum(tokens=[1] * (SHAPE.context_length + 1), targets=[1] * (SHAPE.context_length + 1)),
     ]
     ops: list[Operation] = []

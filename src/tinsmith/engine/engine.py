@@ -27,6 +27,7 @@ from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import THREADS
+from tinsmith.engine.training.finite_losses import fail_infinite
 from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
 from tinsmith.engine.training.pass_budget import PassBudget
 from tinsmith.engine.training.pass_memory import PassMemory
@@ -256,7 +257,8 @@ class Engine:
     def train_rows(self, rows: Sequence[TrainRow]) -> list[RowOutput | Exception]:
         """Compute rows of any models in one packed pass and add up their gradients.
 
-        A row that is bad fails alone, or with the other one of its pair. If the pass itself fails, every model's rows
+        A row that is bad fails alone, or with the other one of its pair; so does one whose loss turns out to be NaN or
+        infinite, and the model's other rows are computed again without it. If the pass itself fails, every model's rows
         are computed again by themselves, and only the models that fail again get the error; a failed model's gradients
         of this call are not added.
 
@@ -338,8 +340,11 @@ class Engine:
             raise MemoryError(f"{grant.figures} ({error})") from error
         for index, output in outputs.items():
             results[index] = output
+        diverged = fail_infinite(units, outputs, results)
         if backward:
             for adapter in adapters:
+                if adapter.model_id in diverged:
+                    continue
                 flat = gradients.flats.get(adapter.slot)
                 # A row may touch no weight that this adapter acts on; its step counts all the same.
                 adapter.has_gradients = True
@@ -347,3 +352,8 @@ class Engine:
                     adapter.grad.copy_(gradients.flats[adapter.slot])
                 elif flat is not None:
                     adapter.grad.add_(flat)
+        for model_id in diverged:
+            # Their gradients of this pass are sums with NaN. What is sound counts as if the rest had never come.
+            sound = [u for u in units if u[0].row.model_id == model_id and isinstance(results[u[0].index], RowOutput)]
+            if backward and sound:
+                self._run_apart(sound, backward, results)

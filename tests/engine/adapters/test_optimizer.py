@@ -79,6 +79,52 @@ def test_gradients_that_are_not_finite(adapter: tuple[Engine, Adapter], bad: flo
     assert not a.exp_avg.any()
 
 
+@pytest.mark.row(205)
+def test_squares_that_overflow_are_refused_instead_of_freezing_the_run() -> None:
+    engine = load_engine(checkpoint("llama"))
+    engine.create_model("a", LoraConfig(rank=8, seed=1))
+    a = engine.adapters.get("a")
+    before = a.master.clone()
+    huge = torch.full_like(a.grad, 1e25)
+    add_gradient(a, huge)
+    with pytest.raises(
+        UserError, match=r"optim_step: got gradients with norm .*e\+\d+, expected at most 1\.8.*e\+19 \(or g"
+    ):
+        engine.optim_step("a", AdamParams())
+    assert a.step == 0
+    assert torch.equal(a.master, before)
+    assert not any(x.any() for x in (a.grad, a.exp_avg, a.exp_avg_sq))
+    # Clipped they are as good as others.
+    add_gradient(a, huge)
+    engine.optim_step("a", AdamParams(learning_rate=1e-2, grad_clip_norm=1.0))
+    assert a.exp_avg_sq.isfinite().all()
+    assert torch.equal(a.exp_avg_sq > 0, torch.ones_like(before, dtype=torch.bool))
+    moved = a.master.clone()
+    add_gradient(a, torch.ones_like(a.grad))
+    engine.optim_step("a", AdamParams(learning_rate=1e-2))
+    assert not torch.equal(a.master, moved)
+
+
+@pytest.mark.row(205)
+@pytest.mark.parametrize(
+    "params",
+    [AdamParams(learning_rate=3e38), AdamParams(learning_rate=1e30, weight_decay=1e30)],
+)
+def test_a_step_that_no_number_can_hold_changes_nothing(params: AdamParams) -> None:
+    engine = load_engine(checkpoint("llama"))
+    engine.create_model("a", LoraConfig(rank=8, seed=1))
+    a = engine.adapters.get("a")
+    before = a.master.clone()
+    add_gradient(a, torch.ones_like(a.grad))
+    with pytest.raises(
+        UserError, match=r"optim_step: got learning_rate .*; the gradients were cleared, the weights stay"
+    ):
+        engine.optim_step("a", params)
+    assert (a.step, a.has_gradients) == (0, False)
+    assert torch.equal(a.master, before)
+    assert not a.exp_avg.any()
+
+
 def test_weights_without_gradient_stay_exactly_zero_even_without_eps(adapter: tuple[Engine, Adapter]) -> None:
     engine, a = adapter
     gradient = torch.ones_like(a.grad)

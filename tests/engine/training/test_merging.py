@@ -23,7 +23,7 @@ from tinsmith.types.params import AdamParams, LoraConfig
 RANKS = {"a": 8, "b": 32, "c": 5}
 
 
-def make_engine(family: str = "qwen3", **settings: int) -> Engine:
+def make_engine(family: str = "qwen3", **settings: Any) -> Engine:
     engine = load_engine(checkpoint(family), **settings)
     for seed, (model_id, rank) in enumerate(RANKS.items()):
         engine.create_model(model_id, LoraConfig(rank=rank))
@@ -264,10 +264,49 @@ def test_a_diverged_neighbour_disturbs_nobody() -> None:
     engine.adapters.get("b").master.fill_(float("nan"))
     engine.adapters.get("b").publish()
     rows = make_rows()
-    found, wanted = losses(engine.train_rows(rows)), losses(calm.train_rows(rows))
+    outputs = engine.train_rows(rows)
+    found, wanted = losses(outputs), losses(calm.train_rows(rows))
     mine = np.array([r.model_id != "b" for r in rows])
     assert difference(found[mine], wanted[mine]) <= 1e-6
     for model_id in ("a", "c"):
         assert difference(engine.adapters.get(model_id).grad, calm.adapters.get(model_id).grad) <= 1e-6
-    with pytest.raises(UserError, match="finite"):
-        engine.optim_step("b", AdamParams())
+    for row, output in zip(rows, outputs, strict=True):
+        assert isinstance(output, UserError) == (row.model_id == "b")
+        assert not isinstance(output, UserError) or "got a loss of nan, expected a finite number" in output.message
+        assert not isinstance(output, UserError) or "weights that have diverged" in output.message
+    assert not engine.adapters.get("b").grad.any()
+
+
+ONES = np.ones(8, np.float32)
+# Sound each by itself, together too large: of the loss, of its slope, of both.
+INFINITE: dict[str, tuple[str, dict[str, Any]]] = {
+    "a ratio": ("importance_sampling", {"logprobs": -200 * ONES, "advantages": ONES}),
+    "a ratio that nothing bounds": ("ppo", {"logprobs": -200 * ONES, "advantages": -ONES}),
+    "a row's ratio": ("gspo", {"logprobs": -200 * ONES, "advantages": -ONES}),
+    "a square": ("dro", {"logprobs": 1e25 * ONES, "advantages": ONES}),
+    "an advantage": ("ppo", {"logprobs": -6 * ONES, "advantages": 3e38 * ONES}),
+    "weights": ("cross_entropy", {"weights": 3e38 * ONES}),
+    "weights that cancel": ("cross_entropy", {"weights": 1e38 * ONES * (-1) ** np.arange(8, dtype=np.float32)}),
+}
+
+
+@pytest.mark.row(36)
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("case", INFINITE)
+def test_a_row_with_an_infinite_loss_fails_alone(case: str, exact: bool) -> None:
+    loss_fn, inputs = INFINITE[case]
+    engine, calm = (make_engine(batch_invariant=exact) for _ in range(2))
+    good = make_rows()
+    bad = make_row("b", loss_fn, 8, np.random.default_rng(2), **inputs)
+    outputs = engine.train_rows([*good[:3], bad, *good[3:]])
+    failed = outputs.pop(3)
+    assert isinstance(failed, UserError)
+    assert f"{loss_fn}: got a loss of " in failed.message
+    wanted = calm.train_rows(good)
+    assert difference(losses(outputs), losses(wanted)) <= 1e-6
+    # The neighbours' gradients, and those of the other rows of its own model.
+    for model_id in RANKS:
+        found, calm_grad = engine.adapters.get(model_id).grad, calm.adapters.get(model_id).grad
+        assert difference(found, calm_grad) <= 1e-6
+        assert not exact or torch.equal(found, calm_grad)
+        engine.optim_step(model_id, AdamParams())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from tinsmith.types.checks.validation import check_adam, check_lora, check_sampl
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError
 from tinsmith.types.facts.base_model_info import BaseModelInfo
-from tinsmith.types.facts.loss_table import LOSSES
+from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.sample_inputs import SampleInputs
 from tinsmith.types.tensor import TensorData
@@ -81,6 +82,13 @@ def test_bad_data_are_refused(datum: dict, loss_fn: str, config: dict | None, me
         check_training_data([Datum(**datum)], loss_fn, config, INFO, max_datums=8)
 
 
+@pytest.mark.parametrize("loss_fn", LOSSES)
+def test_options_of_losses_that_no_engine_has_a_number_for(loss_fn: str) -> None:
+    for key in LOSSES[loss_fn].config:
+        with pytest.raises(UserError, match=rf"loss_fn_config\['{key}'\]: got 1e\+300, expected at most"):
+            resolve_config(loss_fn, {key: 1e300})
+
+
 def test_batches_that_are_empty_or_too_large_are_refused() -> None:
     with pytest.raises(UserError, match="at least one datum"):
         check_training_data([], "cross_entropy", None, INFO, max_datums=8)
@@ -104,9 +112,9 @@ def test_ranks_and_seeds() -> None:
 
 
 @pytest.mark.parametrize("field", ["learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm"])
-@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan, 1e300])
 def test_adam_parameters_out_of_range(field: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"adam_params.{field}: got {value}"):
+    with pytest.raises(UserError, match=re.escape(f"adam_params.{field}: got {value}")):
         check_adam(AdamParams(**{field: value}))
 
 

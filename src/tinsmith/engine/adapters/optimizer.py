@@ -28,35 +28,35 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
         into their own rows, where that is the number of the batch.
 
     Raises:
-        UserError: a gradient is not finite; the weights and moments stay.
+        UserError: a gradient is not finite, or the step needs numbers beyond the weights' dtype; weights and moments
+            stay.
     """
     # In float64: squares of many float32 gradients would lose the small ones to rounding, or overflow.
     norm = float(torch.linalg.vector_norm(adapter.grad, dtype=torch.float64))
+    coefficient = 1.0
     # Written so that NaN is caught too. The norm sees every element, so one check stands for all.
     if not norm < float("inf"):
-        adapter.clear_gradients()
-        raise UserError(
-            f"optim_step: got gradients with norm {norm}, expected finite numbers; the gradients were cleared, the "
-            "weights stay"
-        )
-    coefficient = 1.0
+        raise _refused(adapter, f"gradients with norm {norm}, expected finite numbers")
     if params.grad_clip_norm > 0:
         coefficient = min(1.0, params.grad_clip_norm / (norm + _CLIP_EPS))
-    # The one thing that takes memory comes before the first change: a step is taken whole or not at all.
+    # Moments start at 0 and are too small at first; both corrections tend to 1.
+    correction1 = 1 - params.beta1 ** (adapter.step + 1)
+    correction2 = 1 - params.beta2 ** (adapter.step + 1)
+    decay, rate = 1 - params.learning_rate * params.weight_decay, params.learning_rate / correction1
+    _check_range(adapter, params, norm * coefficient, max(rate, -decay))
+    # The one thing that takes memory comes before the first change, too.
     scale = torch.empty_like(adapter.exp_avg_sq)
+    # From here on nothing is refused: a step is taken whole or not at all.
     adapter.step += 1
     grad = adapter.grad.mul_(coefficient) if coefficient < 1 else adapter.grad
     adapter.exp_avg.lerp_(grad, 1 - params.beta1)
     adapter.exp_avg_sq.mul_(params.beta2).addcmul_(grad, grad, value=1 - params.beta2)
-    # Moments start at 0 and are too small at first; both corrections tend to 1.
-    correction1 = 1 - params.beta1**adapter.step
-    correction2 = 1 - params.beta2**adapter.step
     # The floor changes nothing but 0 / 0 where eps is 0 and a weight never had a gradient.
     floor = torch.finfo(grad.dtype).tiny
     torch.sqrt(adapter.exp_avg_sq, out=scale).div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
     # Decay of the weights as they were before the step, as in torch.optim.AdamW.
-    adapter.master.mul_(1 - params.learning_rate * params.weight_decay)
-    adapter.master.addcdiv_(adapter.exp_avg, scale, value=-params.learning_rate / correction1)
+    adapter.master.mul_(decay)
+    adapter.master.addcdiv_(adapter.exp_avg, scale, value=-rate)
     adapter.publish()
     adapter.clear_gradients()
     return {
@@ -65,3 +65,19 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
         "learning_rate": params.learning_rate,
         "adam_step": float(adapter.step),
     }
+
+
+def _check_range(adapter: Adapter, params: AdamParams, norm: float, factor: float) -> None:
+    """Refuse what would be infinite: squares of gradients, which a moment would keep for good, and factors."""
+    largest = torch.finfo(adapter.master.dtype).max
+    # The largest element is at most the norm, and less than it where there are several.
+    if norm > largest**0.5:
+        raise _refused(adapter, f"gradients with norm {norm:g}, expected at most {largest**0.5:g} (or grad_clip_norm)")
+    if factor > largest:
+        found = f"learning_rate {params.learning_rate:g} with weight_decay {params.weight_decay:g}"
+        raise _refused(adapter, f"{found}, expected a step of at most {largest:g} times the weights or moments")
+
+
+def _refused(adapter: Adapter, why: str) -> UserError:
+    adapter.clear_gradients()
+    return UserError(f"optim_step: got {why}; the gradients were cleared, the weights stay")

@@ -20,6 +20,7 @@ from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.model.padded import PaddedLayout
 from tinsmith.engine.model.tiles.products import WHOLE, Products
 from tinsmith.engine.model.workspace import Workspace
+from tinsmith.engine.transfers import to_device
 
 
 class Mode(StrEnum):
@@ -150,7 +151,7 @@ class ForwardContext:
             if not ends or ends[-1] < tokens:
                 slots.append(None)
                 ends.append(tokens)
-            self._stretches = (slots, torch.tensor(ends, device=self.positions.device))
+            self._stretches = (slots, to_device(ends, self.positions.device))
         return self._stretches
 
     def fill_up(self) -> int:

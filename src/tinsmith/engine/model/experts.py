@@ -18,6 +18,7 @@ from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
 from tinsmith.engine.model.lora import LoraSpan, lora_map
 from tinsmith.engine.model.tiles.products import WHOLE, Products
+from tinsmith.engine.transfers import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,10 @@ class Grouped:
 
     def _multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         # The grouped kernel takes bfloat16; other dtypes, and CPUs, multiply expert by expert.
-        if x.device.type == "cuda" and x.dtype == torch.bfloat16 and self.products.tile == 1:
-            ends = torch.tensor(self.bounds[1:], dtype=torch.int32, device=x.device)
+        # It wants rows that begin at multiples of 16 bytes.
+        aligned = not any(width * x.dtype.itemsize % 16 for width in weight.shape[1:])
+        if x.device.type == "cuda" and x.dtype == torch.bfloat16 and self.products.tile == 1 and aligned:
+            ends = to_device(self.bounds[1:], x.device, torch.int32)
             return torch.nn.functional.grouped_mm(x, weight, offs=ends)
         y = x.new_empty(x.shape[0], weight.shape[2])  # [pairs, out]; bounds cover all of it
         for expert in range(weight.shape[0]):

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tinsmith.engine.transfers import to_device
+
 # Below this, widths are powers of two: short sequences cost less than the kernel launches of finer groups.
 _COARSE_UP_TO = 64
 _NARROWEST = 16
@@ -109,10 +111,10 @@ def _group(
     return LengthGroup(
         tuple(members),
         width,
-        None if whole else source.to(device),
-        None if bool((sizes == width).all()) else target.to(device),
-        (~borrowed).nonzero()[:, 0].to(device) if shared else None,
-        borrowed.nonzero()[:, 0].to(device) if shared else None,
+        None if whole else to_device(source, device),
+        None if bool((sizes == width).all()) else to_device(target, device),
+        to_device((~borrowed).nonzero()[:, 0], device) if shared else None,
+        to_device(borrowed.nonzero()[:, 0], device) if shared else None,
     )
 
 

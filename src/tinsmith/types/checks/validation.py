@@ -13,7 +13,7 @@ from tinsmith.types.checks.pair_checks import check_even, check_pairs
 from tinsmith.types.datum import Datum
 from tinsmith.types.errors import UserError, invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
-from tinsmith.types.facts.loss_table import LOSSES, resolve_config
+from tinsmith.types.facts.loss_table import LARGEST_NUMBER, LOSSES, resolve_config
 from tinsmith.types.params import AdamParams, LoraConfig, SamplingParams
 from tinsmith.types.provenance import check_tiling
 from tinsmith.types.sample_inputs import SampleInputs
@@ -137,6 +137,8 @@ def check_adam(params: AdamParams) -> None:
     for name, value in params.model_dump().items():
         if not np.isfinite(value) or value < 0:
             raise invalid(f"adam_params.{name}", value, "a finite number that is not negative")
+        if value > LARGEST_NUMBER:
+            raise invalid(f"adam_params.{name}", value, f"at most {LARGEST_NUMBER:g}")
     for name in ("beta1", "beta2"):
         if getattr(params, name) >= 1:
             raise invalid(f"adam_params.{name}", getattr(params, name), "a number in [0, 1)")

@@ -13,6 +13,9 @@ import numpy as np
 
 from tinsmith.types.errors import invalid
 
+# Engines compute in float32 or wider; what goes beyond it would be infinite there.
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+
 # Dtypes of the loss inputs that may be given as plain lists.
 INPUT_DTYPES: dict[str, str] = {
     "target_tokens": "int64",
@@ -150,7 +153,7 @@ def _number(name: str, key: str, value: Any, loss_fn: str) -> float:
         raise invalid(name, value, "a finite number that is not negative")
     if value < (least := spec.least.get(key, 0.0)):
         raise invalid(name, value, f"at least {least:g} for loss_fn {loss_fn!r}")
-    if value > (most := spec.most.get(key, np.inf)):
+    if value > (most := spec.most.get(key, LARGEST_NUMBER)):
         raise invalid(name, value, f"at most {most:g} for loss_fn {loss_fn!r}")
     if key in spec.positive and value == 0:
         raise invalid(name, value, f"more than 0 for loss_fn {loss_fn!r}")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tests.support.checkpoints import FAMILIES, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
+from tests.support.sampling import learner_logprobs, make_job, sample
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
@@ -82,3 +90,83 @@ def test_fused_weights_are_held_once() -> None:
 
 def test_tiles_go_through_the_modules() -> None:
     assert load_engine(checkpoint("llama"), batch_invariant=True).base.lean is None
+
+
+class Doubled(LlamaMLP):
+    """Computes something else than its family's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def doubled(layer: Any) -> None:
+    layer.mlp.__class__ = Doubled
+
+
+def without_a_scaling(layer: Any) -> None:
+    layer.self_attn.forward = type(layer.self_attn).forward.__get__(_Unscaled(layer.self_attn))
+    del layer.self_attn.scaling
+
+
+class _Unscaled:
+    """Hands out what attention asks for although its layer lacks it."""
+
+    def __init__(self, of: nn.Module) -> None:
+        self._of = of
+        self.scaling = 0.25
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+
+def keys_without_a_bias(layer: Any) -> None:
+    for linear in (layer.self_attn.q_proj, layer.self_attn.v_proj):
+        linear.bias = nn.Parameter(torch.linspace(-1, 1, linear.out_features, dtype=linear.weight.dtype))
+
+
+def values_with_a_bias(layer: Any) -> None:
+    linear = layer.self_attn.v_proj
+    linear.bias = nn.Parameter(torch.linspace(-1, 1, linear.out_features, dtype=linear.weight.dtype))
+
+
+def keys_before_queries(layer: Any) -> None:
+    modules = layer.self_attn._modules
+    query = modules.pop("q_proj")
+    modules["q_proj"] = query
+
+
+@pytest.mark.row(12, 208)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (doubled, "compute something else"),
+        (without_a_scaling, "has no attribute 'scaling'"),
+        (keys_without_a_bias, "NoneType"),
+        (values_with_a_bias, "NoneType"),
+        (keys_before_queries, "no neighbours"),
+    ],
+)
+def test_modules_that_differ_from_their_family_are_run_as_they_are(
+    change: Callable[[Any], None], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load: Any = AutoModelForCausalLM.from_pretrained
+
+    def load_changed(*args: Any, **options: Any) -> Any:
+        model, report = load(*args, **options)
+        for layer in model.model.layers:
+            change(layer)
+        return model, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load_changed)
+    engine = load_engine(checkpoint("llama"), dtype="float64")
+    assert engine.base.lean is None
+    (said,) = [record.getMessage() for record in caplog.records if "written-out" in record.getMessage()]
+    assert said.startswith("LlamaForCausalLM: the sampler runs its modules")
+    assert why in said
+    engine.create_model("a", LoraConfig(rank=8))
+    randomise_adapter(engine, "a", 0)
+    engine.snapshot("a", "a")
+    prompt = [1, 2, 3]
+    (sequence,) = sample(engine, make_job("a", prompt, max_tokens=8)).sequences
+    wanted = learner_logprobs(engine, "a", prompt + sequence.tokens)[len(prompt) - 1 :]
+    np.testing.assert_allclose(sequence.logprobs or [], wanted, atol=1e-9)

@@ -4,11 +4,13 @@ A token that is decoded costs a layer of a small model less than a millisecond, 
 half: five operations for a norm, ten for a rotation, a product for each weight although three of them have one input,
 and a call through hooks for each. Here products of one input are one product and nothing waits for a backward pass.
 The numbers are the modules' up to rounding, which the probe makes sure of when a model is loaded. Training goes through
-the modules, and so do tiles, layers that are split over ranks, and architectures that are not listed.
+the modules, and so do tiles, layers that are split over ranks, architectures that are not listed, and models of those
+that are whose modules turn out to be built or to compute otherwise: that is slower and just as right.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ from torch.distributed.tensor import DTensor
 from tinsmith.engine.model.context import ForwardContext
 from tinsmith.engine.model.lean.pass_adapters import Delta, Output, PassAdapters, adapters_key
 from tinsmith.engine.model.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 # Decoder layers with the same arithmetic: norm, attention, residual, norm, MLP, residual. Not by their parts, which
 # others have as well: Granite scales its residuals, Gemma its embeddings, Phi rotates a part of each head.
@@ -91,7 +95,7 @@ class Product:
 
 def _join(linears: Sequence[nn.Linear], kind: str) -> Tensor | None:
     found = [getattr(linear, kind) for linear in linears]
-    if found[0] is None:
+    if all(tensor is None for tensor in found):
         return None
     whole = torch.cat([tensor.detach() for tensor in found])
     start = 0
@@ -258,7 +262,10 @@ class LeanDecoder:
 
 
 def lean_decoder(model: Any) -> LeanDecoder | None:
-    """Return the written-out decoder of a model whose linear layers are not swapped yet; None where it has none."""
+    """Return the written-out decoder of a model whose linear layers are not swapped yet.
+
+    None where it has none, or where its layers are not built as those of their family are, which is logged.
+    """
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", ())
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -267,12 +274,28 @@ def lean_decoder(model: Any) -> LeanDecoder | None:
     # An odd width would leave gaps between the factors of an adapter, see `Pool.factors`.
     if any(isinstance(linear.weight, DTensor) or linear.in_features % 2 for linear in linears):
         return None
-    return LeanDecoder(decoder, {module: name for name, module in model.named_modules()})
+    try:
+        return LeanDecoder(decoder, {module: name for name, module in model.named_modules()})
+    # Modules are of whatever version of `transformers` there is: what they lack can show as any error.
+    except Exception as error:
+        say_modules_run(type(model).__name__, f"{type(error).__name__}: {error}")
+        return None
+
+
+def say_modules_run(what: str, why: str) -> None:
+    """Log that the sampler runs the modules of a model that was expected to have a written-out decoder."""
+    log.warning("%s: the sampler runs its modules, which is slower than the written-out layers (%s)", what, why)
 
 
 def _layer(layer: Any, names: dict[nn.Module, str]) -> _Layer:
-    def fused(*linears: nn.Linear) -> FusedLinear:
-        return FusedLinear.of([(names[linear], linear) for linear in linears])
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+
+    def fused(*of_one_input: nn.Linear) -> FusedLinear:
+        first = linears.index(of_one_input[0])
+        if linears[first : first + len(of_one_input)] != list(of_one_input):
+            found = ", ".join(names[linear] for linear in of_one_input)
+            raise ValueError(f"{found} are no neighbours, so that an adapter's factors do not lie side by side")
+        return FusedLinear.of([(names[linear], linear) for linear in of_one_input])
 
     attention, mlp = layer.self_attn, layer.mlp
     heads, key_heads = (p.out_features // attention.head_dim for p in (attention.q_proj, attention.k_proj))

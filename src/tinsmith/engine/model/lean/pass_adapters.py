@@ -18,6 +18,7 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import ALPHA, Pool
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
 from tinsmith.engine.model.workspace import Workspace
+from tinsmith.engine.transfers import to_device
 
 # Spans are padded to the longest while that at most doubles their rows.
 _MOST_PADDING = 2.0
@@ -208,10 +209,10 @@ def _side_by_side(pool: Pool, spans: list[AdapterSpan], dtype: torch.dtype, devi
     if min(lengths) < longest:
         # What is missing to the longest repeats a span's last token; nobody reads what comes of it.
         tokens = [min(span.start + i, span.end - 1) for span in spans for i in range(longest)]
-        source = torch.tensor(tokens, device=device)
+        source = to_device(tokens, device)
         kept = [n * longest + i for n, length in enumerate(lengths) for i in range(length)]
-        places = torch.tensor(kept, device=device)
-    scales = torch.tensor([ALPHA / span.slot.rank for span in spans], dtype=dtype, device=device)[:, None, None]
+        places = to_device(kept, device)
+    scales = to_device([ALPHA / span.slot.rank for span in spans], device, dtype)[:, None, None]
     rows = _rows([span.slot.index for span in spans], device)
     return _SideBySide(pool, rows, scales, spans[0].start, spans[-1].end, source, places)
 
@@ -220,4 +221,4 @@ def _rows(rows: list[int], device: torch.device) -> slice | Tensor:
     step = rows[1] - rows[0]
     if step > 0 and rows == list(range(rows[0], rows[-1] + 1, step)):
         return slice(rows[0], rows[-1] + 1, step)
-    return torch.tensor(rows, device=device)
+    return to_device(rows, device)

@@ -24,7 +24,7 @@ from tinsmith.engine.model.lean.lean_decoder import lean_decoder
 from tinsmith.engine.model.loading.architecture import check_config, find_targets, is_experts, unsupported
 from tinsmith.engine.model.loading.base_weights import BaseWeights
 from tinsmith.engine.model.loading.loading_faults import named_faults
-from tinsmith.engine.model.loading.probe import check_lean, check_numbers, check_packed, check_tiles, plain_logits
+from tinsmith.engine.model.loading.probe import check_numbers, check_packed, check_tiles, lean_agrees, plain_logits
 from tinsmith.engine.model.lora import LoraLinear
 from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.shards import gather_weight
@@ -111,8 +111,7 @@ def _load(
         fuse_norms(model)
     model.config._attn_implementation = attention.NAME
     check_packed(base, plain)
-    if lean is not None:
-        check_lean(base, lean)
+    if lean is not None and lean_agrees(base, lean):
         base.lean = lean
     if cell.products.tile > 1:
         check_tiles(base)

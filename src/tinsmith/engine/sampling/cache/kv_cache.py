@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tinsmith.engine.free_memory import free_memory
 from tinsmith.engine.out_of_memory import size
+from tinsmith.engine.transfers import to_device
 from tinsmith.settings import Settings
 
 # Where `kv_cache_mb` is silent. On a CPU storage grows with use, so the figure is a limit, or the share where less is
@@ -87,7 +88,7 @@ class KVCache:
         if not blocks:
             return
         self._grow(max(blocks) + 1)
-        index = torch.tensor(blocks, device=self.device)
+        index = to_device(blocks, self.device)
         for stored in (*self._keys, *self._values):
             stored.index_fill_(0, index, 0)
 
@@ -97,7 +98,7 @@ class KVCache:
             return
         # Blocks of copies come from the same manager as others, but without passing `prepare`.
         self._grow(max(target for _, target in pairs) + 1)
-        source, target = torch.tensor(pairs, device=self.device).unbind(1)
+        source, target = to_device(pairs, self.device).unbind(1)
         for stored in (*self._keys, *self._values):
             stored.index_copy_(0, target, stored.index_select(0, source))
 

@@ -18,6 +18,7 @@ from tinsmith.engine.sampling.cache.kv_cache import KVCache
 from tinsmith.engine.sampling.cache.paged_attention import PagedPass
 from tinsmith.engine.sampling.decoding.decode_rows import DecodePass, DecodeRows
 from tinsmith.engine.sampling.sequence import Sequence
+from tinsmith.engine.transfers import to_device
 
 # Block tables have room for so many blocks more than the longest sequence has.
 _MORE_BLOCKS = 16
@@ -60,16 +61,16 @@ class DecodeStream:
         cells = self._tables[np.arange(len(sequences)), starts // size] * size + starts % size
         context = ForwardContext(
             mode=Mode.DECODE,
-            positions=torch.from_numpy(starts.copy()).to(device),
+            positions=to_device(starts, device),
             lengths=(1,) * len(sequences),
             spans=self._spans,
             paged=PagedPass(self._cache, starts.tolist(), self._side_by_side(follows, sequences, tables)),
-            slot_mapping=torch.from_numpy(cells).to(device),
-            block_tables=tables.to(device, torch.int32),
-            context_lens=torch.from_numpy((starts + 1).astype(np.int32)).to(device),
+            slot_mapping=to_device(cells, device),
+            block_tables=to_device(tables, device, torch.int32),
+            context_lens=to_device(starts + 1, device, torch.int32),
             workspace=self._workspace,
         )
-        return torch.tensor([s.tokens[-1] for s in sequences], device=device), context
+        return to_device([s.tokens[-1] for s in sequences], device), context
 
     def _follows(self, sequences: list[Sequence]) -> bool:
         if sequences != self._sequences:

@@ -22,6 +22,7 @@ from torch import Tensor
 from tinsmith.engine.model.tiles.products import fill_up
 from tinsmith.engine.model.tiles.softmax import BUCKET, bucket_sums
 from tinsmith.engine.sampling.drawing.randomness import exponentials, substream
+from tinsmith.engine.transfers import to_device
 
 # Most nuclei are narrower than this at usual temperatures; for a wider one eight times as many are looked at. Other
 # widths are rounded up to a multiple of it, see `products.fill_up`.
@@ -81,7 +82,7 @@ class Distribution:
         x = logits - self._peak[:, None]
         if any(t not in (0, 1) for t in shaping.temperature):
             scale = [t if t > 0 else 1.0 for t in shaping.temperature]
-            self._scale = torch.tensor(scale, dtype=torch.float64, device=x.device)
+            self._scale = to_device(scale, x.device, torch.float64)
             # The largest has been taken off, so that a tiny temperature overflows to -inf, which is its limit. Rounded
             # to 0 it would make 0 / 0 of the largest itself.
             x.div_(self._scale.clamp_min(torch.finfo(x.dtype).tiny).to(x.dtype)[:, None])
@@ -95,17 +96,17 @@ class Distribution:
 
     def _truncate(self, rows: list[int]) -> Tensor:
         """Keep the k likeliest and of those the nucleus of some rows; return which tokens stay, bool [n, V]."""
-        index = torch.tensor(rows, device=self._logits.device)
+        index = to_device(rows, self._logits.device)
         logits = self._logits[index]
         vocab = logits.shape[-1]
         # Top-k first, and top-p of the mass that it leaves, the order of vLLM and of transformers.
         top_k = [self._shaping.top_k[row] for row in rows]
-        limit = torch.tensor([min(k, vocab) if k > 0 else vocab for k in top_k], device=logits.device)
+        limits = [min(k, vocab) if k > 0 else vocab for k in top_k]
         top_p = [self._shaping.top_p[row] for row in rows]
         if min(top_p) >= 1:
-            ranked, counts = _ranked(logits, int(limit.max())), limit
+            ranked, counts = _ranked(logits, max(limits)), to_device(limits, logits.device)
         else:
-            ranked, counts = self._nuclei(logits, index, limit, top_p)
+            ranked, counts = self._nuclei(logits, index, limits, top_p)
         kept = _largest(logits, ranked, counts)
         weights = self._weights.flatten(1)
         weights[index, :vocab] = weights[index, :vocab].masked_fill_(~kept, 0.0)
@@ -113,7 +114,7 @@ class Distribution:
         self._log_total = self._mass.sum(-1).log()
         return kept
 
-    def _nuclei(self, logits: Tensor, rows: Tensor, limit: Tensor, top_p: list[float]) -> tuple[Tensor, Tensor]:
+    def _nuclei(self, logits: Tensor, rows: Tensor, limits: list[int], top_p: list[float]) -> tuple[Tensor, Tensor]:
         """Return the likeliest tokens' logits, largest first, and how many of them make up top_p of each row's mass.
 
         Looks at the 64 likeliest first, and at more only where a nucleus is wider: sorting a vocabulary is slow.
@@ -121,18 +122,19 @@ class Distribution:
         Args:
             logits: [n, V].
             rows: which rows of the batch they are, int64 [n].
-            limit: how many top-k leaves, int64 [n].
+            limits: how many top-k leaves of each.
             top_p: of each.
 
         Returns:
             [n, W] and int64 [n].
         """
         vocab = logits.shape[-1]
-        wanted = torch.tensor(top_p, dtype=torch.float64, device=logits.device)[:, None]
+        wanted = to_device(top_p, logits.device, torch.float64)[:, None]
+        limit = to_device(limits, logits.device)
         width = min(vocab, _FIRST_NUCLEUS)
         limited = limit < vocab
-        if bool(limited.any()):
-            width = max(width, min(vocab, -(-int(limit[limited].max()) // _FIRST_NUCLEUS) * _FIRST_NUCLEUS))
+        if (most := max((k for k in limits if k < vocab), default=0)) > width:
+            width = min(vocab, -(-most // _FIRST_NUCLEUS) * _FIRST_NUCLEUS)
         while True:
             ranked = _ranked(logits, width)
             if self._tile > 1:
@@ -169,7 +171,7 @@ class Distribution:
         inside = self._weights[torch.arange(bucket.shape[0], device=bucket.device), bucket].to(torch.float64)
         tokens = bucket * BUCKET + (inside / exponentials(substream(keys, 2), BUCKET)).argmax(-1)
         if greedy:
-            index = torch.tensor(greedy, device=tokens.device)
+            index = to_device(greedy, tokens.device)
             tokens[index] = self._logits[index].argmax(-1)
         return tokens[: self._rows]
 
@@ -189,7 +191,7 @@ class Distribution:
         found = self._shaped(logits.gather(-1, ids), index).sub_(total[:, None])
         cut = [(place, self._cut[row]) for place, row in enumerate(asked) if row in self._cut]
         if cut and self._kept is not None:
-            places, kept = torch.tensor(cut, device=ids.device).unbind(1)
+            places, kept = to_device(cut, ids.device).unbind(1)
             found[places] = found[places].masked_fill_(~self._kept[kept].gather(-1, ids[places]), -torch.inf)
         return found
 
@@ -218,7 +220,7 @@ class Distribution:
         """Some rows as a tensor, by default all that are no filling; None where those are all that there are."""
         if rows is None and self._rows == self._logits.shape[0]:
             return None
-        return torch.tensor(range(self._rows) if rows is None else rows, device=self._logits.device)
+        return to_device(list(range(self._rows) if rows is None else rows), self._logits.device)
 
     def _shaped(self, logits: Tensor, rows: Tensor | None) -> Tensor:
         """Return logits of some rows less their largest, over temperature: float64."""
@@ -244,10 +246,19 @@ def _largest(x: Tensor, ranked: Tensor, counts: Tensor) -> Tensor:
     # Marked by threshold instead of scattered by index: ties are settled by the lower id, which topk does not promise.
     threshold = ranked.gather(-1, counts[:, None] - 1)
     marked = x >= threshold
-    tied = (marked.sum(-1) > counts).nonzero()[:, 0]
-    if tied.numel():
-        some, edge = x[tied], threshold[tied]
-        above, equal = some > edge, some == edge
-        room = counts[tied, None] - above.sum(-1, keepdim=True)
-        marked[tied] = above | (equal & (equal.cumsum(-1) <= room))
+    tied: Tensor | slice = slice(None)
+    if _is_near(x):
+        # There are seldom any, and an accelerator would have to be waited for to know.
+        tied = (marked.sum(-1) > counts).nonzero()[:, 0]
+        if not tied.numel():
+            return marked
+    some, edge = x[tied], threshold[tied]
+    above, equal = some > edge, some == edge
+    room = counts[tied][:, None] - above.sum(-1, keepdim=True)
+    marked[tied] = above | (equal & (equal.cumsum(-1) <= room))
     return marked
+
+
+def _is_near(x: Tensor) -> bool:
+    """Whether Python may look at a tensor without waiting for a device."""
+    return x.device.type == "cpu"

@@ -11,6 +11,7 @@ from torch import Tensor
 from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
 from tinsmith.engine.sampling.drawing.randomness import stream_keys
 from tinsmith.engine.sampling.sequence import Sequence
+from tinsmith.engine.transfers import to_device
 
 # Ids and logprobs of the likeliest tokens, likeliest first.
 Top = tuple[list[int], list[float]]
@@ -43,11 +44,11 @@ def next_tokens(sequences: ListLike[Sequence], logits: Tensor, tile: int = 1) ->
     shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
     distribution = Distribution(logits, shaping, tile)
     # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
-    bases = torch.tensor([s.stream for s in sequences], device=logits.device)
-    positions = torch.tensor([len(s.tokens) for s in sequences], device=logits.device)
+    bases = to_device([s.stream for s in sequences], logits.device)
+    positions = to_device([len(s.tokens) for s in sequences], logits.device)
     tokens = distribution.draw(stream_keys(bases, positions))
     chosen = distribution.logprobs(tokens[:, None])[:, 0]
-    # One transfer for all three; ids are exact in float64.
+    # One transfer for all three, where a step waits for the device; ids are exact in float64.
     drawn = torch.stack([tokens.to(chosen.dtype), chosen, distribution.finite.to(chosen.dtype)]).T.tolist()
     tops = _tops(sequences, distribution)
     return [
