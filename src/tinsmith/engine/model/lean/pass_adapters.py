@@ -14,7 +14,8 @@ from itertools import groupby, pairwise
 import torch
 from torch import Tensor
 
-from tinsmith.engine.adapters.slots import ALPHA, Pool
+from tinsmith.engine.adapters.layouts import ALPHA
+from tinsmith.engine.adapters.slots import Pool
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
 
 # Spans are padded to the longest while that at most doubles their rows.
