@@ -28,7 +28,7 @@ from tinsmith.cookbook.hyperparam_utils import (
 from tinsmith.cookbook.model_info import get_model_attributes, get_recommended_renderer_name
 from tinsmith.cookbook.renderers import get_renderer, renderer_names
 from tinsmith.cookbook.utils import get_lr, recommended_lr
-from tinsmith.engine.adapters.slots import Layout, bucket_of, targets_for
+from tinsmith.engine.adapters.layouts import Layout, bucket_of, targets_for
 from tinsmith.engine.checkpoints.peft_layout import export_tensors
 from tinsmith.engine.model.loading.base_loading import load_base_model
 from tinsmith.types.errors import UserError

@@ -15,7 +15,7 @@ from tests.support.checkpoints import FAMILIES, SHAPE, checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.rows import make_row
 from tinsmith.engine.adapters.heap import Heap
-from tinsmith.engine.adapters.slots import Target
+from tinsmith.engine.adapters.layouts import Target
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.types.errors import UserError

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.adapters.heap import Heap
-from tinsmith.engine.adapters.slots import Layout, Pool, Slot, Target, bucket_of, targets_for
+from tinsmith.engine.adapters.layouts import Layout, Target, bucket_of, targets_for
+from tinsmith.engine.adapters.slots import Pool, Slot
 from tinsmith.engine.free_memory import free_memory
 from tinsmith.engine.out_of_memory import size
 from tinsmith.types.errors import UserError

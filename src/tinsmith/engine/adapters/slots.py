@@ -1,4 +1,4 @@
-"""Where the weights of adapters lie: layouts, pools of slots, and the gradients of one pass.
+"""Where the weights of adapters lie: pools of slots, and the gradients of one pass.
 
 An adapter is one flat vector. A `Layout` says where each module's A and B lie in it, a `Pool` stacks the vectors of
 all adapters of one layout, so that `A[slot, rank, in]` and `B[slot, out, rank]` of a module are views.
@@ -6,109 +6,14 @@ all adapters of one layout, so that `A[slot, rank, in]` and `B[slot, out, rank]`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tinsmith.types.params import LoraConfig
-
-# Whatever the rank is, so that a learning rate found at one rank serves for others (Schulman et al. 2025, "LoRA without
-# regret").
-ALPHA = 32.0
-# Powers of two: zero padding less than doubles an adapter, and six pools at most hold all ranks of one set of switches.
-RANK_BUCKETS = (8, 16, 32, 64, 128, 256)
-# Views start at a multiple of this many elements, because grouped matrix kernels want aligned pointers.
-_ALIGNMENT = 16
-
-TargetKind = Literal["attn", "mlp", "unembed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A weight of the base that adapters act on.
-
-    Attributes:
-        name: of the module in the `transformers` model; for experts, of the fused parameter.
-        kind: which switch of `LoraConfig` turns it on.
-        inputs: width of the input.
-        outputs: width of the output.
-        experts: number of experts; 0 for a linear layer.
-        experts_per_token: experts that a token visits; 1 for a linear layer.
-    """
-
-    name: str
-    kind: TargetKind
-    inputs: int
-    outputs: int
-    experts: int = 0
-    experts_per_token: int = 1
-
-    def rank(self, rank: int) -> int:
-        """Rank of this weight's adapter: an expert gets its share, so that a token meets about `rank` in all."""
-        return max(1, rank // self.experts_per_token) if self.experts else rank
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of this weight's adapter per unit of the rank that was asked for."""
-        return (self.inputs + self.outputs) * max(1, self.experts) // self.experts_per_token
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where A and B of one target lie in an adapter's flat vector."""
-
-    target: Target
-    a_offset: int
-    a_shape: tuple[int, ...]
-    b_offset: int
-    b_shape: tuple[int, ...]
-
-    def a(self, flat: Tensor) -> Tensor:
-        """A of `flat` [..., P]: [..., rank, in], for experts [..., experts, rank, in]."""
-        return _view(flat, self.a_offset, self.a_shape)
-
-    def b(self, flat: Tensor) -> Tensor:
-        """B of `flat` [..., P]: [..., out, rank], for experts [..., experts, out, rank]."""
-        return _view(flat, self.b_offset, self.b_shape)
-
-
-def _view(flat: Tensor, offset: int, shape: tuple[int, ...]) -> Tensor:
-    size = 1
-    for n in shape:
-        size *= n
-    return flat.narrow(-1, offset, size).unflatten(-1, shape)
-
-
-def bucket_of(rank: int) -> int:
-    """Return the smallest rank bucket that holds `rank`, which is at most the largest."""
-    return next(b for b in RANK_BUCKETS if b >= rank)
-
-
-class Layout:
-    """The places of all targets for adapters of one rank bucket and one set of switches."""
-
-    def __init__(self, targets: Iterable[Target], bucket: int) -> None:
-        self.bucket = bucket
-        self.places: dict[str, Place] = {}
-        self.size = 0
-        shapes: list[tuple[Target, tuple[int, ...], tuple[int, ...]]] = []
-        for target in targets:
-            rank = target.rank(bucket)
-            stack = (target.experts,) if target.experts else ()
-            shapes.append((target, (*stack, rank, target.inputs), (*stack, target.outputs, rank)))
-        # All A, then all B: so the A of targets with one input, which are neighbours in a model, are one matrix.
-        a_offsets = [self._take(a_shape) for _, a_shape, _ in shapes]
-        for (target, a_shape, b_shape), a_offset in zip(shapes, a_offsets, strict=True):
-            self.places[target.name] = Place(target, a_offset, a_shape, self._take(b_shape), b_shape)
-
-    def _take(self, shape: tuple[int, ...]) -> int:
-        offset = self.size
-        # Rounded up; the gap belongs to no view and stays zero.
-        self.size += -(-torch.Size(shape).numel() // _ALIGNMENT) * _ALIGNMENT
-        return offset
+from tinsmith.engine.adapters.layouts import ALPHA, Layout, view_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +131,7 @@ class Pool:
         (rank, inputs), first = places[0].a_shape, places[0].a_offset
         if [place.a_offset for place in places] != [first + i * rank * inputs for i in range(len(names))]:
             raise ValueError(f"names: got {names}, expected targets whose A lie side by side")
-        a = _view(self.weights, first, (len(names) * rank, inputs))
+        a = view_of(self.weights, first, (len(names) * rank, inputs))
         return Factors(a, tuple(place.b(self.weights) for place in places), rank)
 
     def _forget_views(self) -> None:
@@ -318,12 +223,6 @@ class Pool:
             del self._seated[slot.row]
             self._free.append(slot.row)
             slot.row = None
-
-
-def targets_for(targets: Iterable[Target], lora: LoraConfig) -> tuple[Target, ...]:
-    """Return the targets that an adapter of this config acts on."""
-    on = {"attn": lora.train_attn, "mlp": lora.train_mlp, "unembed": lora.train_unembed}
-    return tuple(t for t in targets if on[t.kind])
 
 
 @dataclass(slots=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tinsmith.adapter_files.manifest import read_arrival, read_file, read_manifest
 from tinsmith.adapter_files.peft_config import parse_config
+from tinsmith.engine.adapters.layouts import targets_for
 from tinsmith.engine.adapters.references import BASE, Reference
-from tinsmith.engine.adapters.slots import Slot, targets_for
+from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.adapters.trained_adapters import Adapter
 from tinsmith.engine.checkpoints.fingerprint import METADATA_KEY, fingerprint
 from tinsmith.engine.checkpoints.foreign import fit_foreign

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from tinsmith.engine.adapters.slots import Target
+from tinsmith.engine.adapters.layouts import Target
 from tinsmith.engine.checkpoints.base_folder import BaseFolder
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.loading.architecture import find_targets

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tinsmith.adapter_files.expert_parts import fuse_experts, place_of, rank_offsets
 from tinsmith.adapter_files.peft_config import AdapterConfig
 from tinsmith.adapter_files.peft_parts import Part, Parts, check_fit, lora_of, read_parts
-from tinsmith.engine.adapters.slots import ALPHA, Target
+from tinsmith.engine.adapters.layouts import ALPHA, Target
 from tinsmith.engine.checkpoints.peft_layout import tensor_names
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.types.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tinsmith.adapter_files.peft_parts import PREFIX
-from tinsmith.engine.adapters.slots import ALPHA, Layout, Place, Target
+from tinsmith.engine.adapters.layouts import ALPHA, Layout, Place, Target
 from tinsmith.types.errors import UserError, invalid
 
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from tinsmith.engine.adapters.slots import Target
+from tinsmith.engine.adapters.layouts import Target
 from tinsmith.engine.model.context import ContextCell, ForwardContext, Mode
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.lora import LoraLinear

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from tinsmith.engine.adapters.slots import Layout, PassGradients, Pool, Slot, Target
+from tinsmith.engine.adapters.layouts import Layout, Target
+from tinsmith.engine.adapters.slots import PassGradients, Pool, Slot
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext, Mode
 

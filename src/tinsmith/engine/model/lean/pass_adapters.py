@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tinsmith.engine.adapters.slots import ALPHA, Pool
+from tinsmith.engine.adapters.layouts import ALPHA
+from tinsmith.engine.adapters.slots import Pool
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.engine.transfers import to_device

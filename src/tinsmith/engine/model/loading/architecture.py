@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tinsmith.engine.adapters.slots import Target
+from tinsmith.engine.adapters.layouts import Target
 from tinsmith.model_files.folder import CONFIG
 from tinsmith.types.errors import UserError
 

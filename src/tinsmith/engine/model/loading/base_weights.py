@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils.logging import disable_progress_bar
 
-from tinsmith.engine.adapters.slots import Target
+from tinsmith.engine.adapters.layouts import Target
 from tinsmith.engine.model.loading.stored_names import StoredNames
 from tinsmith.model_files.folder import CONFIG, INDEX, SINGLE, read_weights
 from tinsmith.model_files.reading import file_error
