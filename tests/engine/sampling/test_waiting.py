@@ -15,7 +15,7 @@ from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.sampling import make_job, random_prompt
 from tinsmith.engine.engine import Engine
-from tinsmith.engine.sampling import distribution
+from tinsmith.engine.sampling.drawing import distribution
 from tinsmith.types.params import LoraConfig
 
 # What has a result of a size or a value that only the device knows.
