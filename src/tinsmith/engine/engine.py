@@ -28,7 +28,7 @@ from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.sampler import Sampler
 from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training.finite_losses import fail_infinite
-from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt
+from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt, share_prompts
 from tinsmith.engine.training.pass_budget import PassBudget
 from tinsmith.engine.training.pass_memory import PassMemory
 from tinsmith.engine.training.reference_logprobs import ReferenceLogprobs
@@ -42,6 +42,9 @@ from tinsmith.types.facts.loss_table import LOSSES, unit_of
 from tinsmith.types.params import AdamParams, LoraConfig
 
 log = logging.getLogger(__name__)
+
+# A unit of rows that share a prompt has at most that part of a pass.
+_UNITS_PER_PASS = 4
 
 
 class Engine:
@@ -331,9 +334,11 @@ class Engine:
         if tiled:
             # On top of what is there, datum by datum: however an operation is cut into passes, it is the same sum.
             gradients.flats.update((a.slot, a.grad.clone()) for a in adapters)
-        grant = self.pass_budget.grant(units, backward)
+        # Tiles add up an adapter's gradient row by row. Units stay small beside a pass, so that it can be cut evenly.
+        together = units if tiled else share_prompts(units, self.pass_budget.tokens // _UNITS_PER_PASS)
+        grant = self.pass_budget.grant(together, backward)
         try:
-            outputs = run_units(self.base, units, grant.tokens, self._chunk, gradients if backward else None)
+            outputs = run_units(self.base, together, grant.tokens, self._chunk, gradients if backward else None)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients, Slot
-from tinsmith.engine.model.padded import PaddedLayout
+from tinsmith.engine.model.padded import NO_HEAD, Head, PaddedLayout
 from tinsmith.engine.model.tiles.products import WHOLE, Products
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.engine.transfers import to_device
@@ -103,8 +103,8 @@ class ForwardContext:
         slot_mapping: cell of the paged cache for each new key, int64 [T].
         block_tables: blocks of each sequence, int32 [S, blocks], padded with 0.
         context_lens: keys of each sequence, the new ones included, int32 [S].
-        heads: tokens that each sequence has before its own `lengths`, which are the first ones of the sequence ahead of
-            it (PACKED); empty where no sequences share a head.
+        heads: what each sequence has before its own `lengths`, as tokens of another one (PACKED); empty where no
+            sequences share a head.
         products: how rows are multiplied with weights; the model's, see `ContextCell`.
         workspace: what passes like this one have in common (PREFILL, DECODE); None for a pass that is alone.
     """
@@ -118,7 +118,7 @@ class ForwardContext:
     slot_mapping: Tensor | None = None
     block_tables: Tensor | None = None
     context_lens: Tensor | None = None
-    heads: tuple[int, ...] = ()
+    heads: tuple[Head, ...] = ()
     products: Products = WHOLE
     workspace: Workspace | None = None
     # Both are the same in every layer, so that the first one that asks pays for all.
@@ -166,7 +166,7 @@ class ForwardContext:
         if extra:
             self.positions = torch.cat([self.positions, torch.arange(extra, device=self.positions.device)])
             self.lengths = (*self.lengths, extra)
-            self.heads = (*self.heads, 0) if self.heads else ()
+            self.heads = (*self.heads, NO_HEAD) if self.heads else ()
         return extra
 
     def _by_sequence(self, span: AdapterSpan) -> Iterator[AdapterSpan]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -16,6 +16,7 @@ from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.jobs import TrainRow
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.head.logprobs import Pairs
+from tinsmith.engine.model.padded import Head
 from tinsmith.engine.training.losses import PER_POSITION, LossInputs
 from tinsmith.types.facts.loss_table import LOSSES, resolve_config
 
@@ -34,7 +35,7 @@ class PackedRow:
         targets: int64 [N] or [N, K].
         reference: what its loss measures against; None where it reads none.
         ref_logprobs: of the targets under it, [N]; None until they are known.
-        head: its first tokens and targets that are also those of the row ahead of it, and are computed there.
+        head: its first tokens and targets that are also those of the row that leads its unit, and are computed there.
     """
 
     index: int
@@ -87,8 +88,10 @@ class PackedRow:
         return trained
 
 
-# Rows that nothing may part, because their loss is one: a pair, or a single row.
+# Rows that nothing may part: a single one, a pair whose loss is one, or rows that share a prompt. The first one leads.
 Unit = tuple[PackedRow, ...]
+# A prompt shorter than that is not worth being looked for.
+_LEAST_HEAD = 16
 
 
 def share_prompt(unit: Unit) -> Unit:
@@ -99,12 +102,45 @@ def share_prompt(unit: Unit) -> Unit:
     if len(unit) != 2:
         return unit
     chosen, rejected = unit
+    return chosen, replace(rejected, head=_common(chosen, rejected))
+
+
+def _common(leader: PackedRow, row: PackedRow) -> int:
+    """Return how many tokens and targets of two rows are the same up to where one of them trains."""
     # A row keeps at least one token.
-    length = min(row.tokens.size for row in unit) - 1
-    same = (chosen.tokens[:length] == rejected.tokens[:length]) & (chosen.targets[:length] == rejected.targets[:length])
+    length = min(leader.tokens.size, row.tokens.size) - 1
+    same = (leader.tokens[:length] == row.tokens[:length]) & (leader.targets[:length] == row.targets[:length])
     # What trains is each row's own: its logprob has a gradient from either.
-    same &= (chosen.floats("weights", 1.0)[:length] == 0) & (rejected.floats("weights", 1.0)[:length] == 0)
-    return chosen, replace(rejected, head=int(same.argmin()) if not same.all() else length)
+    same &= ~(leader.trained()[:length] | row.trained()[:length])
+    return length if same.all() else int(same.argmin())
+
+
+def share_prompts(units: Sequence[Unit], most: int) -> list[Unit]:
+    """Put rows that answer the same prompt into units that compute it once: the samples of a group, in RL.
+
+    Args:
+        units: of a pass, each computed in the same way with its neighbours as without.
+        most: tokens of a unit that several are put into.
+    """
+    found: list[Unit] = []
+    # Where the unit is that a row with these first tokens may join.
+    places: dict[tuple[object, ...], int] = {}
+    for unit in units:
+        row = unit[0]
+        if len(unit) > 1 or not row.is_per_position or row.targets.ndim > 1 or row.tokens.size <= _LEAST_HEAD:
+            found.append(unit)
+            continue
+        key = (id(row.slot), row.loss, row.tokens[:_LEAST_HEAD].tobytes())
+        place = places.get(key)
+        if place is not None:
+            led = found[place]
+            joining = replace(row, head=_common(led[0], row))
+            if joining.head >= _LEAST_HEAD and tokens_of((*led, joining)) <= most:
+                found[place] = (*led, joining)
+                continue
+        places[key] = len(found)
+        found.append(unit)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +171,33 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Losses:
+    """The losses of some pairs.
+
+    Attributes:
+        inputs: of the losses, one value for each pair.
+        groups: which loss applies to which pairs, in the order of the pairs.
+    """
+
+    inputs: LossInputs
+    groups: tuple[LossGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """One stream with what its losses read.
 
     Attributes:
         rows: in stream order.
         stream: their tokens.
-        inputs: of the losses, [P] each; their `rows` are places in `rows`.
-        groups: which loss applies to which pairs, in the order of the pairs.
+        losses: of all P pairs; the inputs' `rows` are places in `rows`.
+        own: of the pairs in `stream`, which has those of a shared head once.
     """
 
     rows: tuple[PackedRow, ...]
     stream: Stream
-    inputs: LossInputs
-    groups: tuple[LossGroup, ...]
+    losses: Losses
+    own: Losses
 
 
 def tokens_of(unit: Unit) -> int:
@@ -205,13 +254,10 @@ def pack(
         gradients: of the pass; None where nothing is trained.
     """
     # Worked out in numpy and moved as a handful of arrays: a tensor per row would be a transfer per row.
-    row_of_pair = np.repeat(np.arange(len(rows)), [r.targets.size for r in rows])
-    return Packed(
-        rows=tuple(rows),
-        stream=lay_out(rows, [r.slot for r in rows], device, gradients),
-        inputs=_loss_inputs(rows, row_of_pair, device, dtype),
-        groups=_loss_groups(rows),
-    )
+    losses = own = _losses(rows, [0] * len(rows), device, dtype)
+    if any(r.head for r in rows):
+        own = _losses(rows, [r.head for r in rows], device, dtype)
+    return Packed(tuple(rows), lay_out(rows, [r.slot for r in rows], device, gradients), losses, own)
 
 
 def lay_out(
@@ -234,14 +280,23 @@ def _context(
     # From 0 again in every row, behind its head: a sequence is computed as if it were alone.
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(sum(lengths)) - np.repeat(starts - heads, lengths)
+    leaders = _leaders(rows)
     return ForwardContext(
         mode=Mode.PACKED,
         positions=torch.from_numpy(positions).to(device),
         lengths=tuple(lengths),
         spans=adapter_spans(slots, lengths),
         gradients=gradients,
-        heads=tuple(heads) if any(heads) else (),
+        heads=tuple(map(Head, leaders, heads)) if any(heads) else (),
     )
+
+
+def _leaders(rows: Sequence[PackedRow]) -> list[int]:
+    """Return the place of the row that each takes its head from: the last one before it that has none itself."""
+    leaders: list[int] = []
+    for place, row in enumerate(rows):
+        leaders.append(leaders[-1] if row.head else place)
+    return leaders
 
 
 def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
@@ -260,39 +315,42 @@ def _pairs(rows: Sequence[PackedRow], device: torch.device) -> Pairs:
 def _places(rows: Sequence[PackedRow], device: torch.device) -> Tensor | None:
     if not any(r.head for r in rows):
         return None
+    sizes = [row.targets[row.head :].size for row in rows]
+    starts = np.cumsum(sizes) - sizes
     places: list[npt.NDArray[np.int64]] = []
-    ahead = start = 0
-    for row in rows:
-        own = row.targets[row.head :].size
-        # The row ahead has no head, and one target per token.
-        places += [np.arange(ahead, ahead + row.head), np.arange(start, start + own)]
-        ahead, start = start, start + own
+    for row, leader, start, size in zip(rows, _leaders(rows), starts.tolist(), sizes, strict=True):
+        # The leader has no head, and one target per token.
+        lent = int(starts[leader])
+        places += [np.arange(lent, lent + row.head), np.arange(start, start + size)]
     return torch.from_numpy(np.concatenate(places)).to(device)
 
 
-def _loss_inputs(
-    rows: Sequence[PackedRow], row_of_pair: npt.NDArray[np.int64], device: torch.device, dtype: torch.dtype
-) -> LossInputs:
-    def column(arrays: Sequence[npt.NDArray[np.floating]]) -> Tensor:
-        return torch.from_numpy(np.concatenate(arrays)).to(device, dtype)
+def _losses(rows: Sequence[PackedRow], skipped: Sequence[int], device: torch.device, dtype: torch.dtype) -> Losses:
+    """Return the losses of rows without the first few pairs of each."""
 
+    def column(array: Callable[[PackedRow], npt.NDArray[np.floating]]) -> Tensor:
+        parts = [array(row)[skip:] for row, skip in zip(rows, skipped, strict=True)]
+        return torch.from_numpy(np.concatenate(parts)).to(device, dtype)
+
+    sizes = [row.targets.size - skip for row, skip in zip(rows, skipped, strict=True)]
     # What a loss does not take is filled in all the same, so that rows of different losses share a stream.
-    return LossInputs(
-        weights=column([r.floats("weights", 1.0) for r in rows]),
-        logprobs=column([r.floats("logprobs", 0.0) for r in rows]),
-        advantages=column([r.floats("advantages", 0.0) for r in rows]),
-        ratio_mask=column([r.ratio_mask() for r in rows]),
-        reference=column([np.zeros(r.targets.size) if r.ref_logprobs is None else r.ref_logprobs for r in rows]),
-        rows=torch.from_numpy(row_of_pair).to(device),
+    inputs = LossInputs(
+        weights=column(lambda r: r.floats("weights", 1.0)),
+        logprobs=column(lambda r: r.floats("logprobs", 0.0)),
+        advantages=column(lambda r: r.floats("advantages", 0.0)),
+        ratio_mask=column(lambda r: r.ratio_mask()),
+        reference=column(lambda r: np.zeros(r.targets.size) if r.ref_logprobs is None else r.ref_logprobs),
+        rows=torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)).to(device),
     )
+    return Losses(inputs, _loss_groups(rows, sizes))
 
 
-def _loss_groups(rows: Sequence[PackedRow]) -> tuple[LossGroup, ...]:
+def _loss_groups(rows: Sequence[PackedRow], sizes: Sequence[int]) -> tuple[LossGroup, ...]:
     # The usual batch has one loss; mixed ones come from tenants that share a pass, whose rows lie side by side.
     groups: list[LossGroup] = []
     start = 0
-    for (name, config), some in groupby(rows, key=lambda row: row.loss):
-        end = start + sum(row.targets.size for row in some)
+    for (name, config), some in groupby(zip(rows, sizes, strict=True), key=lambda pair: pair[0].loss):
+        end = start + sum(size for _, size in some)
         groups.append(LossGroup(name, dict(config), start, end))
         start = end
     return tuple(groups)

@@ -18,7 +18,7 @@ from tinsmith.engine.model.head.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
 from tinsmith.engine.threads import THREADS
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
-from tinsmith.engine.training.packing import Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
+from tinsmith.engine.training.packing import Losses, Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
 from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS, pair_metrics
 
 _FUNCTIONS = LOSS_FUNCTIONS | PAIRED_LOSS_FUNCTIONS
@@ -102,7 +102,7 @@ def _compute(base: BaseModel, packed: Packed, chunk: int) -> tuple[Tensor, Tenso
     stream, gradients = packed.stream, packed.stream.context.gradients
     if gradients is None or not packed.rows[0].is_per_position or base.products.tile > 1:
         logprobs = stream_logprobs(base, stream, chunk)
-        losses = per_position_losses(packed, logprobs)
+        losses = per_position_losses(packed.losses, logprobs)
         if gradients is not None:
             # One scalar for every tenant's rows: no token sees another's sequence, so their gradients do not mix.
             losses.sum().backward()
@@ -110,13 +110,15 @@ def _compute(base: BaseModel, packed: Packed, chunk: int) -> tuple[Tensor, Tenso
     hidden = base.hidden(stream.input_ids, stream.context)  # [T, H]
     spans = head_spans(base.head, stream.context)
     logprobs, grad = logprobs_and_gradient(
-        base.head, hidden, spans, stream.pairs, chunk, gradients, partial(slopes, packed)
+        base.head, hidden, spans, stream.pairs, chunk, gradients, partial(slopes, packed.own)
     )
     # Nothing before the head is trained where all adapters act on the head alone.
     if hidden.requires_grad:
         hidden.backward(grad)
+    if stream.places is not None:
+        logprobs = logprobs[stream.places]
     with torch.no_grad():
-        return logprobs, per_position_losses(packed, logprobs)
+        return logprobs, per_position_losses(packed.losses, logprobs)
 
 
 def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
@@ -130,32 +132,32 @@ def stream_logprobs(base: BaseModel, stream: Stream, chunk: int) -> Tensor:
     return logprobs if stream.places is None else logprobs[stream.places]
 
 
-def per_position_losses(packed: Packed, logprobs: Tensor, first: int = 0) -> Tensor:
+def per_position_losses(losses: Losses, logprobs: Tensor, first: int = 0) -> Tensor:
     """Apply each group's loss to the pairs from `first` on: [Q] to [Q]."""
     last = first + logprobs.shape[0]
-    losses: list[Tensor] = [logprobs.new_zeros(0)]
-    for group in packed.groups:
+    found: list[Tensor] = [logprobs.new_zeros(0)]
+    for group in losses.groups:
         low, high = max(group.start, first), min(group.end, last)
         if low < high:
-            inputs = packed.inputs.at(slice(low, high))
-            losses.append(_FUNCTIONS[group.loss_fn](logprobs[low - first : high - first], inputs, group.config))
-    return torch.cat(losses)
+            inputs = losses.inputs.at(slice(low, high))
+            found.append(_FUNCTIONS[group.loss_fn](logprobs[low - first : high - first], inputs, group.config))
+    return torch.cat(found)
 
 
-def slopes(packed: Packed, first: int, logprobs: Tensor) -> Tensor:
+def slopes(losses: Losses, first: int, logprobs: Tensor) -> Tensor:
     """Differentiate the summed losses of the pairs from `first` on, each of which depends on its own logprob alone."""
     if not logprobs.shape[0]:
         return logprobs
     with torch.enable_grad():
         leaf = logprobs.detach().requires_grad_()
-        total = per_position_losses(packed, leaf, first).sum()
+        total = per_position_losses(losses, leaf, first).sum()
     return torch.autograd.grad(total, leaf)[0]
 
 
 def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput]:
     """Cut logprobs and losses into rows; one transfer each."""
     # Summed on the device in the wide dtype; Python floats are float64 and lose nothing more.
-    sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.inputs.rows, losses).tolist()
+    sums = losses.new_zeros(len(packed.rows)).index_add_(0, packed.losses.inputs.rows, losses).tolist()
     sizes = [r.targets.size for r in packed.rows]
     parts = np.split(logprobs.cpu().numpy(), np.cumsum(sizes)[:-1])
     metrics = _metrics(packed, logprobs)
@@ -173,11 +175,11 @@ def _outputs(packed: Packed, logprobs: Tensor, losses: Tensor) -> list[RowOutput
 def _metrics(packed: Packed, logprobs: Tensor) -> dict[int, dict[str, float]]:
     """Return what losses over pairs tell of each row, by its place in the pass."""
     found: dict[int, dict[str, float]] = {}
-    for group in packed.groups:
+    for group in packed.losses.groups:
         if group.loss_fn not in PAIRED_LOSS_FUNCTIONS:
             continue
         pairs = slice(group.start, group.end)
-        inputs, lp = packed.inputs.at(pairs), logprobs[pairs]
+        inputs, lp = packed.losses.inputs.at(pairs), logprobs[pairs]
         places = torch.unique_consecutive(inputs.rows).tolist()
         of_pairs = pair_metrics(group.loss_fn, lp, inputs, group.config)  # [B] each
         columns = {f"{name}:mean": values.tolist() for name, values in of_pairs.items()}
