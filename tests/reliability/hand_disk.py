@@ -24,6 +24,9 @@ class HandWriter(Writer):
         self.engine = engine
         self.commits = 0
         self.guard = None
+        # A life may end after any commit: nothing stays open from one to the next.
+        self._keeps = False
+        self._kept = None
         self.full = False
         self.held = False
         self._waiting: list[_Item] = []

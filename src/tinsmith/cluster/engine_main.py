@@ -1,7 +1,8 @@
 """The child process in which engines live: `python -m tinsmith.cluster.engine_main`, started by `ChildLink`.
 
-Its main thread is the host; one thread reads operations from the socket and one writes events to it, so that the host
-never waits for the socket. When the parent goes, the socket ends and so does this process.
+Its main thread is the host, which sends its events itself as far as the socket takes them at once; one thread reads
+operations from the socket and one writes what is left, so that the host never waits for the socket. When the parent
+goes, the socket ends and so does this process.
 """
 
 from __future__ import annotations
