@@ -53,8 +53,9 @@ def needed(engine: Engine, tokens: int, *model_ids: str) -> int:
     return engine.pass_budget.memory.needed(load)
 
 
-def certain(engine: Engine, tokens: int) -> float:
-    return engine.pass_budget.memory.certain(Load(tokens, rank=8))
+def tensors(engine: Engine, tokens: int) -> float:
+    layout = engine.adapters.get("a").slot.pool.layout
+    return engine.pass_budget.memory.tensors(Load(tokens, rank=8, parameters=layout.size))
 
 
 def grad(engine: Engine, model_id: str) -> torch.Tensor:
@@ -150,7 +151,7 @@ def test_a_row_that_cannot_fit_is_refused_with_the_figures_and_nobody_else(monke
             randomise_adapter(each, model_id, seed)
     data = {m: [row.datum for row in make_rows(m, *lengths)] for m, lengths in (("x", (20, 700, 30)), ("y", (40, 50)))}
     other.run(training("y", 1, data["y"]), optim("y", 2))
-    say_free(monkeypatch, (certain(engine, 100) + certain(engine, 700)) / 2)
+    say_free(monkeypatch, (tensors(engine, 150) + tensors(engine, 700)) / 2)
     streams = count_streams(monkeypatch)
     bad, good, step, bad_step = training("x", 1, data["x"]), training("y", 1, data["y"]), optim("y", 2), optim("x", 2)
     before = engine.adapters.get("x").master.clone()
@@ -165,7 +166,7 @@ def test_a_row_that_cannot_fit_is_refused_with_the_figures_and_nobody_else(monke
     assert torch.equal(engine.adapters.get("x").master, before)
     torch.testing.assert_close(engine.adapters.get("y").master, alone.adapters.get("y").master, rtol=1e-5, atol=1e-6)
     # With memory, or where the host can swap, the same row is computed.
-    say_free(monkeypatch, certain(engine, 100), swap=2**40)
+    say_free(monkeypatch, tensors(engine, 150), swap=2**40)
     again = training("x", 3, data["x"])
     driven.run(again, optim("x", 4))
     assert len(driven.output(again).loss_fn_outputs) == 3

@@ -79,12 +79,11 @@ def test_every_part_counts(tmp_path: Path) -> None:
     memory = engine.pass_budget.memory
     usual = Load(1024, rank=32, parameters=memory.parameters(32))
     needed = memory.needed(usual)
-    assert memory.certain(usual) < needed
+    assert memory.tensors(usual) < needed < 2 * memory.tensors(usual)
     assert needed > memory.needed(Load(512, rank=32, parameters=memory.parameters(32)))
     assert needed < memory.needed(Load(1024, rank=256, parameters=memory.parameters(256)))
     assert needed < memory.needed(Load(1024, lanes=2, rank=32, parameters=memory.parameters(32)))
     assert needed > 3 * memory.needed(Load(1024, backward=False))
-    assert memory.certain(Load(1024, backward=False)) == 0
     # The adapter's parameters, as the pool lays them out, less its padding.
     size = engine.adapters.get("m").slot.pool.layout.size
     head = next(t for t in engine.base.targets if t.kind == "unembed").parameters * 32

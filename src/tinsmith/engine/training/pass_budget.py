@@ -120,8 +120,8 @@ class PassBudget:
             f"{load.tokens} tokens at once need about {size(self.memory.needed(load))}, {size(free)} are free on "
             f"{self._base.device}"
         )
-        certain = self.memory.certain(load)
-        if self._base.device.type == "cpu" and certain > free and certain > free + swap_left():
+        tensors = self.memory.tensors(load)
+        if self._base.device.type == "cpu" and tensors > free and tensors > free + swap_left():
             raise MemoryError(figures)
         return Grant(budget, figures)
 
