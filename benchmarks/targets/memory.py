@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.common import equal_lengths
@@ -32,13 +32,18 @@ def memory(bench: Bench, sizes: Sizes, target: float) -> Result:
 def peak_above(contestant: Contestant, adapter: str, batch: Batch) -> int:
     """Return the bytes by which this process grows during a step on a batch; a small step has gone before."""
     contestant.train({adapter: _first(batch)})
+    return peak_of(lambda: contestant.train({adapter: batch}))
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Return the bytes by which this process grows while it does some work."""
     gc.collect()
-    # What was freed and kept for later would hide as much of the step. (/proc, so glibc in all likelihood.)
+    # What was freed and kept for later would hide as much of it. (/proc, so glibc in all likelihood.)
     ctypes.CDLL(None).malloc_trim(0)
     held = _status("VmRSS")
     # From <Documentation/filesystems/proc.rst>: 5 sets the peak to what is held now.
     (_SELF / "clear_refs").write_text("5")
-    contestant.train({adapter: batch})
+    work()
     return _status("VmHWM") - held
 
 

@@ -230,12 +230,17 @@ class EngineSettings(_Environment):
     dtype: str = Field(
         default="auto", description="`auto` (CPU float32, CUDA bfloat16), `float32`, `bfloat16`, `float16`, `float64`."
     )
-    max_tokens_per_pass: int = Field(default=4096, ge=16, description="Token budget of one packed training pass.")
+    max_tokens_per_pass: int = Field(
+        default=4096,
+        ge=16,
+        description="Token budget of one packed training pass; halved at the start until a pass fits into 40 % of the "
+        "free memory.",
+    )
     prefill_tokens: int = Field(default=2048, ge=16, description="Token budget of one prefill slice.")
     max_decode_batch: int = Field(default=256, ge=1, description="Most sequences decoded in one step.")
     kv_block_size: int = Field(default=16, ge=1, description="Tokens in one block of the KV cache.")
     kv_cache_mb: int | None = Field(
-        default=None, ge=1, description="KV cache, MiB; unset: 60 % of the free device memory, 1024 on a CPU."
+        default=None, ge=1, description="KV cache, MiB; unset: 60 % of the free device memory, on a CPU at most 1024."
     )
     adapter_mb: int | None = Field(
         default=None,

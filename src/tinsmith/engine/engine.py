@@ -312,13 +312,16 @@ class Engine:
             self._run(units, backward, results)
         except Exception as error:
             if len(models) == 1:
-                log.exception("training pass of model %s failed", models[0])
-                # An error holds on to its pass's tensors, and the next model is computed while it waits to be told.
-                told = MemoryError(f"{error}") if is_out_of_memory(error) else error
+                if is_out_of_memory(error):
+                    # An error holds on to its pass's tensors, and the next model is computed while it waits to be told.
+                    log.warning("training pass of model %s failed: %s", models[0], str(error))
+                    error = MemoryError(str(error))
+                else:
+                    log.exception("training pass of model %s failed", models[0])
                 for row in chain.from_iterable(units):
-                    results[row.index] = told
+                    results[row.index] = error
                 return
-            log.warning("merged pass of %d models failed (%s); running them one by one", len(models), error)
+            log.warning("merged pass of %d models failed (%s); running them one by one", len(models), str(error))
         else:
             return
         # Nothing of the merged pass has reached an adapter, so that each model starts from where it was.

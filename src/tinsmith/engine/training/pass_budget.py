@@ -56,13 +56,14 @@ class PassBudget:
         most: tokens that the settings grant.
 
     Attributes:
+        memory: what its passes take.
         tokens: of one pass.
         cuts: passes that were cut further because they did not fit at the moment.
     """
 
     def __init__(self, base: BaseModel, memory: PassMemory, most: int) -> None:
         self._base = base
-        self._memory = memory
+        self.memory = memory
         self.cuts = 0
         self.tokens = self._decide(most)
 
@@ -87,7 +88,7 @@ class PassBudget:
     def _usual(self, tokens: int) -> int:
         # In rows so short that every lane gets some.
         lanes = lanes_of(self._base, [1] * tokens, tokens)
-        return self._memory.needed(Load(tokens, lanes, _USUAL_RANK, self._memory.parameters(_USUAL_RANK)))
+        return self.memory.needed(Load(tokens, lanes, _USUAL_RANK, self.memory.parameters(_USUAL_RANK)))
 
     def figures(self) -> dict[str, float]:
         """Return what metrics show of it: tokens of a pass, and passes that were cut further."""
@@ -107,20 +108,20 @@ class PassBudget:
         sizes = [tokens_of(unit) for unit in units]
         budget, least = self.tokens, max(_LEAST, *sizes)
         load = self._load(units, sizes, budget, backward)
-        free = free_memory(self._base.device, self._memory.needed(load))
+        free = free_memory(self._base.device, self.memory.needed(load))
         # What one rank finds free the others do not know.
-        while self._base.group is None and budget > least and self._memory.needed(load) > free:
+        while self._base.group is None and budget > least and self.memory.needed(load) > free:
             budget = max(least, budget // 2)
             load = self._load(units, sizes, budget, backward)
         if budget < min(self.tokens, sum(sizes)):
             self.cuts += 1
             log.warning(f"a training pass of {sum(sizes)} tokens is cut to {budget} at once: {size(free)} are free")
         figures = (
-            f"{load.tokens} tokens at once need about {size(self._memory.needed(load))}, {size(free)} are free on "
+            f"{load.tokens} tokens at once need about {size(self.memory.needed(load))}, {size(free)} are free on "
             f"{self._base.device}"
         )
-        certain = self._memory.certain(load)
-        if self._base.device.type == "cpu" and certain > free and certain > free + swap_left():
+        tensors = self.memory.tensors(load)
+        if self._base.device.type == "cpu" and tensors > free and tensors > free + swap_left():
             raise MemoryError(figures)
         return Grant(budget, figures)
 

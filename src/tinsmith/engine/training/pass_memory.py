@@ -103,21 +103,20 @@ class PassMemory:
         """Return the parameters of an adapter on all layers."""
         return rank * sum(target.parameters for target in self.targets)
 
-    def certain(self, load: Load) -> float:
-        """Return what a pass cannot do without: what is kept for its backward pass, bytes."""
-        if not load.backward:
-            return 0.0
-        return load.tokens * (self.layers * self.hidden if self.recomputes else self._of_token(load))
-
-    def needed(self, load: Load) -> int:
-        """Return what a pass takes at its peak, bytes."""
+    def tensors(self, load: Load) -> float:
+        """Return what the tensors of a pass take at its peak, bytes: the least that it can do with."""
         # The logits are gone when the layers' backward begins.
         part = _RECOMPUTED if self.recomputes else _GRADIENTS
         work = max(self._head(load), part * load.tokens * self._of_token(load) / self.layers)
         ends = 2 * load.tokens * self.hidden  # the last hidden states and their gradient
-        gradients = load.lanes * load.parameters * self.wide if load.backward else 0
-        holes = _HOLES_RECOMPUTING if self.recomputes else _HOLES
-        return int(holes * (self.certain(load) + work + ends + gradients))
+        if not load.backward:
+            return work + ends
+        kept = load.tokens * (self.layers * self.hidden if self.recomputes else self._of_token(load))
+        return kept + work + ends + load.lanes * load.parameters * self.wide
+
+    def needed(self, load: Load) -> int:
+        """Return what a pass takes at its peak, bytes, with the holes that allocators leave between tensors."""
+        return int((_HOLES_RECOMPUTING if self.recomputes else _HOLES) * self.tensors(load))
 
     def _of_token(self, load: Load) -> float:
         return self.kept + _of_adapters(self.targets, load.rank) * self.itemsize
