@@ -52,6 +52,12 @@ def _own_logging() -> Iterator[None]:
             logging.root.removeHandler(handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules that share the live server come first, beside each other: one worker starts it then, and not both."""
+    served = {item.path for item in items if "live_server" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in served)
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: the garbage collector need not look at it again and again."""
     gc.collect()

@@ -16,8 +16,8 @@ _HEAD = """\
 
 Written by `make acceptance`, which runs everything but what needs a GPU. Part A is the mission, part B the field. A row
 has passed where all its tests have that were run, and is **open** where no test shows it yet. The whole takes hours
-and may be run in pieces, `pytest -m "not gpu" --rows=acceptance.json --rows-page=docs/acceptance.md FILE`: what was
-not run is named.
+and may be run in pieces, `pytest -m "not gpu" --hypothesis-profile=thorough --rows=acceptance.json
+--rows-page=docs/acceptance.md FILE`: what was not run is named.
 
 | part | rows | passed | open | otherwise |
 |---|---|---|---|---|

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 QUICK, THOROUGH = "quick", "thorough"
 _PART = 4
-_FEWEST = 5
+_FEWEST = 3
 _MOST_UNLESS_TOLD = 50
 
 
@@ -23,7 +23,7 @@ def register() -> None:
 
 
 def examples(most: int) -> settings:
-    """Return settings with `most` examples in the thorough profile, a quarter in the quick one, but five at least."""
+    """Return settings with `most` examples in the thorough profile, a quarter in the quick one, but three at least."""
     thorough = settings.get_current_profile_name() == THOROUGH
     return settings(max_examples=most if thorough else min(most, _part_of(most)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,16 @@ MODULES = [*TRAINED, *(file.stem for file in FILES)]
 SHARED = ("model_name", "learning_rate", "batch_size", "log_path", "wandb_project", "base_url", "load_checkpoint_path")
 
 
-def run(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"tinsmith.cookbook.recipes.{module}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+def run_here(name: str, *arguments: str, patch: pytest.MonkeyPatch) -> object:
+    """Run a module as a program in this process, and return its exit code; None where it ends without one."""
+    patch.setattr(sys, "argv", [name, *arguments])
+    # The module is run anew; that it was imported before, by another test, is what Python would warn of.
+    patch.delitem(sys.modules, name, raising=False)
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code
+    return None
 
 
 @pytest.mark.row(102)
@@ -56,14 +64,31 @@ def test_every_recipe_takes_the_shared_settings(module: str) -> None:
 
 @pytest.mark.row(104)
 @pytest.mark.parametrize("module", MODULES)
-def test_help_lists_every_setting_and_a_typo_is_answered_with_the_nearest(module: str, tmp_path: Path) -> None:
-    config = chz.get_nested_target(importlib.import_module(f"tinsmith.cookbook.recipes.{module}").main)
-    shown = run(module, "--help", folder=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    for name in chz.chz_fields(config):
-        assert name in shown.stdout
-    refused = run(module, "lerning_rate=1e-4", folder=tmp_path)
-    assert refused.returncode == 2
-    assert "learning_rate" in refused.stderr.splitlines()[-1]
-    assert len(refused.stderr.splitlines()) == 1
+def test_help_lists_every_setting_and_a_typo_is_answered_with_the_nearest(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"tinsmith.cookbook.recipes.{module}"
+    config = chz.get_nested_target(importlib.import_module(name).main)
+    monkeypatch.chdir(tmp_path)
+    assert run_here(name, "--help", patch=monkeypatch) is None
+    shown = capsys.readouterr()
+    for field in chz.chz_fields(config):
+        assert field in shown.out
+    assert not shown.err
+    assert run_here(name, "lerning_rate=1e-4", patch=monkeypatch) == 2
+    (refused,) = capsys.readouterr().err.splitlines()
+    assert "learning_rate" in refused
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.row(104)
+def test_a_process_of_its_own_says_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tinsmith.cookbook.recipes.math_rl.train"]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "learning_rate" in shown.stdout
+    refused = subprocess.run([*command, "lerning_rate=1e-4"], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "did you mean learning_rate?" in refused.stderr
+    assert not list(tmp_path.iterdir())

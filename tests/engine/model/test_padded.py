@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.padded import NO_HEAD, Head, PaddedLayout, pad_groups, unpad_groups, width_of
 
@@ -40,7 +41,7 @@ def test_a_width_holds_its_sequence_with_little_to_spare(length: int) -> None:
 
 
 @pytest.mark.row(207)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(1, 150), st.lists(st.integers(1, 200), max_size=6), st.integers(0, 6))
 def test_attention_of_a_sequence_is_the_same_in_any_company(mine: int, others: list[int], place: int) -> None:
     lengths = [*others[:place], mine, *others[place:]]
@@ -53,7 +54,7 @@ def test_attention_of_a_sequence_is_the_same_in_any_company(mine: int, others: l
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 90), st.lists(st.integers(1, 70), min_size=1, max_size=5)), min_size=1, max_size=4

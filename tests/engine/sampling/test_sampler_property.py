@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -120,7 +120,7 @@ def check(engine: Engine, job: SampleJob, tokens: list[int], logprobs: list[floa
     assert ended or len(tokens) == params.max_tokens
 
 
-@settings(max_examples=4, deadline=None)
+@examples(4)
 @given(
     sampler_id=st.sampled_from(MODELS),
     prompt=st.integers(1, 9),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.support.examples import examples
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import ContextCell
 from tinsmith.engine.model.head.logprob_gradients import logprobs_and_gradient, target_logprobs
@@ -30,7 +31,7 @@ def gradient(head: LoraLinear, hidden: Tensor, pairs: Pairs, chunk: int, factors
     return found.detach(), grad
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.sampled_from([0.0, 1.0, -2.5]), min_size=1, max_size=20), st.integers(1, 25), st.booleans())
 def test_gradient_equals_autograd(factors: list[float], chunk: int, told: bool) -> None:
     # Told which rows train it has the gradient in the forward pass, else it projects again in the backward pass.
@@ -47,7 +48,7 @@ def test_gradient_equals_autograd(factors: list[float], chunk: int, told: bool) 
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0, -2.5]), max_size=3), min_size=1, max_size=20), st.integers(1, 25))
 def test_a_known_slope_gives_autograds_gradient_in_one_pass(slopes: list[list[float]], chunk: int) -> None:
     # Any number of targets per row; where it is one everywhere, rows of slope 0 are left out.

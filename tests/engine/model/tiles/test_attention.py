@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.support.examples import examples
 from tinsmith.engine.model.padded import PaddedLayout, width_of
 from tinsmith.engine.model.tiles.attention import attend_to_cached, tiled_attention
 
@@ -41,7 +42,7 @@ def test_numbers_and_gradients_are_those_of_plain_attention(length: int) -> None
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     length=st.integers(1, 200),
     start=st.integers(0, 199),
