@@ -33,7 +33,7 @@ from tinsmith.engine.training.training_pass import run_units
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_adam, check_lora, check_training_data
 from tinsmith.types.datum import Datum
-from tinsmith.types.errors import UserError, invalid
+from tinsmith.types.errors import invalid
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 from tinsmith.types.facts.loss_table import LOSSES, unit_of
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -150,22 +150,27 @@ class Engine:
         Raises:
             UserError: the folder is no checkpoint, is damaged, or is of another base or shape; nothing was changed.
         """
-        check_lora(lora, self.settings.max_lora_rank)
+        # Not its seed, which has done its work: one that was made of a model's id has all 64 bits.
+        check_lora(lora.model_copy(update={"seed": None}), self.settings.max_lora_rank)
         saved = self.folders.read(folder, optimizer)
         saved.check_shape(lora)
         fresh = model_id not in self.adapters.model_ids()
         adapter = self.adapters.create(model_id, lora) if fresh else self.adapters.get(model_id)
         if adapter.lora.model_copy(update={"seed": lora.seed}) != lora:
             raise invalid("lora_config", lora, f"the config of model {model_id}: {adapter.lora!r}")
+        reference = BASE
         try:
-            reference = self.references.load(saved.reference) if saved.reference is not None else BASE
-        except UserError:
+            if saved.reference is not None:
+                reference = self.references.load(saved.reference)
+            # The reference may have taken its place.
+            self.memory.use([adapter.slot])
+            saved.restore(adapter)
+        except BaseException:
+            # A state is taken whole or not at all.
+            self.references.free(reference)
             if fresh:
                 self.adapters.remove(model_id)
             raise
-        # All checks are behind us: a state is taken whole or not at all. The reference may have taken its place.
-        self.memory.use([adapter.slot])
-        saved.restore(adapter)
         self.references.replace(model_id, reference)
 
     def save_state(self, model_id: str, folder: str | Path) -> int:
@@ -224,9 +229,7 @@ class Engine:
             self.snapshots.add(sampler_id, None, None)
             return
         saved = self.folders.read(folder, optimizer=False)
-        slot = self.adapters.allocate(saved.lora)
-        saved.fill(slot)
-        self.snapshots.add(sampler_id, slot, saved.lora)
+        self.snapshots.add(sampler_id, self.adapters.filled(saved.lora, saved.fill), saved.lora)
 
     def release_sampler(self, sampler_id: str) -> None:
         """Free a sampler; its running requests end first."""

@@ -238,7 +238,13 @@ class SlotMemory:
     def _bring_back(self, slot: Slot) -> None:
         slot.pool.seat(slot)
         if slot.tenant is not None:
-            slot.tenant.move(lambda vector: vector.to(self._device, copy=True))
+            try:
+                slot.tenant.move(lambda vector: vector.to(self._device, copy=True))
+            except BaseException:
+                # The device has less memory than was reckoned with; it stays where it is.
+                slot.pool.leave(slot)
+                slot.pool.parked.add(slot)
+                raise
             slot.tenant.publish()
         elif slot.host is not None:
             held, slot.host = slot.host, None

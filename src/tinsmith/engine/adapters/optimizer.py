@@ -44,14 +44,15 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     correction2 = 1 - params.beta2 ** (adapter.step + 1)
     decay, rate = 1 - params.learning_rate * params.weight_decay, params.learning_rate / correction1
     _check_range(adapter, params, norm * coefficient, max(rate, -decay))
-    # From here on nothing is refused: a step is taken whole or not at all.
+    scale = torch.empty_like(adapter.master)
+    # From here on nothing is refused and no memory is taken: a step is taken whole or not at all.
     adapter.step += 1
     grad = adapter.grad.mul_(coefficient) if coefficient < 1 else adapter.grad
     adapter.exp_avg.lerp_(grad, 1 - params.beta1)
     adapter.exp_avg_sq.mul_(params.beta2).addcmul_(grad, grad, value=1 - params.beta2)
     # The floor changes nothing but 0 / 0 where eps is 0 and a weight never had a gradient.
     floor = torch.finfo(grad.dtype).tiny
-    scale = adapter.exp_avg_sq.sqrt().div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
+    torch.sqrt(adapter.exp_avg_sq, out=scale).div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
     # Decay of the weights as they were before the step, as in torch.optim.AdamW.
     adapter.master.mul_(decay)
     adapter.master.addcdiv_(adapter.exp_avg, scale, value=-rate)

@@ -94,8 +94,7 @@ class References:
         Raises:
             UserError: the adapter budget is exhausted.
         """
-        slot = self._adapters.allocate(saved.lora)
-        saved.fill(slot)
+        slot = self._adapters.filled(saved.lora, saved.fill)
         return Reference(_identity(slot, saved.lora), slot, saved.lora)
 
     def keep(self, model_id: str, named: str) -> None:

@@ -48,9 +48,10 @@ class Adapter:
         self.slot.flat.copy_(self.master)
 
     def move(self, move: Callable[[Tensor], Tensor]) -> None:
-        """Put every vector where `move` puts it."""
-        for name in VECTORS:
-            setattr(self, name, move(getattr(self, name)))
+        """Put every vector where `move` puts it; where it fails, all stay where they are."""
+        moved = [move(getattr(self, name)) for name in VECTORS]
+        for name, vector in zip(VECTORS, moved, strict=True):
+            setattr(self, name, vector)
 
     def clear_gradients(self) -> None:
         """Forget gradients that were accumulated."""
@@ -141,20 +142,20 @@ class Adapters:
         """
         if model_id in self._training:
             raise invalid("model_id", model_id, "an id that is not in use")
+        # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
+        seed = adapter_seed(lora.seed, model_id)
         slot = self.memory.take(lora, self.state_bytes_per_parameter())
         try:
             master, grad, exp_avg, exp_avg_sq = (
                 torch.zeros(slot.pool.layout.size, dtype=self._wide, device=self._device) for _ in VECTORS
             )
+            shape = lora.model_copy(update={"seed": seed})
+            adapter = Adapter(model_id, shape, slot, master, grad, exp_avg, exp_avg_sq)
+            initialise(adapter.master, slot, seed)
+            adapter.publish()
         except BaseException:
             self.memory.free(slot)  # the device has less memory than was reckoned with
             raise
-        # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
-        seed = adapter_seed(lora.seed, model_id)
-        shape = lora.model_copy(update={"seed": seed})
-        adapter = Adapter(model_id, shape, slot, master, grad, exp_avg, exp_avg_sq)
-        initialise(adapter.master, slot, seed)
-        adapter.publish()
         slot.tenant = self._training[model_id] = adapter
         return adapter
 
@@ -173,9 +174,17 @@ class Adapters:
 
     def copy(self, adapter: Adapter) -> Slot:
         """Take a slot for sampling only and fill it with an adapter's present weights; errors as for `allocate`."""
-        slot = self.allocate(adapter.lora)
         # Of the master and not of the compute copy, which is rounded from it alike: it may be in host memory.
-        slot.flat.copy_(adapter.master)
+        return self.filled(adapter.lora, lambda slot: slot.flat.copy_(adapter.master))
+
+    def filled(self, lora: LoraConfig, fill: Callable[[Slot], object]) -> Slot:
+        """Take a slot for sampling only and fill it; where that fails there is no slot. Errors as for `allocate`."""
+        slot = self.allocate(lora)
+        try:
+            fill(slot)
+        except BaseException:
+            self.memory.free(slot)
+            raise
         return slot
 
     def free(self, slot: Slot) -> None:

@@ -69,10 +69,16 @@ class SavedAdapter:
 
     def restore(self, adapter: Adapter) -> None:
         """Write weights and moments into an adapter and publish them; moments that were not read become zero."""
-        layout = adapter.slot.pool.layout
-        import_tensors(self.tensors, adapter.master, layout, adapter.slot.rank)
-        for name, flat in zip(_MOMENTS, (adapter.exp_avg, adapter.exp_avg_sq), strict=True):
-            import_tensors({} if self.moments is None else self.moments[name], flat, layout, adapter.slot.rank)
+        slot = adapter.slot
+        read: list[tuple[Tensor, Tensor]] = []
+        parts = [self.tensors, *({} if self.moments is None else self.moments[name] for name in _MOMENTS)]
+        for tensors, vector in zip(parts, (adapter.master, adapter.exp_avg, adapter.exp_avg_sq), strict=True):
+            flat = torch.zeros(vector.shape, dtype=vector.dtype)
+            import_tensors(tensors, flat, slot.pool.layout, slot.rank)
+            read.append((vector, flat))
+        # Put together first: memory that runs out half-way would leave half a state.
+        for vector, flat in read:
+            vector.copy_(flat)
         adapter.step = self.step if self.moments is not None else 0
         adapter.clear_gradients()
         adapter.publish()
