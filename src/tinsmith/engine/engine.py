@@ -159,7 +159,8 @@ class Engine:
         Raises:
             UserError: the folder is no checkpoint, is damaged, or is of another base or shape; nothing was changed.
         """
-        check_lora(lora, self.settings.max_lora_rank)
+        # Not its seed, which has done its work: one that was made of a model's id has all 64 bits.
+        check_lora(lora.model_copy(update={"seed": None}), self.settings.max_lora_rank)
         saved = self.folders.read(folder, optimizer)
         saved.check_shape(lora)
         fresh = model_id not in self.adapters.model_ids()

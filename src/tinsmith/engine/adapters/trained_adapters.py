@@ -142,13 +142,13 @@ class Adapters:
         """
         if model_id in self._training:
             raise invalid("model_id", model_id, "an id that is not in use")
+        # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
+        seed = adapter_seed(lora.seed, model_id)
         slot = self.memory.take(lora, self.state_bytes_per_parameter())
         try:
             master, grad, exp_avg, exp_avg_sq = (
                 torch.zeros(slot.pool.layout.size, dtype=self._wide, device=self._device) for _ in VECTORS
             )
-            # Kept with the shape, so that states on disk tell which seed a run began with, whoever chose it.
-            seed = adapter_seed(lora.seed, model_id)
             shape = lora.model_copy(update={"seed": seed})
             adapter = Adapter(model_id, shape, slot, master, grad, exp_avg, exp_avg_sq)
             initialise(adapter.master, slot, seed)

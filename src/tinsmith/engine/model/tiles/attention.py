@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinsmith.engine.model.padded import LengthGroup
+from tinsmith.engine.transfers import to_device
 
 # Widths of padded sequences are multiples of it.
 QUERIES = 16
@@ -56,7 +57,7 @@ def attend_to_cached(query: Tensor, keys: Tensor, values: Tensor, starts: Sequen
         q[place, offset : offset + n] = query[place]
     q = _widened(q.transpose(1, 2))
     k, v = (_filled(_spread(x.transpose(1, 2), heads), KEYS) for x in (keys, values))
-    first = torch.tensor([start - offset for start, offset in zip(starts, offsets, strict=True)], device=q.device)
+    first = to_device([start - offset for start, offset in zip(starts, offsets, strict=True)], q.device)
     mixed = torch.empty_like(q)
     longest = max(starts) - max(starts) % QUERIES
     for tile in range(tiles):
