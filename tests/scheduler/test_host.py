@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
+from tests.support.fakes.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.failures import EngineBroken
 from tinsmith.types.engine_messages.host_events import Flushed, Ready, Stats

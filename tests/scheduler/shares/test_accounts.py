@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.fake_engine import FakeClock, FakeEngine
+from tests.support.fakes.fake_engine import FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, sample
 from tinsmith.scheduler.shares.accounts import SLICE_S, Accounts
 
