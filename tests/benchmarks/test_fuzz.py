@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fuzz
-from benchmarks.fuzzing.mutations import json_body
-from benchmarks.fuzzing.world import exchange, new_world
+from benchmarks.fuzz import fuzzer
+from benchmarks.fuzz.mutations import json_body
+from benchmarks.fuzz.world import exchange, new_world
 
 pytestmark = pytest.mark.row(213)
 
 
 def test_no_request_is_the_services_fault(tmp_path: Path) -> None:
-    report = asyncio.run(fuzz.fuzz(tmp_path, 1000, seed=2))
+    report = asyncio.run(fuzzer.fuzz(tmp_path, 1000, seed=2))
     assert report.faults == 0, "\n".join(report.examples)
     sent = sum(one.inputs for one in report.routes.values())
     assert sent == 1000
@@ -27,19 +27,19 @@ def test_no_request_is_the_services_fault(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand(tmp_path: Path) -> None:
-    report = asyncio.run(fuzz.fuzz(tmp_path, 100_000, seed=0))
+    report = asyncio.run(fuzzer.fuzz(tmp_path, 100_000, seed=0))
     assert report.faults == 0, "\n".join(report.examples)
 
 
 def test_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver itself: a route that breaks is counted, with the request that broke it."""
 
-    async def run() -> fuzz.Report:
+    async def run() -> fuzzer.Report:
         async with new_world(tmp_path) as world:
             monkeypatch.setattr(world.service, "metrics_page", lambda: 1 / 0)
-            fuzzer = fuzz.Fuzzer(world, 0)
-            fuzzer._routes = [("GET", "/metrics")]
-            return await fuzzer.run(10)
+            sender = fuzzer.Fuzzer(world, 0)
+            sender._routes = [("GET", "/metrics")]
+            return await sender.run(10)
 
     report = asyncio.run(run())
     assert report.faults > 5

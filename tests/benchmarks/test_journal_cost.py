@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.journal_cost import FULL, OFF, ON, POINTS, QUICK, SIDES, Side, measure, report
+from benchmarks.journal_cost.figures import report
+from benchmarks.journal_cost.sides import FULL, OFF, ON, POINTS, QUICK, SIDES, Side, measure
 
 
 def side(name: str, *walls: float) -> Side:

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.server.client import Client
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.cli.catalogue.options import seconds_of
 from tinsmith.cli.main import app
 from tinsmith.server.http.listener import Listener, bind

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 from tinsmith.cli import serve
 from tinsmith.server.http import connections
 from tinsmith.server.store.db.database import Database, default_url

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import ServiceClient
 from tinsmith.client.transport import embedding, retry
 from tinsmith.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from tests.client.data import batch
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import RestClient, SamplingClient, ServiceClient, TrainingClient
 from tinsmith.client.transport.async_twins import awaiting, submitting
 from tinsmith.client.transport.futures import APIFuture

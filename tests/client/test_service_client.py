@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.client.data import batch
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import LoraConfig, RestClient, ServiceClient, TinsmithError, TrainingClient, UserError
 from tinsmith.client.transport import session as session_module
 
@@ -177,7 +177,7 @@ def test_the_end_of_the_process_too() -> None:
     """A script that saves and returns leaves a saved state and a finished session."""
     code = """
 import tinsmith
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith.client.transport import embedding, loop
 fake = FakeService()
 async def start(settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.fake_engine import FakeClock
+from tests.support.fakes.fake_engine import FakeClock
 from tinsmith.cluster.backoff import Backoff
 
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from tests.support.fake_engine import BROKEN_DEVICE
-from tests.support.fake_engine_main import EXIT, FAULT, HANG, SLOW
+from tests.support.fakes.fake_engine import BROKEN_DEVICE
+from tests.support.fakes.fake_engine_main import EXIT, FAULT, HANG, SLOW
 from tests.support.listener import Listener
 from tests.support.operations import create, forward_backward, load_sampler, optim, sample
 from tinsmith.cluster.child import ChildLink
@@ -27,7 +27,7 @@ from tinsmith.types.engine_messages import operation_codec
 from tinsmith.types.engine_messages.host_events import Failure, Lost, Ready, Result
 from tinsmith.types.errors import StartupError
 
-FAKE = "tests.support.fake_engine_main"
+FAKE = "tests.support.fakes.fake_engine_main"
 
 
 @asynccontextmanager
@@ -308,7 +308,7 @@ from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.settings import Settings
 
 async def main():
-    link = ChildLink([ModelSpec("base", "fake")], Settings(), "tests.support.fake_engine_main")
+    link = ChildLink([ModelSpec("base", "fake")], Settings(), "tests.support.fakes.fake_engine_main")
     await link.start(lambda event: None)
     print(link.pid, flush=True)
     await asyncio.sleep(600)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_engine import FakeClock
+from tests.support.fakes.fake_engine import FakeClock
 from tinsmith.cluster.deaths import MemoryKills, cause_of, how_it_ended, is_stopped
 from tinsmith.types.engine_messages.host_events import LossCause, Lost
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from tests.support.fake_engine import BROKEN_DEVICE, FakeEngine
+from tests.support.fakes.fake_engine import BROKEN_DEVICE, FakeEngine
 from tests.support.listener import Listener
 from tests.support.operations import create, forward_backward, load_sampler, optim, sample
 from tinsmith.cluster.in_process import InProcessLink

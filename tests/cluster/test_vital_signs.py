@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.fake_engine import FakeClock
+from tests.support.fakes.fake_engine import FakeClock
 from tinsmith.clocks import LONGEST_LOOK_S, ListeningClock
 from tinsmith.cluster.vital_signs import VitalSigns
 

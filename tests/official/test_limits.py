@@ -14,7 +14,7 @@ import pytest
 import tinker
 import uvicorn
 
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.server.http.app import create_app
 from tinsmith.server.http.listener import bind
 from tinsmith.server.service import Service

@@ -11,7 +11,7 @@ from tests.reliability.history import Step, recorded, step
 from tests.reliability.lives import TENANTS, Life, Lives
 from tests.reliability.reference import Asked, Run, Sampler, Saved
 from tests.server.client import ADAM
-from tests.support.fake_engine import BAD_ROW
+from tests.support.fakes.fake_engine import BAD_ROW
 from tests.support.operations import Datum, encode_forward_backward_request
 
 # Which of several things is meant; drawn without looking at how many there are.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.fake_engine import BAD_ROW, FakeEngine, FakeModel, Weights
+from tests.support.fakes.fake_engine import BAD_ROW, FakeEngine, FakeModel, Weights
 from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.scheduler.flusher import _FIRST_RETRY_S, Flush, Flusher, _Late

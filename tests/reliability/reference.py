@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.reliability.hand_host import mark
-from tests.support.fake_engine import Weights, fake_token
+from tests.support.fakes.fake_engine import Weights, fake_token
 
 
 class Reference:

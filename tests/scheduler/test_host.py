@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
+from tests.support.fakes.fake_engine import BROKEN_DEVICE, FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.scheduler.failures import EngineBroken

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.fake_engine import BAD_ROW, FakeEngine
+from tests.support.fakes.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.model_queue import ModelQueue
 from tinsmith.types.engine_messages.operations import (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.fake_engine import BAD_ROW, FakeEngine
+from tests.support.fakes.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, optim, preferences
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.types.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeClock, FakeEngine, fake_token
+from tests.support.fakes.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeClock, FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.types.engine_messages.host_events import Failure, Result

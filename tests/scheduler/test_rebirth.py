@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.scheduler.test_properties import BUDGET, Expected, Step, WatchedEngine, expectations, programs
-from tests.support.fake_engine import FakeModel, Weights
+from tests.support.fakes.fake_engine import FakeModel, Weights
 from tests.support.operations import Driven, create, operation
 from tinsmith.types.codec import parse_forward_backward_request
 from tinsmith.types.engine_messages.host_events import Failure, Result

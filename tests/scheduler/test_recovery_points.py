@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_engine import BAD_ROW, FakeEngine
+from tests.support.fakes.fake_engine import BAD_ROW, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, operation, optim
 from tinsmith.types.engine_messages.operations import Operation, ReleaseModel, SaveRecoveryPoint, Skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_engine import FakeEngine, fake_token
+from tests.support.fakes.fake_engine import FakeEngine, fake_token
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.types.engine_messages.operations import Operation, ReleaseSampler, TakeSnapshot
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_engine import BROKEN_DEVICE, CRASH_PASS, FakeEngine
+from tests.support.fakes.fake_engine import BROKEN_DEVICE, CRASH_PASS, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.at_work import AtWork
 from tinsmith.scheduler.failures import EngineBroken

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.server.client import Client
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels

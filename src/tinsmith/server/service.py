@@ -15,9 +15,9 @@ from tinsmith.server.engine_link.recovery_points import RecoveryPoints
 from tinsmith.server.handlers.closing import ClosingHandler
 from tinsmith.server.handlers.creation import CreationHandler
 from tinsmith.server.handlers.importing import ImportingHandler
-from tinsmith.server.handlers.intake import Intake
-from tinsmith.server.handlers.limits import Limits
-from tinsmith.server.handlers.model_order import ModelOrder
+from tinsmith.server.handlers.intake.intake import Intake
+from tinsmith.server.handlers.intake.limits import Limits
+from tinsmith.server.handlers.intake.model_order import ModelOrder
 from tinsmith.server.handlers.references import ReferencesHandler
 from tinsmith.server.handlers.sampling import SamplingHandler
 from tinsmith.server.handlers.saving import SavingHandler

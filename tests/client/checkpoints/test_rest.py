@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.fake_service import FakeService, reply
+from tests.support.fakes.fake_service import FakeService, reply
 from tinsmith import RestClient, ServiceClient, TinsmithError, UserError
 
 PATH = "tinker://s:train:0/weights/a.b"

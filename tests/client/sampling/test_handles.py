@@ -9,7 +9,7 @@ import pickle
 import httpx
 import pytest
 
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import SamplingClient, ServiceClient, TinsmithError, UserError
 from tinsmith.client.sampling import handles
 from tinsmith.client.transport import session

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tests.support.live_server import LLAMA, LiveServer
 from tinsmith import (
     AdamParams,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.client.data import batch
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import SamplingParams, ServiceClient, TinsmithError, TrainingClient
 
 SHORT = SamplingParams(max_tokens=3)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.client.data import batch
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import Completion, ModelInput, SamplingParams, ServiceClient, TensorData, TrainingClient, UserError
 from tinsmith.client.sampling import opened_sampler as sampler_module
 from tinsmith.client.sampling.prompts import parse_params, parse_prompts

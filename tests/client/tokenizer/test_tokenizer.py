@@ -18,7 +18,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from tests.support.checkpoints import checkpoint, make_checkpoint
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import SamplingParams, ServiceClient, TinsmithError, UserError, get_tokenizer
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.tokenizer.tokenizer_sources import find_tokenizer, read_folder

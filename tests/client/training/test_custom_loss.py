@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.client.data import batch, datum
-from tests.support.fake_service import FakeService, logprobs_of, loss_of
+from tests.support.fakes.fake_service import FakeService, logprobs_of, loss_of
 from tinsmith import AdamParams, Datum, ServiceClient, TrainingClient, UserError
 
 

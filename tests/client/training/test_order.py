@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.client.data import batch
 from tests.support.examples import examples
-from tests.support.fake_service import FakeService, logprobs_of, loss_of
+from tests.support.fakes.fake_service import FakeService, logprobs_of, loss_of
 from tinsmith import AdamParams, ServiceClient, UserError
 from tinsmith.client.training import batch_requests
 from tinsmith.client.transport import embedding, retry

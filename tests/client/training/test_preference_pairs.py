@@ -9,7 +9,7 @@ import pytest
 
 from tests.client.data import datum
 from tests.support.checkpoints import checkpoint
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import AdamParams, Datum, PreferencePair, RequestFailedError, ServiceClient, UserError, get_tokenizer
 from tinsmith.client.tokenizer.tokenizer import Tokenizer
 from tinsmith.client.training import batch_requests

@@ -9,7 +9,7 @@ import pickle
 import httpx
 import pytest
 
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import AdamParams, SavedPath, ServiceClient, TrainingClient, UserError
 from tinsmith.client.transport.loop import background
 

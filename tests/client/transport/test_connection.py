@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.client.data import batch
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import ServiceClient
 from tinsmith.client.transport.connection import AskedOnce, Connection
 from tinsmith.types.responses import ClientConfigResponse

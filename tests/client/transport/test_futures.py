@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.client.data import batch
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import ServiceClient, TrainingClient
 from tinsmith.client.transport.futures import Pending
 from tinsmith.client.transport.loop import background

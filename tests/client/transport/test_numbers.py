@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import tinsmith
-from tests.support.fake_service import BASE_MODEL
+from tests.support.fakes.fake_service import BASE_MODEL
 from tinsmith.types.environment import read_settings
 from tinsmith.types.errors import UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith import APIConnectionError, APIStatusError, AuthenticationError, ServiceClient
 from tinsmith.client.transport import retry
 from tinsmith.types.errors import APIResponseValidationError, APITimeoutError, InternalServerError

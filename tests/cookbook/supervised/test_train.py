@@ -16,7 +16,7 @@ import pytest
 
 import tinsmith
 from tests.cookbook.supervised.training import ROWS, config_for, embed, metrics_of
-from tests.support.fake_service import Answer, FakeService, reply
+from tests.support.fakes.fake_service import Answer, FakeService, reply
 from tinsmith.cookbook import notices
 from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.eval import AccuracyEvaluator, EvalContext, EvaluationError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cookbook.supervised.training import ROWS, config_for, embed
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith.cookbook.recipes import sl_loop
 from tinsmith.cookbook.runs import Run, RunConfig
 from tinsmith.cookbook.runs.command import parse

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_service import FakeService
+from tests.support.fakes.fake_service import FakeService
 from tinsmith.client.transport import embedding
 from tinsmith.cookbook.datasets import pig_latin
 from tinsmith.cookbook.supervised.config import SupervisedConfig

@@ -21,7 +21,7 @@ from tinsmith.engine.checkpoints import whole_folders
 from tinsmith.engine.checkpoints.whole_folders import write_folder
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
-from tinsmith.server.handlers.limits import saved_bytes
+from tinsmith.server.handlers.intake.limits import saved_bytes
 from tinsmith.types.errors import Damaged, UserError
 from tinsmith.types.names.paths import check_name
 from tinsmith.types.params import AdamParams, LoraConfig

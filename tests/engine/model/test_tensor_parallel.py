@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.engine.model.tensor_parallel_worker import train
 from tests.support.checkpoints import checkpoint
-from tests.support.tensor_parallel_worker import train
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 def test_two_ranks_equal_one_process(family: str, tmp_path: Path) -> None:
     base, output = checkpoint(family), tmp_path / "found.safetensors"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    worker = ["-m", "tests.support.tensor_parallel_worker", str(base), str(output)]
+    worker = ["-m", "tests.engine.model.tensor_parallel_worker", str(base), str(output)]
     done = subprocess.run(
         [*launcher, *worker], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=200
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeEngine, fake_token
+from tests.support.fakes.fake_engine import BAD_ROW, CRASH_PASS, HUNGRY, FakeEngine, fake_token
 from tests.support.operations import Driven, create, load_sampler, operation, sample
 from tinsmith.types.engine_messages.host_events import Result
 from tinsmith.types.engine_messages.operations import ReleaseSampler, Sample, TakeSnapshot

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
-from tests.support.fake_engine import FakeClock, FakeEngine
+from tests.support.fakes.fake_engine import FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, sample
 from tinsmith.scheduler.shares.accounts import SLICE_S, Accounts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.fake_engine import FakeClock, FakeEngine
+from tests.support.fakes.fake_engine import FakeClock, FakeEngine
 from tests.support.operations import Driven, create, forward_backward, load_sampler, operation, optim, sample
 from tinsmith.scheduler.shares.fairness import FairShare
 from tinsmith.types.engine_messages.operations import Operation, SaveState

@@ -12,7 +12,7 @@ from sqlalchemy import text, update
 
 from tests.server.client import Client
 from tests.server.conftest import Running, Start, soon
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 from tinsmith.server.store.db.tables import SessionRow
 from tinsmith.server.store.journal import run_log
 from tinsmith.server.store.unsaved import KEPT_S, TRIES

@@ -8,7 +8,7 @@ import pytest
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Restarting, Running, up
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 
 pytestmark = [pytest.mark.anyio, pytest.mark.row(11, 211)]
 

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Restarting, Running, Start, engine_dies, soon
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 from tinsmith.server.store.journal.blobs import OWNER
 from tinsmith.types.engine_messages.host_events import Lost
 from tinsmith.types.engine_messages.operations import OpKind

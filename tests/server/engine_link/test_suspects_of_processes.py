@@ -14,7 +14,7 @@ import pytest
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Running, soon
-from tests.support.fake_engine_main import EXIT, FAULT, HANG
+from tests.support.fakes.fake_engine_main import EXIT, FAULT, HANG
 from tinsmith.cluster.child import ChildLink
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.server.service import Service
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.row(11, 210), pytest.mark.timeout(1
 async def serving(home: Path, **options: Any) -> AsyncIterator[tuple[Running, ChildLink]]:
     """A service in this process over an engine process with a fake engine."""
     settings = Settings(home=home, long_poll_s=2.0, recovery_interval_s=1e9, **options)
-    link = ChildLink([ModelSpec("tiny", "fake")], settings, "tests.support.fake_engine_main")
+    link = ChildLink([ModelSpec("tiny", "fake")], settings, "tests.support.fakes.fake_engine_main")
     service = Service(settings, link, BaseModels({"tiny": home.parent}))
     await service.start()
     try:

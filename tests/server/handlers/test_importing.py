@@ -17,9 +17,10 @@ from starlette.requests import ClientDisconnect
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start
-from tests.support.fake_link import FakeLink, FakeModel
+from tests.support.fakes.fake_link import FakeLink, FakeModel
 from tinsmith.model_files.safetensors_header import TensorEntry, make_header
-from tinsmith.server.handlers import importing, upload
+from tinsmith.server.handlers import importing
+from tinsmith.server.handlers.intake import upload
 from tinsmith.types.engine_messages.operations import LoadState, OpKind
 from tinsmith.types.names.paths import CheckpointPath
 from tinsmith.types.params import LoraConfig

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Restarting, Running
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.types.codec import encode_forward_backward_request
 from tinsmith.types.datum import Datum
 from tinsmith.types.engine_messages.operations import ForwardBackward

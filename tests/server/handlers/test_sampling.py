@@ -8,7 +8,7 @@ import pytest
 
 from tests.server.client import Client, Failed
 from tests.server.conftest import Running, Start, soon
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.types.engine_messages.operations import OpKind
 from tinsmith.types.errors import RequestErrorCategory
 

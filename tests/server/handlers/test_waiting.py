@@ -9,7 +9,7 @@ import pytest
 
 from tests.server.client import Client
 from tests.server.conftest import Running, Start, soon, up
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.types.engine_messages.host_events import Stats
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.fuzzing.world import Headers, World, exchange, new_world
+from benchmarks.fuzz.world import Headers, World, exchange, new_world
 from tinsmith import models
 from tinsmith.model_files.folder import TOKENIZER
 from tinsmith.server.json_bytes import to_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzzing.world import exchange, new_world
+from benchmarks.fuzz.world import exchange, new_world
 from tests.server.http.access import OTHERS, OWNERS, PAGE, PUBLIC, SECRET, WRONG, Findings, Trial, page, run
 
 pytestmark = pytest.mark.row(213)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.server.conftest import Running, Start
 from tests.support.checkpoints import checkpoint
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 from tinsmith.cluster.model_sources import resolve, resolve_models
 from tinsmith.engine.engine import Engine
 from tinsmith.logs import KeyValueFormatter

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from tests.server.client import ADAM, Failed
 from tests.server.conftest import Running, Start, soon
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.server.client import ADAM
 from tests.server.conftest import Start, soon
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tests.types.test_operation_codec import works
 from tinsmith.server.state.notes import NOTES, ImportNote, LoadNote, Note, PassNote, SampleNote, SaveNote
 from tinsmith.server.state.records import Record, State

@@ -34,7 +34,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.server.client import Client, datum
 from tests.server.conftest import Start
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.server.store.db.database import SCHEMA_VERSION, Database, default_url

@@ -1,6 +1,6 @@
 """What a request becomes, one module per kind: training, sampling, saving, creation, importing, sessions, closing.
 
-`bodies` and `upload` read it, `model_order` gives it its place, `intake` stores and acknowledges it; `provenance` and
-`references` look up what a training request names.
+`intake/` is the way that all of them take; `provenance` and `references` look up what a training request names,
+`waiting` says why there is no outcome yet.
 May import `engine_link/`, `store/` and `state/`; knows nothing of routes.
 """

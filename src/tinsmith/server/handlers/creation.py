@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from tinsmith.server.handlers.bodies import canonical, read_object, validate
-from tinsmith.server.handlers.intake import Intake
-from tinsmith.server.handlers.limits import Limits
-from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
+from tinsmith.server.handlers.intake.bodies import canonical, read_object, validate
+from tinsmith.server.handlers.intake.intake import Intake
+from tinsmith.server.handlers.intake.limits import Limits
+from tinsmith.server.handlers.intake.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.state.live import LiveSession, TrainingRun
 from tinsmith.server.state.notes import LoadNote

@@ -19,12 +19,12 @@ from tinsmith.adapter_files.manifest import seal_arrival
 from tinsmith.adapter_files.peft_config import parse_config
 from tinsmith.adapter_files.peft_parts import lora_of, read_parts
 from tinsmith.model_files.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
-from tinsmith.server.handlers.bodies import parse
 from tinsmith.server.handlers.creation import CreationHandler
-from tinsmith.server.handlers.limits import Limits, saved_bytes
+from tinsmith.server.handlers.intake.bodies import parse
+from tinsmith.server.handlers.intake.limits import Limits, saved_bytes
+from tinsmith.server.handlers.intake.upload import Upload
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.handlers.sessions import SessionsHandler
-from tinsmith.server.handlers.upload import Upload
 from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.state.notes import ImportNote, LoadNote, SaveNote
 from tinsmith.server.state.records import Record

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.outcomes import Outcomes, insert_sampler
-from tinsmith.server.handlers.bodies import canonical, check_body, parse, read_object, validate
-from tinsmith.server.handlers.intake import Intake
-from tinsmith.server.handlers.model_order import is_count
+from tinsmith.server.handlers.intake.bodies import canonical, check_body, parse, read_object, validate
+from tinsmith.server.handlers.intake.intake import Intake
+from tinsmith.server.handlers.intake.model_order import is_count
 from tinsmith.server.handlers.saving import SavingHandler
 from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.state.live import LiveSession, SamplingSession

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tinsmith.server.faults import Unavailable
-from tinsmith.server.handlers.bodies import canonical, read_object, validate
-from tinsmith.server.handlers.limits import Limits, saved_bytes
-from tinsmith.server.handlers.model_order import ModelOrder, Prepared, is_count
+from tinsmith.server.handlers.intake.bodies import canonical, read_object, validate
+from tinsmith.server.handlers.intake.limits import Limits, saved_bytes
+from tinsmith.server.handlers.intake.model_order import ModelOrder, Prepared, is_count
 from tinsmith.server.state.live import SamplingSession, TrainingRun
 from tinsmith.server.state.notes import SaveNote
 from tinsmith.server.state.records import Record, State

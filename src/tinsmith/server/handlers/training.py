@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from tinsmith.server.handlers.bodies import canonical, check_body, read_object, validate
-from tinsmith.server.handlers.limits import Limits
-from tinsmith.server.handlers.model_order import ModelOrder, Prepared
+from tinsmith.server.handlers.intake.bodies import canonical, check_body, read_object, validate
+from tinsmith.server.handlers.intake.limits import Limits
+from tinsmith.server.handlers.intake.model_order import ModelOrder, Prepared
 from tinsmith.server.handlers.provenance import fill_in, named_requests
 from tinsmith.server.handlers.references import ReferencesHandler
 from tinsmith.server.state.live import TrainingRun

@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
-from tinsmith.server.handlers.limits import Limits
+from tinsmith.server.handlers.intake.limits import Limits
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core
 from tinsmith.types.engine_messages.operations import OpKind

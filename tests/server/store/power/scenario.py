@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.server.client import Client, datum
 from tests.server.conftest import Running
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.server.service import Service
 from tinsmith.server.store.catalog import BaseModels
 from tinsmith.settings import Settings

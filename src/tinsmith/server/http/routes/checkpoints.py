@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
-from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.handlers.intake.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, page_of, reply
 from tinsmith.server.store.checkpoint_files import list_files, sound_file
 from tinsmith.server.store.checkpoint_store import check_ttl

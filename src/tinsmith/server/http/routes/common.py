@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
-from tinsmith.server.handlers.bodies import read_body
+from tinsmith.server.handlers.intake.bodies import read_body
 from tinsmith.server.http.open_requests import OpenRequests
 from tinsmith.server.json_bytes import to_bytes
 from tinsmith.server.service import Service

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from tinsmith.server.handlers.bodies import check_body, parse
+from tinsmith.server.handlers.intake.bodies import check_body, parse
 from tinsmith.server.http.json_results import MOST_BYTES, to_json
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_owner, reply, service_of, token_of
 from tinsmith.server.http.routes.quick import quick

@@ -7,7 +7,7 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.handlers.intake.bodies import parse
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, reply
 from tinsmith.server.store.catalog import losses
 from tinsmith.types.errors import invalid

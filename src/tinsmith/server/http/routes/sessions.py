@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from tinsmith.server.handlers.bodies import parse
+from tinsmith.server.handlers.intake.bodies import parse
 from tinsmith.server.http.routes.common import AnyOwner, Body, Owner, ServiceDep, page_of, reply, service_of
 from tinsmith.server.http.routes.quick import quick
 from tinsmith.server.store.paging import Paging

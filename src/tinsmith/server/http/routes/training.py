@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from tinsmith.server.handlers.bodies import read_object
+from tinsmith.server.handlers.intake.bodies import read_object
 from tinsmith.server.http.routes.common import Body, Owner, ServiceDep, get_batch, promise, service_of
 from tinsmith.server.http.routes.quick import quick
 from tinsmith.types.errors import invalid

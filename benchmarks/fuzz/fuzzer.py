@@ -1,30 +1,19 @@
-"""Random requests to all routes, over the app itself with a fake engine behind it: `python -m benchmarks.fuzz`.
-
-Routes come from the app's own table. An answer of 5xx counts, and so does a future that failed by the service's fault.
-"""
+"""Sends random requests and counts what comes of them, route by route."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import logging
 import random
 import struct
-import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.common import conditions
-from benchmarks.fuzzing import mutations
-from benchmarks.fuzzing.world import World, exchange, new_world
+from benchmarks.fuzz import mutations
+from benchmarks.fuzz.world import World, exchange, new_world
 from tinsmith.server.state.records import State
 from tinsmith.types.errors import RequestErrorCategory
 
@@ -163,43 +152,3 @@ async def fuzz(home: Path, inputs: int, seed: int) -> Report:
     """Send random requests to a new service in an empty folder."""
     async with new_world(home) as world:
         return await Fuzzer(world, seed).run(inputs)
-
-
-def _show(report: Report) -> None:
-    table = Table(title="Random requests")
-    for column in ("route", "inputs", "statuses", "5xx", "longest stall, ms"):
-        table.add_column(column, justify="left" if column in ("route", "statuses") else "right")
-    for name, one in sorted(report.routes.items()):
-        statuses = " ".join(f"{status}:{count}" for status, count in sorted(one.statuses.items()))
-        table.add_row(name, str(one.inputs), statuses, str(one.faults), f"{one.stall_ms:.1f}")
-    console = Console(width=140)
-    console.print(table)
-    for example in report.examples:
-        console.print(example, markup=False, highlight=False)
-
-
-def main() -> None:
-    """Run the command; exits with 1 if anything was the service's fault."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000, help="requests to send (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="draws the inputs; ids and keys still differ (default: %(default)s)"
-    )
-    parser.add_argument("--json", type=Path, help="write the table to this file too")
-    chosen = parser.parse_args()
-    # Each 5xx is shown below with the request that brought it.
-    logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as home:
-        report = asyncio.run(fuzz(Path(home), chosen.inputs, chosen.seed))
-    _show(report)
-    if chosen.json is not None:
-        facts = conditions(inputs=chosen.inputs, seed=chosen.seed)
-        # Not asdict, which takes the pairs of a Counter for things to count.
-        routes = {name: vars(one) for name, one in report.routes.items()}
-        written = {"conditions": facts, "routes": routes, "examples": report.examples}
-        chosen.json.write_text(json.dumps(written, indent=1) + "\n")
-    sys.exit(1 if report.faults else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tinsmith.server.handlers.bodies import INLINE_CHECK_BYTES, check_body
+from tinsmith.server.handlers.intake.bodies import INLINE_CHECK_BYTES, check_body
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tinsmith.server.engine_link.dispatcher import Dispatcher
 from tinsmith.server.engine_link.recovery_points import RecoveryPoints
-from tinsmith.server.handlers.limits import Limits
+from tinsmith.server.handlers.intake.limits import Limits
 from tinsmith.server.state.future_store import check_same
 from tinsmith.server.state.records import Record, State
 from tinsmith.server.state.tasks import to_its_end

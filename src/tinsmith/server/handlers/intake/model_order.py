@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from tinsmith.server.handlers.intake import Intake
+from tinsmith.server.handlers.intake.intake import Intake
 from tinsmith.server.state.live import RunStatus, TrainingRun
 from tinsmith.server.state.records import Record
 from tinsmith.server.store.core import Core

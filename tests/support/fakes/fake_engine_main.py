@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from tests.support.fake_engine import FakeEngine
+from tests.support.fakes.fake_engine import FakeEngine
 from tinsmith.cluster.engine_main import main
 from tinsmith.cluster.model_sources import ModelSpec
 from tinsmith.scheduler.engine_scheduler import HostedEngine

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from tests.support.fake_link import FakeLink
+from tests.support.fakes.fake_link import FakeLink
 from tinsmith.model_files.safetensors_header import TensorEntry, make_header
 from tinsmith.server.http.app import create_app
 from tinsmith.server.service import Service

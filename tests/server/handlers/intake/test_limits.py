@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from tests.server.client import Client, Failed, datum
 from tests.server.conftest import Running, Start, soon
-from tests.support.fake_link import FakeLink, tiny_info
+from tests.support.fakes.fake_link import FakeLink, tiny_info
 from tinsmith.server.store.db.tables import CheckpointRow, OperationRow, RecordingRow
 from tinsmith.types.codec import encode_forward_backward_request
 from tinsmith.types.names.paths import CheckpointPath
