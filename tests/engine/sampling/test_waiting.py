@@ -79,17 +79,18 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 @pytest.mark.parametrize(
     ("options", "more"),
     [
-        ({}, 0),
-        ({"temperature": 0.7}, 0),
-        ({"temperature": 0.0}, 0),
-        ({"top_k": 5}, 0),
+        ({}, {}),
+        ({"temperature": 0.7}, {}),
+        ({"temperature": 0.0}, {}),
+        ({"top_k": 5}, {}),
         # How wide the nuclei are is known when they have been looked at.
-        ({"top_p": 0.9}, 1),
-        ({"top_p": 0.9, "top_k": 20}, 1),
+        ({"top_p": 0.9}, {"aten::_local_scalar_dense": 1}),
+        ({"top_p": 0.9, "top_k": 20}, {"aten::_local_scalar_dense": 1}),
+        ({"topk_sample_logprobs": 3}, {"aten::nonzero": 1, "tolist": 2}),
     ],
 )
 def test_a_decode_step_asks_for_its_ids_alone(
-    engine: Engine, options: dict[str, Any], more: int, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, options: dict[str, Any], more: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distribution, "_is_near", lambda x: False)
     running(engine, **options)
@@ -99,4 +100,4 @@ def test_a_decode_step_asks_for_its_ids_alone(
         engine.sampler.cancel(f"r{i}")
     # A mixture of experts asks in each layer who goes where.
     layers = engine.info.num_layers if engine.info.is_moe else 0
-    assert found == Counter({"tolist": 1 + layers, "aten::_local_scalar_dense": more}) + Counter()
+    assert found == Counter(tolist=1 + layers) + Counter(more)
