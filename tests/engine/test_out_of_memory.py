@@ -14,7 +14,7 @@ import torch
 from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.rows import make_row
-from tests.support.sampling import drain, make_job, random_prompt, run_all, sample
+from tests.support.sampling import make_job, random_prompt, run_all, sample
 from tinsmith.engine.adapters import memory as slot_memory
 from tinsmith.engine.adapters import optimizer, trained_adapters
 from tinsmith.engine.adapters.slots import Pool
@@ -22,8 +22,9 @@ from tinsmith.engine.adapters.trained_adapters import VECTORS
 from tinsmith.engine.checkpoints import adapter_folders, whole_folders
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
-from tinsmith.engine.sampling import kv_cache
-from tinsmith.engine.sampling.kv_cache import KVCache, KVShape, affordable_blocks
+from tinsmith.engine.model.context import ForwardContext
+from tinsmith.engine.sampling.cache import kv_cache
+from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.settings import Settings
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -217,23 +218,48 @@ def drawn(answer: object) -> list[int]:
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
-def test_a_step_of_the_sampler_that_finds_no_memory_ends_its_requests_only(
+def test_a_step_of_the_sampler_that_finds_no_memory_once_is_taken_in_halves(
     step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first step is the prompt's, the others decode."""
     engine = make_engine()
     engine.snapshot("a", "s")
-    jobs = [make_job("s", [n, 2, 3], seed=n) for n in range(3)]
+    jobs = [make_job("s", [n, 2, 3], 2, seed=n, owner=f"owner{n}") for n in range(3)]
     wanted = [drawn(answer) for answer in run_all(engine, jobs).values()]
     before = state(engine)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(engine.base), "hidden", on_call(step, type(engine.base).hidden))
-        failed = run_all(engine, [make_job("s", [n, 2, 3], seed=n) for n in range(3)])
-    assert [type(error) for error in failed.values()] == [torch.OutOfMemoryError] * 3
+    monkeypatch.setattr(type(engine.base), "hidden", on_call(step, type(engine.base).hidden))
+    found = run_all(engine, [make_job("s", [n, 2, 3], 2, seed=n, owner=f"owner{n}") for n in range(3)])
+    assert [drawn(answer) for answer in found.values()] == wanted
     assert all(map(torch.equal, state(engine), before))
-    again = run_all(engine, [make_job("s", [n, 2, 3], seed=n) for n in range(3)])
-    assert [drawn(answer) for answer in again.values()] == wanted
-    assert drain(engine) == {}
+
+
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_request_that_does_not_fit_alone_ends_and_the_others_go_on(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the guilty one has `first` tokens or more, any pass with it runs out of memory."""
+    engine = make_engine()
+    engine.snapshot("a", "s")
+    jobs = [make_job("s", [n, 2, 3], 2, seed=n) for n in range(5)]
+    wanted = [drawn(answer) for answer in run_all(engine, jobs).values()]
+    hidden = type(engine.base).hidden
+    guilty = make_job("s", [7, 8, 9], 1, seed=9)
+
+    def too_large(self: object, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
+        running = (*engine.sampler.schedule.running, *engine.sampler.schedule.prefilling)
+        own = [s for s in running if s.group.job.request_id == guilty.request_id]
+        tokens = ids.tolist()
+        # Known by its newest token, which is a prompt's last one or, with these seeds, nobody else's at that time.
+        if own and len(own[0].tokens) >= 3 + first and own[0].tokens[-1] in tokens:
+            raise torch.OutOfMemoryError("simulated: 1 GiB wanted, 1 MiB free")
+        return hidden(self, ids, context)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(type(engine.base), "hidden", too_large)
+    results = run_all(engine, [*(make_job("s", [n, 2, 3], 2, seed=n) for n in range(5)), guilty])
+    error = results.pop(guilty.request_id)
+    assert isinstance(error, torch.OutOfMemoryError)
+    assert "1 GiB wanted" in str(error)
+    assert [drawn(answer) for answer in results.values()] == wanted
 
 
 def test_a_cache_that_finds_no_memory_to_grow_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tinsmith.types.names.devices import check_device_name, check_dtype_name
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 # Where the settings are silent. A limit, not a reservation: pools grow as adapters come, while the KV cache takes its
-# share (`sampling.kv_cache`) of what is free when sampling begins.
+# share (`sampling.cache.kv_cache`) of what is free when sampling begins.
 _CUDA_SHARE = 0.3
 _CPU_MIB = 4096
 

@@ -15,6 +15,7 @@ from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
+from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.engine.sampling.decoding.decode_lanes import DecodeLanes
@@ -109,7 +110,8 @@ class Sampler:
     def step(self, turn: Turn = EVEN) -> list[Ended]:
         """Compute one prefill chunk or one token of running sequences; return the requests that ended.
 
-        A request whose logits are not finite ends with a UserError, its neighbours go on. If the pass itself fails,
+        A request whose logits are not finite ends with a UserError, its neighbours go on. Where memory runs out the
+        step is taken in halves, and a request that does not fit alone ends with the error. If the pass fails otherwise,
         the requests in it end with its error and the others go on.
 
         Args:
@@ -126,7 +128,7 @@ class Sampler:
                 self._run(plan, {group.slot for group in groups})
             except Exception as error:
                 log.exception("sampling step of %d sequences failed", len(plan.slices))
-                self._fail_all(plan, error)
+                self._fail_all(plan.slices, error)
             if not self.schedule.running:
                 self._lanes.clear()
         return self._groups.take_ended()
@@ -146,15 +148,37 @@ class Sampler:
 
     def _decode(self, slices: list[Slice]) -> None:
         """Compute one token of each sequence, in lanes, and draw the next."""
-        lanes = self._lanes.deal(slices, THREADS.free if self._side_by_side else 1)
-        drawn = in_lanes(len(lanes), lambda lane: self._next_tokens(*lanes[lane]), THREADS.free)
+        drawn = self._drawn(slices)
+        computed = [part for part in slices if not isinstance(drawn[part.sequence], Exception)]
         # Only now: had the pass failed, the blocks would hold nothing that others may find.
-        for part in slices:
+        for part in computed:
             self.schedule.computed(part)
-        for (_, sequences), tokens in zip(lanes, drawn, strict=True):
-            self._append(sequences, tokens)
-        for part in slices:
+        for sequence, token in drawn.items():
+            self._append(sequence, token)
+        for part in computed:
             self._groups.settle(part.sequence)
+
+    def _drawn(self, slices: list[Slice]) -> dict[Sequence, NextToken | Exception]:
+        """Compute sequences together; where memory runs out, in halves, down to single ones, which may fail."""
+        lanes = self._lanes.deal(slices, THREADS.free if self._side_by_side else 1)
+        try:
+            found = in_lanes(len(lanes), lambda lane: self._next_tokens(*lanes[lane]), THREADS.free)
+            return {
+                s: token
+                for (_, own), drawn in zip(lanes, found, strict=True)
+                for s, token in zip(own, drawn, strict=True)
+            }
+        except Exception as error:
+            # They may have gone on with a step that the sequences did not take.
+            self._lanes.clear()
+            if not is_out_of_memory(error):
+                raise
+            if len(slices) == 1:
+                return {slices[0].sequence: error}
+            log.warning("memory ran out while %d sequences decoded (%s); they go on in halves", len(slices), error)
+        # Outside of the except: an error holds on to its pass's tensors.
+        half = len(slices) // 2
+        return self._drawn(slices[:half]) | self._drawn(slices[half:])
 
     def _next_tokens(self, stream: DecodeStream, sequences: list[Sequence]) -> list[NextToken]:
         drawn: list[NextToken] = []
@@ -165,8 +189,22 @@ class Sampler:
         return drawn
 
     def _prefill(self, slices: list[Slice]) -> None:
-        """Compute parts of prompts; begin to sample those that are all there."""
-        done = PrefillPass(self._base, self.cache, slices)
+        """Compute parts of prompts; begin to sample those that are all there. Where memory runs out, in halves."""
+        try:
+            done = PrefillPass(self._base, self.cache, slices)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(slices) == 1:
+                raise
+            log.warning("memory ran out over the prompts of %d requests (%s); they go on in halves", len(slices), error)
+            done = None
+        if done is None:
+            half = len(slices) // 2
+            for some in (slices[:half], slices[half:]):
+                try:
+                    self._prefill(some)
+                except Exception as error:
+                    self._fail_all(some, error)
+            return
         # Only now: had the pass failed, the blocks would hold nothing that others may find.
         for part in slices:
             self.schedule.computed(part)
@@ -201,25 +239,27 @@ class Sampler:
         for start in range(0, len(drawing), self._rows_at_once):
             end = start + self._rows_at_once
             some, index = drawing[start:end], torch.tensor(rows[start:end], device=logits.device)
-            self._append(some, next_tokens(some, logits[index], self._base.products.tile))
+            for one, token in zip(some, next_tokens(some, logits[index], self._base.products.tile), strict=True):
+                self._append(one, token)
         for leader in leaders:
             self.cache.copy(self._groups.fork(leader))
         for sequence in drawing:
             self._groups.settle(sequence)
 
-    def _append(self, sequences: list[Sequence], tokens: list[NextToken]) -> None:
-        for sequence, drawn in zip(sequences, tokens, strict=True):
-            group = sequence.group
-            # A sample that failed has ended its whole request, of which others may stand in this batch.
-            if not self._groups.is_live(group):
-                continue
-            if drawn.token is None:
-                self._groups.fail(group, _not_finite(group))
-                continue
+    def _append(self, sequence: Sequence, drawn: NextToken | Exception) -> None:
+        group = sequence.group
+        # A sample that failed has ended its whole request, of which others may stand in this batch.
+        if not self._groups.is_live(group):
+            return
+        if isinstance(drawn, Exception):
+            self._groups.fail(group, drawn)
+        elif drawn.token is None:
+            self._groups.fail(group, _not_finite(group))
+        else:
             sequence.append(drawn.token, drawn.logprob, drawn.top)
 
-    def _fail_all(self, plan: Plan, error: Exception) -> None:
-        for part in plan.slices:
+    def _fail_all(self, slices: list[Slice], error: Exception) -> None:
+        for part in slices:
             if self._groups.is_live(part.sequence.group):
                 self._groups.fail(part.sequence.group, error)
 

@@ -26,7 +26,7 @@ from tinsmith.engine.training.training_pass import lanes_of
 log = logging.getLogger(__name__)
 
 # Of what is free when an engine starts. The rest is for what comes later: adapters, on CUDA the KV cache, which takes
-# 60 % of what is free when sampling begins (`sampling.kv_cache`), and on a host whatever else runs there.
+# 60 % of what is free when sampling begins (`sampling.cache.kv_cache`), and on a host whatever else runs there.
 _SHARE = 0.4
 # Below it a pass is hardly smaller than one row.
 _LEAST = 16

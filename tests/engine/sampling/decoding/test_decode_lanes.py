@@ -106,12 +106,12 @@ def test_a_step_that_fails_in_one_lane_ends_its_requests_and_no_others(
     def fail_once(self: DecodeStream, sequences: list[Sequence]) -> Any:
         if not failed and any(len(s.tokens) > 20 for s in sequences):
             failed.append(1)
-            raise MemoryError("out of memory")
+            raise RuntimeError("broken")
         return step(self, sequences)
 
     monkeypatch.setattr(DecodeStream, "next", fail_once)
     guilty = make_job("s8", random_prompt(12, 0), 9, max_tokens=40)
-    assert isinstance(run_all(engine, [guilty])[guilty.request_id], MemoryError)
+    assert isinstance(run_all(engine, [guilty])[guilty.request_id], RuntimeError)
     # The next one finds lanes that know nothing of those that failed.
     assert answers(engine, [make_job("s3", random_prompt(5, 1), 3, max_tokens=9)]) == alone
 
