@@ -18,6 +18,7 @@ from tinsmith.engine.sampling.cache.paged_attention import PagedPass
 from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.schedule import Slice
 from tinsmith.engine.sampling.sequence import Sequence
+from tinsmith.engine.transfers import to_device
 
 
 def decode(base: BaseModel, stream: DecodeStream, sequences: list[Sequence], rows: int) -> Iterator[Tensor]:
@@ -77,15 +78,15 @@ class PrefillPass:
         ids = [token for s in slices for token in s.sequence.tokens[s.start : s.end]]
         context = ForwardContext(
             mode=Mode.PREFILL,
-            positions=torch.from_numpy(positions).to(device),
+            positions=to_device(positions, device),
             lengths=self._lengths,
             spans=adapter_spans(self._slots, self._lengths),
             paged=PagedPass(cache, starts.tolist()),
-            slot_mapping=torch.from_numpy(cells).to(device),
-            block_tables=torch.from_numpy(tables.astype(np.int32)).to(device),
-            context_lens=torch.tensor([s.end for s in slices], dtype=torch.int32, device=device),
+            slot_mapping=to_device(cells, device),
+            block_tables=to_device(tables, device, torch.int32),
+            context_lens=to_device([s.end for s in slices], device, torch.int32),
         )
-        return torch.tensor(ids, device=device), context
+        return to_device(ids, device), context
 
     def last_logits(self, indices: ListLike[int]) -> Tensor:
         """Return the logits behind the last token of some slices, [len(indices), V], in the wide dtype."""
@@ -101,7 +102,7 @@ class PrefillPass:
         # Only rows whose logits are wanted are projected: [rows, V] is the most expensive thing here.
         hidden = self._hidden
         if len(rows) < hidden.shape[0]:
-            hidden = hidden[torch.tensor(rows, device=hidden.device)]
+            hidden = hidden[to_device(list(rows), hidden.device)]
         # The picked rows are a stream of their own to the head, which asks nothing of a context but its spans.
         context = ForwardContext(Mode.PACKED, hidden, tuple(lengths), adapter_spans(slots, lengths))
         with torch.no_grad():

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from tinsmith.engine.adapters.memory import SlotMemory
@@ -27,6 +26,7 @@ from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sharing import EVEN, PassShare, Turn
 from tinsmith.engine.threads import THREADS
+from tinsmith.engine.transfers import to_device
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_sampling
 from tinsmith.types.errors import UserError, invalid
@@ -238,7 +238,7 @@ class Sampler:
             rows += [row] * len(samples)
         for start in range(0, len(drawing), self._rows_at_once):
             end = start + self._rows_at_once
-            some, index = drawing[start:end], torch.tensor(rows[start:end], device=logits.device)
+            some, index = drawing[start:end], to_device(rows[start:end], logits.device)
             for one, token in zip(some, next_tokens(some, logits[index], self._base.products.tile), strict=True):
                 self._append(one, token)
         for leader in leaders:

@@ -15,6 +15,7 @@ from tinsmith.engine.model.padded import pad_groups, unpad_groups
 from tinsmith.engine.model.tiles.attention import attend_to_cached
 from tinsmith.engine.sampling.cache.kv_cache import KVCache
 from tinsmith.engine.sampling.decoding.decode_rows import DecodePass
+from tinsmith.engine.transfers import to_device
 
 # Sequences are read together while their padding stays below half of what they hold ...
 _MAX_READ = 1.5
@@ -80,7 +81,7 @@ class PagedPass:
         parts = split_by_length(blocks) if context.mode is Mode.DECODE else [[i] for i in range(len(blocks))]
         first = [0, *accumulate(lengths)]
         for part in parts:
-            index = torch.tensor(part, device=query.device)
+            index = to_device(part, query.device)
             rows = torch.cat([torch.arange(first[i], first[i + 1], device=query.device) for i in part])
             keys, values = self._cache.gather(layer, tables[index, : max(blocks[i] for i in part)])
             q = query[rows].unflatten(0, (len(part), -1))
@@ -105,9 +106,9 @@ class PagedPass:
         self, rows: list[int], members: list[int], width: int, blocks: list[int], tables: Tensor
     ) -> _Reader:
         longest = max(blocks[m] for m in members)
-        own = tables[torch.tensor(members, device=tables.device), :longest]
-        starts = torch.tensor([self._starts[m] for m in members], device=tables.device)
-        return _Reader(self._cache, torch.tensor(rows, device=tables.device), own, starts, width)
+        own = tables[to_device(members, tables.device), :longest]
+        starts = to_device([self._starts[m] for m in members], tables.device)
+        return _Reader(self._cache, to_device(rows, tables.device), own, starts, width)
 
     def _read(self, readers: list[_Reader], layer: int, query: Tensor, scaling: float) -> Tensor:
         if len(readers) == 1:
