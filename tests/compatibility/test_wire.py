@@ -17,6 +17,18 @@ from tinsmith.types.proto import tinsmith_pb2 as pb
 
 Recording = dict[str, list[dict[str, Any]]]
 
+# Answers that are others than before on purpose, by script and place. A loss of NaN was a result, whose gradients the
+# next optimizer step refused; now it is a failed request, with the datum and the reason in it.
+_NOT_FINITE = (
+    "data[0]: importance_sampling: got a loss of nan, expected a finite number; it comes of loss inputs or ratios of "
+    "logprobs that are too large, and its gradients were dropped"
+)
+_INCOMPLETE = (
+    "optim_step: the gradients are incomplete and were cleared, weights are unchanged: forward_backward with seq_id 7 "
+    f"failed: {_NOT_FINITE}"
+)
+CHANGED = {("by_hand", 46): _NOT_FINITE, ("by_hand", 48): _INCOMPLETE}
+
 
 @pytest.fixture(scope="module")
 def recorded() -> Recording:
@@ -53,8 +65,11 @@ def test_the_same_requests_are_made_in_the_same_order(script: str, said: Recordi
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_same_requests_get_the_same_answers(script: str, said: Recording, recorded: Recording) -> None:
     """The answers of the service: status, headers and body, of what succeeds and of what is refused or fails."""
-    for found, expected in zip(said[script], recorded[script], strict=True):
+    for place, (found, expected) in enumerate(zip(said[script], recorded[script], strict=True)):
         assert found["status"] == expected["status"], f"{expected['path']}: {found['response']}"
+        if (message := CHANGED.get((script, place))) is not None:
+            assert json.loads(found["response"]["text"]) == {"error": message, "category": "user"}
+            continue
         _assert_same_side(found, expected, "response")
 
 

@@ -9,7 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith.types.datum import Datum
+from tinsmith.types.errors import UserError
 from tinsmith.types.sample_inputs import SampleInputs
+
+
+class NotFinite(UserError):
+    """A row's loss is NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tinsmith.engine.jobs import RowOutput, TrainRow
+from tinsmith.engine.jobs import NotFinite, RowOutput, TrainRow
 from tinsmith.types.codec import decode_forward_backward_request, encode_forward_backward_output
 from tinsmith.types.datum import Datum
 from tinsmith.types.engine_messages.operations import ForwardBackward, Operation
@@ -90,7 +90,7 @@ class Task:
             if self.error is not None:
                 return
             if isinstance(output, UserError):
-                self.error = UserError(_complaint(start, output.message))
+                self.error = type(output)(_complaint(start, output.message))
             elif isinstance(output, Exception):
                 self.error = output
             else:
@@ -102,6 +102,9 @@ class Task:
         Raises:
             Exception: the operation failed.
         """
+        if self.op.replay and isinstance(self.error, NotFinite):
+            # Earlier versions answered it, and refused the next optimizer step: it has left no gradients, as now.
+            return b""
         if self.error is not None:
             raise self.error
         metrics = {"loss:sum": sum(output.loss for output in self.outputs), "tokens:sum": float(sum(self.costs))}

@@ -59,6 +59,25 @@ async def test_a_replay_that_fails_is_not_passed_over_in_silence(running: Runnin
     assert (await client.get(f"training_runs/{model}"))["corrupted"] is True
 
 
+async def test_samples_of_a_snapshot_that_was_lost_with_its_run_fail_and_wait_for_nobody(running: Running) -> None:
+    client = await running.client()
+    model = await client.create_model()
+    await client.forward_backward(model, 9)
+    running.link.flushing = False
+    in_memory = await client.snapshot(model)
+    running.link.kill()
+    # Accepted while there is no engine, so that it waits for the snapshot.
+    waiting = await client.post_sample(in_memory)
+    running.link.fail = {OpKind.FORWARD_BACKWARD: ("the device has no memory left", RequestErrorCategory.SERVER)}
+    running.link.revive()
+    with pytest.raises(Failed, match=r"its weights were not on disk yet, and model .* could not be rebuilt") as failed:
+        await client.result(waiting)
+    assert failed.value.category == "server"
+    # And so do those that come later.
+    with pytest.raises(Failed, match="its weights were not on disk yet"):
+        await client.result(await client.post_sample(in_memory, 1))
+
+
 async def test_sessions_that_ended_or_fell_silent_are_not_rebuilt(start: Start) -> None:
     restarting = Restarting(start, session_timeout_s=0.5)
     client = await restarting.begin()

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tinsmith.engine.jobs import RowOutput
+from tinsmith.engine.jobs import NotFinite, RowOutput
 from tinsmith.engine.training.packing import Unit
-from tinsmith.types.errors import UserError
 
 
 def fail_infinite(
@@ -35,5 +34,5 @@ def fail_infinite(
         why = "loss inputs or ratios of logprobs that are too large" if finite else "weights that have diverged"
         for row in unit:
             told = f"{row.row.loss_fn}: got a loss of {loss}, expected a finite number; it comes of {why}"
-            results[row.index] = UserError(f"{told}, and its gradients were dropped")
+            results[row.index] = NotFinite(f"{told}, and its gradients were dropped")
     return list(models)

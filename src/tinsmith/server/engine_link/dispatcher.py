@@ -271,8 +271,22 @@ class Dispatcher:
 
     def _sampler_given_up(self, sampler: SamplingSession, reason: str) -> None:
         # Whoever samples from it would make the engine try again.
-        sampler.damage = f"its weights cannot be loaded: {reason}"
-        self._sampler_failed(sampler, Failure("", sampler.damage, RequestErrorCategory.SERVER))
+        self._damaged(sampler, f"its weights cannot be loaded: {reason}")
+
+    def lose_snapshots(self, model_id: str, reason: str) -> None:
+        """A model is not rebuilt: snapshots of it that are not on disk yet are lost, and who samples from them is told.
+
+        Args:
+            model_id: the model.
+            reason: why it is not.
+        """
+        for sampler in list(self._live.samplers.values()):
+            if sampler.model_id == model_id and not (sampler.on_disk or sampler.ready):
+                self._damaged(sampler, f"its weights were not on disk yet, and {reason}")
+
+    def _damaged(self, sampler: SamplingSession, reason: str) -> None:
+        sampler.damage = reason
+        self._sampler_failed(sampler, Failure("", reason, RequestErrorCategory.SERVER))
 
     async def sampler_ready(self, sampler: SamplingSession) -> None:
         """The engine holds a sampler: hand over the samples that waited for it."""

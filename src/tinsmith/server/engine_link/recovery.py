@@ -192,11 +192,13 @@ class Recovery:
             # Not stored: a later start may serve it again.
             reason = f"base model {run.base_model!r} is not served since the last start"
             self._outcomes.end_run(run, RunStatus.CORRUPTED, reason, RequestErrorCategory.SERVER)
+            self._dispatcher.lose_snapshots(run.id, reason)
             return
         if (reason := self._catalog.other_weights(run.base_model, run.base_weights)) is not None:
             # Not stored either: the weights that it began with may come back.
             advice = f"{reason}; restart the service with the weights that the run began with"
             self._outcomes.end_run(run, RunStatus.CORRUPTED, advice, RequestErrorCategory.SERVER)
+            self._dispatcher.lose_snapshots(run.id, advice)
             return
         steps = plan(run, self._live)
         try:
@@ -260,4 +262,5 @@ class Recovery:
             self._outcomes.fail(run.creation, advice, RequestErrorCategory.SERVER)
         # Beside it: the other runs need not wait for this.
         self._tasks.start(self._db.write_until_stored(effect))
+        self._dispatcher.lose_snapshots(run.id, f"model {run.id}: {message}")
         self._dispatcher.release_model(run)
