@@ -233,6 +233,26 @@ def test_a_step_of_the_sampler_that_finds_no_memory_once_is_taken_in_halves(
     assert all(map(torch.equal, state(engine), before))
 
 
+def test_a_sampler_that_has_to_halve_every_step_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine()
+    engine.snapshot("a", "s")
+    jobs = [make_job("s", [n, 2, 3], 1, seed=n) for n in range(4)]
+    wanted = [drawn(answer) for answer in run_all(engine, jobs).values()]
+    hidden = type(engine.base).hidden
+
+    def small(self: object, ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
+        return no_memory() if len(context.lengths) > 2 else hidden(self, ids, context)  # pyright: ignore
+
+    monkeypatch.setattr(type(engine.base), "hidden", small)
+    for _ in range(2):
+        caplog.clear()
+        found = run_all(engine, [make_job("s", [n, 2, 3], 1, seed=n) for n in range(4)])
+        assert [drawn(answer) for answer in found.values()] == wanted
+        assert [record.message.count("go on in halves") for record in caplog.records] == [1]
+
+
 @pytest.mark.parametrize("first", [0, 4])
 def test_a_request_that_does_not_fit_alone_ends_and_the_others_go_on(
     first: int, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,7 @@ class Sampler:
         decode = None if base.tokenizer is None else partial(base.tokenizer.decode, skip_special_tokens=False)
         self._groups = OpenGroups(self.schedule, base.info, decode, snapshots.done)
         self.last: PassShare | None = None
+        self._halved = False
         self._rows_at_once = max(1, _CELLS_AT_ONCE // base.info.vocab_size)
         self.on_step: Callable[[Iterable[str]], None] = lambda ids: None
 
@@ -131,6 +132,7 @@ class Sampler:
                 self._fail_all(plan.slices, error)
             if not self.schedule.running:
                 self._lanes.clear()
+                self._halved = False
         return self._groups.take_ended()
 
     def _run(self, plan: Plan, slots: Collection[Slot | None]) -> None:
@@ -175,10 +177,16 @@ class Sampler:
                 raise
             if len(slices) == 1:
                 return {slices[0].sequence: error}
-            log.warning("memory ran out while %d sequences decoded (%s); they go on in halves", len(slices), error)
+            self._say_halved(f"{len(slices)} sequences decoded", error)
         # Outside of the except: an error holds on to its pass's tensors.
         half = len(slices) // 2
         return self._drawn(slices[:half]) | self._drawn(slices[half:])
+
+    def _say_halved(self, what: str, error: Exception) -> None:
+        # Once until nothing runs: the next steps are as large, and a line for each would be hundreds.
+        if not self._halved:
+            log.warning("memory ran out while %s (%s); they go on in halves, as often as need be", what, error)
+        self._halved = True
 
     def _next_tokens(self, stream: DecodeStream, sequences: list[Sequence]) -> list[NextToken]:
         drawn: list[NextToken] = []
@@ -195,7 +203,7 @@ class Sampler:
         except Exception as error:
             if not is_out_of_memory(error) or len(slices) == 1:
                 raise
-            log.warning("memory ran out over the prompts of %d requests (%s); they go on in halves", len(slices), error)
+            self._say_halved(f"the prompts of {len(slices)} requests were computed", error)
             done = None
         if done is None:
             half = len(slices) // 2
