@@ -9,7 +9,7 @@ from tinsmith.engine.sampling.sequence import Sequence
 
 # Sequences times parameters of a lane at least. A step is some hundred operations, and lanes wait for each other at
 # many of them, since only one at a time may begin one: where waking a thread takes 30 microseconds, a step of 64
-# sequences and 5M parameters takes as long in two lanes as in one; with twice as many it takes two thirds.
+# sequences and 5M parameters takes as long in two lanes as in one; with four times as many it takes two thirds.
 _LANE_WORK = 200_000_000
 # Each lane reads all weights: with fewer sequences that takes longer than computing with them.
 _LANE_SEQUENCES = 16
