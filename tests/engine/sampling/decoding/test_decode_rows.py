@@ -71,6 +71,10 @@ def test_a_step_appends_and_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     )
     answers(engine, [make_job("s8", random_prompt(20, 0), 4, max_tokens=30)])
     assert filled == [4]
+    # Nor where others end: who goes on has its row as it left it.
+    filled.clear()
+    answers(engine, [make_job("s8", random_prompt(20, n), 2, max_tokens=10 + 20 * n) for n in range(2)])
+    assert filled == [4]
 
 
 def test_a_hole_holds_nothing_of_a_sequence_that_diverged() -> None:
