@@ -12,7 +12,7 @@ from tests.support.engines import load_engine
 from tinsmith.engine import threads
 from tinsmith.engine.cores import Use
 from tinsmith.engine.jobs import TrainRow
-from tinsmith.engine.threads import Threads, free_cores, threads_for
+from tinsmith.engine.threads import Grain, Threads, free_cores, threads_for
 from tinsmith.types.datum import Datum
 from tinsmith.types.params import LoraConfig
 
@@ -44,12 +44,22 @@ def test_as_many_cores_as_others_leave(cores: int, others: float, wanted: int) -
 
 
 @pytest.mark.parametrize(
-    ("parameters", "free", "wanted"),
+    ("parameters", "free", "training", "sampling"),
     # More threads than a model has work for would only wait for each other.
-    [(TINY, 1, 1), (TINY, 64, 1), (SMALL, 2, 2), (SMALL, 64, 11), (LARGE, 64, 64), (LARGE, 1, 1)],
+    [
+        (100_000, 64, 1, 1),
+        (TINY, 1, 1, 1),
+        (TINY, 2, 1, 2),
+        (TINY, 64, 1, 10),
+        (SMALL, 2, 2, 2),
+        (SMALL, 64, 11, 64),
+        (LARGE, 64, 64, 64),
+        (LARGE, 1, 1, 1),
+    ],
 )
-def test_as_many_threads_as_the_model_has_work_for(parameters: int, free: int, wanted: int) -> None:
-    assert threads_for(parameters, free) == wanted
+def test_as_many_threads_as_the_model_has_work_for(parameters: int, free: int, training: int, sampling: int) -> None:
+    assert threads_for(parameters, free, Grain.TRAINING) == training
+    assert threads_for(parameters, free, Grain.SAMPLING) == sampling
 
 
 class Machine:
@@ -81,16 +91,28 @@ def test_the_number_follows_the_load_between_passes_and_the_load_is_looked_at_on
     assert found.settle(SMALL, None) == torch.get_num_threads() == found.free == 2
     machine.others = 1.0
     machine.wait(0.5)
-    found.follow_load()
+    found.follow_load(Grain.TRAINING)
     assert torch.get_num_threads() == 2
     assert machine.looks == 2
     machine.wait(0.6)
-    found.follow_load()
+    found.follow_load(Grain.TRAINING)
     assert torch.get_num_threads() == 1
     machine.others = 0.0
     machine.wait(1.0)
-    found.follow_load()
+    found.follow_load(Grain.TRAINING)
     assert torch.get_num_threads() == 2
+
+
+def test_a_pass_has_the_threads_of_its_kind_although_the_load_was_just_looked_at() -> None:
+    machine = Machine()
+    found = Threads(2, machine.use, machine.clock)
+    machine.wait(1.0)
+    found.settle(TINY, None)
+    looks = machine.looks
+    for grain, wanted in ((Grain.SAMPLING, 2), (Grain.TRAINING, 1), (Grain.SAMPLING, 2)):
+        found.follow_load(grain)
+        assert torch.get_num_threads() == wanted
+    assert machine.looks == looks
 
 
 def test_a_number_of_the_settings_stays_whatever_the_load() -> None:
@@ -99,7 +121,7 @@ def test_a_number_of_the_settings_stays_whatever_the_load() -> None:
     assert found.settle(TINY, 2) == 2
     machine.others = 2.0
     machine.wait(5.0)
-    found.follow_load()
+    found.follow_load(Grain.TRAINING)
     assert torch.get_num_threads() == 2
 
 
@@ -112,13 +134,13 @@ def test_the_largest_model_of_a_process_decides() -> None:
 def test_an_engine_looks_at_the_load_before_it_trains_and_before_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load_engine(checkpoint("qwen3"))
     engine.create_model("run", LoraConfig(rank=4))
-    looks: list[str] = []
-    monkeypatch.setattr(threads.THREADS, "follow_load", lambda: looks.append("look"))
+    looks: list[Grain] = []
+    monkeypatch.setattr(threads.THREADS, "follow_load", looks.append)
     engine.train_rows([TrainRow("run", Datum(tokens=[1, 2], targets=[2, 3]), "cross_entropy", {}, True)])
     # Before the pass and after it.
-    assert looks == ["look", "look"]
+    assert looks == [Grain.TRAINING] * 2
     engine.sampler.step()
-    assert len(looks) == 3
+    assert looks[2:] == [Grain.SAMPLING]
 
 
 def test_others_take_the_cores_first_that_a_quota_keeps_from_this_process() -> None:
@@ -139,9 +161,9 @@ def test_after_a_rest_the_moment_counts_and_not_what_was_before() -> None:
     found.settle(TINY, None)
     assert found.free == 2
     now = Use(220.0, 240.0, 0.2, running=2)
-    found.follow_load()
+    found.follow_load(Grain.TRAINING)
     assert found.free == 1
     # What came while this process computed is an average that counts.
     now = Use(230.0, 260.0, 10.2, running=0)
-    found.follow_load()
+    found.follow_load(Grain.TRAINING)
     assert found.free == 1

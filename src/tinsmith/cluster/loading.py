@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from tinsmith.cluster.model_sources import ModelSpec, by_name
-from tinsmith.cluster.openmp import torch_waits_asleep
+from tinsmith.cluster.openmp import torch_waits_briefly
 from tinsmith.scheduler.engine_scheduler import HostedEngine
 from tinsmith.settings import Settings
 from tinsmith.types.errors import StartupError, UserError
@@ -25,7 +25,7 @@ def load_engine(spec: ModelSpec, settings: Settings) -> HostedEngine:
         StartupError: it could not be loaded for any other reason, a device without memory say.
     """
     # Here, so that torch is imported only by the process in which engines live.
-    with torch_waits_asleep(os.environ):
+    with torch_waits_briefly(os.environ):
         from tinsmith.engine.engine import Engine
 
     started = time.monotonic()

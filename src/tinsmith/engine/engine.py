@@ -26,7 +26,7 @@ from tinsmith.engine.model.loading.base_loading import checkpoint_activations, l
 from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.sampler import Sampler
-from tinsmith.engine.threads import THREADS
+from tinsmith.engine.threads import THREADS, Grain
 from tinsmith.engine.training.finite_losses import fail_infinite
 from tinsmith.engine.training.packing import PackedRow, Unit, share_prompt, share_prompts
 from tinsmith.engine.training.pass_budget import PassBudget
@@ -273,7 +273,7 @@ class Engine:
             one output or exception per row, in order; a message that names `data[0]` or `data[1]` counts from the
             first row of the pair.
         """
-        THREADS.follow_load()
+        THREADS.follow_load(Grain.TRAINING)
         results: list[RowOutput | Exception] = [RuntimeError("row was not computed")] * len(rows)
         units: list[Unit] = []
         start = 0
@@ -293,7 +293,7 @@ class Engine:
             for company in self.memory.companies(some, lambda unit: unit[0].slot):
                 self._run_apart(company, backward, results)
         self.references.release_unused({(r.model_id, r.reference) for r in rows if r.reference is not None})
-        THREADS.follow_load()
+        THREADS.follow_load(Grain.TRAINING)
         return results
 
     def _check_unit(self, indices: Sequence[int], rows: Sequence[TrainRow]) -> Unit:

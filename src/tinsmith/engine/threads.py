@@ -1,24 +1,33 @@
 """How many CPU threads the engines of a process use: as many as there are free cores, as far as the model has work.
 
 A training pass is cut into lanes, which run side by side (`training/lanes.py`), whatever the model's size. Beyond that
-a product is cut over threads: of a large model only, because in a small one handing over takes as long as computing.
-Where another process has one of the cores two threads are slower than one, because each of the hundreds of products of
-a pass waits for the slower half of it. So the numbers follow the load.
+each operation is cut over threads, in training those of a large model only. Where another process has one of the cores
+two threads are slower than one, because each of the hundreds of operations of a pass waits for the slower half of it.
+So the numbers follow the load.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from enum import IntEnum
 
 import torch
 
 from tinsmith.engine.cores import Use, cores, cores_in_sight, use_now
 
-# So much of a model is worth one thread more: of less, handing over a product takes longer than computing it. On two
-# cores a model of 5M parameters decodes no faster with two threads, one of 0.11B by a quarter; there were no machines
-# with more cores to measure on.
-_PARAMETERS_PER_THREAD = 10_000_000
+
+class Grain(IntEnum):
+    """Parameters of a model that are worth one thread more, by what a pass does; there were no machines with more than
+    two cores to measure on.
+    """
+
+    # What does not pay for lanes of its own is small, and has the same bits whatever the load with one thread.
+    TRAINING = 10_000_000
+    # A step of many sequences gains from the smallest models on; of one sequence it loses nothing.
+    SAMPLING = 500_000
+
+
 # How often the load is looked at, seconds; the system counts in hundredths.
 _LOOK_EVERY_S = 1.0
 
@@ -34,9 +43,9 @@ def free_cores(cores: int, others: float) -> int:
     return max(1, min(cores, int(cores - others + 0.5)))
 
 
-def threads_for(parameters: int, free: int) -> int:
-    """Return over how many threads a product of a model of so many parameters is cut where so many cores are free."""
-    return max(1, min(parameters // _PARAMETERS_PER_THREAD, free))
+def threads_for(parameters: int, free: int, grain: Grain) -> int:
+    """Return over how many threads operations of a model of so many parameters are cut where so many cores are free."""
+    return max(1, min(parameters // grain, free))
 
 
 class Threads:
@@ -77,26 +86,34 @@ class Threads:
         self._parameters = max(self._parameters, parameters)
         self._chosen = chosen
         self.steady = chosen or self._most
-        return self._set()
+        self._look()
+        return self._set(Grain.TRAINING)
 
-    def follow_load(self) -> None:
-        """Set the threads anew, unless that was done within the last second.
+    def follow_load(self, grain: Grain) -> None:
+        """Set the threads for a pass, by a look at the load unless there was one within the last second.
 
         Called by who computes, before a pass and after it: else a rest between two passes would count as part of one.
+
+        Args:
+            grain: of the pass.
         """
         if self._chosen is None and self._most > 1 and self._clock() - self._last.at >= _LOOK_EVERY_S:
-            self._set()
+            self._look()
+        self._set(grain)
 
-    def _set(self) -> int:
+    def _look(self) -> None:
         if self._chosen is not None:
-            self.free = threads = self._chosen
-        else:
-            now = self._use()
-            others = max(0.0, now.others_since(self._last) - self._spare)
-            self.free = free_cores(self._most, others)
-            threads = threads_for(self._parameters, self.free)
-            self._last = now
-        torch.set_num_threads(threads)
+            self.free = self._chosen
+            return
+        now = self._use()
+        others = max(0.0, now.others_since(self._last) - self._spare)
+        self.free = free_cores(self._most, others)
+        self._last = now
+
+    def _set(self, grain: Grain) -> int:
+        threads = self._chosen or threads_for(self._parameters, self.free, grain)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
         return threads
 
 

@@ -15,6 +15,7 @@ from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine, randomise_adapter
 from tests.support.sampling import make_job, random_prompt
 from tinsmith.engine.engine import Engine
+from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.drawing import distribution
 from tinsmith.types.params import LoraConfig
 
@@ -72,7 +73,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         randomise_adapter(engine, name, seed)
         engine.snapshot(name, name)
     # As on an accelerator, which gathers blocks.
-    engine.sampler._rows = None
+    engine.sampler._stream = DecodeStream(engine.sampler.cache, in_rows=False)
     return engine
 
 

@@ -32,7 +32,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(THREADS, "_most", 2)
     for name in ("steady", "free"):
         monkeypatch.setattr(THREADS, name, 2)
-    monkeypatch.setattr(THREADS, "follow_load", lambda: None)  # the number of threads is what the test says
+    monkeypatch.setattr(THREADS, "follow_load", lambda grain: None)  # the number of threads is what the test says
     monkeypatch.setattr(training_pass, "_LANE_TOKENS", 16)
     yield
     torch.set_num_threads(before)

@@ -104,7 +104,7 @@ def test_rows_of_one_prompt_give_what_they_give_apart(
 ) -> None:
     float64_throughout(monkeypatch)
     engine = make_engine(family)
-    monkeypatch.setattr(THREADS, "follow_load", lambda: None)
+    monkeypatch.setattr(THREADS, "follow_load", lambda grain: None)
     for name in ("steady", "free"):
         monkeypatch.setattr(THREADS, name, lanes)
     monkeypatch.setattr(training_pass, "_LANE_TOKENS", 64)

@@ -12,12 +12,10 @@ from tinsmith.engine.adapters.memory import SlotMemory
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.adapters.snapshots import Snapshots
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape, affordable_blocks
-from tinsmith.engine.sampling.decoding.decode_lanes import DecodeLanes
 from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.drawing.next_tokens import NextToken, next_tokens
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
@@ -25,7 +23,7 @@ from tinsmith.engine.sampling.sample_pass import PrefillPass, decode
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
 from tinsmith.engine.sampling.sequence import SampleGroup, Sequence
 from tinsmith.engine.sharing import EVEN, PassShare, Turn
-from tinsmith.engine.threads import THREADS
+from tinsmith.engine.threads import THREADS, Grain
 from tinsmith.engine.transfers import to_device
 from tinsmith.settings import Settings
 from tinsmith.types.checks.validation import check_sampling
@@ -60,10 +58,7 @@ class Sampler:
         blocks = affordable_blocks(shape, base.device, settings)
         self.cache = KVCache(shape, settings.kv_block_size, blocks, base.device)
         # Tiles read keys in an order of their own, and an accelerator has the memory's bandwidth to gather.
-        in_rows = base.device.type == "cpu" and base.products.tile == 1
-        self._lanes = DecodeLanes(self.cache, in_rows, base.info.parameters)
-        # Ranks must reach their sums in the same order, and a tile is as much work half full as full.
-        self._side_by_side = in_rows and base.group is None
+        self._stream = DecodeStream(self.cache, in_rows=base.device.type == "cpu" and base.products.tile == 1)
         self.schedule = SampleSchedule(
             BlockManager(blocks), settings.kv_block_size, settings.prefill_tokens, settings.max_decode_batch
         )
@@ -118,7 +113,7 @@ class Sampler:
         Args:
             turn: whose turn it is. One who has nothing that can go on now gets none, and nobody else in its place.
         """
-        THREADS.follow_load()
+        THREADS.follow_load(Grain.SAMPLING)
         plan = self.schedule.next(turn)
         self.last = None
         if plan is not None:
@@ -131,7 +126,7 @@ class Sampler:
                 log.exception("sampling step of %d sequences failed", len(plan.slices))
                 self._fail_all(plan.slices, error)
             if not self.schedule.running:
-                self._lanes.clear()
+                self._stream.clear()
                 self._halved = False
         return self._groups.take_ended()
 
@@ -149,7 +144,7 @@ class Sampler:
             (self._decode if plan.decode else self._prefill)(some)
 
     def _decode(self, slices: list[Slice]) -> None:
-        """Compute one token of each sequence, in lanes, and draw the next."""
+        """Compute one token of each sequence and draw the next."""
         drawn = self._drawn(slices)
         computed = [part for part in slices if not isinstance(drawn[part.sequence], Exception)]
         # Only now: had the pass failed, the blocks would hold nothing that others may find.
@@ -162,17 +157,12 @@ class Sampler:
 
     def _drawn(self, slices: list[Slice]) -> dict[Sequence, NextToken | Exception]:
         """Compute sequences together; where memory runs out, in halves, down to single ones, which may fail."""
-        lanes = self._lanes.deal(slices, THREADS.free if self._side_by_side else 1)
+        sequences = [part.sequence for part in slices]
         try:
-            found = in_lanes(len(lanes), lambda lane: self._next_tokens(*lanes[lane]), THREADS.free)
-            return {
-                s: token
-                for (_, own), drawn in zip(lanes, found, strict=True)
-                for s, token in zip(own, drawn, strict=True)
-            }
+            return dict(zip(sequences, self._next_tokens(sequences), strict=True))
         except Exception as error:
-            # They may have gone on with a step that the sequences did not take.
-            self._lanes.clear()
+            # It may have gone on with a step that the sequences did not take.
+            self._stream.clear()
             if not is_out_of_memory(error):
                 raise
             if len(slices) == 1:
@@ -188,10 +178,10 @@ class Sampler:
             log.warning("memory ran out while %s (%s); they go on in halves, as often as need be", what, error)
         self._halved = True
 
-    def _next_tokens(self, stream: DecodeStream, sequences: list[Sequence]) -> list[NextToken]:
+    def _next_tokens(self, sequences: list[Sequence]) -> list[NextToken]:
         drawn: list[NextToken] = []
         # Chunked, because [sequences, V] in float64 with its temporaries would outgrow the model itself.
-        for logits in decode(self._base, stream, sequences, self._rows_at_once):
+        for logits in decode(self._base, self._stream, sequences, self._rows_at_once):
             some = sequences[len(drawn) : len(drawn) + logits.shape[0]]
             drawn += next_tokens(some, logits, self._base.products.tile)
         return drawn

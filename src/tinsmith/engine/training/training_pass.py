@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.jobs import RowOutput
-from tinsmith.engine.lanes import in_lanes
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.head.logprob_gradients import logprobs_and_gradient, target_logprobs
 from tinsmith.engine.model.head.logprobs import head_spans
 from tinsmith.engine.model.shards import sum_gradients
 from tinsmith.engine.threads import THREADS
+from tinsmith.engine.training.lanes import in_lanes
 from tinsmith.engine.training.losses import LOSS_FUNCTIONS
 from tinsmith.engine.training.packing import Losses, Packed, PackedRow, Stream, Unit, micro_batches, pack, tokens_of
 from tinsmith.engine.training.paired_losses import PAIRED_LOSS_FUNCTIONS, pair_metrics

@@ -13,6 +13,7 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.sampling.decoding import decode_rows
 from tinsmith.engine.sampling.decoding.decode_rows import DecodePass, DecodeRows
+from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
 
@@ -24,7 +25,7 @@ def make_engine(rows: bool, **options: object) -> Engine:
         engine.create_model(f"m{rank}", LoraConfig(rank=rank))
         randomise_adapter(engine, f"m{rank}", seed)
         engine.snapshot(f"m{rank}", f"s{rank}")
-    engine.sampler._lanes._in_rows = rows
+    engine.sampler._stream = DecodeStream(engine.sampler.cache, in_rows=rows)
     return engine
 
 
@@ -107,7 +108,9 @@ def test_rows_are_given_up_when_nothing_runs_or_they_would_be_too_large(monkeypa
     monkeypatch.setattr(DecodeRows, "prepare", watched)
     answers(engine, jobs(4, 30))
     assert dealt
-    assert not engine.sampler._lanes._streams
+    rows = engine.sampler._stream._rows
+    assert rows is not None
+    assert not rows._keys
     dealt.clear()
     small = make_engine(True, kv_cache_mb=1)
     # 128 tokens of room for each of as many sequences as the cache holds would be more than half of it.

@@ -1,1 +1,1 @@
-"""Decoding steps: which sequences run side by side, and what a step has in common with the one before."""
+"""Decoding steps: what a step has in common with the one before, and keys and values side by side."""

@@ -85,12 +85,10 @@ class DecodeRows:
 
     Args:
         cache: whose blocks rows are filled from.
-        share: how much of the memory that rows may take these may have; the rest is others'.
     """
 
-    def __init__(self, cache: KVCache, share: float = 1.0) -> None:
+    def __init__(self, cache: KVCache) -> None:
         self._cache = cache
-        self._share = share
         self._rows: list[Sequence | None] = []
         self._place: dict[Sequence, int] = {}
         # Keys of each sequence that its row holds.
@@ -105,7 +103,7 @@ class DecodeRows:
 
     def clear(self) -> None:
         """Give up all rows and their memory."""
-        self.__init__(self._cache, self._share)
+        self.__init__(self._cache)
 
     def advance(self) -> DecodePass | None:
         """Make the next step of the last one's sequences; None where they have to be prepared."""
@@ -166,7 +164,7 @@ class DecodeRows:
         room = -(-(longest + _ROOM) // _ROOM) * _ROOM
         size = (len(sequences) * shape.kv_heads, room, shape.head_dim)
         taken = 2 * shape.layers * torch.Size(size).numel() * shape.dtype.itemsize
-        if taken > self._share * _SHARE * cache.num_blocks * shape.block_bytes(cache.block_size):
+        if taken > _SHARE * cache.num_blocks * shape.block_bytes(cache.block_size):
             return False
         if not self._keys or self._keys[0].shape != size:
             self._keys, self._values = [], []  # first, so that old and new are not held together

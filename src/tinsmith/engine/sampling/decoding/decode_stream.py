@@ -25,16 +25,17 @@ _MORE_BLOCKS = 16
 
 
 class DecodeStream:
-    """The decoding steps of one lane; of one thread at a time.
+    """The decoding steps, each with what it has in common with the one before.
 
     Args:
         cache: where keys and values are kept.
-        share: of the memory that rows beside it may take; 0 where steps read the cache itself.
+        in_rows: whether steps read them from rows beside the cache.
     """
 
-    def __init__(self, cache: KVCache, share: float) -> None:
+    def __init__(self, cache: KVCache, *, in_rows: bool) -> None:
         self._cache = cache
-        self._rows = DecodeRows(cache, share) if share else None
+        self._in_rows = in_rows
+        self._rows = DecodeRows(cache) if in_rows else None
         self._workspace = Workspace()
         self._sequences: list[Sequence] = []
         # What each sequence calls its blocks: one that gave way and came back has another list.
@@ -42,6 +43,10 @@ class DecodeStream:
         self._spans = adapter_spans((), ())
         self._starts = np.zeros(0, np.int64)  # keys of each in the cache
         self._tables = np.zeros((0, 0), np.int64)  # blocks of each
+
+    def clear(self) -> None:
+        """Give up what is kept for the next step, and its memory."""
+        self.__init__(self._cache, in_rows=self._in_rows)
 
     def next(self, sequences: list[Sequence]) -> tuple[Tensor, ForwardContext]:
         """Return the newest token of each sequence, int64 [S], and the context of a pass over them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +14,6 @@ from tests.support.engines import load_engine, randomise_adapter
 from tests.support.sampling import make_job, random_prompt, run_all, samples
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
-from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.sampling.decoding import decode_lanes
 from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
 from tinsmith.engine.sampling.sequence import Sequence
 from tinsmith.engine.threads import THREADS
@@ -25,20 +22,17 @@ from tinsmith.types.params import LoraConfig
 
 
 @pytest.fixture
-def three_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three free cores, and lanes for steps as small as those of a test."""
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Operations are cut over three threads, whatever the load and the model's size."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(THREADS, "follow_load", lambda: None)
-    monkeypatch.setattr(THREADS, "free", 3)
-    monkeypatch.setattr(decode_lanes, "_LANE_WORK", 1)
-    monkeypatch.setattr(decode_lanes, "_LANE_SEQUENCES", 2)
+    monkeypatch.setattr(THREADS, "follow_load", lambda grain: None)
     yield
     torch.set_num_threads(before)
 
 
 def make_engine(family: str = "qwen3", **options: Any) -> Engine:
     engine = load_engine(checkpoint(family), **({"dtype": "float64"} | options))
-    THREADS.free = 3  # whatever the load of the machine
+    torch.set_num_threads(3)
     engine.load_sampler("base", None)
     for seed, rank in enumerate((8, 3)):
         engine.create_model(f"m{rank}", LoraConfig(rank=rank))
@@ -48,7 +42,7 @@ def make_engine(family: str = "qwen3", **options: Any) -> Engine:
 
 
 def jobs() -> list[SampleJob]:
-    # They end one by one, so that lanes become unequal, and many begin late.
+    # They end one by one, and many begin late.
     return [
         make_job(
             ("base", "s8", "s3")[i % 3],
@@ -71,32 +65,18 @@ def answers(engine: Engine, work: list[SampleJob]) -> list[tuple[list[int], list
 @pytest.mark.parametrize(
     "settings", [{}, {"max_decode_batch": 7, "prefill_tokens": 24}, {"kv_cache_mb": 1, "kv_block_size": 4}]
 )
-def test_lanes_give_what_one_thread_gives(family: str, settings: dict[str, int], three_cores: None) -> None:
+def test_three_threads_give_what_one_gives(family: str, settings: dict[str, int], three_threads: None) -> None:
     engine = make_engine(family, **settings)
     found = answers(engine, jobs())
-    THREADS.free = 1
+    torch.set_num_threads(1)
     wanted = answers(engine, jobs())
     assert [tokens for tokens, _ in found] == [tokens for tokens, _ in wanted]
     for (_, a), (_, b) in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-11)
 
 
-def test_lanes_run_on_threads_of_their_own(three_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: set[int] = set()
-    hidden = BaseModel.hidden
-
-    def watched(self: BaseModel, *args: Any) -> torch.Tensor:
-        threads.add(threading.get_ident())
-        return hidden(self, *args)
-
-    engine = make_engine()
-    monkeypatch.setattr(BaseModel, "hidden", watched)
-    answers(engine, [make_job("s8", random_prompt(9, 0), 9, max_tokens=40)])
-    assert len(threads) >= 2
-
-
-def test_a_step_that_fails_in_one_lane_ends_its_requests_and_no_others(
-    three_cores: None, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_fails_ends_its_requests_and_the_next_one_starts_anew(
+    three_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine()
     alone = answers(engine, [make_job("s3", random_prompt(5, 1), 3, max_tokens=9)])
@@ -112,11 +92,11 @@ def test_a_step_that_fails_in_one_lane_ends_its_requests_and_no_others(
     monkeypatch.setattr(DecodeStream, "next", fail_once)
     guilty = make_job("s8", random_prompt(12, 0), 9, max_tokens=40)
     assert isinstance(run_all(engine, [guilty])[guilty.request_id], RuntimeError)
-    # The next one finds lanes that know nothing of those that failed.
+    # The next one finds nothing of those that failed.
     assert answers(engine, [make_job("s3", random_prompt(5, 1), 3, max_tokens=9)]) == alone
 
 
-def test_weights_that_diverged_fail_alone(three_cores: None) -> None:
+def test_weights_that_diverged_fail_alone(three_threads: None) -> None:
     engine = make_engine()
     engine.create_model("bad", LoraConfig(rank=8))
     engine.adapters.get("bad").master.fill_(torch.nan)
@@ -126,39 +106,3 @@ def test_weights_that_diverged_fail_alone(three_cores: None) -> None:
     both = run_all(engine, [good, bad])
     assert isinstance(both[bad.request_id], Exception)
     assert isinstance(both[good.request_id], SampleResponse)
-
-
-def dealt(lanes: decode_lanes.DecodeLanes, sequences: list[Any], most: int) -> list[list[Any]]:
-    parts = [type("Part", (), {"sequence": s})() for s in sequences]
-    return [own for _, own in lanes.deal(parts, most)]  # pyright: ignore[reportArgumentType]
-
-
-def test_sequences_stay_in_their_lane_and_lanes_stay_even(three_cores: None) -> None:
-    lanes = decode_lanes.DecodeLanes(make_engine().sampler.cache, True, 1)
-    sequences: list[Any] = [object() for _ in range(32)]
-    first = dealt(lanes, sequences, 2)
-    assert first == [sequences[:16], sequences[16:]]
-    # Two end and three come: nobody else moves.
-    left = sequences[:5] + sequences[6:20] + sequences[21:] + [object() for _ in range(3)]
-    second = dealt(lanes, left, 2)
-    for before, after in zip(first, second, strict=True):
-        assert set(after) & set(sequences) <= set(before)
-    assert sorted(map(len, second)) == [16, 17]
-    # All of one lane end: some of the others move, in their order.
-    third = dealt(lanes, second[1], 2)
-    assert sorted(map(len, third)) == [7, 9]
-    for lane in third:
-        assert lane == [s for s in second[1] if s in lane]
-    # Where another process takes a core, one lane has all.
-    assert dealt(lanes, second[1], 1) == [second[1]]
-
-
-def test_lanes_are_for_steps_with_enough_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = make_engine().sampler.cache
-    small, large = (decode_lanes.DecodeLanes(cache, True, parameters) for parameters in (5_000_000, 110_000_000))
-    sequences: list[Any] = [object() for _ in range(64)]
-    assert len(dealt(small, sequences, 2)) == 1
-    assert len(dealt(large, sequences, 2)) == 2
-    assert len(dealt(large, sequences[:31], 2)) == 2  # nearly
-    assert len(dealt(large, sequences[:15], 2)) == 1
-    assert len(dealt(large, sequences[:31], 2)) == 1  # not yet

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tinsmith.engine.lanes import in_lanes
+from tinsmith.engine.training.lanes import in_lanes
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from tinsmith.engine.cores import cores_in_sight
 
 T = TypeVar("T")
 
-# They are kept: a step of the sampler is over in less time than a hundred new threads take.
+# They are kept: a pass of few tokens is over in little more time than a new thread takes to start.
 _POOL = ThreadPoolExecutor(cores_in_sight(), thread_name_prefix="lane")
 
 
