@@ -18,6 +18,7 @@ from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
 from tinsmith.engine.model.shards import ShardedDense
 from tinsmith.engine.model.tiles.products import WHOLE, Products
+from tinsmith.engine.model.wide_products import add_wide_mm
 
 # Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
 TakePart = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -114,19 +115,8 @@ def add_delta_gradients(
         grad_a, grad_b = gradients.views(s.span.slot, name)
         if s.part is not None:
             grad_a, grad_b = s.part(grad_a, grad_b)
-        add_product(grad_a, grad_h.t(), s.rows(x))
-        add_product(grad_b, g.t(), h)
-
-
-def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left·right to `out`, whose dtype may be wider than theirs."""
-    if out.dtype == left.dtype:
-        out.addmm_(left, right)
-    elif out.device.type == "cuda":
-        # The kernel accumulates in the wide dtype anyway; this only keeps it from rounding the sum on the way out.
-        out.add_(torch.mm(left, right, out_dtype=out.dtype))
-    else:
-        out.addmm_(left.to(out.dtype), right.to(out.dtype))
+        add_wide_mm(grad_a, grad_h.t(), s.rows(x))
+        add_wide_mm(grad_b, g.t(), h)
 
 
 class Frozen(Protocol):

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
-from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_product, spans_for
+from tinsmith.engine.model.lora import LoraLinear, LoraSpan, spans_for
 from tinsmith.engine.model.tiles.products import Products, fill_up
 from tinsmith.engine.model.tiles.softmax import log_normalisers
+from tinsmith.engine.model.wide_products import add_wide_mm, wide_mm
 
 # A chunk may always hold this many logits (16 MiB in float32), so that small vocabularies are not cut into many small
 # matrices.
@@ -55,7 +56,7 @@ def head_spans(head: LoraLinear, context: ForwardContext) -> list[LoraSpan]:
 def _add_wide(out: Tensor, x: Tensor, weight: Tensor, products: Products) -> None:
     """Add x·weight to `out`, whose dtype may be wider."""
     if products.tile == 1:
-        add_product(out, x, weight)
+        add_wide_mm(out, x, weight)
     else:
         products.add_mm(out, x.to(out.dtype), weight.to(out.dtype))
 
@@ -70,10 +71,7 @@ def _base_logits(head: LoraLinear, hidden: Tensor, out: Tensor | None) -> Tensor
     bias = None if head.bias is None else head.bias.to(wide)
     if head.products.tile > 1:
         return head.products.linear(hidden.to(wide), head.weight.to(wide), bias)
-    if hidden.dtype != wide and hidden.device.type == "cuda":
-        logits = torch.mm(hidden, head.weight.t(), out_dtype=wide, out=out)
-    else:
-        logits = torch.mm(hidden.to(wide), head.weight.to(wide).t(), out=out)
+    logits = wide_mm(hidden, head.weight.t(), wide, out)
     return logits if bias is None else logits.add_(bias)
 
 
