@@ -100,14 +100,18 @@ class _SideBySideDelta:
 
     def add(self, x: Tensor) -> None:
         s, (a, bs) = self.spans, self.weights()
-        some = x[s.start : s.end] if s.source is None else x.index_select(0, s.source)
+        some = x[s.start : s.end]
+        if s.source is not None:
+            some = some.index_select(0, s.source)
         torch.bmm(some.view(a.shape[0], -1, a.shape[1]), a, out=self.h)
         self.h.mul_(s.scales)
         for (out, inner), b in zip(self.parts, bs, strict=True):
-            if s.places is None:
+            if s.source is None or s.places is None:
                 out.baddbmm_(inner, b)
             else:
-                out.add_(torch.bmm(inner, b).flatten(0, 1).index_select(0, s.places))
+                # Not a product that is then added: in bfloat16 that would round twice, where the learner rounds once.
+                padded = out.index_select(0, s.source).view(*inner.shape[:2], -1)
+                out.copy_(padded.baddbmm_(inner, b).flatten(0, 1).index_select(0, s.places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,11 @@ class _SideBySide:
     Attributes:
         pool: of their adapters.
         slots: rows of the pool: a slice where they are evenly spaced, which copies no weight; else int64 [n].
-        scales: factor on B·A·x of each, [n, 1, 1].
+        scales: factor on B·A·x of each, [n, 1, 1], float32 or wider: not rounded, as a number would not be.
         start: the first token; with those of all spans they are neighbours.
         end: behind the last token.
-        source: token at each place of the padded batch, int64 [n * longest]; None where nothing is padded.
+        source: token at each place of the padded batch, counted from `start`, int64 [n * longest]; None where nothing
+            is padded.
         places: place of each token in the padded batch, int64 [tokens]; None likewise.
     """
 
@@ -166,8 +171,7 @@ class PassAdapters:
         self._parts: list[_Alone | _SideBySide] = []
         for pool, some in groupby(spans, key=lambda span: span.slot.pool):
             group = list(some)
-            # In bfloat16 each span by itself, because a sum of two rounded numbers is not what the learner computes.
-            if dtype.itemsize >= 4 and _pays(group):
+            if _pays(group):
                 self._parts.append(_side_by_side(pool, group, dtype, device))
             else:
                 self._parts.extend(map(_Alone, group))
@@ -209,11 +213,13 @@ def _side_by_side(pool: Pool, spans: list[AdapterSpan], dtype: torch.dtype, devi
     source = places = None
     if min(lengths) < longest:
         # What is missing to the longest repeats a span's last token; nobody reads what comes of it.
-        tokens = [min(span.start + i, span.end - 1) for span in spans for i in range(longest)]
+        first = spans[0].start
+        tokens = [min(span.start + i, span.end - 1) - first for span in spans for i in range(longest)]
         source = to_device(tokens, device)
         kept = [n * longest + i for n, length in enumerate(lengths) for i in range(length)]
         places = to_device(kept, device)
-    scales = to_device([ALPHA / span.slot.rank for span in spans], device, dtype)[:, None, None]
+    wide = torch.promote_types(torch.float32, dtype)
+    scales = to_device([ALPHA / span.slot.rank for span in spans], device, wide)[:, None, None]
     rows = _rows([span.slot.index for span in spans], device)
     return _SideBySide(pool, rows, scales, spans[0].start, spans[-1].end, source, places)
 
