@@ -13,7 +13,7 @@ _VARIABLE, _TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
 def huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what an engine's process needs in its environment beside what is there; whoever has chosen is left to it."""
+    """Return what an engine's process needs in its environment beside what is there; a choice that is made stays."""
     others = environment.get(_VARIABLE, "")
     if _TUNABLE in others:
         return {}
