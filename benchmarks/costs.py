@@ -27,7 +27,7 @@ from benchmarks.engine import sequences
 from benchmarks.gpu.shapes import write
 from benchmarks.targets.bench import SMALL
 from benchmarks.targets.sides import MakePool, Side, own_process
-from tinsmith.cluster.openmp import waiting
+from tinsmith.cluster.child_environment import engine_environment
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob, TrainRow
 from tinsmith.settings import Settings
@@ -153,7 +153,7 @@ def _median_s(work: Callable[[], object], repeats: int) -> float:
 def measure(job: Job, axes: Sequence[Axis], repeats: int, pool: MakePool = own_process) -> list[Column]:
     """Return a column of training and one of decoding, in microseconds per token."""
     columns = [Column(TRAINING), Column(DECODE)]
-    side = Side("tinsmith engine", Costs, job, waiting(os.environ), pool)
+    side = Side("tinsmith engine", Costs, job, engine_environment(os.environ), pool)
     try:
         for axis in axes:
             for size in axis.sizes:

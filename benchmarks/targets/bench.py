@@ -16,7 +16,7 @@ from benchmarks.engine import QUICK, check_losses
 from benchmarks.gpu.shapes import Shape, write
 from benchmarks.service import TINY_MODEL, TINY_VOCAB, Target, spawned_noop, spawned_tinsmith
 from benchmarks.targets.sides import Make, MakePool, Side, own_process
-from tinsmith.cluster.openmp import waiting
+from tinsmith.cluster.child_environment import engine_environment
 from tinsmith.models import path as model_folder
 
 TENANTS = 8
@@ -119,8 +119,8 @@ class Bench:
 
     @cached_property
     def ours(self) -> Side:
-        """The engine, with an adapter for each tenant, waiting as it does where the service started it."""
-        return self._start(_OURS, TinsmithEngine, self._job(self.spot.dtype, TENANTS), waiting(os.environ))
+        """The engine, with an adapter for each tenant, in the environment that the service gives it."""
+        return self._start(_OURS, TinsmithEngine, self._job(self.spot.dtype, TENANTS), engine_environment(os.environ))
 
     @cached_property
     def plain(self) -> Side:

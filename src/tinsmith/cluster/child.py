@@ -15,11 +15,10 @@ from typing import Any
 
 from tinsmith.clocks import LOOK_EVERY_S
 from tinsmith.cluster.backoff import Backoff
-from tinsmith.cluster.child_environment import without_secrets
+from tinsmith.cluster.child_environment import engine_environment
 from tinsmith.cluster.deaths import MemoryKills, cause_of, how_it_ended, is_stopped
 from tinsmith.cluster.frames import FrameDecoder, FrameError, encode_frame
 from tinsmith.cluster.model_sources import ModelSpec
-from tinsmith.cluster.openmp import waiting
 from tinsmith.cluster.slate import Slate, make_memory
 from tinsmith.cluster.vital_signs import VitalSigns
 from tinsmith.settings import Settings
@@ -200,7 +199,7 @@ class ChildLink:
             *(sys.executable, "-m", self._module, *places),
             pass_fds=[theirs.fileno(), memory],  # no path in the file system, so nobody else can connect
             stdin=asyncio.subprocess.DEVNULL,
-            env=without_secrets(os.environ) | waiting(os.environ),
+            env=engine_environment(os.environ),
         )
 
     async def _watch(self, process: Process) -> None:

@@ -102,7 +102,6 @@ class ForwardContext:
         paged: the paged cache's attention (PREFILL, DECODE); None in PACKED.
         slot_mapping: cell of the paged cache for each new key, int64 [T].
         block_tables: blocks of each sequence, int32 [S, blocks], padded with 0.
-        context_lens: keys of each sequence, the new ones included, int32 [S].
         heads: what each sequence has before its own `lengths`, as tokens of another one (PACKED); empty where no
             sequences share a head.
         products: how rows are multiplied with weights; the model's, see `ContextCell`.
@@ -117,7 +116,6 @@ class ForwardContext:
     paged: PagedAttention | None = None
     slot_mapping: Tensor | None = None
     block_tables: Tensor | None = None
-    context_lens: Tensor | None = None
     heads: tuple[Head, ...] = ()
     products: Products = WHOLE
     workspace: Workspace | None = None

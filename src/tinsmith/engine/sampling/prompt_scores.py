@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.jobs import SampleJob
+from tinsmith.engine.model.tiles.products import fill_up
 from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing.race import Race
 from tinsmith.engine.sampling.drawing.randomness import stream_base, stream_keys
 from tinsmith.types.outputs import EMPTY_TOPK_LOGPROB, PromptAltTokens, SampleResponse, TopkLogprobs
 from tinsmith.types.tensor import TensorData
@@ -127,7 +129,8 @@ class PromptScores:
         for draw in range(self._job.prompt_alt_tokens_k):
             # Negative sample numbers: no sample of the request draws from these streams.
             base = torch.tensor(stream_base(self._seed, -1 - draw), device=logits.device)
-            ids = drawn_from.draw(stream_keys(base.expand(n), positions))
+            keys = fill_up(stream_keys(base.expand(n), positions), tile)
+            ids = drawn_from.draw(Race.of(keys, logits.shape[-1]) if self._job.params.temperature else None)
             self._alt_ids[row : row + n, draw] = ids.cpu().numpy()
             self._alt_logprobs[row : row + n, draw] = own.logprobs(ids[:, None])[:, 0].cpu().numpy()
 

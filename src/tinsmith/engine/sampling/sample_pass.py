@@ -84,7 +84,6 @@ class PrefillPass:
             paged=PagedPass(cache, starts.tolist()),
             slot_mapping=to_device(cells, device),
             block_tables=to_device(tables, device, torch.int32),
-            context_lens=to_device([s.end for s in slices], device, torch.int32),
         )
         return to_device(ids, device), context
 

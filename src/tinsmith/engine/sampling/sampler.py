@@ -17,7 +17,7 @@ from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.cache.block_manager import BlockManager
 from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape, affordable_blocks
 from tinsmith.engine.sampling.decoding.decode_stream import DecodeStream
-from tinsmith.engine.sampling.drawing.next_tokens import NextToken, next_tokens
+from tinsmith.engine.sampling.drawing.next_tokens import Drawings, NextToken
 from tinsmith.engine.sampling.open_groups import Ended, OpenGroups
 from tinsmith.engine.sampling.sample_pass import PrefillPass, decode
 from tinsmith.engine.sampling.schedule import Plan, SampleSchedule, Slice
@@ -59,6 +59,7 @@ class Sampler:
         self.cache = KVCache(shape, settings.kv_block_size, blocks, base.device)
         # Tiles read keys in an order of their own, and an accelerator has the memory's bandwidth to gather.
         self._stream = DecodeStream(self.cache, in_rows=base.device.type == "cpu" and base.products.tile == 1)
+        self._drawings = Drawings(base.products.tile)
         self.schedule = SampleSchedule(
             BlockManager(blocks), settings.kv_block_size, settings.prefill_tokens, settings.max_decode_batch
         )
@@ -127,6 +128,7 @@ class Sampler:
                 self._fail_all(plan.slices, error)
             if not self.schedule.running:
                 self._stream.clear()
+                self._drawings.clear()
                 self._halved = False
         return self._groups.take_ended()
 
@@ -182,8 +184,8 @@ class Sampler:
         drawn: list[NextToken] = []
         # Chunked, because [sequences, V] in float64 with its temporaries would outgrow the model itself.
         for logits in decode(self._base, self._stream, sequences, self._rows_at_once):
-            some = sequences[len(drawn) : len(drawn) + logits.shape[0]]
-            drawn += next_tokens(some, logits, self._base.products.tile)
+            start, end = len(drawn), len(drawn) + logits.shape[0]
+            drawn += self._drawings.next(start, sequences[start:end], logits)
         return drawn
 
     def _prefill(self, slices: list[Slice]) -> None:
@@ -237,7 +239,7 @@ class Sampler:
         for start in range(0, len(drawing), self._rows_at_once):
             end = start + self._rows_at_once
             some, index = drawing[start:end], to_device(rows[start:end], logits.device)
-            for one, token in zip(some, next_tokens(some, logits[index], self._base.products.tile), strict=True):
+            for one, token in zip(some, self._drawings.once(some, logits[index]), strict=True):
                 self._append(one, token)
         for leader in leaders:
             self.cache.copy(self._groups.fork(leader))

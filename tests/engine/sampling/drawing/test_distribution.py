@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import examples
 from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing.race import Race
 from tinsmith.engine.sampling.drawing.randomness import stream_base, stream_keys
 
 # Few distinct values, so that ties are common; halves, so that sums of probabilities are compared away from rounding.
@@ -26,6 +27,11 @@ ROW = st.tuples(
 def all_logprobs(distribution: Distribution, vocab: int) -> torch.Tensor:
     """Return the logprobs of every token, float64 [S, V]."""
     return distribution.logprobs(torch.arange(vocab).expand(len(distribution.finite), -1))
+
+
+def race(keys: torch.Tensor, logits: torch.Tensor) -> Race:
+    """Return the random numbers of a draw from logits [S, V]."""
+    return Race.of(keys, logits.shape[-1])
 
 
 def untouched(rows: int) -> Shaping:
@@ -82,7 +88,7 @@ def test_wide_nucleus(top_p: float) -> None:
 def test_a_tiny_temperature_leaves_the_likeliest() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, -2.0]])
     got = Distribution(logits, Shaping([1e-320], [-1], [1.0]))
-    assert set(got.draw(torch.arange(100)[:1]).tolist()) <= {1, 2}
+    assert set(got.draw(race(torch.arange(1), logits)).tolist()) <= {1, 2}
     assert all_logprobs(got, 4)[0].exp().tolist() == pytest.approx([0, 0.5, 0.5, 0])
 
 
@@ -91,9 +97,9 @@ def test_greedy_takes_the_lowest_of_the_likeliest_and_the_models_own_logprobs() 
     shaping = Shaping([0.0, 0.0], [2, -1], [0.5, 1.0])
     greedy = Distribution(logits, shaping)
     keys = torch.tensor([1, 2])
-    assert greedy.draw(keys).tolist() == [1, 0]
+    assert greedy.draw(None).tolist() == [1, 0]
     torch.testing.assert_close(all_logprobs(greedy, 4), logits.double().log_softmax(-1))
-    assert Distribution(logits, Shaping([0.0, 1.0], [-1, 1], [1.0, 1.0])).draw(keys).tolist() == [1, 0]
+    assert Distribution(logits, Shaping([0.0, 1.0], [-1, 1], [1.0, 1.0])).draw(race(keys, logits)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -105,7 +111,7 @@ def test_draws_follow_the_distribution(vocab: int, dtype: torch.dtype) -> None:
     keys = stream_keys(torch.full((n,), stream_base(11, 0)), torch.arange(n))
     counts = torch.zeros(vocab, dtype=torch.float64)
     for some in keys.split(4000):
-        drawn = Distribution(logprobs.to(dtype).expand(len(some), -1), untouched(len(some))).draw(some)
+        drawn = Distribution(logprobs.to(dtype).expand(len(some), -1), untouched(len(some))).draw(race(some, logprobs))
         counts += torch.bincount(drawn, minlength=vocab)
     expected = n * logprobs.exp()
     likely = expected > 20
@@ -122,7 +128,7 @@ def test_draws_never_leave_the_support() -> None:
     logprobs = torch.full((64, 700), -torch.inf, dtype=torch.float64)
     logprobs[:, [5, 300, 699]] = math.log(1 / 3)
     keys = stream_keys(torch.full((64,), stream_base(0, 0)), torch.arange(64))
-    assert set(Distribution(logprobs, untouched(64)).draw(keys).tolist()) == {5, 300, 699}
+    assert set(Distribution(logprobs, untouched(64)).draw(race(keys, logprobs)).tolist()) == {5, 300, 699}
 
 
 @pytest.mark.row(209)
@@ -131,10 +137,10 @@ def test_a_draw_depends_on_its_own_row_only() -> None:
     logits = torch.randn(40, 400, generator=generator)
     shaping = Shaping([0.5 + i / 40 for i in range(40)], [-1, 5] * 20, [1.0, 0.9, 0.7, 1.0] * 10)
     keys = stream_keys(torch.tensor([stream_base(i, 0) for i in range(40)]), torch.arange(40))
-    together = Distribution(logits, shaping).draw(keys)
+    together = Distribution(logits, shaping).draw(race(keys, logits))
     for i in range(40):
         own = Shaping([shaping.temperature[i]], [shaping.top_k[i]], [shaping.top_p[i]])
-        alone = Distribution(logits[i : i + 1], own).draw(keys[i : i + 1])
+        alone = Distribution(logits[i : i + 1], own).draw(race(keys[i : i + 1], logits))
         assert alone.item() == together[i].item()
 
 
@@ -148,7 +154,7 @@ def test_noise_in_the_logits_hardly_ever_changes_a_draw() -> None:
     uniform = torch.rand(500, 1, generator=generator, dtype=torch.float64)
     raced, inverted = [], []
     for x in (logits, noisy):
-        raced.append(Distribution(x, untouched(500)).draw(keys))
+        raced.append(Distribution(x, untouched(500)).draw(race(keys, x)))
         inverted.append(torch.searchsorted(x.double().softmax(-1).cumsum(-1), uniform))
     flips = int((raced[0] != raced[1]).sum())
     assert flips <= 4
@@ -176,10 +182,10 @@ def test_rows_that_are_not_finite_are_told_and_change_no_other(bad: float) -> No
     got = Distribution(torch.cat([sound[:1], broken, sound[1:]]), shaping)
     assert got.finite.tolist() == [True, False, True]
     keys = torch.tensor([3, 4, 5])
-    drawn = got.draw(keys)
+    drawn = got.draw(race(keys, sound))
     assert bool(((drawn >= 0) & (drawn < 300)).all())
     alone = Distribution(sound, Shaping([0.7, 0.0], [5, -1], [0.9, 1.0]))
-    assert drawn[[0, 2]].tolist() == alone.draw(keys[[0, 2]]).tolist()
+    assert drawn[[0, 2]].tolist() == alone.draw(race(keys[[0, 2]], sound)).tolist()
     ids, values = got.likeliest(4, [0, 1, 2])
     for found, wanted in zip((ids[[0, 2]], values[[0, 2]]), alone.likeliest(4), strict=True):
         assert found.tolist() == wanted.tolist()

@@ -72,7 +72,6 @@ class DecodeStream:
             paged=PagedPass(self._cache, starts.tolist(), self._side_by_side(follows, sequences, tables)),
             slot_mapping=to_device(cells, device),
             block_tables=to_device(tables, device, torch.int32),
-            context_lens=to_device(starts + 1, device, torch.int32),
             workspace=self._workspace,
         )
         return to_device([s.tokens[-1] for s in sequences], device), context

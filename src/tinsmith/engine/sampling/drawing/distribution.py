@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from tinsmith.engine.model.tiles.products import fill_up
 from tinsmith.engine.model.tiles.softmax import BUCKET, bucket_sums
-from tinsmith.engine.sampling.drawing.randomness import exponentials, substream
+from tinsmith.engine.sampling.drawing.race import Race
 from tinsmith.engine.transfers import to_device
 
 # Most nuclei are narrower than this at usual temperatures; for a wider one eight times as many are looked at. Other
@@ -29,7 +30,7 @@ from tinsmith.engine.transfers import to_device
 _FIRST_NUCLEUS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shaping:
     """How the distribution of each of S rows is shaped; plain lists, so that a step decides without a device sync.
 
@@ -42,6 +43,21 @@ class Shaping:
     temperature: Sequence[float]
     top_k: Sequence[int]
     top_p: Sequence[float]
+
+    @cached_property
+    def greedy(self) -> list[int]:
+        """Rows that are not drawn."""
+        return [row for row, t in enumerate(self.temperature) if t == 0]
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether no row is drawn."""
+        return len(self.greedy) == len(self.temperature)
+
+    @cached_property
+    def is_tempered(self) -> bool:
+        """Whether logits are divided by something."""
+        return any(t not in (0, 1) for t in self.temperature)
 
     def truncated_rows(self, vocab_size: int) -> list[int]:
         """Rows where top-k or top-p takes something away."""
@@ -80,7 +96,7 @@ class Distribution:
         self._peak = peak.where(finite, 0.0)
         self._scale: Tensor | None = None
         x = logits - self._peak[:, None]
-        if any(t not in (0, 1) for t in shaping.temperature):
+        if shaping.is_tempered:
             scale = [t if t > 0 else 1.0 for t in shaping.temperature]
             self._scale = to_device(scale, x.device, torch.float64)
             # The largest has been taken off, so that a tiny temperature overflows to -inf, which is its limit. Rounded
@@ -152,26 +168,23 @@ class Distribution:
                 return ranked, torch.minimum(short.sum(-1) + 1, limit)
             width = min(vocab, width * 8)
 
-    def draw(self, keys: Tensor) -> Tensor:
+    def draw(self, race: Race | None) -> Tensor:
         """Return a token of each row: drawn, or where temperature is 0 the likeliest (ties: lowest id).
 
         Args:
-            keys: int64 [S], the random stream of each draw (`randomness.stream_keys`).
+            race: the random numbers of each row, those that fill up included; None where all are greedy.
 
         Returns:
             int64 [S].
         """
-        greedy = [row for row, t in enumerate(self._shaping.temperature) if t == 0]
-        if len(greedy) == self._rows:
+        if race is None:
             return self._logits.argmax(-1)[: self._rows]
-        keys = fill_up(keys, self._tile)
         # A bucket wins with its share of the mass, then a token inside it with its share of the bucket: together p_i.
-        # Two substreams, because both races must be independent of each other.
-        bucket = (self._mass / exponentials(substream(keys, 1), self._mass.shape[-1])).argmax(-1)
+        bucket = (self._mass / race.buckets).argmax(-1)
         inside = self._weights[torch.arange(bucket.shape[0], device=bucket.device), bucket].to(torch.float64)
-        tokens = bucket * BUCKET + (inside / exponentials(substream(keys, 2), BUCKET)).argmax(-1)
-        if greedy:
-            index = to_device(greedy, tokens.device)
+        tokens = bucket * BUCKET + (inside / race.inside).argmax(-1)
+        if self._shaping.greedy:
+            index = to_device(self._shaping.greedy, tokens.device)
             tokens[index] = self._logits[index].argmax(-1)
         return tokens[: self._rows]
 

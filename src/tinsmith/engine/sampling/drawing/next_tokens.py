@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
-from tinsmith.engine.sampling.drawing.randomness import stream_keys
+from tinsmith.engine.sampling.drawing.race import RacesAhead
 from tinsmith.engine.sampling.sequence import Sequence
-from tinsmith.engine.transfers import to_device
 
 # Ids and logprobs of the likeliest tokens, likeliest first.
 Top = tuple[list[int], list[float]]
 
 
-@dataclass(frozen=True, slots=True)
-class NextToken:
+class NextToken(NamedTuple):
     """What a sequence goes on with.
 
     Attributes:
@@ -32,38 +30,81 @@ class NextToken:
     top: Top | None
 
 
-def next_tokens(sequences: ListLike[Sequence], logits: Tensor, tile: int = 1) -> list[NextToken]:
-    """Draw the next token of each of S sequences, each as its request wants.
+class Drawing:
+    """Draws the tokens of the same S sequences, step after step, each as its request wants.
 
     Args:
         sequences: of any requests.
-        logits: [S, V], wide dtype.
+        vocab_size: of the logits.
+        device: of the logits.
         tile: see `products.fill_up`.
     """
-    params = [s.group.job.params for s in sequences]
-    shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
-    distribution = Distribution(logits, shaping, tile)
-    # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
-    bases = to_device([s.stream for s in sequences], logits.device)
-    positions = to_device([len(s.tokens) for s in sequences], logits.device)
-    tokens = distribution.draw(stream_keys(bases, positions))
-    chosen = distribution.logprobs(tokens[:, None])[:, 0]
-    # One transfer for all three, where a step waits for the device; ids are exact in float64.
-    drawn = torch.stack([tokens.to(chosen.dtype), chosen, distribution.finite.to(chosen.dtype)]).T.tolist()
-    tops = _tops(sequences, distribution)
-    return [
-        NextToken(int(token) if is_finite else None, logprob, top)
-        for (token, logprob, is_finite), top in zip(drawn, tops, strict=True)
-    ]
+
+    def __init__(self, sequences: ListLike[Sequence], vocab_size: int, device: torch.device, tile: int) -> None:
+        self.sequences = sequences
+        self._tile = tile
+        params = [s.group.job.params for s in sequences]
+        self._shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
+        # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
+        self._races = RacesAhead([s.stream for s in sequences], vocab_size, device, tile)
+        self._wanted = [s.group.job.topk_sample_logprobs for s in sequences]
+
+    def next(self, logits: Tensor) -> list[NextToken]:
+        """Draw the next token of each sequence from logits [S, V], wide dtype."""
+        distribution = Distribution(logits, self._shaping, self._tile)
+        positions = [len(s.tokens) for s in self.sequences]
+        tokens = distribution.draw(None if self._shaping.is_greedy else self._races.at(positions))
+        chosen = distribution.logprobs(tokens[:, None])[:, 0]
+        # One transfer for all three, where a step waits for the device; ids are exact in float64.
+        drawn = torch.stack([tokens.to(chosen.dtype), chosen, distribution.finite.to(chosen.dtype)]).tolist()
+        tops = self._tops(distribution)
+        return [
+            NextToken(int(token) if is_finite else None, logprob, top)
+            for token, logprob, is_finite, top in zip(*drawn, tops, strict=True)
+        ]
+
+    def _tops(self, distribution: Distribution) -> list[Top | None]:
+        tops: list[Top | None] = [None] * len(self._wanted)
+        asking = [i for i, k in enumerate(self._wanted) if k]
+        if asking:
+            # All with the largest k, each cut to its own: one selection instead of one per request.
+            ids, values = distribution.likeliest(max(self._wanted), asking)
+            for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
+                tops[i] = (row_ids[: self._wanted[i]], row_values[: self._wanted[i]])
+        return tops
 
 
-def _tops(sequences: ListLike[Sequence], distribution: Distribution) -> list[Top | None]:
-    wanted = [s.group.job.topk_sample_logprobs for s in sequences]
-    tops: list[Top | None] = [None] * len(sequences)
-    asking = [i for i, k in enumerate(wanted) if k]
-    if asking:
-        # All with the largest k, each cut to its own: one selection instead of one per request.
-        ids, values = distribution.likeliest(max(wanted), asking)
-        for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
-            tops[i] = (row_ids[: wanted[i]], row_values[: wanted[i]])
-    return tops
+class Drawings:
+    """What the draws of a step have in common with those of the step before.
+
+    Args:
+        tile: see `products.fill_up`.
+    """
+
+    def __init__(self, tile: int) -> None:
+        self._tile = tile
+        self._last: dict[int, Drawing] = {}
+
+    def clear(self) -> None:
+        """Give up what is kept for the next step."""
+        self._last = {}
+
+    def once(self, sequences: ListLike[Sequence], logits: Tensor) -> list[NextToken]:
+        """Draw the next tokens of sequences that are not drawn together again."""
+        return self._drawing(sequences, logits).next(logits)
+
+    def next(self, start: int, sequences: ListLike[Sequence], logits: Tensor) -> list[NextToken]:
+        """Draw the next tokens of part of a batch.
+
+        Args:
+            start: where the part begins in its batch.
+            sequences: the part.
+            logits: [len(sequences), V], wide dtype.
+        """
+        drawing = self._last.get(start)
+        if drawing is None or drawing.sequences != sequences:
+            drawing = self._last[start] = self._drawing(sequences, logits)
+        return drawing.next(logits)
+
+    def _drawing(self, sequences: ListLike[Sequence], logits: Tensor) -> Drawing:
+        return Drawing(sequences, logits.shape[-1], logits.device, self._tile)

@@ -58,14 +58,15 @@ def _mix_int(x: int) -> int:
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
-    x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
-    return x ^ _shift_right(x, 31)
+    # In place from the first result on: a batch's numbers are megabytes.
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_signed(_MIX_1))
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_signed(_MIX_2))
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     # >> on int64 copies the sign bit; the mask makes the shift logical.
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(x: int) -> int:
