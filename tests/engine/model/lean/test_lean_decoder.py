@@ -39,7 +39,8 @@ class Whole:
 
 def make_engine(family: str, dtype: str) -> Engine:
     engine = load_engine(checkpoint(family), dtype=dtype)
-    adapters = [LoraConfig(rank=8), LoraConfig(rank=3), LoraConfig(rank=8, train_mlp=False), LoraConfig(rank=16)]
+    ranks = [LoraConfig(rank=rank) for rank in (8, 3, 16)]
+    adapters = [*ranks[:2], LoraConfig(rank=8, train_mlp=False), ranks[2], ranks[0]]
     for seed, lora in enumerate(adapters):
         engine.create_model(f"m{seed}", lora)
         randomise_adapter(engine, f"m{seed}", seed)
@@ -49,15 +50,19 @@ def make_engine(family: str, dtype: str) -> Engine:
 @pytest.mark.row(204, 207)
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.0)])
 @pytest.mark.parametrize("family", FAMILIES)
-# One adapter, several side by side with and without padding, and tokens of the base alone between them.
-@pytest.mark.parametrize("owners", ["0", "01", "0011", "01-23", "3-0-1", "--"])
+# One adapter, several side by side of one scale and of several, and tokens of the base alone between them.
+@pytest.mark.parametrize("owners", ["0", "1", "01", "0011", "04", "01-23", "3-0-1", "--"])
+# Lengths are equal or not: then side by side means padded.
+@pytest.mark.parametrize("longer", [0, 2])
 @torch.no_grad()
-def test_the_written_out_decoder_equals_the_modules(family: str, dtype: str, bound: float, owners: str) -> None:
+def test_the_written_out_decoder_equals_the_modules(
+    family: str, dtype: str, bound: float, owners: str, longer: int
+) -> None:
     engine = make_engine(family, dtype)
     base = engine.base
     assert base.lean is not None
     slots = [None if o == "-" else engine.adapters.get(f"m{o}").slot for o in owners]
-    lengths = tuple(3 + 2 * i for i in range(len(slots)))
+    lengths = tuple(3 + longer * i for i in range(len(slots)))
     ids = torch.randint(base.info.vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(1))
     positions = torch.cat([torch.arange(n) for n in lengths])
     context = ForwardContext(Mode.PACKED, positions, lengths, adapter_spans(slots, lengths), paged=Whole())

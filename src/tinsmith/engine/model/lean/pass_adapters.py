@@ -7,10 +7,11 @@ their stacked B (as in Punica's SGMV, Chen et al. 2023, arXiv:2310.18547, sectio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -53,19 +54,46 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class _Scale:
+    """What B·A·x is multiplied by, in the product itself where that changes no digit: by a power of two.
+
+    Attributes:
+        alpha: factor of the last product.
+        factor: on A·x beforehand, a number or [n, 1, 1] of n adapters, float32 or wider: not rounded, as a number would
+            not be. None for 1.
+    """
+
+    alpha: float
+    factor: float | Tensor | None
+
+    @classmethod
+    def of(
+        cls, scales: Sequence[float], dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> Self:
+        """Return that of one adapter, or of several, where dtype and device are of the pass."""
+        first = scales[0]
+        if len(set(scales)) == 1 and math.frexp(first)[0] == 0.5:
+            return cls(first, None)
+        if device is None:
+            return cls(1.0, first)
+        return cls(1.0, to_device(scales, device, torch.promote_types(torch.float32, dtype))[:, None, None])
+
+
+@dataclass(frozen=True, slots=True)
 class _AloneDelta:
     rows: slice | None
     a: Tensor  # [in, targets * R]
-    scale: float
+    scale: _Scale
     h: Tensor  # [rows, targets * R]
     parts: list[tuple[Tensor, Tensor, Tensor]]  # output [rows, out], part of h [rows, R] and B [R, out] of each layer
 
     def add(self, x: Tensor) -> None:
         # As in `lora.add_delta`, operation by operation: in bfloat16 another order would round to other numbers.
         torch.mm(x if self.rows is None else x[self.rows], self.a, out=self.h)
-        self.h.mul_(self.scale)
+        if self.scale.factor is not None:
+            self.h.mul_(self.scale.factor)
         for out, inner, b in self.parts:
-            out.addmm_(inner, b)
+            out.addmm_(inner, b, alpha=self.scale.alpha)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +114,7 @@ class _Alone:
         outs = output.y[rows].split(output.widths, 1)
         bs = (b[row].t() for b in factors.b)
         parts = list(zip(outs, h.split(factors.rank, 1), bs, strict=True))
-        return _AloneDelta(None if whole else rows, a, ALPHA / slot.rank, h, parts)
+        return _AloneDelta(None if whole else rows, a, _Scale.of([ALPHA / slot.rank], h.dtype), h, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +125,8 @@ class _SideBySideDelta:
     h: Tensor  # [n, longest, targets * R]
     # Each layer's output and part of h: [n, longest, out], or [tokens, out] where spans are padded; [n, longest, R].
     parts: list[tuple[Tensor, Tensor]]
+    # Where products go before they are added, [n, longest, out] for each layer; None where they are added at once.
+    products: list[Tensor] | None
 
     def add(self, x: Tensor) -> None:
         s, (a, bs) = self.spans, self.weights()
@@ -104,14 +134,18 @@ class _SideBySideDelta:
         if s.source is not None:
             some = some.index_select(0, s.source)
         torch.bmm(some.view(a.shape[0], -1, a.shape[1]), a, out=self.h)
-        self.h.mul_(s.scales)
-        for (out, inner), b in zip(self.parts, bs, strict=True):
-            if s.source is None or s.places is None:
-                out.baddbmm_(inner, b)
+        if s.scale.factor is not None:
+            self.h.mul_(s.scale.factor)
+        alpha = s.scale.alpha
+        for i, ((out, inner), b) in enumerate(zip(self.parts, bs, strict=True)):
+            if self.products is not None:
+                out.add_(torch.bmm(inner, b, out=self.products[i]), alpha=alpha)
+            elif s.source is None or s.places is None:
+                out.baddbmm_(inner, b, alpha=alpha)
             else:
                 # Not a product that is then added: in bfloat16 that would round twice, where the learner rounds once.
                 padded = out.index_select(0, s.source).view(*inner.shape[:2], -1)
-                out.copy_(padded.baddbmm_(inner, b).flatten(0, 1).index_select(0, s.places))
+                out.copy_(padded.baddbmm_(inner, b, alpha=alpha).flatten(0, 1).index_select(0, s.places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +155,8 @@ class _SideBySide:
     Attributes:
         pool: of their adapters.
         slots: rows of the pool: a slice where they are evenly spaced, which copies no weight; else int64 [n].
-        scales: factor on B·A·x of each, [n, 1, 1], float32 or wider: not rounded, as a number would not be.
+        count: n, how many spans.
+        scale: factor on B·A·x of each.
         start: the first token; with those of all spans they are neighbours.
         end: behind the last token.
         source: token at each place of the padded batch, counted from `start`, int64 [n * longest]; None where nothing
@@ -131,7 +166,8 @@ class _SideBySide:
 
     pool: Pool
     slots: slice | Tensor
-    scales: Tensor
+    count: int
+    scale: _Scale
     start: int
     end: int
     source: Tensor | None
@@ -141,7 +177,7 @@ class _SideBySide:
         factors = self.pool.factors(output.names)
         if factors is None:
             return None
-        count = self.scales.shape[0]
+        count = self.count
         longest = (self.end - self.start if self.source is None else self.source.shape[0]) // count
         h = workspace.room("hidden of adapters", (count, longest, factors.a.shape[1]), output.y)
         outs = output.y[self.start : self.end].split(output.widths, 1)
@@ -155,7 +191,12 @@ class _SideBySide:
             # Views, which take no memory. What is picked one by one is a copy, made when it is its turn.
             views = weights()
             weights = lambda: views  # noqa: E731
-        return _SideBySideDelta(self, weights, h, list(zip(outs, h.split(factors.rank, 2), strict=True)))
+        products = None
+        if self.places is None and len(outs) > 1 and output.y.dtype.itemsize >= 4:
+            # Into a part of a wider output torch adds one adapter's product after the other. In bfloat16 it has to,
+            # since a sum of two rounded numbers is not what the learner computes.
+            products = [workspace.room(f"product {i}", tuple(out.shape), out) for i, out in enumerate(outs)]
+        return _SideBySideDelta(self, weights, h, list(zip(outs, h.split(factors.rank, 2), strict=True)), products)
 
 
 class PassAdapters:
@@ -218,10 +259,9 @@ def _side_by_side(pool: Pool, spans: list[AdapterSpan], dtype: torch.dtype, devi
         source = to_device(tokens, device)
         kept = [n * longest + i for n, length in enumerate(lengths) for i in range(length)]
         places = to_device(kept, device)
-    wide = torch.promote_types(torch.float32, dtype)
-    scales = to_device([ALPHA / span.slot.rank for span in spans], device, wide)[:, None, None]
+    scale = _Scale.of([ALPHA / span.slot.rank for span in spans], dtype, device)
     rows = _rows([span.slot.index for span in spans], device)
-    return _SideBySide(pool, rows, scales, spans[0].start, spans[-1].end, source, places)
+    return _SideBySide(pool, rows, len(spans), scale, spans[0].start, spans[-1].end, source, places)
 
 
 def _rows(rows: list[int], device: torch.device) -> slice | Tensor:
