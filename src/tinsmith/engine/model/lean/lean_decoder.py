@@ -113,10 +113,12 @@ class _Norm:
     module: Any
 
     def __call__(self, x: Tensor) -> Tensor:
-        # The modules compute in float32 whatever comes in, and round before the weight: only there the two are one.
-        if x.dtype != torch.float32:
-            return self.module(x)
-        return F.rms_norm(x, x.shape[-1:], self.module.weight, self.module.variance_epsilon)
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, x.shape[-1:], self.module.weight, self.module.variance_epsilon)
+        # The modules compute in float32 and round before the weight: torch does so below float32, and not above.
+        if x.dtype.itemsize < 4:
+            return F.rms_norm(x, x.shape[-1:], None, self.module.variance_epsilon).mul_(self.module.weight)
+        return self.module(x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class _HeadNorms:
         return cls(query, key, heads, torch.cat(weights))
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        if x.dtype != torch.float32:
+        if x.dtype.itemsize > 4:
             torch.cat([self.query(x[:, : self.heads]), self.key(x[:, self.heads :])], 1, out=out)
         else:
             torch.mul(F.rms_norm(x, x.shape[-1:], None, self.query.variance_epsilon), self.weight, out=out)

@@ -24,6 +24,9 @@ from tinsmith.engine.transfers import to_device
 
 # Spans are padded to the longest while that at most doubles their rows.
 _MOST_PADDING = 2.0
+# So many bytes of adapters that are copied to lie side by side are kept from step to step. Where there are more, they
+# are copied layer by layer each time.
+_MOST_KEPT = 256 << 20
 
 
 class Delta(Protocol):
@@ -67,10 +70,8 @@ class _Scale:
     factor: float | Tensor | None
 
     @classmethod
-    def of(
-        cls, scales: Sequence[float], dtype: torch.dtype = torch.float32, device: torch.device | None = None
-    ) -> Self:
-        """Return that of one adapter, or of several, where dtype and device are of the pass."""
+    def of(cls, scales: Sequence[float], dtype: torch.dtype, device: torch.device | None = None) -> Self:
+        """Return that of one adapter, or of several on a device; the dtype is the pass's."""
         first = scales[0]
         if len(set(scales)) == 1 and math.frexp(first)[0] == 0.5:
             return cls(first, None)
@@ -154,7 +155,8 @@ class _SideBySide:
 
     Attributes:
         pool: of their adapters.
-        slots: rows of the pool: a slice where they are evenly spaced, which copies no weight; else int64 [n].
+        slots: rows of the pool: a slice where they are evenly spaced, else int64 [n], which makes a copy.
+        dense: whether the adapters' matrices have to lie one behind the other, which makes a copy, too.
         count: n, how many spans.
         scale: factor on B·A·x of each.
         start: the first token; with those of all spans they are neighbours.
@@ -166,6 +168,7 @@ class _SideBySide:
 
     pool: Pool
     slots: slice | Tensor
+    dense: bool
     count: int
     scale: _Scale
     start: int
@@ -185,18 +188,34 @@ class _SideBySide:
             outs = [out.view(count, longest, -1) for out in outs]
 
         def weights() -> tuple[Tensor, list[Tensor]]:
-            return factors.a[self.slots].transpose(1, 2), [b[self.slots].transpose(1, 2) for b in factors.b]
+            a, *bs = (pooled[self.slots] for pooled in (factors.a, *factors.b))
+            if self.dense:
+                a, *bs = (picked.contiguous() for picked in (a, *bs))
+            return a.transpose(1, 2), [b.transpose(1, 2) for b in bs]
 
-        if isinstance(self.slots, slice):
-            # Views, which take no memory. What is picked one by one is a copy, made when it is its turn.
-            views = weights()
-            weights = lambda: views  # noqa: E731
+        copies = self.dense or not isinstance(self.slots, slice)
+        if not copies or count * self.pool.slot_bytes <= _MOST_KEPT:
+            weights = _Kept(self.pool.weights, weights)
         products = None
         if self.places is None and len(outs) > 1 and output.y.dtype.itemsize >= 4:
             # Into a part of a wider output torch adds one adapter's product after the other. In bfloat16 it has to,
             # since a sum of two rounded numbers is not what the learner computes.
             products = [workspace.room(f"product {i}", tuple(out.shape), out) for i, out in enumerate(outs)]
         return _SideBySideDelta(self, weights, h, list(zip(outs, h.split(factors.rank, 2), strict=True)), products)
+
+
+class _Kept:
+    """Views or copies of a pool's weights, made anew when the pool was written to."""
+
+    def __init__(self, pooled: Tensor, make: Callable[[], tuple[Tensor, list[Tensor]]]) -> None:
+        self._pooled, self._make = pooled, make
+        self._version = -1
+        self._made: tuple[Tensor, list[Tensor]]
+
+    def __call__(self) -> tuple[Tensor, list[Tensor]]:
+        if self._version != self._pooled._version:
+            self._version, self._made = self._pooled._version, self._make()
+        return self._made
 
 
 class PassAdapters:
@@ -261,7 +280,9 @@ def _side_by_side(pool: Pool, spans: list[AdapterSpan], dtype: torch.dtype, devi
         places = to_device(kept, device)
     scale = _Scale.of([ALPHA / span.slot.rank for span in spans], dtype, device)
     rows = _rows([span.slot.index for span in spans], device)
-    return _SideBySide(pool, rows, len(spans), scale, spans[0].start, spans[-1].end, source, places)
+    # Of what lies apart torch's products of bfloat16 on a CPU would make a copy in each call.
+    dense = dtype.itemsize < 4 and device.type == "cpu"
+    return _SideBySide(pool, rows, dense, len(spans), scale, spans[0].start, spans[-1].end, source, places)
 
 
 def _rows(rows: list[int], device: torch.device) -> slice | Tensor:
