@@ -72,6 +72,16 @@ def test_the_limits_of_all_groups_above_count(groups: Path, tmp_path: Path, own:
     assert free_memory(CPU) == FREE
 
 
+def test_a_group_without_a_limit_is_asked_nothing_else(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(groups, memory__max="max", memory__current="5000", memory__stat="inactive_file 1")
+    write(groups / "memory", memory__limit_in_bytes=str(2**63 - 4096), memory__usage_in_bytes="5000")
+    read, asked = module._read, []
+    monkeypatch.setattr(module, "_read", lambda path: (asked.append(Path(path).name), read(path))[1])
+    assert free_memory(CPU) == FREE
+    # It is asked before every pass, and each file takes as long as many operations of a small one.
+    assert asked == ["own", "memory.max", "memory.limit_in_bytes"]
+
+
 def test_what_the_heap_holds_is_given_back_before_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [100]
     monkeypatch.setattr(module, "_free_on_host", lambda: free[0])

@@ -21,6 +21,8 @@ _VERSIONS = (
     ("", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+# What version 1 says of a group without a limit is the largest number of whole pages, 2**63 less one page.
+_UNLIMITED = 2**62
 
 
 def free_memory(device: torch.device, wanted: int = 0) -> int:
@@ -52,21 +54,36 @@ def swap_left() -> int:
 
 
 def _left_in_groups(groups: Path, own: Path) -> Iterable[int]:
-    """Yield what is left of the limits of this process's control group and of those that it lies in."""
-    paths = dict(line.split(":", 2)[1:] for line in own.read_text().splitlines()) if own.exists() else {}
+    """Yield what is left of the limits of this process's control group and of those that it lies in.
+
+    Asked before every pass and every adapter: with plain strings, because paths as objects take longer than the files.
+    """
+    paths = dict(line.split(":", 2)[1:] for line in (_read(str(own)) or "").splitlines())
     for controller, limit, held, cached in _VERSIONS:
-        root = groups / controller
+        root = str(groups / controller)
         # Seen from inside, a container's own group is the root, and the path that the kernel tells may lie outside.
-        inner = root / paths.get(controller, "/").strip().lstrip("/")
-        for group in (inner, *inner.parents):
-            if group.is_relative_to(root) and (group / limit).exists() and (group / held).exists():
-                granted = (group / limit).read_text().strip()
-                if granted != "max":
-                    yield int(granted) - int((group / held).read_text()) + _cached(group / "memory.stat", cached)
+        names = [name for name in paths.get(controller, "/").strip().split("/") if name]
+        for depth in range(len(names), -1, -1):
+            group = "/".join((root, *names[:depth]))
+            granted = _read(f"{group}/{limit}")
+            if granted is None or granted.strip() == "max" or int(granted) >= _UNLIMITED:
+                continue
+            used = _read(f"{group}/{held}")
+            if used is not None:
+                yield int(granted) - int(used) + _cached(_read(f"{group}/memory.stat") or "", cached)
 
 
-def _cached(stat: Path, name: str) -> int:
-    rows = (line.split() for line in stat.read_text().splitlines()) if stat.exists() else ()
+def _read(path: str) -> str | None:
+    """Return the text of a file, None where there is none."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _cached(stat: str, name: str) -> int:
+    rows = (line.split() for line in stat.splitlines())
     return next((int(value) for key, value in rows if key == name), 0)
 
 

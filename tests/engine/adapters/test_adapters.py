@@ -227,6 +227,20 @@ def test_growing_a_pool_keeps_the_others() -> None:
         assert np.array_equal(logprobs(engine, f"m{i}"), wanted[f"m{i}"])
 
 
+def test_a_pool_grows_by_rows_of_zeros() -> None:
+    engine = load_engine(checkpoint("qwen3"))
+    engine.create_model("m", LoraConfig(rank=8))
+    pool = engine.adapters.get("m").slot.pool
+    before = pool.weights.clone()
+    assert before.any()
+    # Of the size that is asked for, so that the heap has memory that was written to.
+    torch.full((len(before) + 3, pool.layout.size), torch.nan)
+    pool.grow(3)
+    assert torch.equal(pool.weights[: len(before)], before)
+    assert pool.weights.shape == (len(before) + 3, pool.layout.size)
+    assert not pool.weights[len(before) :].any()
+
+
 @pytest.mark.row(36)
 def test_unknown_and_repeated_ids() -> None:
     engine = load_engine(checkpoint("llama"))

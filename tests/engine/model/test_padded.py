@@ -92,3 +92,23 @@ def test_sequences_that_share_a_head_are_those_that_repeat_it(families: list[tup
     # In the same order every time, however many borrow a token.
     again = torch.autograd.grad(shared, stream, upstream)
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+
+
+@examples(30)
+@given(st.integers(1, 90), st.lists(st.integers(1, 70), min_size=1, max_size=5), st.booleans())
+def test_cells_of_padding_are_zero_and_those_of_a_shared_head_where_it_is_not_asked_for(
+    head: int, others: list[int], heads: bool
+) -> None:
+    lengths = [head + 3, *others]
+    layout = PaddedLayout.of(lengths, CPU, [NO_HEAD, *(Head(0, head) for _ in others)])
+    stream = torch.arange(1.0, sum(lengths) + 1)[:, None]
+    found: dict[int, list[float]] = {}
+    for group, cells in zip(layout.groups, pad_groups(stream, layout, heads=heads), strict=True):
+        found |= dict(zip(group.members, cells.view(group.count, group.width).tolist(), strict=True))
+    first = stream[:, 0].tolist()
+    assert found[0][: head + 3] == first[: head + 3]
+    for member, own in enumerate(others, start=1):
+        start = sum(lengths[:member])
+        assert found[member][:head] == (first[:head] if heads else [0.0] * head)
+        assert found[member][head : head + own] == first[start : start + own]
+        assert not any(found[member][head + own :])

@@ -168,9 +168,12 @@ class Pool:
         if not slots:
             return
         old = self.capacity
-        fresh = self.weights.new_zeros(slots, self.layout.size)
-        # Old and new storage exist for a moment side by side; slots know their row, so none has to be told.
-        self.weights = torch.cat([self.weights, fresh])
+        # Old and new storage exist for a moment side by side; slots know their row, so none has to be told. Each row is
+        # written once: whoever freezes weights for a sampler may wait for this.
+        grown = self.weights.new_empty(old + slots, self.layout.size)
+        grown[:old] = self.weights
+        grown[old:] = 0
+        self.weights = grown
         self._forget_views()
         # Taken from the end: low rows first, so that adapters made one after the other are neighbours.
         self._free.extend(reversed(range(old, old + slots)))

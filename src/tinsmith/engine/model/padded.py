@@ -40,25 +40,40 @@ class Head(NamedTuple):
 NO_HEAD = Head(0, 0)
 
 
+class Shared(NamedTuple):
+    """Copies of tokens of a shared head, no token twice: the cells that they fill and their places in the stream."""
+
+    cells: Tensor
+    places: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class LengthGroup:
-    """Sequences of similar length that attention computes as one right-padded batch.
+    """Sequences of similar length that attention computes as one right-padded batch of `count` * `width` cells.
+
+    All indices are int64.
 
     Attributes:
         members: indices of its sequences in the stream, rising; empty ones belong to no group.
         width: tokens that each is padded to, by `width_of`.
-        source: place of each token in the stream, int64 [tokens]; None where the group is the whole stream in order.
-        target: place of each token in the padded batch, int64 [tokens]; None where nothing is padded.
-        own: which of `source` are no tokens of a shared head, int64; None where all are.
-        borrowed: the others, int64 each; no token of the stream is twice in one of these.
+        fill: place in the stream of what each cell holds, any place where it holds nothing; None where the cells are
+            the whole stream in order.
+        padding: cells that hold nothing; None where all hold something.
+        foreign: cells that hold nothing or a token of another sequence's; None where there are no shared heads, and
+            then they are those of `padding`.
+        own: cells of the other tokens, in the stream's order; None where that is all cells in order.
+        places: where those stand in the stream; None where they are all of it.
+        borrowed: the copies of shared heads.
     """
 
     members: tuple[int, ...]
     width: int
-    source: Tensor | None
-    target: Tensor | None
-    own: Tensor | None = None
-    borrowed: tuple[Tensor, ...] = ()
+    fill: Tensor | None
+    padding: Tensor | None
+    foreign: Tensor | None
+    own: Tensor | None
+    places: Tensor | None
+    borrowed: tuple[Shared, ...] = ()
 
     @property
     def count(self) -> int:
@@ -88,9 +103,9 @@ class PaddedLayout:
             if length:
                 by_width[width_of(heads[i].tokens + length)].append(i)
         shared = any(head.tokens for head in heads)
-        whole = len(by_width) == 1 and not shared
+        alone = len(by_width) == 1
         turns = _turns(heads) if shared else []
-        groups = (_group(members, width, lengths, heads, turns, whole, device) for width, members in by_width.items())
+        groups = (_group(members, width, lengths, heads, turns, alone, device) for width, members in by_width.items())
         return cls(tuple(groups), sum(lengths))
 
 
@@ -119,33 +134,44 @@ def _group(
     lengths: Sequence[int],
     heads: Sequence[Head],
     turns: Sequence[int],
-    whole: bool,
+    alone: bool,
     device: torch.device,
 ) -> LengthGroup:
     # The places are worked out on the CPU and moved once: on an accelerator each small step would be a launch.
     starts = torch.tensor((0, *lengths)).cumsum(0)
     index = torch.tensor(members)  # [S]
-    head = torch.tensor([heads[i].tokens for i in members])
-    sizes = head + torch.tensor(lengths)[index]
-    offsets = torch.arange(int(sizes.sum())) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)  # [tokens]
-    behind = offsets - torch.repeat_interleave(head, sizes)
+    head = torch.tensor([heads[i].tokens for i in members])[:, None]
+    lender = torch.tensor([heads[i].lender for i in members])
+    offsets = torch.arange(width)[None]  # [1, width]
+    behind = offsets - head  # [S, width]
     borrowed = behind < 0
+    padding = behind >= torch.tensor(lengths)[index][:, None]
     # A head lies where its lender begins.
-    lender = torch.repeat_interleave(starts[torch.tensor([heads[i].lender for i in members])], sizes)
-    source = torch.where(borrowed, lender + offsets, torch.repeat_interleave(starts[index], sizes) + behind)
-    target = torch.repeat_interleave(torch.arange(len(members)) * width, sizes) + offsets
-    parts: list[Tensor] = []
-    if bool(borrowed.any()):
-        turn = torch.repeat_interleave(torch.tensor([turns[i] for i in members]), sizes)
-        parts = [(borrowed & (turn == k)).nonzero()[:, 0] for k in sorted({turns[i] for i in members} - {-1})]
+    fill = torch.where(borrowed, starts[lender][:, None] + offsets, starts[index][:, None] + behind)
+    fill = fill.masked_fill_(padding, 0).flatten()
+    own = _cells(~(borrowed | padding))
+    padded, shared = bool(padding.any()), bool(borrowed.any())
+    parts: list[Shared] = []
+    if shared:
+        turn = torch.tensor([turns[i] for i in members])[:, None]
+        for k in sorted({turns[i] for i in members} - {-1}):
+            cells = _cells(borrowed & (turn == k))
+            parts.append(Shared(to_device(cells, device), to_device(fill[cells], device)))
+    # Members rise, and so do the places of what is their own.
     return LengthGroup(
         tuple(members),
         width,
-        None if whole else to_device(source, device),
-        None if bool((sizes == width).all()) else to_device(target, device),
-        to_device((~borrowed).nonzero()[:, 0], device) if parts else None,
-        tuple(to_device(part, device) for part in parts),
+        to_device(fill, device) if padded or shared or not alone else None,
+        to_device(_cells(padding), device) if padded else None,
+        to_device(_cells(borrowed | padding), device) if shared else None,
+        to_device(own, device) if padded or shared else None,
+        None if alone else to_device(fill[own], device),
+        tuple(parts),
     )
+
+
+def _cells(marked: Tensor) -> Tensor:
+    return marked.flatten().nonzero()[:, 0]
 
 
 def pad_groups(x: Tensor, layout: PaddedLayout, *, heads: bool = True) -> tuple[Tensor, ...]:
@@ -158,15 +184,12 @@ def pad_groups(x: Tensor, layout: PaddedLayout, *, heads: bool = True) -> tuple[
     """
     padded: list[Tensor] = []
     for group in layout.groups:
-        picked = x if group.source is None else x.index_select(0, group.source)
-        if not heads:
-            for borrowed in group.borrowed:
-                picked = picked.index_fill(0, borrowed, 0)
-        if group.target is not None:
-            # Zeros, not whatever memory holds: a NaN in a padded value would reach real tokens as 0 * NaN.
-            blank = picked.new_zeros(group.count * group.width, *x.shape[1:])
-            picked = blank.index_copy_(0, group.target, picked)
-        padded.append(picked)
+        cells = x if group.fill is None else x.index_select(0, group.fill)
+        blank = group.padding if heads or group.foreign is None else group.foreign
+        if blank is not None:
+            # Zeros, not whatever stood there: a NaN in a padded value would reach real tokens as 0 * NaN.
+            cells.index_fill_(0, blank, 0)
+        padded.append(cells)
     return tuple(padded)
 
 
@@ -179,24 +202,21 @@ def unpad_groups(padded: Sequence[Tensor], layout: PaddedLayout, *, heads: bool 
         heads: whether what stands at the copies of a shared head is added to its tokens; else it is dropped.
     """
     out: Tensor | None = None
-    borrowed: list[tuple[Tensor, Tensor]] = []
     for group, x in zip(layout.groups, padded, strict=True):
-        picked = x if group.target is None else x.index_select(0, group.target)
-        if group.source is None:
-            return picked
-        source = group.source
-        if group.own is not None:
-            borrowed += [(source[part], picked[part]) for part in group.borrowed]
-            source, picked = source[group.own], picked[group.own]
-        # Every token is one sequence's own, so nothing of the empty tensor is left unwritten.
-        out = picked.new_empty(layout.tokens, *x.shape[1:]) if out is None else out
-        out.index_copy_(0, source, picked)
+        own = x if group.own is None else x.index_select(0, group.own)
+        if group.places is None:
+            out = own
+        else:
+            # Every token is one sequence's own, so nothing of the empty tensor is left unwritten.
+            out = own.new_empty(layout.tokens, *x.shape[1:]) if out is None else out
+            out.index_copy_(0, group.places, own)
     if out is None:
         raise ValueError("a pass needs at least one token")
     if heads:
-        for source, picked in borrowed:
-            # No token is twice in one of them, so that each sum has the same order every time.
-            out.index_add_(0, source, picked)
+        for group, x in zip(layout.groups, padded, strict=True):
+            for cells, places in group.borrowed:
+                # No token is twice in one of them, so that each sum has the same order every time.
+                out.index_add_(0, places, x.index_select(0, cells))
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -88,7 +89,8 @@ class PackedRow:
         return trained
 
 
-# Rows that nothing may part: a single one, a pair whose loss is one, or rows that share a prompt. The first one leads.
+# Rows that are computed together: a single one, a pair whose loss is one, or rows that share a prompt, which alone may
+# be parted. The first one leads.
 Unit = tuple[PackedRow, ...]
 # A prompt shorter than that is not worth being looked for.
 _LEAST_HEAD = 16
@@ -205,6 +207,29 @@ def tokens_of(unit: Unit) -> int:
     return sum(row.tokens.size - row.head for row in unit)
 
 
+def part_at(unit: Unit, room: int) -> tuple[Unit, Unit] | None:
+    """Part rows that share a prompt where a lane has room for some of them; None where that makes nothing more even.
+
+    The second part computes the prompt again.
+
+    Args:
+        unit: of any kind.
+        room: tokens that the lane is to have beyond those that it has.
+    """
+    if len(unit) < 2 or not unit[0].is_per_position:
+        return None
+    ends = np.cumsum([row.tokens.size - row.head for row in unit])
+    # As full as the lane can be without more than it is to have.
+    first = int((ends <= room).sum())
+    if first in (0, len(unit)):
+        return None
+    leader, *others = unit[first:]
+    leader = replace(leader, head=0)
+    rest = leader, *(replace(row, head=_common(leader, row)) for row in others)
+    uneven = min(room, int(ends[-1]) - room)
+    return (unit[:first], rest) if room - int(ends[first - 1]) + unit[first].head < uneven else None
+
+
 def micro_batches(
     units: Sequence[Unit], budget: int, *, lanes: int = 1, losses_apart: bool = True
 ) -> list[list[PackedRow]]:
@@ -213,7 +238,8 @@ def micro_batches(
     Args:
         units: what to cut.
         budget: tokens of one batch.
-        lanes: how many batches are computed at once; they get about as many tokens each.
+        lanes: how many batches are computed at once; they get about as many tokens each, and rows that share a prompt
+            are parted where that is what makes them even.
         losses_apart: whether losses that need more than a position's own logprob go apart from the others, so that the
             way in which a row is computed does not depend on its neighbours' losses; else rows keep their order.
     """
@@ -230,7 +256,15 @@ def micro_batches(
     def kind_of(unit: Unit) -> bool:
         return losses_apart and unit[0].is_per_position
 
-    for unit in sorted(units, key=lambda u: (kind_of(u), pools[id(u[0].slot.pool)], u[0].slot.number)):
+    ordered = deque(sorted(units, key=lambda u: (kind_of(u), pools[id(u[0].slot.pool)], u[0].slot.number)))
+    while ordered:
+        unit = ordered.popleft()
+        if lanes > 1 and kind_of(unit) == kind:
+            room = min(int(len(batches) * share) - done, budget - used)
+            if (parts := part_at(unit, room)) is not None:
+                done -= tokens_of(parts[0]) + tokens_of(parts[1]) - tokens_of(unit)  # the total knows of one prompt
+                unit, rest = parts
+                ordered.appendleft(rest)
         tokens = tokens_of(unit)
         ends = used + tokens > budget or (lanes > 1 and done + tokens / 2 > len(batches) * share)
         if ends or kind_of(unit) != kind:
