@@ -11,7 +11,7 @@ that are whose modules turn out to be built or to compute otherwise: that is slo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.model.lean.pass_adapters import Delta, Output, PassAdapters, adapters_key
+from tinsmith.engine.model.lean.fused_linear import FusedLinear
+from tinsmith.engine.model.lean.lean_norms import HeadNorms, Norm
+from tinsmith.engine.model.lean.pass_adapters import PassAdapters, adapters_key
 from tinsmith.engine.model.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -32,128 +34,14 @@ _LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Mixtral",
 
 
 @dataclass(frozen=True, slots=True)
-class FusedLinear:
-    """Linear layers of one input as one product.
-
-    Attributes:
-        names: of the layers.
-        weight: [sum of outputs, in]; the layers' own weights are views of it.
-        bias: [sum of outputs].
-        widths: outputs of each.
-    """
-
-    names: tuple[str, ...]
-    weight: Tensor
-    bias: Tensor | None
-    widths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, layers: Sequence[tuple[str, nn.Linear]]) -> FusedLinear:
-        """Put the weights of layers into one tensor, of which each layer keeps its part, so that none is held twice."""
-        names = tuple(name for name, _ in layers)
-        linears = [linear for _, linear in layers]
-        widths = tuple(linear.out_features for linear in linears)
-        if len(linears) == 1:
-            return cls(names, linears[0].weight, linears[0].bias, widths)
-        weight, bias = (_join(linears, kind) for kind in ("weight", "bias"))
-        assert weight is not None
-        return cls(names, weight, bias, widths)
-
-    def bind(self, tokens: int, adapters: PassAdapters, workspace: Workspace) -> Product:
-        """Return the product of so many rows, with these adapters."""
-        # By kind, so that all layers write to the same memory.
-        y = workspace.room(self.names[0].rpartition(".")[2], (tokens, self.weight.shape[0]), self.weight)
-        return Product(self.weight.t(), self.bias, y, adapters.bind(Output(y, self.names, self.widths), workspace))
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A fused linear layer with the adapters of a pass, bound to its output.
-
-    Attributes:
-        weight: [in, sum of outputs].
-        bias: [sum of outputs].
-        y: the output, [T, sum of outputs], which each call overwrites.
-        deltas: of the adapters.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    y: Tensor
-    deltas: list[Delta]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, in] to [T, sum of outputs]."""
-        if self.bias is None:
-            torch.mm(x, self.weight, out=self.y)
-        else:
-            torch.addmm(self.bias, x, self.weight, out=self.y)
-        for delta in self.deltas:
-            delta.add(x)
-        return self.y
-
-
-def _join(linears: Sequence[nn.Linear], kind: str) -> Tensor | None:
-    found = [getattr(linear, kind) for linear in linears]
-    if all(tensor is None for tensor in found):
-        return None
-    whole = torch.cat([tensor.detach() for tensor in found])
-    start = 0
-    for linear, tensor in zip(linears, found, strict=True):
-        part = whole[start : start + tensor.shape[0]]
-        setattr(linear, kind, nn.Parameter(part, requires_grad=False))
-        start += tensor.shape[0]
-    return whole
-
-
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    """An RMSNorm of the Llama family (Zhang & Sennrich 2019, arXiv:1910.07467, equation 4)."""
-
-    module: Any
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, x.shape[-1:], self.module.weight, self.module.variance_epsilon)
-        # The modules compute in float32 and round before the weight: torch does so below float32, and not above.
-        if x.dtype.itemsize < 4:
-            return F.rms_norm(x, x.shape[-1:], None, self.module.variance_epsilon).mul_(self.module.weight)
-        return self.module(x)
-
-
-@dataclass(frozen=True, slots=True)
-class _HeadNorms:
-    """The norms of query heads and key heads, side by side."""
-
-    query: Any
-    key: Any
-    heads: int
-    weight: Tensor
-
-    @classmethod
-    def of(cls, attention: Any, heads: int, key_heads: int) -> _HeadNorms | None:
-        if not hasattr(attention, "q_norm"):
-            return None
-        query, key = attention.q_norm, attention.k_norm
-        weights = [query.weight.expand(heads, -1), key.weight.expand(key_heads, -1)]
-        return cls(query, key, heads, torch.cat(weights))
-
-    def __call__(self, x: Tensor, out: Tensor) -> None:
-        if x.dtype.itemsize > 4:
-            torch.cat([self.query(x[:, : self.heads]), self.key(x[:, self.heads :])], 1, out=out)
-        else:
-            torch.mul(F.rms_norm(x, x.shape[-1:], None, self.query.variance_epsilon), self.weight, out=out)
-
-
-@dataclass(frozen=True, slots=True)
 class _Layer:
     """One decoder layer; `gate_up` is None where the MLP is a module of its own kind (experts)."""
 
-    norm: _Norm
+    norm: Norm
     qkv: FusedLinear
-    head_norms: _HeadNorms | None
+    head_norms: HeadNorms | None
     output: FusedLinear
-    mlp_norm: _Norm
+    mlp_norm: Norm
     mlp: Any
     gate_up: FusedLinear | None
     down: FusedLinear | None
@@ -233,7 +121,7 @@ class LeanDecoder:
     def __init__(self, decoder: Any, names: dict[nn.Module, str]) -> None:
         self._embedding: Tensor = decoder.embed_tokens.weight
         self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
-        self._norm = _Norm(decoder.norm)
+        self._norm = Norm.of(decoder.norm)
         self._layers = [_layer(layer, names) for layer in decoder.layers]
 
     def hidden(self, ids: Tensor, context: ForwardContext) -> Tensor:
@@ -303,11 +191,11 @@ def _layer(layer: Any, names: dict[nn.Module, str]) -> _Layer:
     heads, key_heads = (p.out_features // attention.head_dim for p in (attention.q_proj, attention.k_proj))
     dense = isinstance(getattr(mlp, "gate_proj", None), nn.Linear)
     return _Layer(
-        norm=_Norm(layer.input_layernorm),
+        norm=Norm.of(layer.input_layernorm),
         qkv=fused(attention.q_proj, attention.k_proj, attention.v_proj),
-        head_norms=_HeadNorms.of(attention, heads, key_heads),
+        head_norms=HeadNorms.of(attention, heads, key_heads),
         output=fused(attention.o_proj),
-        mlp_norm=_Norm(layer.post_attention_layernorm),
+        mlp_norm=Norm.of(layer.post_attention_layernorm),
         mlp=mlp,
         gate_up=fused(mlp.gate_proj, mlp.up_proj) if dense else None,
         down=fused(mlp.down_proj) if dense else None,
