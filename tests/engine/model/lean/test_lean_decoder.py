@@ -18,7 +18,9 @@ from tests.support.sampling import learner_logprobs, make_job, sample
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
+from tinsmith.engine.model.lean import pass_adapters
 from tinsmith.engine.model.lean.pass_adapters import PassAdapters
+from tinsmith.engine.model.workspace import Workspace
 from tinsmith.types.params import LoraConfig
 
 
@@ -40,6 +42,8 @@ class Whole:
 def make_engine(family: str, dtype: str) -> Engine:
     engine = load_engine(checkpoint(family), dtype=dtype)
     adapters = [LoraConfig(rank=8), LoraConfig(rank=3), LoraConfig(rank=8, train_mlp=False), LoraConfig(rank=16)]
+    # Their factor on B·A·x is 1, which is not multiplied with.
+    adapters += [LoraConfig(rank=32)] * 2
     for seed, lora in enumerate(adapters):
         engine.create_model(f"m{seed}", lora)
         randomise_adapter(engine, f"m{seed}", seed)
@@ -50,7 +54,7 @@ def make_engine(family: str, dtype: str) -> Engine:
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.0)])
 @pytest.mark.parametrize("family", FAMILIES)
 # One adapter, several side by side with and without padding, and tokens of the base alone between them.
-@pytest.mark.parametrize("owners", ["0", "01", "0011", "01-23", "3-0-1", "--"])
+@pytest.mark.parametrize("owners", ["0", "01", "0011", "01-23", "3-0-1", "--", "4", "45"])
 @torch.no_grad()
 def test_the_written_out_decoder_equals_the_modules(family: str, dtype: str, bound: float, owners: str) -> None:
     engine = make_engine(family, dtype)
@@ -66,16 +70,43 @@ def test_the_written_out_decoder_equals_the_modules(family: str, dtype: str, bou
     assert (found - wanted).abs().max() <= bound * wanted.abs().max()
 
 
+# Slots that follow each other, and slots that do not: their matrices are copied to lie side by side.
+@pytest.mark.parametrize("owners", ["01", "1011"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("most_kept", [0, 1 << 30])
+@torch.no_grad()
+def test_steps_see_what_was_written_to_an_adapter(
+    owners: str, dtype: str, most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pass_adapters, "_MOST_KEPT", most_kept)
+    engine = make_engine("qwen3", dtype)
+    base, workspace = engine.base, Workspace()
+    assert base.lean is not None
+    slots = [engine.adapters.get(f"m{o}").slot for o in owners]
+    lengths = (4,) * len(slots)
+    ids = torch.arange(sum(lengths)) % base.info.vocab_size
+    positions = torch.arange(4).repeat(len(slots))
+    context = ForwardContext(
+        Mode.PACKED, positions, lengths, adapter_spans(slots, lengths), paged=Whole(), workspace=workspace
+    )
+    with base.cell.use(context):
+        for _ in range(2):
+            slots[1].flat.mul_(2)
+            wanted, found = base.hidden(ids, context), base.lean.hidden(ids, context)
+            assert (found - wanted).abs().max() <= (1e-5 if dtype == "float32" else 0) * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("lengths", "parts"),
     # Padded to the longest the last ones would be more than twice as many rows.
     [((4, 4), 1), ((4, 3), 1), ((9, 9, 1), 1), ((90, 1, 1), 3)],
 )
-def test_adapters_of_one_shape_are_one_product(lengths: tuple[int, ...], parts: int) -> None:
+def test_adapters_of_one_shape_are_one_product(lengths: tuple[int, ...], parts: int, dtype: torch.dtype) -> None:
     engine = make_engine("llama", "float32")
     slots = [engine.adapters.get(f"m{i % 2}").slot for i in range(len(lengths))]
     spans = adapter_spans(slots, lengths)
-    assert len(PassAdapters(spans, torch.float32, torch.device("cpu"))._parts) == parts
+    assert len(PassAdapters(spans, dtype, torch.device("cpu"))._parts) == parts
 
 
 def test_fused_weights_are_held_once() -> None:

@@ -66,7 +66,8 @@ class _AloneDelta:
     def add(self, x: Tensor) -> None:
         # As in `lora.add_delta`, operation by operation: in bfloat16 another order would round to other numbers.
         torch.mm(x if self.rows is None else x[self.rows], self.a, out=self.h)
-        self.h.mul_(self.scale)
+        if self.scale != 1:
+            self.h.mul_(self.scale)
         for out, inner, b in self.parts:
             out.addmm_(inner, b)
 
@@ -107,7 +108,8 @@ class _SideBySideDelta:
         if s.source is not None:
             some = some.index_select(0, s.source)
         torch.bmm(some.view(a.shape[0], -1, a.shape[1]), a, out=self.h)
-        self.h.mul_(s.scales)
+        if s.scales is not None:
+            self.h.mul_(s.scales)
         for (out, inner), b in zip(self.parts, bs, strict=True):
             if s.source is None or s.places is None:
                 out.baddbmm_(inner, b)
@@ -123,9 +125,11 @@ class _SideBySide:
 
     Attributes:
         pool: of their adapters.
+        count: of the spans.
         slots: rows of the pool: a slice where they are evenly spaced, else int64 [n], which makes a copy.
         dense: whether the adapters' matrices have to lie one behind the other, which makes a copy, too.
-        scales: factor on B·A·x of each, [n, 1, 1], float32 or wider: not rounded, as a number would not be.
+        scales: factor on B·A·x of each, [n, 1, 1], float32 or wider: not rounded, as a number would not be; None where
+            all are 1.
         start: the first token; with those of all spans they are neighbours.
         end: behind the last token.
         source: token at each place of the padded batch, counted from `start`, int64 [n * longest]; None where nothing
@@ -134,9 +138,10 @@ class _SideBySide:
     """
 
     pool: Pool
+    count: int
     slots: slice | Tensor
     dense: bool
-    scales: Tensor
+    scales: Tensor | None
     start: int
     end: int
     source: Tensor | None
@@ -146,7 +151,7 @@ class _SideBySide:
         factors = self.pool.factors(output.names)
         if factors is None:
             return None
-        count = self.scales.shape[0]
+        count = self.count
         longest = (self.end - self.start if self.source is None else self.source.shape[0]) // count
         h = workspace.room("hidden of adapters", (count, longest, factors.a.shape[1]), output.y)
         outs = output.y[self.start : self.end].split(output.widths, 1)
@@ -239,12 +244,13 @@ def _side_by_side(pool: Pool, spans: list[AdapterSpan], dtype: torch.dtype, devi
         source = to_device(tokens, device)
         kept = [n * longest + i for n, length in enumerate(lengths) for i in range(length)]
         places = to_device(kept, device)
+    factors = [ALPHA / span.slot.rank for span in spans]
     wide = torch.promote_types(torch.float32, dtype)
-    scales = to_device([ALPHA / span.slot.rank for span in spans], device, wide)[:, None, None]
+    scales = None if factors == [1] * len(spans) else to_device(factors, device, wide)[:, None, None]
     rows = _rows([span.slot.index for span in spans], device)
     # Of what lies apart torch's products of bfloat16 on a CPU would make a copy in each call.
     dense = dtype.itemsize < 4 and device.type == "cpu"
-    return _SideBySide(pool, rows, dense, scales, spans[0].start, spans[-1].end, source, places)
+    return _SideBySide(pool, len(spans), rows, dense, scales, spans[0].start, spans[-1].end, source, places)
 
 
 def _rows(rows: list[int], device: torch.device) -> slice | Tensor:
