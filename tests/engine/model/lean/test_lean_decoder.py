@@ -18,7 +18,7 @@ from tests.support.sampling import learner_logprobs, make_job, sample
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
-from tinsmith.engine.model.lean import pass_adapters
+from tinsmith.engine.model.lean import lean_decoder, pass_adapters
 from tinsmith.engine.model.lean.pass_adapters import PassAdapters
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.types.params import LoraConfig
@@ -68,6 +68,25 @@ def test_the_written_out_decoder_equals_the_modules(family: str, dtype: str, bou
     with base.cell.use(context):
         wanted, found = base.hidden(ids, context), base.lean.hidden(ids, context)
     assert (found - wanted).abs().max() <= bound * wanted.abs().max()
+
+
+@pytest.mark.parametrize("few", [0, 128])
+@torch.no_grad()
+def test_many_and_few_tokens_round_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Few have the products of an MLP by columns.
+    monkeypatch.setattr(lean_decoder, "_FEW_TOKENS", few)
+    engine = make_engine("qwen3", "bfloat16")
+    base = engine.base
+    assert base.lean is not None
+    slots = [engine.adapters.get(f"m{o}").slot for o in (0, 1, 3)]
+    lengths = (30, 34, 40)
+    ids = torch.arange(sum(lengths)) % base.info.vocab_size
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    context = ForwardContext(Mode.PACKED, positions, lengths, adapter_spans(slots, lengths), paged=Whole())
+    with base.cell.use(context):
+        assert torch.equal(base.lean.hidden(ids, context), base.hidden(ids, context))
+    layers = base.lean._bind(sum(lengths), context, Workspace())
+    assert {layer._gate_up.by_columns for layer in layers if layer._gate_up} == {few > 0}
 
 
 # Slots that follow each other, and slots that do not: their matrices are copied to lie side by side.

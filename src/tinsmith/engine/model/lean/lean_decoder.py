@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 # others have as well: Granite scales its residuals, Gemma its embeddings, Phi rotates a part of each head.
 _LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen3", "Qwen3Moe")}
 
+# For so many tokens at most the products of an MLP are computed by columns in bfloat16.
+_FEW_TOKENS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class FusedLinear:
@@ -59,11 +62,16 @@ class FusedLinear:
         assert weight is not None
         return cls(names, weight, bias, widths)
 
-    def bind(self, tokens: int, adapters: PassAdapters, workspace: Workspace) -> Product:
-        """Return the product of so many rows, with these adapters."""
+    def bind(self, tokens: int, adapters: PassAdapters, workspace: Workspace, by_columns: bool = False) -> Product:
+        """Return the product of so many rows, with these adapters; `by_columns` as in `Output`."""
         # By kind, so that all layers write to the same memory.
-        y = workspace.room(self.names[0].rpartition(".")[2], (tokens, self.weight.shape[0]), self.weight)
-        return Product(self.weight.t(), self.bias, y, adapters.bind(Output(y, self.names, self.widths), workspace))
+        use, outputs = self.names[0].rpartition(".")[2], self.weight.shape[0]
+        if by_columns:
+            y = workspace.room(use, (outputs, tokens), self.weight).t()
+        else:
+            y = workspace.room(use, (tokens, outputs), self.weight)
+        deltas = adapters.bind(Output(y, by_columns, self.names, self.widths), workspace)
+        return Product(self.weight.t(), self.bias, y, by_columns, deltas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +80,23 @@ class Product:
 
     Attributes:
         weight: [in, sum of outputs].
-        bias: [sum of outputs].
+        bias: [sum of outputs]; None where the output is by columns.
         y: the output, [T, sum of outputs], which each call overwrites.
+        by_columns: see `Output`.
         deltas: of the adapters.
     """
 
     weight: Tensor
     bias: Tensor | None
     y: Tensor
+    by_columns: bool
     deltas: list[Delta]
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, in] to [T, sum of outputs]."""
-        if self.bias is None:
+        if self.by_columns:
+            torch.mm(self.weight.t(), x.t(), out=self.y.t())
+        elif self.bias is None:
             torch.mm(x, self.weight, out=self.y)
         else:
             torch.addmm(self.bias, x, self.weight, out=self.y)
@@ -171,6 +183,12 @@ class _Angles:
     sin: Tensor
 
 
+def _reads_as_it_lies(linear: FusedLinear) -> bool:
+    """Whether x·W is better computed as Wᵀ·xᵀ: oneDNN brings its right factor of two into the processor's order."""
+    weight = linear.weight
+    return weight.dtype.itemsize < 4 and weight.device.type == "cpu" and linear.bias is None
+
+
 class _BoundLayer:
     """A layer's part of passes of one shape: tensors to write to, views of them, and products that write to them."""
 
@@ -191,8 +209,9 @@ class _BoundLayer:
         self._query, self._key = self._turned.split([layer.heads, layer.key_heads], 1)
         self._gate_up = self._down = None
         if layer.gate_up is not None and layer.down is not None:
-            self._gate_up = layer.gate_up.bind(tokens, adapters, workspace)
-            self._down = layer.down.bind(tokens, adapters, workspace)
+            by_columns = tokens <= _FEW_TOKENS and all(map(_reads_as_it_lies, (layer.gate_up, layer.down)))
+            self._gate_up = layer.gate_up.bind(tokens, adapters, workspace, by_columns)
+            self._down = layer.down.bind(tokens, adapters, workspace, by_columns)
             self._gate, self._up = self._gate_up.y.chunk(2, 1)
 
     def __call__(self, x: Tensor, angles: _Angles, context: ForwardContext) -> None:
@@ -219,7 +238,8 @@ class _BoundLayer:
         if self._gate_up is None or self._down is None:
             return self._layer.mlp(x[None])[0]
         self._gate_up(x)
-        return self._down(self._layer.mlp.act_fn(self._gate).mul_(self._up))
+        # By columns the sum with what it is added to would take longer than a copy.
+        return self._down(self._layer.mlp.act_fn(self._gate).mul_(self._up)).contiguous()
 
 
 class LeanDecoder:

@@ -46,11 +46,13 @@ class Output:
 
     Attributes:
         y: the product's output, [T, sum of outputs].
+        by_columns: whether the tokens of one output lie one behind the other, and not the outputs of one token.
         names: of the linear layers that it is the output of, see `Pool.factors`.
         widths: outputs of each.
     """
 
     y: Tensor
+    by_columns: bool
     names: tuple[str, ...]
     widths: tuple[int, ...]
 
@@ -62,6 +64,7 @@ class _AloneDelta:
     scale: float
     h: Tensor  # [rows, targets * R]
     parts: list[tuple[Tensor, Tensor, Tensor]]  # output [rows, out], part of h [rows, R] and B [R, out] of each layer
+    by_columns: bool  # see `Output`
 
     def add(self, x: Tensor) -> None:
         # As in `lora.add_delta`, operation by operation: in bfloat16 another order would round to other numbers.
@@ -69,7 +72,10 @@ class _AloneDelta:
         if self.scale != 1:
             self.h.mul_(self.scale)
         for out, inner, b in self.parts:
-            out.addmm_(inner, b)
+            if self.by_columns:
+                out.t().addmm_(b.t(), inner.t())
+            else:
+                out.addmm_(inner, b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class _Alone:
         outs = output.y[rows].split(output.widths, 1)
         bs = (b[row].t() for b in factors.b)
         parts = list(zip(outs, h.split(factors.rank, 1), bs, strict=True))
-        return _AloneDelta(None if whole else rows, a, ALPHA / slot.rank, h, parts)
+        return _AloneDelta(None if whole else rows, a, ALPHA / slot.rank, h, parts, output.by_columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class _SideBySideDelta:
     h: Tensor  # [n, longest, targets * R]
     # Each layer's output and part of h: [n, longest, out], or [tokens, out] where spans are padded; [n, longest, R].
     parts: list[tuple[Tensor, Tensor]]
+    by_columns: bool  # see `Output`
 
     def add(self, x: Tensor) -> None:
         s, (a, bs) = self.spans, self.weights()
@@ -112,7 +119,10 @@ class _SideBySideDelta:
             self.h.mul_(s.scales)
         for (out, inner), b in zip(self.parts, bs, strict=True):
             if s.source is None or s.places is None:
-                out.baddbmm_(inner, b)
+                if self.by_columns:
+                    out.mT.baddbmm_(b.mT, inner.mT)
+                else:
+                    out.baddbmm_(inner, b)
             else:
                 # Not a product that is then added: in bfloat16 that would round twice, where the learner rounds once.
                 padded = out.index_select(0, s.source).view(*inner.shape[:2], -1)
@@ -167,7 +177,8 @@ class _SideBySide:
         copies = self.dense or not isinstance(self.slots, slice)
         if not copies or count * self.pool.slot_bytes <= _MOST_KEPT:
             weights = _Kept(self.pool.weights, weights)
-        return _SideBySideDelta(self, weights, h, list(zip(outs, h.split(factors.rank, 2), strict=True)))
+        parts = list(zip(outs, h.split(factors.rank, 2), strict=True))
+        return _SideBySideDelta(self, weights, h, parts, output.by_columns)
 
 
 class _Kept:
