@@ -11,7 +11,7 @@ that are whose modules turn out to be built or to compute otherwise: that is slo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.model.lean.pass_adapters import Delta, Output, PassAdapters, adapters_key
+from tinsmith.engine.model.lean.fused_linear import FusedLinear
+from tinsmith.engine.model.lean.pass_adapters import PassAdapters, adapters_key
 from tinsmith.engine.model.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -32,90 +33,6 @@ _LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Mixtral",
 
 # For so many tokens at most the products of an MLP are computed by columns in bfloat16.
 _FEW_TOKENS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class FusedLinear:
-    """Linear layers of one input as one product.
-
-    Attributes:
-        names: of the layers.
-        weight: [sum of outputs, in]; the layers' own weights are views of it.
-        bias: [sum of outputs].
-        widths: outputs of each.
-    """
-
-    names: tuple[str, ...]
-    weight: Tensor
-    bias: Tensor | None
-    widths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, layers: Sequence[tuple[str, nn.Linear]]) -> FusedLinear:
-        """Put the weights of layers into one tensor, of which each layer keeps its part, so that none is held twice."""
-        names = tuple(name for name, _ in layers)
-        linears = [linear for _, linear in layers]
-        widths = tuple(linear.out_features for linear in linears)
-        if len(linears) == 1:
-            return cls(names, linears[0].weight, linears[0].bias, widths)
-        weight, bias = (_join(linears, kind) for kind in ("weight", "bias"))
-        assert weight is not None
-        return cls(names, weight, bias, widths)
-
-    def bind(self, tokens: int, adapters: PassAdapters, workspace: Workspace, by_columns: bool = False) -> Product:
-        """Return the product of so many rows, with these adapters; `by_columns` as in `Output`."""
-        # By kind, so that all layers write to the same memory.
-        use, outputs = self.names[0].rpartition(".")[2], self.weight.shape[0]
-        if by_columns:
-            y = workspace.room(use, (outputs, tokens), self.weight).t()
-        else:
-            y = workspace.room(use, (tokens, outputs), self.weight)
-        deltas = adapters.bind(Output(y, by_columns, self.names, self.widths), workspace)
-        return Product(self.weight.t(), self.bias, y, by_columns, deltas)
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A fused linear layer with the adapters of a pass, bound to its output.
-
-    Attributes:
-        weight: [in, sum of outputs].
-        bias: [sum of outputs]; None where the output is by columns.
-        y: the output, [T, sum of outputs], which each call overwrites.
-        by_columns: see `Output`.
-        deltas: of the adapters.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    y: Tensor
-    by_columns: bool
-    deltas: list[Delta]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, in] to [T, sum of outputs]."""
-        if self.by_columns:
-            torch.mm(self.weight.t(), x.t(), out=self.y.t())
-        elif self.bias is None:
-            torch.mm(x, self.weight, out=self.y)
-        else:
-            torch.addmm(self.bias, x, self.weight, out=self.y)
-        for delta in self.deltas:
-            delta.add(x)
-        return self.y
-
-
-def _join(linears: Sequence[nn.Linear], kind: str) -> Tensor | None:
-    found = [getattr(linear, kind) for linear in linears]
-    if all(tensor is None for tensor in found):
-        return None
-    whole = torch.cat([tensor.detach() for tensor in found])
-    start = 0
-    for linear, tensor in zip(linears, found, strict=True):
-        part = whole[start : start + tensor.shape[0]]
-        setattr(linear, kind, nn.Parameter(part, requires_grad=False))
-        start += tensor.shape[0]
-    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +100,6 @@ class _Angles:
     sin: Tensor
 
 
-def _reads_as_it_lies(linear: FusedLinear) -> bool:
-    """Whether x·W is better computed as Wᵀ·xᵀ: oneDNN brings its right factor of two into the processor's order."""
-    weight = linear.weight
-    return weight.dtype.itemsize < 4 and weight.device.type == "cpu" and linear.bias is None
-
-
 class _BoundLayer:
     """A layer's part of passes of one shape: tensors to write to, views of them, and products that write to them."""
 
@@ -209,7 +120,8 @@ class _BoundLayer:
         self._query, self._key = self._turned.split([layer.heads, layer.key_heads], 1)
         self._gate_up = self._down = None
         if layer.gate_up is not None and layer.down is not None:
-            by_columns = tokens <= _FEW_TOKENS and all(map(_reads_as_it_lies, (layer.gate_up, layer.down)))
+            # Not those of attention, whose heads lie by tokens.
+            by_columns = tokens <= _FEW_TOKENS and layer.gate_up.gains_by_columns and layer.down.gains_by_columns
             self._gate_up = layer.gate_up.bind(tokens, adapters, workspace, by_columns)
             self._down = layer.down.bind(tokens, adapters, workspace, by_columns)
             self._gate, self._up = self._gate_up.y.chunk(2, 1)
