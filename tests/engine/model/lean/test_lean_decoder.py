@@ -18,7 +18,9 @@ from tests.support.sampling import learner_logprobs, make_job, sample
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
+from tinsmith.engine.model.lean import lean_decoder, pass_adapters
 from tinsmith.engine.model.lean.pass_adapters import PassAdapters
+from tinsmith.engine.model.workspace import Workspace
 from tinsmith.types.params import LoraConfig
 
 
@@ -40,6 +42,7 @@ class Whole:
 def make_engine(family: str, dtype: str) -> Engine:
     engine = load_engine(checkpoint(family), dtype=dtype)
     ranks = [LoraConfig(rank=rank) for rank in (8, 3, 16)]
+    # The factor on B·A·x is 4, 10.7 and 2.
     adapters = [*ranks[:2], LoraConfig(rank=8, train_mlp=False), ranks[2], ranks[0]]
     for seed, lora in enumerate(adapters):
         engine.create_model(f"m{seed}", lora)
@@ -71,16 +74,62 @@ def test_the_written_out_decoder_equals_the_modules(
     assert (found - wanted).abs().max() <= bound * wanted.abs().max()
 
 
+@pytest.mark.parametrize("few", [0, 128])
+@torch.no_grad()
+def test_many_and_few_tokens_round_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Few have the products of an MLP by columns.
+    monkeypatch.setattr(lean_decoder, "_FEW_TOKENS", few)
+    engine = make_engine("qwen3", "bfloat16")
+    base = engine.base
+    assert base.lean is not None
+    slots = [engine.adapters.get(f"m{o}").slot for o in (0, 1, 3)]
+    lengths = (30, 34, 40)
+    ids = torch.arange(sum(lengths)) % base.info.vocab_size
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    context = ForwardContext(Mode.PACKED, positions, lengths, adapter_spans(slots, lengths), paged=Whole())
+    with base.cell.use(context):
+        assert torch.equal(base.lean.hidden(ids, context), base.hidden(ids, context))
+    layers = base.lean._bind(sum(lengths), context, Workspace())
+    assert {layer._gate_up.by_columns for layer in layers if layer._gate_up} == {few > 0}
+
+
+# Slots that follow each other, and slots that do not: their matrices are copied to lie side by side.
+@pytest.mark.parametrize("owners", ["01", "1011"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("most_kept", [0, 1 << 30])
+@torch.no_grad()
+def test_steps_see_what_was_written_to_an_adapter(
+    owners: str, dtype: str, most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pass_adapters, "_MOST_KEPT", most_kept)
+    engine = make_engine("qwen3", dtype)
+    base, workspace = engine.base, Workspace()
+    assert base.lean is not None
+    slots = [engine.adapters.get(f"m{o}").slot for o in owners]
+    lengths = (4,) * len(slots)
+    ids = torch.arange(sum(lengths)) % base.info.vocab_size
+    positions = torch.arange(4).repeat(len(slots))
+    context = ForwardContext(
+        Mode.PACKED, positions, lengths, adapter_spans(slots, lengths), paged=Whole(), workspace=workspace
+    )
+    with base.cell.use(context):
+        for _ in range(2):
+            slots[1].flat.mul_(2)
+            wanted, found = base.hidden(ids, context), base.lean.hidden(ids, context)
+            assert (found - wanted).abs().max() <= (1e-5 if dtype == "float32" else 0) * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("lengths", "parts"),
     # Padded to the longest the last ones would be more than twice as many rows.
     [((4, 4), 1), ((4, 3), 1), ((9, 9, 1), 1), ((90, 1, 1), 3)],
 )
-def test_adapters_of_one_shape_are_one_product(lengths: tuple[int, ...], parts: int) -> None:
+def test_adapters_of_one_shape_are_one_product(lengths: tuple[int, ...], parts: int, dtype: torch.dtype) -> None:
     engine = make_engine("llama", "float32")
     slots = [engine.adapters.get(f"m{i % 2}").slot for i in range(len(lengths))]
     spans = adapter_spans(slots, lengths)
-    assert len(PassAdapters(spans, torch.float32, torch.device("cpu"))._parts) == parts
+    assert len(PassAdapters(spans, dtype, torch.device("cpu"))._parts) == parts
 
 
 def test_fused_weights_are_held_once() -> None:

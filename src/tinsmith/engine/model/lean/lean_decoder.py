@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # others have as well: Granite scales its residuals, Gemma its embeddings, Phi rotates a part of each head.
 _LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen3", "Qwen3Moe")}
 
+# For so many tokens at most the products of an MLP are computed by columns in bfloat16.
+_FEW_TOKENS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
@@ -79,8 +82,10 @@ class _BoundLayer:
         self._query, self._key = self._turned.split([layer.heads, layer.key_heads], 1)
         self._gate_up = self._down = None
         if layer.gate_up is not None and layer.down is not None:
-            self._gate_up = layer.gate_up.bind(tokens, adapters, workspace)
-            self._down = layer.down.bind(tokens, adapters, workspace)
+            # Not those of attention, whose heads lie by tokens.
+            by_columns = tokens <= _FEW_TOKENS and layer.gate_up.gains_by_columns and layer.down.gains_by_columns
+            self._gate_up = layer.gate_up.bind(tokens, adapters, workspace, by_columns)
+            self._down = layer.down.bind(tokens, adapters, workspace, by_columns)
             self._gate, self._up = self._gate_up.y.chunk(2, 1)
 
     def __call__(self, x: Tensor, angles: _Angles, context: ForwardContext) -> None:
@@ -107,7 +112,8 @@ class _BoundLayer:
         if self._gate_up is None or self._down is None:
             return self._layer.mlp(x[None])[0]
         self._gate_up(x)
-        return self._down(self._layer.mlp.act_fn(self._gate).mul_(self._up))
+        # By columns the sum with what it is added to would take longer than a copy.
+        return self._down(self._layer.mlp.act_fn(self._gate).mul_(self._up)).contiguous()
 
 
 class LeanDecoder:

@@ -47,11 +47,13 @@ class Output:
 
     Attributes:
         y: the product's output, [T, sum of outputs].
+        by_columns: whether the tokens of one output lie one behind the other, and not the outputs of one token.
         names: of the linear layers that it is the output of, see `Pool.factors`.
         widths: outputs of each.
     """
 
     y: Tensor
+    by_columns: bool
     names: tuple[str, ...]
     widths: tuple[int, ...]
 
@@ -87,14 +89,19 @@ class _AloneDelta:
     scale: _Scale
     h: Tensor  # [rows, targets * R]
     parts: list[tuple[Tensor, Tensor, Tensor]]  # output [rows, out], part of h [rows, R] and B [R, out] of each layer
+    by_columns: bool  # see `Output`
 
     def add(self, x: Tensor) -> None:
         # As in `lora.add_delta`, operation by operation: in bfloat16 another order would round to other numbers.
         torch.mm(x if self.rows is None else x[self.rows], self.a, out=self.h)
         if self.scale.factor is not None:
             self.h.mul_(self.scale.factor)
+        alpha = self.scale.alpha
         for out, inner, b in self.parts:
-            out.addmm_(inner, b, alpha=self.scale.alpha)
+            if self.by_columns:
+                out.t().addmm_(b.t(), inner.t(), alpha=alpha)
+            else:
+                out.addmm_(inner, b, alpha=alpha)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,8 @@ class _Alone:
         outs = output.y[rows].split(output.widths, 1)
         bs = (b[row].t() for b in factors.b)
         parts = list(zip(outs, h.split(factors.rank, 1), bs, strict=True))
-        return _AloneDelta(None if whole else rows, a, _Scale.of([ALPHA / slot.rank], h.dtype), h, parts)
+        scale = _Scale.of([ALPHA / slot.rank], h.dtype)
+        return _AloneDelta(None if whole else rows, a, scale, h, parts, output.by_columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ class _SideBySideDelta:
     h: Tensor  # [n, longest, targets * R]
     # Each layer's output and part of h: [n, longest, out], or [tokens, out] where spans are padded; [n, longest, R].
     parts: list[tuple[Tensor, Tensor]]
+    by_columns: bool  # see `Output`
     # Where products go before they are added, [n, longest, out] for each layer; None where they are added at once.
     products: list[Tensor] | None
 
@@ -142,7 +151,10 @@ class _SideBySideDelta:
             if self.products is not None:
                 out.add_(torch.bmm(inner, b, out=self.products[i]), alpha=alpha)
             elif s.source is None or s.places is None:
-                out.baddbmm_(inner, b, alpha=alpha)
+                if self.by_columns:
+                    out.mT.baddbmm_(b.mT, inner.mT, alpha=alpha)
+                else:
+                    out.baddbmm_(inner, b, alpha=alpha)
             else:
                 # Not a product that is then added: in bfloat16 that would round twice, where the learner rounds once.
                 padded = out.index_select(0, s.source).view(*inner.shape[:2], -1)
@@ -155,9 +167,9 @@ class _SideBySide:
 
     Attributes:
         pool: of their adapters.
+        count: of the spans.
         slots: rows of the pool: a slice where they are evenly spaced, else int64 [n], which makes a copy.
         dense: whether the adapters' matrices have to lie one behind the other, which makes a copy, too.
-        count: n, how many spans.
         scale: factor on B·A·x of each.
         start: the first token; with those of all spans they are neighbours.
         end: behind the last token.
@@ -167,9 +179,9 @@ class _SideBySide:
     """
 
     pool: Pool
+    count: int
     slots: slice | Tensor
     dense: bool
-    count: int
     scale: _Scale
     start: int
     end: int
@@ -201,7 +213,8 @@ class _SideBySide:
             # Into a part of a wider output torch adds one adapter's product after the other. In bfloat16 it has to,
             # since a sum of two rounded numbers is not what the learner computes.
             products = [workspace.room(f"product {i}", tuple(out.shape), out) for i, out in enumerate(outs)]
-        return _SideBySideDelta(self, weights, h, list(zip(outs, h.split(factors.rank, 2), strict=True)), products)
+        parts = list(zip(outs, h.split(factors.rank, 2), strict=True))
+        return _SideBySideDelta(self, weights, h, parts, output.by_columns, products)
 
 
 class _Kept:
@@ -282,7 +295,7 @@ def _side_by_side(pool: Pool, spans: list[AdapterSpan], dtype: torch.dtype, devi
     rows = _rows([span.slot.index for span in spans], device)
     # Of what lies apart torch's products of bfloat16 on a CPU would make a copy in each call.
     dense = dtype.itemsize < 4 and device.type == "cpu"
-    return _SideBySide(pool, rows, dense, len(spans), scale, spans[0].start, spans[-1].end, source, places)
+    return _SideBySide(pool, len(spans), rows, dense, scale, spans[0].start, spans[-1].end, source, places)
 
 
 def _rows(rows: list[int], device: torch.device) -> slice | Tensor:
