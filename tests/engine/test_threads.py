@@ -47,12 +47,12 @@ def test_as_many_cores_as_others_leave(cores: int, others: float, wanted: int) -
     ("parameters", "free", "training", "sampling"),
     # More threads than a model has work for would only wait for each other.
     [
-        (100_000, 64, 1, 1),
+        (1_500_000, 64, 1, 1),
         (TINY, 1, 1, 1),
         (TINY, 2, 1, 2),
-        (TINY, 64, 1, 10),
+        (TINY, 64, 1, 2),
         (SMALL, 2, 2, 2),
-        (SMALL, 64, 11, 64),
+        (SMALL, 64, 11, 44),
         (LARGE, 64, 64, 64),
         (LARGE, 1, 1, 1),
     ],

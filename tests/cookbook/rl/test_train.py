@@ -144,7 +144,9 @@ def test_a_step_learns_what_the_formulas_say(tmp_path: Path) -> None:
                 data += [example.datum() for example in examples_of(trajectory, [advantage])]
         forward = client.forward_backward(data, "importance_sampling")
         step = client.optim_step(tinsmith.AdamParams(learning_rate=2e-3, beta2=0.95, eps=1e-8)).result()
-        assert row["train/loss"] == pytest.approx(forward.result().metrics["loss:sum"], rel=1e-5, abs=1e-6)
+        # Each ratio of the sum has the last bits of a sampled logprob, which follow the company that it was drawn in:
+        # there all groups at once, here one by one.
+        assert row["train/loss"] == pytest.approx(forward.result().metrics["loss:sum"], abs=2e-5)
         assert row["optim/grad_norm"] == pytest.approx(step.metrics["grad_norm"], rel=1e-4)
 
 
