@@ -15,6 +15,7 @@ from tinsmith.engine.adapters.layouts import Target
 from tinsmith.engine.model.context import ContextCell, ForwardContext, Mode
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.lora import LoraLinear
+from tinsmith.engine.model.native.native_decoder import NativeDecoder
 from tinsmith.engine.model.tiles.products import Products, TiledLinears
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 
@@ -35,6 +36,7 @@ class BaseModel:
         tokenizer: None where the folder has no tokenizer.json.
         group: the ranks that the weights are split over; None where this process holds all of them.
         lean: the decoder as the sampler runs it; None where it runs the modules.
+        native: the decoder as decoding steps run it; None where they run as all else of the sampler.
     """
 
     info: BaseModelInfo
@@ -48,6 +50,7 @@ class BaseModel:
     tokenizer: Tokenizer | None
     group: dist.ProcessGroup | None = None
     lean: LeanDecoder | None = None
+    native: NativeDecoder | None = None
 
     @property
     def wide_dtype(self) -> torch.dtype:
@@ -79,6 +82,8 @@ class BaseModel:
         Returns:
             last hidden states after the final norm, [T, H], compute dtype.
         """
+        if self.native is not None and self.native.takes(context):
+            return self.native.hidden(input_ids, context)
         if self.lean is not None and context.mode is not Mode.PACKED:
             return self.lean.hidden(input_ids, context)
         if self.products.tile == 1:

@@ -67,8 +67,28 @@ def adapter_spans(slots: Sequence[Slot | None], lengths: Sequence[int]) -> tuple
     return tuple(spans)
 
 
+@dataclass(frozen=True, slots=True)
+class BlockStorage:
+    """Where a paged cache keeps keys and values, for who reads and writes them in place.
+
+    Attributes:
+        keys: of each layer, [blocks, block size, key heads, head dim].
+        values: likewise.
+        block_size: tokens in a block.
+    """
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    block_size: int
+
+
 class PagedAttention(Protocol):
     """Attention that keeps keys and values in a paged cache; the sampler brings it."""
+
+    @property
+    def storage(self) -> BlockStorage | None:
+        """The cache; None where there is none."""
+        ...
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext

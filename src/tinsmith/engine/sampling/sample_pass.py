@@ -36,6 +36,9 @@ def decode(base: BaseModel, stream: DecodeStream, sequences: list[Sequence], row
     ids, context = stream.next(sequences)
     with torch.no_grad(), base.cell.use(context):
         hidden = base.hidden(ids, context)
+    if base.native is not None and base.native.takes(context) and len(sequences) <= rows:
+        yield base.native.logits(context)
+        return
     spans = head_spans(base.head, context)
     for start in range(0, len(sequences), rows):
         end = min(start + rows, len(sequences))

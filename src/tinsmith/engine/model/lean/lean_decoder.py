@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.model.lean.fused_linear import FusedLinear
-from tinsmith.engine.model.lean.lean_norms import HeadNorms, Norm
+from tinsmith.engine.model.lean.decoder_layer import DecoderLayer, read_layer
+from tinsmith.engine.model.lean.lean_norms import Norm
 from tinsmith.engine.model.lean.pass_adapters import PassAdapters, adapters_key
 from tinsmith.engine.model.workspace import Workspace
 
@@ -37,23 +37,6 @@ _FEW_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """One decoder layer; `gate_up` is None where the MLP is a module of its own kind (experts)."""
-
-    norm: Norm
-    qkv: FusedLinear
-    head_norms: HeadNorms | None
-    output: FusedLinear
-    mlp_norm: Norm
-    mlp: Any
-    gate_up: FusedLinear | None
-    down: FusedLinear | None
-    heads: int
-    key_heads: int
-    scaling: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Angles:
     """Rotations of a pass's positions, [T, 1, D] and halves of it."""
 
@@ -65,7 +48,9 @@ class _Angles:
 class _BoundLayer:
     """A layer's part of passes of one shape: tensors to write to, views of them, and products that write to them."""
 
-    def __init__(self, index: int, layer: _Layer, tokens: int, adapters: PassAdapters, workspace: Workspace) -> None:
+    def __init__(
+        self, index: int, layer: DecoderLayer, tokens: int, adapters: PassAdapters, workspace: Workspace
+    ) -> None:
         self._index, self._layer = index, layer
         self._qkv = layer.qkv.bind(tokens, adapters, workspace)
         self._output = layer.output.bind(tokens, adapters, workspace)
@@ -122,13 +107,19 @@ class LeanDecoder:
     Args:
         decoder: of `transformers`, whose linear layers are not swapped yet; see `lean_decoder`.
         names: of its modules in the model.
+
+    Attributes:
+        embedding: of the ids, [V, H].
+        rotary: from states and positions [1, T] to cosines and sines, [1, T, D] each.
+        norm: the final one.
+        layers: in their order.
     """
 
     def __init__(self, decoder: Any, names: dict[nn.Module, str]) -> None:
-        self._embedding: Tensor = decoder.embed_tokens.weight
-        self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
-        self._norm = Norm.of(decoder.norm)
-        self._layers = [_layer(layer, names) for layer in decoder.layers]
+        self.embedding: Tensor = decoder.embed_tokens.weight
+        self.rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
+        self.norm = Norm.of(decoder.norm)
+        self.layers = [read_layer(layer, names) for layer in decoder.layers]
 
     def hidden(self, ids: Tensor, context: ForwardContext) -> Tensor:
         """Run over one stream; its attention is `context.paged`.
@@ -144,17 +135,17 @@ class LeanDecoder:
         layers = workspace.bound(
             (ids.shape[0], *adapters_key(context)), lambda: self._bind(ids.shape[0], context, workspace)
         )
-        x = F.embedding(ids, self._embedding)
-        cos, sin = (angle[0, :, None] for angle in self._rotary(x, context.positions[None]))  # [T, 1, D]
+        x = F.embedding(ids, self.embedding)
+        cos, sin = (angle[0, :, None] for angle in self.rotary(x, context.positions[None]))  # [T, 1, D]
         half = sin.shape[-1] // 2
         angles = _Angles(cos, -sin[..., :half], sin[..., half:])
         for layer in layers:
             layer(x, angles, context)
-        return self._norm(x)
+        return self.norm(x)
 
     def _bind(self, tokens: int, context: ForwardContext, workspace: Workspace) -> list[_BoundLayer]:
-        adapters = PassAdapters(context.spans, self._embedding.dtype, self._embedding.device)
-        return [_BoundLayer(i, layer, tokens, adapters, workspace) for i, layer in enumerate(self._layers)]
+        adapters = PassAdapters(context.spans, self.embedding.dtype, self.embedding.device)
+        return [_BoundLayer(i, layer, tokens, adapters, workspace) for i, layer in enumerate(self.layers)]
 
 
 def lean_decoder(model: Any) -> LeanDecoder | None:
@@ -181,31 +172,3 @@ def lean_decoder(model: Any) -> LeanDecoder | None:
 def say_modules_run(what: str, why: str) -> None:
     """Log that the sampler runs the modules of a model that was expected to have a written-out decoder."""
     log.warning("%s: the sampler runs its modules, which is slower than the written-out layers (%s)", what, why)
-
-
-def _layer(layer: Any, names: dict[nn.Module, str]) -> _Layer:
-    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-
-    def fused(*of_one_input: nn.Linear) -> FusedLinear:
-        first = linears.index(of_one_input[0])
-        if linears[first : first + len(of_one_input)] != list(of_one_input):
-            found = ", ".join(names[linear] for linear in of_one_input)
-            raise ValueError(f"{found} are no neighbours, so that an adapter's factors do not lie side by side")
-        return FusedLinear.of([(names[linear], linear) for linear in of_one_input])
-
-    attention, mlp = layer.self_attn, layer.mlp
-    heads, key_heads = (p.out_features // attention.head_dim for p in (attention.q_proj, attention.k_proj))
-    dense = isinstance(getattr(mlp, "gate_proj", None), nn.Linear)
-    return _Layer(
-        norm=Norm.of(layer.input_layernorm),
-        qkv=fused(attention.q_proj, attention.k_proj, attention.v_proj),
-        head_norms=HeadNorms.of(attention, heads, key_heads),
-        output=fused(attention.o_proj),
-        mlp_norm=Norm.of(layer.post_attention_layernorm),
-        mlp=mlp,
-        gate_up=fused(mlp.gate_proj, mlp.up_proj) if dense else None,
-        down=fused(mlp.down_proj) if dense else None,
-        heads=heads,
-        key_heads=key_heads,
-        scaling=attention.scaling,
-    )

@@ -70,6 +70,8 @@ def _numbers(value: Any) -> list[float]:
 class _LayerRecorder:
     """A paged attention without pages that notes which layers called it."""
 
+    storage = None
+
     def __init__(self) -> None:
         self.layers: set[int] = set()
 

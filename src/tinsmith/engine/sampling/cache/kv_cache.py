@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.free_memory import free_memory
+from tinsmith.engine.model.context import BlockStorage
 from tinsmith.engine.out_of_memory import size
 from tinsmith.engine.transfers import to_device
 from tinsmith.settings import Settings
@@ -73,6 +74,11 @@ class KVCache:
         self._values = [self._blocks(0) for _ in range(shape.layers)]
         # Of each thread: the keys and values of one layer that it has gathered.
         self._gathered = threading.local()
+
+    @property
+    def storage(self) -> BlockStorage:
+        """Where keys and values are now; a cache that grows moves them."""
+        return BlockStorage(self._keys, self._values, self.block_size)
 
     @property
     def bytes_held(self) -> int:

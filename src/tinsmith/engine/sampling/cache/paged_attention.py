@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinsmith.engine.model.attention import packed_attention
-from tinsmith.engine.model.context import ForwardContext, Mode
+from tinsmith.engine.model.context import BlockStorage, ForwardContext, Mode
 from tinsmith.engine.model.padded import pad_groups, unpad_groups
 from tinsmith.engine.model.tiles.attention import attend_to_cached
 from tinsmith.engine.sampling.cache.kv_cache import KVCache
@@ -40,6 +40,11 @@ class PagedPass:
         self._starts = starts
         self._rows = rows
         self._readers: list[list[_Reader]] | None = None
+
+    @property
+    def storage(self) -> BlockStorage:
+        """The cache."""
+        return self._cache.storage
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext

@@ -1,0 +1,71 @@
+"""The structures of `decoder.c`, field by field."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+
+import numpy as np
+
+
+class Product(Structure):
+    """See `decoder.c`."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("targets", c_int64),
+        ("ends", c_int64 * 3),
+    )
+
+
+class Layer(Structure):
+    """See `decoder.c`."""
+
+    _fields_ = (
+        *((name, Product) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, c_void_p) for name in ("norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, c_float) for name in ("epsilon", "mlp_epsilon", "head_epsilon", "scaling")),
+    )
+
+
+class Model(Structure):
+    """See `decoder.c`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("layers", "hidden", "heads", "key_heads", "head_dim", "intermediate")),
+        ("layer", POINTER(Layer)),
+        ("norm", c_void_p),
+        ("epsilon", c_float),
+    )
+
+
+class Pass(Structure):
+    """See `decoder.c`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("threads", "tokens", "vectors", "stride", "spans", "products")),
+        *((name, c_void_p) for name in ("span", "factors", "adapted", "cos", "sin", "cells", "tables", "positions")),
+        *((name, c_int64) for name in ("blocks", "block_size")),
+        *((name, c_void_p) for name in ("keys", "values", "rows", "x", "normed", "qkv", "query", "mixed")),
+        *((name, c_void_p) for name in ("mixed_columns", "gate_up")),
+    )
+
+
+# Of `Span`, as NumPy lays it out.
+SPAN = np.dtype(
+    [("start", "i8"), ("end", "i8"), ("rank", "i8"), ("hidden", "i8"), ("own", "u8"), ("scale", "f4")], align=True
+)
+# Addresses of A and of up to three B, 0 where an adapter leaves a product out.
+FACTORS = 4
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Tell ctypes the functions' parameters."""
+    library.decode.argtypes = [POINTER(Model), POINTER(Pass)]
+    library.project.argtypes = [POINTER(Product), POINTER(Pass), c_void_p]
+    library.decode.restype = library.project.restype = None
+    for name in ("lanes", "widest_head", "most_tokens"):
+        getattr(library, name).restype = c_int64
