@@ -260,6 +260,11 @@ class EngineSettings(_Environment):
     activation_checkpointing: bool = Field(
         default=False, description="Recompute each layer in the backward pass: less memory, a third more time."
     )
+    native_kernels: bool = Field(
+        default=True,
+        description="Compile the parts of the engine that are written in C for this CPU, at the first start, with the "
+        "C compiler (`CC`, else `cc`, `gcc` or `clang`); `false`, or where there is none: torch's operations, slower.",
+    )
     batch_invariant: bool = Field(
         default=False,
         description="Results that no neighbour changes in a single bit, and samples with the learner's own logprobs; "

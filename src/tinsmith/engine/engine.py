@@ -93,7 +93,9 @@ class Engine:
         if settings.batch_invariant:
             # Several threads would split elementwise work at places that depend on the size of a pass.
             THREADS.settle(0, 1)
-        base = load_base_model(name, source, place, resolve_dtype(dtype, place), products=products)
+        base = load_base_model(
+            name, source, place, resolve_dtype(dtype, place), products=products, native=settings.native_kernels
+        )
         THREADS.settle(base.info.parameters, 1 if settings.batch_invariant else settings.engine_threads)
         base.info = base.info.model_copy(update={"weights_digest": weights_digest(base)})
         return cls(base, settings)

@@ -57,8 +57,8 @@ class Sampler:
         shape = KVShape(base.info.num_layers, base.kv_heads, base.head_dim, base.dtype)
         blocks = affordable_blocks(shape, base.device, settings)
         self.cache = KVCache(shape, settings.kv_block_size, blocks, base.device)
-        # Tiles read keys in an order of their own, an accelerator has the memory's bandwidth to gather, and the step in C
-        # reads blocks where they lie.
+        # Tiles read keys in an order of their own, an accelerator has the memory's bandwidth to gather, and the step in
+        # C reads blocks where they lie.
         in_rows = base.device.type == "cpu" and base.products.tile == 1 and base.native is None
         self._stream = DecodeStream(self.cache, in_rows=in_rows)
         self._drawings = Drawings(base.products.tile)

@@ -136,7 +136,7 @@ def test_fused_weights_are_held_once() -> None:
     engine = load_engine(checkpoint("qwen2"))
     assert engine.base.lean is not None
     attention = engine.base.decoder.layers[0].self_attn  # pyright: ignore
-    fused = engine.base.lean._layers[0].qkv
+    fused = engine.base.lean.layers[0].qkv
     weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
     assert torch.equal(torch.cat(weights), fused.weight)
     assert {w.untyped_storage().data_ptr() for w in weights} == {fused.weight.untyped_storage().data_ptr()}

@@ -24,10 +24,17 @@ from tinsmith.engine.model.lean.lean_decoder import lean_decoder
 from tinsmith.engine.model.loading.architecture import check_config, find_targets, is_experts, unsupported
 from tinsmith.engine.model.loading.base_weights import BaseWeights
 from tinsmith.engine.model.loading.loading_faults import named_faults
-from tinsmith.engine.model.loading.probe import check_numbers, check_packed, check_tiles, lean_agrees, plain_logits
+from tinsmith.engine.model.loading.probe import (
+    check_numbers,
+    check_packed,
+    check_tiles,
+    lean_agrees,
+    native_agrees,
+    plain_logits,
+)
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.native.native_decoder import native_decoder
+from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
 from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config
@@ -43,6 +50,7 @@ def load_base_model(
     dtype: torch.dtype,
     parallel: DistributedConfig | None = None,
     products: Products = WHOLE,
+    native: bool = True,
 ) -> BaseModel:
     """Load a base model and make its linear layers carry adapters.
 
@@ -53,6 +61,7 @@ def load_base_model(
         dtype: compute dtype.
         parallel: how to split the weights over the ranks of the running process group, as `transformers` plans it.
         products: how rows are multiplied with weights.
+        native: whether decoding steps on a CPU may run in C.
 
     Raises:
         UserError: there is no model at `source`, one of its files is at fault (the message names file and field), or
@@ -60,7 +69,7 @@ def load_base_model(
     """
     folder = _folder(name, source)
     with named_faults(f"base model {name}", folder):
-        return _load(name, folder, device, dtype, parallel, ContextCell(products))
+        return _load(name, folder, device, dtype, parallel, ContextCell(products), native)
 
 
 def _load(
@@ -70,6 +79,7 @@ def _load(
     dtype: torch.dtype,
     parallel: DistributedConfig | None,
     cell: ContextCell,
+    native: bool,
 ) -> BaseModel:
     # The small files first: whoever has a broken one should not wait for the weights to hear of it.
     fields = read_config(place := f"base model {name}", folder)
@@ -114,7 +124,9 @@ def _load(
     check_packed(base, plain)
     if lean is not None and lean_agrees(base, lean):
         base.lean = lean
-        base.native = native_decoder(lean, model.get_output_embeddings(), base.head.name)
+        step = native_decoder(lean, model.get_output_embeddings(), base.head.name) if native else None
+        if step is not None and native_agrees(base, step):
+            base.native = step
     if cell.products.tile > 1:
         check_tiles(base)
     return base

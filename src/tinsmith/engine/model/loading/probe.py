@@ -5,6 +5,7 @@ A config can be silent and a module can have a familiar name; what a model compu
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.base_model import BaseModel
-from tinsmith.engine.model.context import ForwardContext, Mode
+from tinsmith.engine.model.context import BlockStorage, ForwardContext, Mode
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder, say_modules_run
 from tinsmith.engine.model.loading.architecture import unsupported
+from tinsmith.engine.model.native.native_decoder import NativeDecoder
 from tinsmith.types.errors import UserError, invalid
+
+log = logging.getLogger(__name__)
 
 # Two lengths, so that the packed pass pads one of the sequences and a token that looks across their border is seen.
 _LENGTHS = (7, 5)
@@ -128,6 +132,60 @@ def lean_agrees(base: BaseModel, lean: LeanDecoder) -> bool:
     if not _is_close(modules, written):
         say_modules_run(base.info.architecture, "its layers compute something else than their family's")
         return False
+    return True
+
+
+class _ProbeBlocks:
+    """A cache for the probe sequences, in blocks of a few tokens, that a step reads and writes in place."""
+
+    _SIZE = 4
+
+    def __init__(self, base: BaseModel) -> None:
+        self._each = -(-max(_LENGTHS) // self._SIZE)
+        shape = (len(_LENGTHS) * self._each, self._SIZE, base.kv_heads, base.head_dim)
+        keys, values = ([torch.zeros(shape) for _ in range(base.info.num_layers)] for _ in range(2))
+        self.storage = BlockStorage(keys, values, self._SIZE)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, context: ForwardContext
+    ) -> Tensor:
+        raise RuntimeError("a step in C reads blocks by itself")
+
+    def context(self, sequences: list[int], position: int) -> ForwardContext:
+        """That of a step of some sequences, each with as many tokens in the cache as `position` says."""
+        tables = torch.tensor([[s * self._each + i for i in range(self._each)] for s in sequences])
+        cells = tables[:, position // self._SIZE] * self._SIZE + position % self._SIZE
+        positions = torch.full((len(sequences),), position)
+        return ForwardContext(
+            Mode.DECODE,
+            positions,
+            (1,) * len(sequences),
+            paged=self,
+            slot_mapping=cells,
+            block_tables=tables.to(torch.int32),
+        )
+
+
+@torch.no_grad()
+def native_agrees(base: BaseModel, native: NativeDecoder) -> bool:
+    """Whether the step in C, token by token, gives the logits of a packed pass; logged where it does not."""
+    ids = _probe_ids(base.decoder.get_input_embeddings().weight.shape[0], base.device)  # pyright: ignore
+    positions = torch.cat([torch.arange(n) for n in _LENGTHS])
+    packed = ForwardContext(Mode.PACKED, positions, _LENGTHS, paged=_LayerRecorder())
+    with base.cell.use(packed):
+        wanted = base.head(base.hidden(torch.cat(ids), packed)).split(_LENGTHS)
+    blocks = _ProbeBlocks(base)
+    for position in range(max(_LENGTHS)):
+        here = [i for i, n in enumerate(_LENGTHS) if position < n]
+        context = blocks.context(here, position)
+        native.hidden(torch.stack([ids[i][position] for i in here]), context)
+        if not _is_close(torch.stack([wanted[i][position] for i in here]), native.logits(context)):
+            # A fault of ours that the tests have not seen, or the compiler's.
+            log.warning(
+                "%s: decoding runs torch's operations, slower: the step in C computes something else here",
+                base.info.architecture,
+            )
+            return False
     return True
 
 

@@ -29,7 +29,7 @@ from tinsmith.engine.model.lean.pass_adapters import adapters_key
 from tinsmith.engine.model.native.compiler import library
 from tinsmith.engine.model.native.structures import FACTORS, SPAN, Layer, Model, Pass, Product, declare
 from tinsmith.engine.model.workspace import Workspace
-
+from tinsmith.engine.threads import THREADS
 
 # What `transformers` may call x·sigmoid(x).
 _SILU = {"SiLU", "SiLUActivation"}
@@ -110,7 +110,8 @@ class NativeDecoder:
         keys, values = _addresses(storage.keys), _addresses(storage.values)
         tables, cells = context.block_tables.contiguous(), context.slot_mapping
         call = bound.call
-        call.threads = torch.get_num_threads()
+        # Bits do not follow the number of threads here, so it may follow the load.
+        call.threads = THREADS.free
         call.rows, call.cells, call.tables = x.data_ptr(), cells.data_ptr(), tables.data_ptr()
         call.positions, call.blocks, call.block_size = context.positions.data_ptr(), tables.shape[1], storage.block_size
         call.keys, call.values = ctypes.addressof(keys), ctypes.addressof(values)
