@@ -4,11 +4,14 @@
 // each other behind it. See `products.h` for how activations lie. `native_decoder.py` fills the structures.
 
 #include "attention.h"
-#include "products.h"
+#include "pairs.h"
 
-// Output rows that a thread computes at once. Of logits, which are written by tokens, more: each write is a line.
-#define BLOCK 12
-#define LOGIT_BLOCK 48
+// Output rows that a thread computes before the adapters' are added: a multiple of all tiles. Of logits, which are
+// written by tokens, more: each write is a line.
+#define BLOCK 24
+#define LOGIT_BLOCK 24
+// Rows of an adapter's A, of which each rank is a multiple.
+#define RANKS 8
 // Columns of a pass, so that a thread has room for a block of logits.
 #define MOST_TOKENS 512
 
@@ -40,6 +43,8 @@ typedef struct {
     int64_t start, end;
     int64_t rank;         // of the layout's bucket
     int64_t hidden;       // where its A·x lies
+    int64_t window;       // first of HALF columns that hold its tokens, -1 where they are more: see `pairs.h`
+    int64_t paired;       // where its x lies in pairs
     const int32_t *own;   // [stride], -1 for its tokens, 0 for others
     float scale;
 } Span;
@@ -54,7 +59,7 @@ typedef struct {
     int64_t threads, tokens, vectors, stride, spans, products;
     const Span *span;
     const Factors *factors;     // [products][spans], four products a layer and then the output projection
-    float *adapted;             // A·x of all spans
+    float *adapted, *paired;    // A·x of all spans, and x in pairs
     const float *cos, *sin;     // [D][stride]
     const int64_t *cells;       // of the cache, where each new key goes
     const int32_t *tables;      // [tokens][blocks]
@@ -93,37 +98,75 @@ static void add_adapters(const Product *product, int64_t number, const float *ad
         const Span *span = pass->span + s;
         const Factors *factors = pass->factors + number * pass->spans + s;
         if (!factors->a) continue;
+        const int narrow = span->window >= 0;
         const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
-        const Finish finish = {NULL, span->own + from * LANES, span->scale, 1};
+        const int64_t width = narrow ? HALF : count * LANES;
+        const Options options = {NULL, span->own + from * LANES, span->scale, 1, BLOCK};
         for (int64_t target = 0, begin = 0; target < product->targets; begin = product->ends[target++]) {
             const int64_t low = first > begin ? first : begin;
             const int64_t high = last < product->ends[target] ? last : product->ends[target];
             if (low >= high) continue;
-            multiply(high - low, count, factors->b[target] + (low - begin) * span->rank, span->rank,
-                     adapted + span->hidden + target * span->rank * count * LANES, count * LANES, span->rank,
-                     y + (low - first) * y_stride + from * LANES, y_stride, &finish);
+            const float *b = factors->b[target] + (low - begin) * span->rank;
+            const float *h = adapted + span->hidden + target * span->rank * width;
+            float *out = y + (low - first) * y_stride + (narrow ? span->window : from * LANES);
+            if (narrow)
+                add_b(high - low, span->rank, b, BLOCK, h, span->scale, span->own + span->window, out, y_stride);
+            else
+                multiply(high - low, count, b, span->rank, h, width, span->rank, out, y_stride, &options);
         }
     }
 }
 
-// A·x of all adapters; every thread waits for the others behind it.
+// The first of n things that are a part's, of as many parts as there are threads; a multiple of `whole`.
+static inline int64_t first_of(int64_t part, int64_t n, int64_t whole, const Pass *pass)
+{
+    return part == pass->threads ? n : n * part / pass->threads / whole * whole;
+}
+
+// x of narrow spans in pairs.
+static void pair_inputs(const Product *product, int64_t number, const float *x, const Pass *pass)
+{
+#pragma omp for schedule(static)
+    for (int64_t part = 0; part < pass->threads; part++)
+        for (int64_t s = 0; s < pass->spans; s++) {
+            const Span *span = pass->span + s;
+            if (span->window < 0 || !pass->factors[number * pass->spans + s].a) continue;
+            const float *from = x + span->window;
+            const int64_t end = first_of(part + 1, product->inputs, 2, pass);
+            for (int64_t k = first_of(part, product->inputs, 2, pass); k < end; k += 2)
+                store(pass->paired + span->paired + k * HALF,
+                      pair_up(from + k * pass->stride, from + (k + 1) * pass->stride));
+        }
+}
+
+// A·x of all adapters, cut evenly whatever the ranks; every thread waits for the others behind it.
 static void apply_a(const Product *product, int64_t number, const float *x, const Pass *pass)
 {
-    const Finish finish = {NULL, NULL, 1.0f, 0};
-    for (int64_t s = 0; s < pass->spans; s++) {
-        const Span *span = pass->span + s;
-        const Factors *factors = pass->factors + number * pass->spans + s;
-        if (!factors->a) continue;
-        const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
-        const int64_t rows = product->targets * span->rank, width = count * LANES;
-#pragma omp for schedule(static) nowait
-        for (int64_t i = 0; i < rows; i += BLOCK) {
-            const int64_t high = rows - i < BLOCK ? rows - i : BLOCK;
-            multiply(high, count, factors->a + i * product->inputs, product->inputs, x + from * LANES, pass->stride,
-                     product->inputs, pass->adapted + span->hidden + i * width, width, &finish);
+    const Options options = {NULL, NULL, 1.0f, 0, RANKS};
+    const Factors *factors = pass->factors + number * pass->spans;
+    pair_inputs(product, number, x, pass);
+    int64_t blocks = 0;
+    for (int64_t s = 0; s < pass->spans; s++)
+        if (factors[s].a) blocks += product->targets * pass->span[s].rank / RANKS;
+#pragma omp for schedule(static)
+    for (int64_t part = 0; part < pass->threads; part++) {
+        const int64_t first = first_of(part, blocks, 1, pass), last = first_of(part + 1, blocks, 1, pass);
+        for (int64_t s = 0, before = 0; s < pass->spans && before < last; s++) {
+            if (!factors[s].a) continue;
+            const Span *span = pass->span + s;
+            const int64_t here = product->targets * span->rank / RANKS;
+            const int64_t low = first > before ? first - before : 0, high = last - before < here ? last - before : here;
+            const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
+            for (int64_t i = low; i < high && span->window >= 0; i++)
+                pairs_of_a(factors[s].a + i * RANKS * product->inputs, product->inputs, pass->paired + span->paired,
+                           pass->adapted + span->hidden + i * RANKS * HALF);
+            if (low < high && span->window < 0)
+                multiply((high - low) * RANKS, count, factors[s].a + low * RANKS * product->inputs, product->inputs,
+                         x + from * LANES, pass->stride, product->inputs,
+                         pass->adapted + span->hidden + low * RANKS * count * LANES, count * LANES, &options);
+            before += here;
         }
     }
-#pragma omp barrier
 }
 
 // y = W·x + b and what the adapters add, or all that added to y.
@@ -131,13 +174,16 @@ static void apply(const Product *product, int64_t number, const float *x, float 
 {
     if (pass->spans) apply_a(product, number, x, pass);
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < product->outputs; i += BLOCK) {
-        const int64_t last = i + BLOCK < product->outputs ? i + BLOCK : product->outputs;
-        const Finish finish = {product->bias ? product->bias + i : NULL, NULL, 1.0f, add};
-        float *out = y + i * pass->stride;
-        multiply(last - i, pass->vectors, product->weight + i * product->inputs, product->inputs, x, pass->stride,
-                 product->inputs, out, pass->stride, &finish);
-        add_adapters(product, number, pass->adapted, i, last, out, pass->stride, pass);
+    for (int64_t part = 0; part < pass->threads; part++) {
+        const int64_t end = first_of(part + 1, product->outputs, PAIR_ROWS, pass);
+        for (int64_t i = first_of(part, product->outputs, PAIR_ROWS, pass), last; i < end; i = last) {
+            last = i + BLOCK < end ? i + BLOCK : end;
+            const Options options = {product->bias ? product->bias + i : NULL, NULL, 1.0f, add, ROWS};
+            float *out = y + i * pass->stride;
+            multiply(last - i, pass->vectors, product->weight + i * product->inputs, product->inputs, x, pass->stride,
+                     product->inputs, out, pass->stride, &options);
+            add_adapters(product, number, pass->adapted, i, last, out, pass->stride, pass);
+        }
     }
 }
 
@@ -268,9 +314,9 @@ void project(const Product *head, const Pass *pass, float *logits)
         for (int64_t i = 0; i < head->outputs; i += LOGIT_BLOCK) {
             const int64_t last = i + LOGIT_BLOCK < head->outputs ? i + LOGIT_BLOCK : head->outputs;
             float block[LOGIT_BLOCK * MOST_TOKENS];
-            const Finish finish = {head->bias ? head->bias + i : NULL, NULL, 1.0f, 0};
+            const Options options = {head->bias ? head->bias + i : NULL, NULL, 1.0f, 0, ROWS};
             multiply(last - i, pass->vectors, head->weight + i * head->inputs, head->inputs, pass->normed,
-                     pass->stride, head->inputs, block, pass->stride, &finish);
+                     pass->stride, head->inputs, block, pass->stride, &options);
             add_adapters(head, number, pass->adapted, i, last, block, pass->stride, pass);
             for (int64_t t = 0; t < pass->tokens; t++)
                 for (int64_t f = i; f < last; f++) logits[t * head->outputs + f] = block[(f - i) * pass->stride + t];

@@ -155,7 +155,7 @@ class NativeDecoder:
         }
         # Zeros: the columns behind the last token are computed, too, and never read.
         made = {name: torch.zeros(shape) for name, shape in rooms.items()}
-        span, own, adapted = self._spans(spans, stride)
+        span, own, adapted, paired = self._spans(spans, stride)
         factors = self._factors(spans)
         call = Pass(
             tokens=tokens,
@@ -166,26 +166,30 @@ class NativeDecoder:
             span=span.ctypes.data,
             factors=factors.ctypes.data,
             adapted=adapted.data_ptr(),
+            paired=paired.data_ptr(),
             **{name: tensor.data_ptr() for name, tensor in made.items()},
         )
         logits = torch.empty(tokens, self._head_weights.weight.shape[0])
-        return _Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, factors))
+        return _Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, paired, factors))
 
     def _spans(
         self, spans: Sequence[AdapterSpan], stride: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor]:
-        """The spans' structures, the masks of their tokens, and memory for their A·x."""
-        lanes, count = self._lanes, len(spans)
-        own = np.zeros((count, stride), np.int32)
-        made = np.zeros(count, SPAN)
-        place = 0
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor, Tensor]:
+        """The spans' structures, the masks of their tokens, and memory for their A·x and for their x in pairs."""
+        lanes, half = self._lanes, self._lanes // 2
+        own = np.zeros((len(spans), stride), np.int32)
+        made = np.zeros(len(spans), SPAN)
+        widest = max(product.weight.shape[1] for product in self._products)
+        hidden = paired = 0
         for i, span in enumerate(spans):
             own[i, span.start : span.end] = -1
-            rank = span.slot.pool.layout.bucket
-            made[i] = (span.start, span.end, rank, place, own[i].ctypes.data, ALPHA / span.slot.rank)
+            rank, narrow = span.slot.pool.layout.bucket, span.end - span.start <= half
+            window = min(span.start, stride - half) if narrow else -1
+            made[i] = (span.start, span.end, rank, hidden, window, paired, own[i].ctypes.data, ALPHA / span.slot.rank)
             # Of up to three layers with one input, over all vectors that hold one of its tokens.
-            place += 3 * rank * lanes * (-(-span.end // lanes) - span.start // lanes)
-        return made, own, torch.empty(place)
+            hidden += 3 * rank * (half if narrow else lanes * (-(-span.end // lanes) - span.start // lanes))
+            paired += widest * half * narrow
+        return made, own, torch.empty(hidden), torch.empty(paired)
 
     def _factors(self, spans: Sequence[AdapterSpan]) -> np.ndarray[Any, Any]:
         """Addresses of A and B for each product and span, int64 [products, spans, 4]."""

@@ -12,72 +12,83 @@
 
 #include "vectors.h"
 
-// How many vectors of tokens a tile is wide: with six rows its sums fill the registers.
+// Rows of a tile, and how many vectors of tokens it is wide: its sums fill the registers.
+#define ROWS 6
+// Floats that memory brings at once.
+#define LINE 16
 #if LANES == 8
 #define WIDEST 2
 #else
 #define WIDEST 4
 #endif
 
-// What becomes of the sums of a tile: multiplied, left out for tokens of others, and added to what is there.
+// What belongs to a product beside its factors.
 typedef struct {
-    const float *bias;    // of the tile's rows, or NULL
-    const int32_t *own;   // -1 for each token that it is for, 0 for others; NULL for all
-    float scale;
-    int add;
-} Finish;
+    const float *bias;    // of the rows, or NULL
+    const int32_t *own;   // -1 for each token that the product is for, 0 for others; NULL for all
+    float scale;          // of the sums
+    int add;              // whether they are added to what is there
+    int64_t ahead;        // rows from those that are read to those that will be soon
+} Options;
 
 // y[rows][width * LANES] = sum over k of w[row][k] * x[k][...], with constant rows and width once inlined.
 static inline __attribute__((always_inline)) void tile(
     const int rows, const int width, const float *w, int64_t w_stride, const float *x, int64_t x_stride, int64_t depth,
-    float *y, int64_t y_stride, const Finish *finish)
+    float *y, int64_t y_stride, const Options *options)
 {
-    vec sums[12][WIDEST];
-#pragma GCC unroll 12
+    vec sums[8][WIDEST];
+#pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < width; j++) sums[i][j] = (vec){0};
+    const float *next = w + options->ahead * w_stride;
     for (int64_t k = 0; k < depth; k++) {
         vec tokens[WIDEST];
 #pragma GCC unroll 4
         for (int j = 0; j < width; j++) tokens[j] = load(x + k * x_stride + j * LANES);
-        // The rows of the next tile: a processor's own guesses begin anew with every row, too late for short ones.
-        if (k % 16 == 0)
-#pragma GCC unroll 12
-            for (int i = 0; i < rows; i++) __builtin_prefetch(w + (i + rows) * w_stride + k);
-#pragma GCC unroll 12
+        // A processor's own guesses begin anew with every row, which is too late for short ones.
+        if (k % LINE == 0)
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++) __builtin_prefetch(next + i * w_stride + k);
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             const float weight = w[i * w_stride + k];
 #pragma GCC unroll 4
             for (int j = 0; j < width; j++) sums[i][j] += weight * tokens[j];
         }
     }
-#pragma GCC unroll 12
+    // Read before anything is written, which for all the compiler knows might change them.
+    const Options o = *options;
+    mask own[WIDEST];
+#pragma GCC unroll 4
+    for (int j = 0; j < width; j++) own[j] = o.own ? *(const mask *)(o.own + j * LANES) : (mask){0} - 1;
+#pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < width; j++) {
-            vec sum = sums[i][j] * finish->scale;
+            vec sum = sums[i][j] * o.scale;
             float *place = y + i * y_stride + j * LANES;
-            if (finish->bias) sum += finish->bias[i];
-            if (finish->own) sum = choose(*(const mask *)(finish->own + j * LANES), sum, (vec){0});
-            if (finish->add) sum += load(place);
+            if (o.bias) sum += o.bias[i];
+            // What is left out counts for nothing, NaN or not.
+            sum = choose(own[j], sum, (vec){0});
+            if (o.add) sum += load(place);
             store(place, sum);
         }
 }
 
 #define TILE(rows, width)                                                                                              \
     static void tile_##rows##x##width(const float *w, int64_t w_stride, const float *x, int64_t x_stride,             \
-                                      int64_t depth, float *y, int64_t y_stride, const Finish *finish)                 \
+                                      int64_t depth, float *y, int64_t y_stride, const Options *options)                 \
     {                                                                                                                  \
-        tile(rows, width, w, w_stride, x, x_stride, depth, y, y_stride, finish);                                       \
+        tile(rows, width, w, w_stride, x, x_stride, depth, y, y_stride, options);                                       \
     }
 #define TILES(width) TILE(1, width) TILE(2, width) TILE(6, width)
-TILES(1) TILES(2) TILE(12, 1)
+TILES(1) TILES(2) TILE(8, 1)
 #if WIDEST > 2
 TILES(3) TILES(4)
 #endif
 
-typedef void (*Tile)(const float *, int64_t, const float *, int64_t, int64_t, float *, int64_t, const Finish *);
+typedef void (*Tile)(const float *, int64_t, const float *, int64_t, int64_t, float *, int64_t, const Options *);
 
 // Of one row, two, six, by width.
 static const Tile TILES_OF[3][WIDEST] = {
@@ -94,21 +105,21 @@ static const Tile TILES_OF[3][WIDEST] = {
 
 // y[rows][vectors * LANES] of any size, tile by tile; rows are few, so that their weights stay near while tokens pass.
 static void multiply(int64_t rows, int64_t vectors, const float *w, int64_t w_stride, const float *x, int64_t x_stride,
-                     int64_t depth, float *y, int64_t y_stride, const Finish *finish)
+                     int64_t depth, float *y, int64_t y_stride, const Options *options)
 {
     for (int64_t j = 0; j < vectors; j += WIDEST) {
         const int64_t width = vectors - j < WIDEST ? vectors - j : WIDEST;
         for (int64_t i = 0, high; i < rows; i += high) {
             const int64_t left = rows - i;
-            Finish of_tile = *finish;
+            Options of_tile = *options;
             Tile tile_of;
             // A single vector of tokens needs more rows to have as many sums under way as a processor adds at once.
-            if (width == 1 && left >= 12) tile_of = tile_12x1, high = 12;
+            if (width == 1 && left >= 8) tile_of = tile_8x1, high = 8;
             else if (left >= 6) tile_of = TILES_OF[2][width - 1], high = 6;
             else if (left >= 2) tile_of = TILES_OF[1][width - 1], high = 2;
             else tile_of = TILES_OF[0][width - 1], high = 1;
-            if (finish->bias) of_tile.bias += i;
-            if (finish->own) of_tile.own += j * LANES;
+            if (options->bias) of_tile.bias += i;
+            if (options->own) of_tile.own += j * LANES;
             tile_of(w + i * w_stride, w_stride, x + j * LANES, x_stride, depth, y + i * y_stride + j * LANES, y_stride,
                     &of_tile);
         }

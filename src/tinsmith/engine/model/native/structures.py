@@ -47,7 +47,10 @@ class Pass(Structure):
 
     _fields_ = (
         *((name, c_int64) for name in ("threads", "tokens", "vectors", "stride", "spans", "products")),
-        *((name, c_void_p) for name in ("span", "factors", "adapted", "cos", "sin", "cells", "tables", "positions")),
+        *(
+            (name, c_void_p)
+            for name in ("span", "factors", "adapted", "paired", "cos", "sin", "cells", "tables", "positions")
+        ),
         *((name, c_int64) for name in ("blocks", "block_size")),
         *((name, c_void_p) for name in ("keys", "values", "rows", "x", "normed", "qkv", "query", "mixed")),
         *((name, c_void_p) for name in ("mixed_columns", "gate_up")),
@@ -56,7 +59,12 @@ class Pass(Structure):
 
 # Of `Span`, as NumPy lays it out.
 SPAN = np.dtype(
-    [("start", "i8"), ("end", "i8"), ("rank", "i8"), ("hidden", "i8"), ("own", "u8"), ("scale", "f4")], align=True
+    [
+        *((name, "i8") for name in ("start", "end", "rank", "hidden", "window", "paired")),
+        ("own", "u8"),
+        ("scale", "f4"),
+    ],
+    align=True,
 )
 # Addresses of A and of up to three B, 0 where an adapter leaves a product out.
 FACTORS = 4
