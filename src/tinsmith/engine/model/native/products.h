@@ -61,7 +61,10 @@ static inline __attribute__((always_inline)) void tile(
     const Options o = *options;
     mask own[WIDEST];
 #pragma GCC unroll 4
-    for (int j = 0; j < width; j++) own[j] = o.own ? *(const mask *)(o.own + j * LANES) : (mask){0} - 1;
+    for (int j = 0; j < width; j++) {
+        own[j] = (mask){0} == 0;
+        if (o.own) own[j] = *(const mask *)(o.own + j * LANES);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4

@@ -1,0 +1,112 @@
+// Products of a layer's weights, with what each token's adapter adds (LoRA, Hu et al. 2021, arXiv:2106.09685, equation 3).
+//
+// All threads call `apply` and share its loops.
+
+#ifndef TINSMITH_ADAPTERS_H
+#define TINSMITH_ADAPTERS_H
+
+#include "pairs.h"
+#include "pass.h"
+
+// Output rows that a thread computes before the adapters' are added: a multiple of all tiles.
+#define BLOCK 24
+// Rows of an adapter's A, of which each rank is a multiple.
+#define RANKS 8
+// What the span's adapter adds to outputs [first, last) of a product, once A·x is there.
+static void add_adapters(const Product *product, int64_t number, const float *adapted, int64_t first, int64_t last,
+                         float *y, int64_t y_stride, const Pass *pass)
+{
+    for (int64_t s = 0; s < pass->spans; s++) {
+        const Span *span = pass->span + s;
+        const Factors *factors = pass->factors + number * pass->spans + s;
+        if (!factors->a) continue;
+        const int narrow = span->window >= 0;
+        const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
+        const int64_t width = narrow ? HALF : count * LANES;
+        const Options options = {NULL, span->own + from * LANES, span->scale, 1, BLOCK};
+        for (int64_t target = 0, begin = 0; target < product->targets; begin = product->ends[target++]) {
+            const int64_t low = first > begin ? first : begin;
+            const int64_t high = last < product->ends[target] ? last : product->ends[target];
+            if (low >= high) continue;
+            const float *b = factors->b[target] + (low - begin) * span->rank;
+            const float *h = adapted + span->hidden + target * span->rank * width;
+            float *out = y + (low - first) * y_stride + (narrow ? span->window : from * LANES);
+            if (narrow)
+                add_b(high - low, span->rank, b, BLOCK, h, span->scale, span->own + span->window, out, y_stride);
+            else
+                multiply(high - low, count, b, span->rank, h, width, span->rank, out, y_stride, &options);
+        }
+    }
+}
+
+// The first of n things that are a part's, of as many parts as there are threads; a multiple of `whole`.
+static inline int64_t first_of(int64_t part, int64_t n, int64_t whole, const Pass *pass)
+{
+    return part == pass->threads ? n : n * part / pass->threads / whole * whole;
+}
+
+// x of narrow spans in pairs.
+static void pair_inputs(const Product *product, int64_t number, const float *x, const Pass *pass)
+{
+#pragma omp for schedule(static)
+    for (int64_t part = 0; part < pass->threads; part++)
+        for (int64_t s = 0; s < pass->spans; s++) {
+            const Span *span = pass->span + s;
+            if (span->window < 0 || !pass->factors[number * pass->spans + s].a) continue;
+            const float *from = x + span->window;
+            const int64_t end = first_of(part + 1, product->inputs, 2, pass);
+            for (int64_t k = first_of(part, product->inputs, 2, pass); k < end; k += 2)
+                store(pass->paired + span->paired + k * HALF,
+                      pair_up(from + k * pass->stride, from + (k + 1) * pass->stride));
+        }
+}
+
+// A·x of all adapters, cut evenly whatever the ranks; every thread waits for the others behind it.
+static void apply_a(const Product *product, int64_t number, const float *x, const Pass *pass)
+{
+    const Options options = {NULL, NULL, 1.0f, 0, RANKS};
+    const Factors *factors = pass->factors + number * pass->spans;
+    pair_inputs(product, number, x, pass);
+    int64_t blocks = 0;
+    for (int64_t s = 0; s < pass->spans; s++)
+        if (factors[s].a) blocks += product->targets * pass->span[s].rank / RANKS;
+#pragma omp for schedule(static)
+    for (int64_t part = 0; part < pass->threads; part++) {
+        const int64_t first = first_of(part, blocks, 1, pass), last = first_of(part + 1, blocks, 1, pass);
+        for (int64_t s = 0, before = 0; s < pass->spans && before < last; s++) {
+            if (!factors[s].a) continue;
+            const Span *span = pass->span + s;
+            const int64_t here = product->targets * span->rank / RANKS;
+            const int64_t low = first > before ? first - before : 0, high = last - before < here ? last - before : here;
+            const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
+            for (int64_t i = low; i < high && span->window >= 0; i++)
+                pairs_of_a(factors[s].a + i * RANKS * product->inputs, product->inputs, pass->paired + span->paired,
+                           pass->adapted + span->hidden + i * RANKS * HALF);
+            if (low < high && span->window < 0)
+                multiply((high - low) * RANKS, count, factors[s].a + low * RANKS * product->inputs, product->inputs,
+                         x + from * LANES, pass->stride, product->inputs,
+                         pass->adapted + span->hidden + low * RANKS * count * LANES, count * LANES, &options);
+            before += here;
+        }
+    }
+}
+
+// y = W·x + b and what the adapters add, or all that added to y.
+static void apply(const Product *product, int64_t number, const float *x, float *y, int add, const Pass *pass)
+{
+    if (pass->spans) apply_a(product, number, x, pass);
+#pragma omp for schedule(static)
+    for (int64_t part = 0; part < pass->threads; part++) {
+        const int64_t end = first_of(part + 1, product->outputs, PAIR_ROWS, pass);
+        for (int64_t i = first_of(part, product->outputs, PAIR_ROWS, pass), last; i < end; i = last) {
+            last = i + BLOCK < end ? i + BLOCK : end;
+            const Options options = {product->bias ? product->bias + i : NULL, NULL, 1.0f, add, ROWS};
+            float *out = y + i * pass->stride;
+            multiply(last - i, pass->vectors, product->weight + i * product->inputs, product->inputs, x, pass->stride,
+                     product->inputs, out, pass->stride, &options);
+            add_adapters(product, number, pass->adapted, i, last, out, pass->stride, pass);
+        }
+    }
+}
+
+#endif
