@@ -5,8 +5,7 @@
 #ifndef TINSMITH_ADAPTERS_H
 #define TINSMITH_ADAPTERS_H
 
-#include "pairs.h"
-#include "pass.h"
+#include "few.h"
 
 // Output rows that a thread computes before the adapters' are added: a multiple of all tiles.
 #define BLOCK 24
@@ -91,20 +90,37 @@ static void apply_a(const Product *product, int64_t number, const float *x, cons
     }
 }
 
+// Outputs [first, last) of W·x + b and of what the adapters add, or that added to y.
+static void apply_rows(const Product *product, int64_t number, int64_t first, int64_t last, const float *x, float *y,
+                       int add, const Pass *pass)
+{
+    const float *weight = product->weight + first * product->inputs;
+    const Options options = {product->bias ? product->bias + first : NULL, NULL, 1.0f, add, ROWS};
+    if (pass->few)
+        few_tokens(last - first, pass->tokens, weight, product->inputs, pass->few, y, pass->stride, options.bias, add);
+    else
+        multiply(last - first, pass->vectors, weight, product->inputs, x, pass->stride, product->inputs, y, pass->stride,
+                 &options);
+    add_adapters(product, number, pass->adapted, first, last, y, pass->stride, pass);
+}
+
+// What comes before any of a product's outputs; every thread waits for the others behind it.
+static void prepare(const Product *product, int64_t number, const float *x, const Pass *pass)
+{
+    if (pass->few) few_inputs(product->inputs, x, pass);
+    if (pass->spans) apply_a(product, number, x, pass);
+}
+
 // y = W·x + b and what the adapters add, or all that added to y.
 static void apply(const Product *product, int64_t number, const float *x, float *y, int add, const Pass *pass)
 {
-    if (pass->spans) apply_a(product, number, x, pass);
+    prepare(product, number, x, pass);
 #pragma omp for schedule(static)
     for (int64_t part = 0; part < pass->threads; part++) {
         const int64_t end = first_of(part + 1, product->outputs, PAIR_ROWS, pass);
         for (int64_t i = first_of(part, product->outputs, PAIR_ROWS, pass), last; i < end; i = last) {
             last = i + BLOCK < end ? i + BLOCK : end;
-            const Options options = {product->bias ? product->bias + i : NULL, NULL, 1.0f, add, ROWS};
-            float *out = y + i * pass->stride;
-            multiply(last - i, pass->vectors, product->weight + i * product->inputs, product->inputs, x, pass->stride,
-                     product->inputs, out, pass->stride, &options);
-            add_adapters(product, number, pass->adapted, i, last, out, pass->stride, pass);
+            apply_rows(product, number, i, last, x, y + i * pass->stride, add, pass);
         }
     }
 }

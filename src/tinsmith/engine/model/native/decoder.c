@@ -147,15 +147,12 @@ void project(const Product *head, const Pass *pass, float *logits)
 #pragma omp parallel num_threads(pass->threads)
     {
         const int64_t number = pass->products - 1;
-        if (pass->spans) apply_a(head, number, pass->normed, pass);
+        prepare(head, number, pass->normed, pass);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < head->outputs; i += BLOCK) {
             const int64_t last = i + BLOCK < head->outputs ? i + BLOCK : head->outputs;
             float block[BLOCK * MOST_TOKENS];
-            const Options options = {head->bias ? head->bias + i : NULL, NULL, 1.0f, 0, ROWS};
-            multiply(last - i, pass->vectors, head->weight + i * head->inputs, head->inputs, pass->normed,
-                     pass->stride, head->inputs, block, pass->stride, &options);
-            add_adapters(head, number, pass->adapted, i, last, block, pass->stride, pass);
+            apply_rows(head, number, i, last, pass->normed, block, 0, pass);
             for (int64_t t = 0; t < pass->tokens; t++)
                 for (int64_t f = i; f < last; f++) logits[t * head->outputs + f] = block[(f - i) * pass->stride + t];
         }

@@ -66,6 +66,7 @@ class NativeDecoder:
         self._lean, self._head_weights = lean, head  # what the structures point to
         self.head_dim = layers[0].output.weight.shape[1] // layers[0].heads
         self._products = [p for layer in layers for p in _products(layer)] + [head]
+        self._widest = max(product.weight.shape[1] for product in self._products)
         self._layers = (Layer * len(layers))(*map(_layer, layers))
         self._head = _product(head)
         self._model = Model(
@@ -155,6 +156,7 @@ class NativeDecoder:
         }
         # Zeros: the columns behind the last token are computed, too, and never read.
         made = {name: torch.zeros(shape) for name, shape in rooms.items()}
+        few = torch.zeros(lanes // 4, self._widest) if tokens <= lanes // 4 else None
         span, own, adapted, paired = self._spans(spans, stride)
         factors = self._factors(spans)
         call = Pass(
@@ -167,10 +169,11 @@ class NativeDecoder:
             factors=factors.ctypes.data,
             adapted=adapted.data_ptr(),
             paired=paired.data_ptr(),
+            few=None if few is None else few.data_ptr(),
             **{name: tensor.data_ptr() for name, tensor in made.items()},
         )
         logits = torch.empty(tokens, self._head_weights.weight.shape[0])
-        return _Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, paired, factors))
+        return _Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, paired, few, factors))
 
     def _spans(
         self, spans: Sequence[AdapterSpan], stride: int
@@ -179,7 +182,6 @@ class NativeDecoder:
         lanes, half = self._lanes, self._lanes // 2
         own = np.zeros((len(spans), stride), np.int32)
         made = np.zeros(len(spans), SPAN)
-        widest = max(product.weight.shape[1] for product in self._products)
         hidden = paired = 0
         for i, span in enumerate(spans):
             own[i, span.start : span.end] = -1
@@ -188,7 +190,7 @@ class NativeDecoder:
             made[i] = (span.start, span.end, rank, hidden, window, paired, own[i].ctypes.data, ALPHA / span.slot.rank)
             # Of up to three layers with one input, over all vectors that hold one of its tokens.
             hidden += 3 * rank * (half if narrow else lanes * (-(-span.end // lanes) - span.start // lanes))
-            paired += widest * half * narrow
+            paired += self._widest * half * narrow
         return made, own, torch.empty(hidden), torch.empty(paired)
 
     def _factors(self, spans: Sequence[AdapterSpan]) -> np.ndarray[Any, Any]:

@@ -50,6 +50,7 @@ typedef struct {
     const Span *span;
     const Factors *factors;     // [products][spans], four products a layer and then the output projection
     float *adapted, *paired;    // A·x of all spans, and x in pairs
+    float *few;                 // x by tokens where they are few, else NULL: see `few.h`
     const float *cos, *sin;     // [D][stride]
     const int64_t *cells;       // of the cache, where each new key goes
     const int32_t *tables;      // [tokens][blocks]
