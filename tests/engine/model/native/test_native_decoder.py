@@ -157,7 +157,7 @@ def test_a_step_in_c_is_the_one_in_torch(
 def test_bits_follow_neither_company_nor_threads(
     engines: dict[str, Engine], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owners: list[str | None] = [None] * 5 + ["8"] * 20 + [None] * 3 + ["32"] * 5 + ["3"] * 11
+    owners: list[str | None] = [None] * 5 + ["8"] * 20 + [None] * 3 + ["32"] * 2 + ["3"] * 11
     steps = Steps(engines[family], [(7 * i) % 50 for i in range(len(owners))], owners)
     monkeypatch.setattr(THREADS, "free", 1)
     alone, logits = steps.in_c()
@@ -167,8 +167,9 @@ def test_bits_follow_neither_company_nor_threads(
         again, again_logits = steps.in_c()
         assert torch.equal(again, alone)
         assert torch.equal(again_logits, logits)
-    # Half of each run, at other places in their vectors; a run of so few as fit into half a vector stays one.
-    some = [0, 3, 4, *range(6, 24), 25, *range(28, 32), *range(33, 43)]
+    # A part of each run, at other places in their vectors. A run of so few as fit into half a vector stays one: its
+    # adapter's sums have an order of their own, and so have those of few sequences in all.
+    some = [0, 3, 4, *range(6, 24), 25, 28, *range(31, 41)]
     part, part_logits = steps.in_c(some)
     assert torch.equal(part, alone[some])
     assert torch.equal(part_logits, logits[some])
