@@ -5,7 +5,8 @@
 // weights into an order of their own first, which for few tokens takes as long as the product.
 //
 // Every output is one chain of multiply-adds over the inputs in their order. It does not depend on how many tokens
-// there are, where they stand or how many threads compute: a token has the same bits in any company.
+// there are, where they stand or how many threads compute: a token has the same bits in any company. (Few tokens of all
+// or of one adapter have other chains, `few.h` and `pairs.h`, which look at nothing else either.)
 
 #ifndef TINSMITH_PRODUCTS_H
 #define TINSMITH_PRODUCTS_H
