@@ -64,6 +64,15 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     assert fresh() is not None
 
 
+@needs_a_compiler
+def test_a_cache_that_others_can_write_is_not_trusted(cache_home: Path) -> None:
+    folder = cache_home / "tinsmith" / "native"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert fresh() is not None
+    assert list(folder.iterdir()) == []
+
+
 def test_without_a_compiler_torch_decodes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", "")

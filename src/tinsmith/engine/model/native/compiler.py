@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -86,16 +87,17 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _folder() -> Path:
-    """The user's cache folder, nobody else's; where it can't be written, one that lasts as long as the process."""
+    """The user's cache folder; where nobody can write there, or others can, one that lasts as long as the process."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(base) / "tinsmith" / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
-            return folder
+        found = folder.stat()
     except OSError:
-        pass
-    return Path(_passing_folder().name)
+        return Path(_passing_folder().name)
+    # What lies there is run.
+    is_ours = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return folder if is_ours and os.access(folder, os.W_OK) else Path(_passing_folder().name)
 
 
 @cache
