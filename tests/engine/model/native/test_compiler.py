@@ -110,7 +110,7 @@ def test_structures_are_the_c_ones(tmp_path: Path) -> None:
     sizes = ", ".join(f"sizeof({name})" for name in (*names, "Span", "Factors"))
     source = tmp_path / "sizes.c"
     source.write_text(
-        f'#include <stdio.h>\n#include "pass.h"\nint main(void) {{ size_t all[] = {{{sizes}}}; '
+        f'#include <stdio.h>\n#include "float32.h"\n#include "pass.h"\nint main(void) {{ size_t all[] = {{{sizes}}}; '
         'for (int i = 0; i < 6; i++) printf("%zu ", all[i]); }\n'
     )
     command = [*(find_compiler() or []), f"-I{Path(compiler.__file__).parent}", str(source), "-o", str(tmp_path / "a")]

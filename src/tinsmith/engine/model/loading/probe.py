@@ -143,7 +143,7 @@ class _ProbeBlocks:
     def __init__(self, base: BaseModel) -> None:
         self._each = -(-max(_LENGTHS) // self._SIZE)
         shape = (len(_LENGTHS) * self._each, self._SIZE, base.kv_heads, base.head_dim)
-        keys, values = ([torch.zeros(shape) for _ in range(base.info.num_layers)] for _ in range(2))
+        keys, values = ([torch.zeros(shape, dtype=base.dtype) for _ in range(base.info.num_layers)] for _ in range(2))
         self.storage = BlockStorage(keys, values, self._SIZE)
 
     def attend(

@@ -12,12 +12,12 @@
 // Rows of an adapter's A, of which each rank is a multiple.
 #define RANKS 8
 // What the span's adapter adds to outputs [first, last) of a product, once A·x is there.
-static void add_adapters(const Product *product, int64_t number, const float *adapted, int64_t first, int64_t last,
+static void add_adapters(const Product *product, int64_t index, const float *adapted, int64_t first, int64_t last,
                          float *y, int64_t y_stride, const Pass *pass)
 {
     for (int64_t s = 0; s < pass->spans; s++) {
         const Span *span = pass->span + s;
-        const Factors *factors = pass->factors + number * pass->spans + s;
+        const Factors *factors = pass->factors + index * pass->spans + s;
         if (!factors->a) continue;
         const int narrow = span->window >= 0;
         const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
@@ -45,13 +45,13 @@ static inline int64_t first_of(int64_t part, int64_t n, int64_t whole, const Pas
 }
 
 // x of narrow spans in pairs.
-static void pair_inputs(const Product *product, int64_t number, const float *x, const Pass *pass)
+static void pair_inputs(const Product *product, int64_t index, const float *x, const Pass *pass)
 {
 #pragma omp for schedule(static)
     for (int64_t part = 0; part < pass->threads; part++)
         for (int64_t s = 0; s < pass->spans; s++) {
             const Span *span = pass->span + s;
-            if (span->window < 0 || !pass->factors[number * pass->spans + s].a) continue;
+            if (span->window < 0 || !pass->factors[index * pass->spans + s].a) continue;
             const float *from = x + span->window;
             const int64_t end = first_of(part + 1, product->inputs, 2, pass);
             for (int64_t k = first_of(part, product->inputs, 2, pass); k < end; k += 2)
@@ -61,11 +61,11 @@ static void pair_inputs(const Product *product, int64_t number, const float *x, 
 }
 
 // A·x of all adapters, cut evenly whatever the ranks; every thread waits for the others behind it.
-static void apply_a(const Product *product, int64_t number, const float *x, const Pass *pass)
+static void apply_a(const Product *product, int64_t index, const float *x, const Pass *pass)
 {
     const Options options = {NULL, NULL, 1.0f, 0, RANKS};
-    const Factors *factors = pass->factors + number * pass->spans;
-    pair_inputs(product, number, x, pass);
+    const Factors *factors = pass->factors + index * pass->spans;
+    pair_inputs(product, index, x, pass);
     int64_t blocks = 0;
     for (int64_t s = 0; s < pass->spans; s++)
         if (factors[s].a) blocks += product->targets * pass->span[s].rank / RANKS;
@@ -91,7 +91,7 @@ static void apply_a(const Product *product, int64_t number, const float *x, cons
 }
 
 // Outputs [first, last) of W·x + b and of what the adapters add, or that added to y.
-static void apply_rows(const Product *product, int64_t number, int64_t first, int64_t last, const float *x, float *y,
+static void apply_block(const Product *product, int64_t index, int64_t first, int64_t last, const float *x, float *y,
                        int add, const Pass *pass)
 {
     const float *weight = product->weight + first * product->inputs;
@@ -101,28 +101,41 @@ static void apply_rows(const Product *product, int64_t number, int64_t first, in
     else
         multiply(last - first, pass->vectors, weight, product->inputs, x, pass->stride, product->inputs, y, pass->stride,
                  &options);
-    add_adapters(product, number, pass->adapted, first, last, y, pass->stride, pass);
+    add_adapters(product, index, pass->adapted, first, last, y, pass->stride, pass);
 }
 
 // What comes before any of a product's outputs; every thread waits for the others behind it.
-static void prepare(const Product *product, int64_t number, const float *x, const Pass *pass)
+static void prepare(const Product *product, int64_t index, const float *x, const Pass *pass)
 {
     if (pass->few) few_inputs(product->inputs, x, pass);
-    if (pass->spans) apply_a(product, number, x, pass);
+    if (pass->spans) apply_a(product, index, x, pass);
 }
 
 // y = W·x + b and what the adapters add, or all that added to y.
-static void apply(const Product *product, int64_t number, const float *x, float *y, int add, const Pass *pass)
+static void apply(const Product *product, int64_t index, const float *x, float *y, int add, const Pass *pass)
 {
-    prepare(product, number, x, pass);
+    prepare(product, index, x, pass);
 #pragma omp for schedule(static)
     for (int64_t part = 0; part < pass->threads; part++) {
         const int64_t end = first_of(part + 1, product->outputs, PAIR_ROWS, pass);
         for (int64_t i = first_of(part, product->outputs, PAIR_ROWS, pass), last; i < end; i = last) {
             last = i + BLOCK < end ? i + BLOCK : end;
-            apply_rows(product, number, i, last, x, y + i * pass->stride, add, pass);
+            apply_block(product, index, i, last, x, y + i * pass->stride, add, pass);
         }
     }
+}
+
+// A block of logits.
+static void logits_of(const Product *head, int64_t index, int64_t first, int64_t last, float *block, const Pass *pass)
+{
+    apply_block(head, index, first, last, pass->normed, block, 0, pass);
+}
+
+// Logits by columns, [features][stride], to rows [tokens][outputs].
+static void to_rows(const float *block, int64_t features, float *logits, int64_t outputs, const Pass *pass)
+{
+    for (int64_t t = 0; t < pass->tokens; t++)
+        for (int64_t f = 0; f < features; f++) logits[t * outputs + f] = block[f * pass->stride + t];
 }
 
 #endif

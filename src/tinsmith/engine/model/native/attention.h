@@ -3,19 +3,10 @@
 #ifndef TINSMITH_ATTENTION_H
 #define TINSMITH_ATTENTION_H
 
-#include "vectors.h"
+#include "stored.h"
 
-// The widest head, and keys whose scores are computed before their values are read: a multiple of all LANES.
-#define WIDEST_HEAD 256
+// Keys whose scores are computed before their values are read: a multiple of all LANES.
 #define KEYS 16
-
-// Where one sequence's keys and values are.
-typedef struct {
-    const float *keys, *values;  // of the first cell, one key head
-    const int32_t *table;        // blocks
-    int64_t count, block_size;
-    int64_t distance;            // floats from cell to cell
-} Stored;
 
 // One head, `vectors` registers wide, softmax(query * keys * scaling) * values: the largest score so far, the sum and the
 // mixture are carried along and faded where a larger score comes (Milakov & Gimelshein 2018, arXiv:1805.02867,
@@ -29,10 +20,8 @@ static inline __attribute__((always_inline)) void attend_vectors(const int vecto
     vec total = zero;
     for (int j = 0; j < vectors; j++) own[j] = load(query + j * LANES) * scaling, mixed[j] = zero;
     for (int64_t start = 0, here; start < stored->count; start += here) {
-        const int64_t offset = start % stored->block_size, left = stored->count - start;
-        here = stored->block_size - offset < KEYS ? stored->block_size - offset : KEYS;
-        here = here < left ? here : left;
-        const int64_t cell = stored->table[start / stored->block_size] * stored->block_size + offset;
+        here = run_of(stored, start, stored->count, KEYS);
+        const int64_t cell = cell_of(stored, start);
         const float *key = stored->keys + cell * stored->distance, *value = stored->values + cell * stored->distance;
         float scores[KEYS], highest = peak;
         for (int64_t i = 0; i < KEYS; i++) scores[i] = -INFINITY;
@@ -64,8 +53,7 @@ static void attend_narrow(int64_t depth, const float *query, float scaling, cons
 {
     float wide[WIDEST_HEAD] = {0}, peak = -INFINITY, total = 0.0f;
     for (int64_t at = 0; at < stored->count; at++) {
-        const int64_t block = stored->table[at / stored->block_size];
-        const int64_t cell = (block * stored->block_size + at % stored->block_size) * stored->distance;
+        const int64_t cell = cell_of(stored, at) * stored->distance;
         float score = 0.0f;
         for (int64_t d = 0; d < depth; d++) score += query[d] * stored->keys[cell + d];
         score *= scaling;
@@ -92,6 +80,14 @@ static void attend_head(int64_t depth, const float *query, float scaling, const 
     case 8: attend_vectors(8, query, scaling, stored, out); break;
     default: attend_vectors((int)(depth / LANES), query, scaling, stored, out);
     }
+}
+
+// Query heads of one key head, [shared][depth].
+static void attend_group(int64_t shared, int64_t depth, const float *query, float scaling, const Stored *stored,
+                         float *out)
+{
+    for (int64_t head = 0; head < shared; head++)
+        attend_head(depth, query + head * depth, scaling, stored, out + head * depth);
 }
 
 #endif

@@ -1,9 +1,10 @@
-"""The sampler's decoding step in C: what `lean_decoder` computes, for float32 on a CPU, in one call.
+"""The sampler's decoding step in C: what `lean_decoder` computes, on a CPU, in one call.
 
 Of a step of a small model on a CPU, torch's operations spend more on starting, on copying weights into an order that
 suits a library's kernel and on passing over memory between them than on multiplying. Here a step is one parallel
 region over weights where they lie, keys and values are read in their blocks, and every adapter's product is added
-while its output is still near. See `decoder.c` for the pass itself.
+while its output is still near. See `step.h` for the pass itself. Models in float32 run it on any processor, those in
+bfloat16 where the processor multiplies tiles of it: others widen each weight first, and torch's operations do not.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ class NativeDecoder:
 
     def __init__(self, library: ctypes.CDLL, lean: LeanDecoder, head: FusedLinear) -> None:
         declare(library)
+        self._dtype = lean.embedding.dtype
+        # Two features of a token in one word, see `bfloat16.h`.
+        self._in_pairs = self._dtype == torch.bfloat16
         self._library = library
+        self._kind = "_bfloat16" if self._in_pairs else ""
         self._lanes = int(library.lanes())
         self._most_tokens = int(library.most_tokens())
         layers = lean.layers
@@ -80,7 +85,7 @@ class NativeDecoder:
             norm=lean.norm.module.weight.data_ptr(),
             epsilon=lean.norm.module.variance_epsilon,
         )
-        # Where a layout has A and B of each product, in floats from the adapter's first.
+        # Where a layout has A and B of each product, in numbers from the adapter's first.
         self._places: WeakKeyDictionary[Layout, np.ndarray[Any, Any]] = WeakKeyDictionary()
 
     def takes(self, context: ForwardContext) -> bool:
@@ -97,7 +102,7 @@ class NativeDecoder:
             context: of this pass; what its workspace holds is used, and left to the next pass.
 
         Returns:
-            last hidden states, float32 [T, H].
+            last hidden states, [T, H], the model's dtype.
         """
         assert context.paged is not None
         assert context.slot_mapping is not None
@@ -116,7 +121,7 @@ class NativeDecoder:
         call.rows, call.cells, call.tables = x.data_ptr(), cells.data_ptr(), tables.data_ptr()
         call.positions, call.blocks, call.block_size = context.positions.data_ptr(), tables.shape[1], storage.block_size
         call.keys, call.values = ctypes.addressof(keys), ctypes.addressof(values)
-        self._library.decode(self._model, call)
+        getattr(self._library, f"decode{self._kind}")(self._model, call)
         return x
 
     def logits(self, context: ForwardContext) -> Tensor:
@@ -129,7 +134,7 @@ class NativeDecoder:
             float32 [T, V], valid until the next pass.
         """
         bound = self._bound(context)
-        self._library.project(self._head, bound.call, bound.logits.data_ptr())
+        getattr(self._library, f"project{self._kind}")(self._head, bound.call, bound.logits.data_ptr())
         return bound.logits
 
     def _bound(self, context: ForwardContext) -> _Bound:
@@ -143,20 +148,26 @@ class NativeDecoder:
         vectors = -(-tokens // lanes)
         stride = vectors * lanes
         inner = model.heads * self.head_dim
-        rooms = {
+        floats = {
             "cos": (self.head_dim, stride),
             "sin": (self.head_dim, stride),
             "x": (model.hidden, stride),
-            "normed": (model.hidden, stride),
             "qkv": (inner + 2 * model.key_heads * self.head_dim, stride),
+            "gate_up": (2 * model.intermediate, stride),
+        }
+        own_dtype = {
             "query": (tokens, inner),
             "mixed": (tokens, inner),
             "mixed_columns": (inner, stride),
-            "gate_up": (2 * model.intermediate, stride),
+            "normed": (model.hidden, stride),
         }
+        if self._in_pairs:
+            own_dtype["gated"] = (model.intermediate, stride)
         # Zeros: the columns behind the last token are computed, too, and never read.
-        made = {name: torch.zeros(shape) for name, shape in rooms.items()}
-        few = torch.zeros(lanes // 4, self._widest) if tokens <= lanes // 4 else None
+        made = {name: torch.zeros(shape) for name, shape in floats.items()}
+        made |= {name: torch.zeros(shape, dtype=self._dtype) for name, shape in own_dtype.items()}
+        made.setdefault("gated", made["gate_up"])
+        few = torch.zeros(lanes // 4, self._widest) if tokens <= lanes // 4 and not self._in_pairs else None
         span, own, adapted, paired = self._spans(spans, stride)
         factors = self._factors(spans)
         call = Pass(
@@ -179,19 +190,29 @@ class NativeDecoder:
         self, spans: Sequence[AdapterSpan], stride: int
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor, Tensor]:
         """The spans' structures, the masks of their tokens, and memory for their A·x and for their x in pairs."""
-        lanes, half = self._lanes, self._lanes // 2
         own = np.zeros((len(spans), stride), np.int32)
         made = np.zeros(len(spans), SPAN)
         hidden = paired = 0
         for i, span in enumerate(spans):
             own[i, span.start : span.end] = -1
-            rank, narrow = span.slot.pool.layout.bucket, span.end - span.start <= half
-            window = min(span.start, stride - half) if narrow else -1
+            rank = span.slot.pool.layout.bucket
+            window, width, in_pairs = self._window(span, stride)
             made[i] = (span.start, span.end, rank, hidden, window, paired, own[i].ctypes.data, ALPHA / span.slot.rank)
-            # Of up to three layers with one input, over all vectors that hold one of its tokens.
-            hidden += 3 * rank * (half if narrow else lanes * (-(-span.end // lanes) - span.start // lanes))
-            paired += self._widest * half * narrow
+            # Of up to three layers with one input.
+            hidden += 3 * rank * width // (2 if self._in_pairs else 1)
+            paired += self._widest * width * in_pairs
         return made, own, torch.empty(hidden), torch.empty(paired)
+
+    def _window(self, span: AdapterSpan, stride: int) -> tuple[int, int, bool]:
+        """Of a span's columns the first, where they begin at a token, their number, and whether its x is in pairs."""
+        lanes, half = self._lanes, self._lanes // 2
+        if self._in_pairs:
+            width = -(-(span.end - span.start) // lanes) * lanes
+            return min(span.start, stride - width), width, False
+        if span.end - span.start <= half:
+            return min(span.start, stride - half), half, True
+        # All vectors that hold one of its tokens.
+        return -1, lanes * (-(-span.end // lanes) - span.start // lanes), False
 
     def _factors(self, spans: Sequence[AdapterSpan]) -> np.ndarray[Any, Any]:
         """Addresses of A and B for each product and span, int64 [products, spans, 4]."""
@@ -219,7 +240,7 @@ def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[c_void_p]:
 
 
 def _products(layer: DecoderLayer) -> tuple[FusedLinear, FusedLinear, FusedLinear, FusedLinear]:
-    """In the order of `decoder.c`."""
+    """In the order of `pass.h`."""
     assert layer.gate_up is not None
     assert layer.down is not None
     return layer.qkv, layer.output, layer.gate_up, layer.down
@@ -261,16 +282,16 @@ def native_decoder(lean: LeanDecoder, head: nn.Linear, head_name: str) -> Native
 
     Args:
         lean: the decoder.
-        head: the output projection, float32 on a CPU as all weights.
+        head: the output projection, of the same dtype and on the same device as all weights.
         head_name: of it in the model.
     """
-    weights = (lean.embedding, head.weight)
-    if any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
+    dtype = lean.embedding.dtype
+    if head.weight.device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return None
     if any(layer.gate_up is None or type(layer.mlp.act_fn).__name__ not in _SILU for layer in lean.layers):
         return None
     built = library()
-    if built is None:
+    if built is None or (dtype == torch.bfloat16 and not built.offers_bfloat16()):
         return None
     decoder = NativeDecoder(built, lean, FusedLinear.of([(head_name, head)]))
     return decoder if decoder.head_dim <= int(built.widest_head()) else None

@@ -12,6 +12,7 @@
 
 #include "products.h"
 
+// A span of at most HALF tokens has a window, the first of as many columns that hold them; others have -1.
 #define HALF (LANES / 2)
 // Rows of a tile; each rank is a multiple of it.
 #define PAIR_ROWS 8

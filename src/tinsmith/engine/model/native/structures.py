@@ -1,4 +1,4 @@
-"""The structures of `decoder.c`, field by field."""
+"""The structures of `pass.h`, field by field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Product(Structure):
-    """See `decoder.c`."""
+    """See `pass.h`."""
 
     _fields_ = (
         ("weight", c_void_p),
@@ -22,7 +22,7 @@ class Product(Structure):
 
 
 class Layer(Structure):
-    """See `decoder.c`."""
+    """See `pass.h`."""
 
     _fields_ = (
         *((name, Product) for name in ("qkv", "output", "gate_up", "down")),
@@ -32,7 +32,7 @@ class Layer(Structure):
 
 
 class Model(Structure):
-    """See `decoder.c`."""
+    """See `pass.h`."""
 
     _fields_ = (
         *((name, c_int64) for name in ("layers", "hidden", "heads", "key_heads", "head_dim", "intermediate")),
@@ -43,7 +43,7 @@ class Model(Structure):
 
 
 class Pass(Structure):
-    """See `decoder.c`."""
+    """See `pass.h`."""
 
     _fields_ = (
         *((name, c_int64) for name in ("threads", "tokens", "vectors", "stride", "spans", "products")),
@@ -53,7 +53,7 @@ class Pass(Structure):
         ),
         *((name, c_int64) for name in ("blocks", "block_size")),
         *((name, c_void_p) for name in ("keys", "values", "rows", "x", "normed", "qkv", "query", "mixed")),
-        *((name, c_void_p) for name in ("mixed_columns", "gate_up")),
+        *((name, c_void_p) for name in ("mixed_columns", "gate_up", "gated")),
     )
 
 
@@ -72,8 +72,12 @@ FACTORS = 4
 
 def declare(library: ctypes.CDLL) -> None:
     """Tell ctypes the functions' parameters."""
-    library.decode.argtypes = [POINTER(Model), POINTER(Pass)]
-    library.project.argtypes = [POINTER(Product), POINTER(Pass), c_void_p]
-    library.decode.restype = library.project.restype = None
-    for name in ("lanes", "widest_head", "most_tokens"):
+    steps = [("decode", "project")]
+    if library.offers_bfloat16():
+        steps.append(("decode_bfloat16", "project_bfloat16"))
+    for decode, project in ((getattr(library, name) for name in names) for names in steps):
+        decode.argtypes = [POINTER(Model), POINTER(Pass)]
+        project.argtypes = [POINTER(Product), POINTER(Pass), c_void_p]
+        decode.restype = project.restype = None
+    for name in ("lanes", "widest_head", "most_tokens", "offers_bfloat16"):
         getattr(library, name).restype = c_int64

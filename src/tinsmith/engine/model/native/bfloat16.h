@@ -1,0 +1,62 @@
+// What the step computes with where a model's weights are bfloat16, see `float32.h`: the upper half of a float.
+//
+// Between operations numbers are floats whose lower half is zero. A product's input has two features in one word, as
+// the processor's tiles take them.
+
+#ifndef TINSMITH_BFLOAT16_H
+#define TINSMITH_BFLOAT16_H
+
+#include <immintrin.h>
+
+#include "vectors.h"
+
+typedef uint16_t number;
+typedef uint32_t operand __attribute__((may_alias));
+#define PACKED 2
+
+static inline vec load_numbers(const number *place)
+{
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)place)), 16);
+}
+
+static inline void store_numbers(number *place, vec value)
+{
+    _mm256_storeu_si256((void *)place, (__m256i)_mm512_cvtneps_pbh((__m512)value));
+}
+
+// Rounded to bfloat16, to the even one of two that are as near.
+static inline __m512i words_of(vec value)
+{
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)value));
+}
+
+static inline vec rounded(vec value) { return (vec)_mm512_slli_epi32(words_of(value), 16); }
+
+static inline float to_float(number value)
+{
+    const uint32_t bits = (uint32_t)value << 16;
+    float whole;
+    memcpy(&whole, &bits, sizeof whole);
+    return whole;
+}
+
+static inline number to_number(float value)
+{
+    return (number)_mm_cvtsi128_si32((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)));
+}
+
+static inline void put(operand *place, int64_t stride, vec first, vec second)
+{
+    (void)stride;
+    _mm512_storeu_si512(place, _mm512_or_si512(words_of(first), (__m512i)rounded(second)));
+}
+
+// The same of n features in the place where they are.
+static inline const operand *pack(vec *own, int64_t n)
+{
+    operand *packed = (operand *)own;
+    for (int64_t i = 0; i < n; i += 2) put(packed + i / 2 * LANES, LANES, own[i], own[i + 1]);
+    return packed;
+}
+
+#endif
