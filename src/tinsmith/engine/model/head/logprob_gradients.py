@@ -142,7 +142,7 @@ class _SingleTargetLogprobs(torch.autograd.Function):
             # difference would be noise.
             slope = logits.sub_(normalisers[:, None]).exp_().neg_()
             slope[torch.arange(rows.shape[0], device=rows.device), pairs.targets[trained[some]]] += 1
-            torch.mm(slope.to(hidden.dtype), head.weight, out=slopes[some])
+            head.products.mm(slope.to(hidden.dtype), head.weight, slopes[some])
 
         logprobs, _, _ = forward_chunks(head, hidden, (), pairs, chunk, take)
         ctx.save_for_backward(slopes, trained)
