@@ -26,8 +26,9 @@ from tinsmith.engine.model.loading.base_weights import BaseWeights
 from tinsmith.engine.model.loading.loading_faults import named_faults
 from tinsmith.engine.model.loading.probe import check_numbers, check_packed, check_tiles, lean_agrees, plain_logits
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.engine.model.norms import fuse_norms
+from tinsmith.engine.model.native.fused_layer import fuse_layers
 from tinsmith.engine.model.native.native_decoder import native_decoder
+from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears
 from tinsmith.model_files.folder import CONFIG, TOKENIZER, check_companions, read_config
@@ -114,6 +115,7 @@ def _load(
     check_packed(base, plain)
     if lean is not None and lean_agrees(base, lean):
         base.lean = lean
+        fuse_layers(base.decoder, lean)
         base.native = native_decoder(lean, model.get_output_embeddings(), base.head.name)
     if cell.products.tile > 1:
         check_tiles(base)
