@@ -23,6 +23,8 @@
 #define ROWS 128
 #define COLUMNS 1024
 #define DEPTH 1024
+// The largest rank of an adapter that is added on the way.
+#define RANK 64
 
 static void begin_tiles(void)
 {
@@ -49,14 +51,18 @@ static void begin_tiles(void)
     _tile_dpbf16ps(2, 5, 6);                                                                                           \
     _tile_dpbf16ps(3, 5, 7)
 
-// Sums of 32 rows times 32 columns, four tiles of 16 by 16; the small products of each step come before the large ones.
-static inline void multiply_tiles(const char *a, const char *b, int64_t steps, int parts, float *sums)
+static inline void zero_tiles(void)
 {
-    const int64_t a_panel = steps * PARTS * TILE, b_panel = steps * parts * TILE;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
+}
+
+// Adds 32 rows times 32 columns to the sums in four tiles, the small products of each step before the large ones.
+static inline void multiply_tiles(const char *a, const char *b, int64_t steps, int parts)
+{
+    const int64_t a_panel = steps * PARTS * TILE, b_panel = steps * parts * TILE;
     for (int64_t step = 0; step < steps; step++, a += PARTS * TILE, b += parts * TILE) {
         RIGHT(0);
         LEFT(2);
@@ -76,14 +82,15 @@ static inline void multiply_tiles(const char *a, const char *b, int64_t steps, i
         }
         MULTIPLY;
     }
+}
+
+static inline void write_tiles(float *to, int64_t stride, int64_t rows, int64_t columns, int add)
+{
+    _Alignas(64) float sums[4 * SIDE * SIDE];
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + 256, 64);
     _tile_stored(2, sums + 512, 64);
     _tile_stored(3, sums + 768, 64);
-}
-
-static inline void write_sums(float *to, int64_t stride, int64_t rows, int64_t columns, const float *sums, int add)
-{
     for (int half = 0; half < 2; half++) {
         const __mmask16 there = first(columns - half * SIDE);
         for (int64_t row = 0; row < rows; row++) {
@@ -98,16 +105,72 @@ static inline void write_sums(float *to, int64_t stride, int64_t rows, int64_t c
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-// Where a thread's blocks are, for as long as it lives.
-static _Thread_local char *room;
+// What an adapter adds to rows from `start` to `end`: scale·(a·down)·up, with `down` [k, rank] and `up` [rank, n].
+// `hidden` [end - start, rank] gets scale·a·down.
+typedef struct {
+    int64_t start, end, rank;
+    factor down, up;
+    float *hidden;
+    float scale;
+} delta;
 
-// c [m, n], rows so far apart, of a·b or with that added to it. Returns as `multiply_split`.
-static int multiply_block(float *c, int64_t stride, factor a, factor b, int64_t m, int64_t n, int64_t k, int add)
+// A thread's blocks, for as long as it lives: the rows, the weight's columns, and of an adapter what rows become in
+// between, its columns on the way down, and on the way up.
+typedef struct {
+    char *rows, *columns, *inner, *down, *up;
+} blocks;
+
+static _Thread_local blocks room;
+
+static int make_room(void)
 {
-    if (room == NULL) room = aligned_alloc(4096, (size_t)(ROWS + COLUMNS) * DEPTH * 2 * PARTS);
-    if (room == NULL) return -1;
-    char *left = room, *right = room + (size_t)ROWS * DEPTH * 2 * PARTS;
-    _Alignas(64) float sums[4 * SIDE * SIDE];
+    const size_t term = 2 * PARTS;
+    if (room.rows) return 1;
+    char *all = aligned_alloc(4096, term * ((ROWS + COLUMNS + RANK) * DEPTH + (ROWS + COLUMNS) * RANK));
+    if (all == NULL) return 0;
+    room.columns = all + term * ROWS * DEPTH;
+    room.down = room.columns + term * COLUMNS * DEPTH;
+    room.inner = room.down + term * RANK * DEPTH;
+    room.up = room.inner + term * ROWS * RANK;
+    room.rows = all;
+    return 1;
+}
+
+// Where the next block of rows ends: at most so many of them, all of one adapter or of none.
+static int64_t block_end(int64_t row, int64_t m, const delta *deltas, int64_t count, const delta **own)
+{
+    int64_t end = least(row + ROWS, m);
+    *own = NULL;
+    for (int64_t i = 0; i < count; i++) {
+        if (row >= deltas[i].start && row < deltas[i].end) {
+            *own = &deltas[i];
+            end = least(end, deltas[i].end);
+        } else if (deltas[i].start > row) {
+            end = least(end, deltas[i].start);
+        }
+    }
+    return end;
+}
+
+// scale·a·down of the packed rows into `hidden`, by parts of its terms.
+static void go_down(float *hidden, int64_t rows, int64_t steps, int64_t rank, float scale, int add, int last)
+{
+    for (int64_t j = 0; j < rank; j += 2 * SIDE)
+        for (int64_t i = 0; i < rows; i += 2 * SIDE) {
+            zero_tiles();
+            multiply_tiles(room.rows + i / SIDE * steps * PARTS * TILE, room.down + j / SIDE * steps * PARTS * TILE,
+                           steps, PARTS);
+            write_tiles(hidden + i * rank + j, rank, least(2 * SIDE, rows - i), rank - j, add);
+        }
+    for (int64_t i = 0; last && i < rows * rank; i++) hidden[i] *= scale;
+}
+
+// Rows [from, to) of c [m, n], rows so far apart, become a·b and what adapters add, or that is added to them. Returns
+// as `multiply_split`.
+static int multiply_rows(float *c, int64_t stride, factor a, factor b, int64_t from, int64_t to, int64_t n, int64_t k,
+                         int add, const delta *deltas, int64_t count)
+{
+    if (!make_room()) return -1;
     int unbounded = 0;
     // Of equal depth, so that the last one is no short one.
     const int64_t depths = (k + DEPTH - 1) / DEPTH, depth = up((k + depths - 1) / depths, STEP);
@@ -116,12 +179,29 @@ static int multiply_block(float *c, int64_t stride, factor a, factor b, int64_t 
         for (int64_t term = 0; term < k; term += depth) {
             const int64_t terms = least(depth, k - term), width = least(COLUMNS, n - column);
             const int64_t steps = up(terms, STEP) / STEP;
+            const int last = term + terms == k;
             const factor columns = part_of(b, column, term);
-            const int parts = pack(right, columns, width, terms, 1, &unbounded) ? 1 : PARTS;
-            if (parts > 1) pack(right, columns, width, terms, parts, &unbounded);
-            for (int64_t row = 0; row < m; row += ROWS) {
-                const int64_t height = least(ROWS, m - row);
-                pack(left, part_of(a, row, term), height, terms, PARTS, &unbounded);
+            const int parts = pack(room.columns, columns, width, terms, 1, &unbounded) ? 1 : PARTS;
+            if (parts > 1) pack(room.columns, columns, width, terms, parts, &unbounded);
+            const delta *own, *packed = NULL;
+            for (int64_t row = from, end; row < to; row = end) {
+                end = block_end(row, to, deltas, count, &own);
+                const int64_t height = end - row;
+                pack(room.rows, part_of(a, row, term), height, terms, PARTS, &unbounded);
+                int64_t inner = 0;
+                if (own) {
+                    float *hidden = own->hidden + (row - own->start) * own->rank;
+                    if (own != packed && column == 0)
+                        pack(room.down, part_of(own->down, 0, term), own->rank, terms, PARTS, &unbounded);
+                    if (own != packed && last)
+                        pack(room.up, part_of(own->up, column, 0), width, own->rank, PARTS, &unbounded);
+                    packed = own;
+                    if (column == 0) go_down(hidden, height, steps, own->rank, own->scale, term > 0, last);
+                    if (last) {
+                        inner = up(own->rank, STEP) / STEP;
+                        pack(room.inner, (factor){hidden, own->rank, 1, 0}, height, own->rank, PARTS, &unbounded);
+                    }
+                }
                 for (int64_t j = 0; j < width; j += 2 * SIDE)
                     for (int64_t i = 0; i < height; i += 2 * SIDE) {
                         float *place = c + (row + i) * stride + column + j;
@@ -131,9 +211,12 @@ static int multiply_block(float *c, int64_t stride, factor a, factor b, int64_t 
                             _mm_prefetch(place + x * stride, _MM_HINT_T0);
                             _mm_prefetch(place + x * stride + SIDE, _MM_HINT_T0);
                         }
-                        multiply_tiles(left + i / SIDE * steps * PARTS * TILE, right + j / SIDE * steps * parts * TILE,
-                                       steps, parts, sums);
-                        write_sums(place, stride, rows, width - j, sums, add || term);
+                        zero_tiles();
+                        multiply_tiles(room.rows + i / SIDE * steps * PARTS * TILE,
+                                       room.columns + j / SIDE * steps * parts * TILE, steps, parts);
+                        multiply_tiles(room.inner + i / SIDE * inner * PARTS * TILE,
+                                       room.up + j / SIDE * inner * PARTS * TILE, inner, PARTS);
+                        write_tiles(place, stride, rows, width - j, add || term);
                     }
             }
         }
@@ -148,29 +231,30 @@ int64_t has_tiles(void)
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-// c [m, n] = a·b, or with that added to it. a is [m, k] row by row, or [k, m] where not `a_along`; b is [n, k] where
-// `b_along`, else [k, n]; strides are distances of rows. Returns 1 where either holds what is no finite number, which
-// counted as zero, and -1 where there is no memory.
-int64_t multiply_split(float *c, int64_t c_stride, const float *a, int64_t a_stride, int64_t a_along, const float *b,
-                       int64_t b_stride, int64_t b_along, int64_t m, int64_t n, int64_t k, int64_t add, int64_t threads)
+// c [m, n], rows so far apart, becomes a·b and what adapters add, or has that added. Returns 1 where a factor holds
+// what is no finite number, which counted as zero, and -1 where there is no memory.
+int64_t multiply_split(float *c, int64_t stride, const factor *a, const factor *b, int64_t m, int64_t n, int64_t k,
+                       int64_t add, const delta *deltas, int64_t count, int64_t threads)
 {
-    const factor left = {a, a_stride, a_along, 0}, right = {b, b_stride, b_along, 1};
-    if (threads < 2) return multiply_block(c, c_stride, left, right, m, n, k, add);
-    // The longer side is cut, so that less of the shorter one is split twice.
-    const int64_t by_rows = m >= n, share = up(((by_rows ? m : n) + threads - 1) / threads, 2 * SIDE);
+    if (threads < 2) return multiply_rows(c, stride, *a, *b, 0, m, n, k, add, deltas, count);
+    // The longer side is cut, so that less of the shorter one is split twice. What becomes of a row on its way through
+    // an adapter is made where the row is.
+    const int64_t by_rows = m >= n || count, share = up(((by_rows ? m : n) + threads - 1) / threads, 2 * SIDE);
     int64_t worst = 0, missing = 0;
 #pragma omp parallel for num_threads(threads) reduction(max : worst, missing)
     for (int64_t part = 0; part < threads; part++) {
-        const int64_t row = by_rows ? part * share : 0, column = by_rows ? 0 : part * share;
-        const int64_t rows = by_rows ? least(share, m - row) : m, columns = by_rows ? n : least(share, n - column);
-        if (rows <= 0 || columns <= 0) continue;
-        const int said = multiply_block(c + row * c_stride + column, c_stride, part_of(left, row, 0),
-                                        part_of(right, column, 0), rows, columns, k, add);
+        const int64_t low = part * share, high = least(low + share, by_rows ? m : n);
+        if (low >= high) continue;
+        const int said = by_rows ? multiply_rows(c, stride, *a, *b, low, high, n, k, add, deltas, count)
+                                 : multiply_rows(c + low, stride, *a, part_of(*b, low, 0), 0, m, high - low, k, add,
+                                                 deltas, 0);
         worst = said > worst ? said : worst;
         missing = said < 0 ? 1 : missing;
     }
     return missing ? -1 : worst;
 }
+
+int64_t largest_rank(void) { return RANK; }
 
 #else
 int64_t has_tiles(void) { return 0; }
