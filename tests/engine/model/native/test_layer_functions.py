@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.layer_functions import AddNorm, Swiglu, Turn, declare
+from tinsmith.engine.model.native.layer_functions import AddNorm, Swiglu, Turn, exponentials
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiler")
-if library() is not None:
-    declare(library())
 
 ROWS, WIDTHS = st.integers(1, 40), st.integers(1, 70)
 EPS = 1e-6
@@ -129,3 +127,24 @@ def test_bits_do_not_follow_the_number_of_threads() -> None:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@given(rows=ROWS, width=st.integers(1, 3000), scale=st.sampled_from([1.0, 100.0]))
+def test_exponentials_of_logits(rows: int, width: int, scale: float) -> None:
+    z = _numbers(rows, width) * scale
+    wanted = (z - z.amax(-1, keepdim=True)).double()
+    found = z.clone()
+    peak, total = exponentials(found)
+    assert torch.equal(peak, z.amax(-1, keepdim=True))
+    assert ((found - wanted.exp()).abs() <= 1e-6 * wanted.exp() + 1e-37).all()
+    assert ((total - wanted.exp().sum(-1, keepdim=True)).abs() <= 1e-6 * total).all()
+
+
+@pytest.mark.parametrize("place", [0, 40, 69])
+def test_logits_that_are_not_finite(place: int) -> None:
+    z = _numbers(3, 70)
+    z[0, place], z[1, place] = torch.nan, -torch.inf
+    peak, total = exponentials(z)
+    assert total[0].isnan()
+    assert z[1, place] == 0
+    assert torch.stack([peak[1:], total[1:]]).isfinite().all()

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tinsmith.engine.model.attention import attention
 from tinsmith.engine.model.lean.decoder_layer import DecoderLayer
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
-from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.layer_functions import AddNorm, Swiglu, Turn, declare
+from tinsmith.engine.model.native.layer_functions import AddNorm, Swiglu, Turn, run_here
 
 # What `transformers` may call x·sigmoid(x).
 _SILU = {"SiLU", "SiLUActivation"}
@@ -85,12 +83,10 @@ def fuse_layers(decoder: Any, lean: LeanDecoder) -> None:
         decoder: of `transformers`, whose linear layers carry adapters by now.
         lean: the same decoder, whose numbers agree with it.
     """
-    weight, built = lean.embedding, library()
-    if built is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not run_here(lean.embedding):
         return
     if any(layer.gate_up is not None and type(layer.mlp.act_fn).__name__ not in _SILU for layer in lean.layers):
         return
-    declare(built)
     decoder.layers = nn.ModuleList(
         FusedLayer(layer, read) for layer, read in zip(decoder.layers, lean.layers, strict=True)
     )

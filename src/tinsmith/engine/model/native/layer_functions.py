@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_float, c_int64, c_void_p
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,21 +20,31 @@ _PARAMETERS = {
     "turn_gradient": (7, 3, False),
     "swiglu": (3, 1, False),
     "swiglu_gradient": (5, 1, False),
+    "exponentials": (3, 2, False),
 }
 
 
-def declare(library: ctypes.CDLL) -> None:
-    """Tell ctypes the functions' parameters."""
+@cache
+def _functions() -> ctypes.CDLL:
+    """The library, once its functions' parameters are told."""
+    found = library()
+    assert found is not None
     for name, (places, sizes, epsilon) in _PARAMETERS.items():
-        function = getattr(library, name)
+        function = getattr(found, name)
         function.argtypes = [*[c_void_p] * places, *[c_int64] * sizes, *[c_float] * epsilon, c_int64]
         function.restype = None
+    return found
+
+
+def run_here(x: Tensor) -> bool:
+    """Whether there are functions for such tensors: of float32 on a CPU, with a library."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and library() is not None
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> None:
     """Call a function with this thread's number of threads; None is no address."""
     places = (x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
-    getattr(library(), name)(*places, torch.get_num_threads())
+    getattr(_functions(), name)(*places, torch.get_num_threads())
 
 
 class AddNorm(torch.autograd.Function):
@@ -95,3 +106,11 @@ class Swiglu(torch.autograd.Function):
         of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
         _call("swiglu_gradient", of_gate, of_up, grads[0].contiguous(), gate, up, gate.numel())
         return of_gate, of_up
+
+
+def exponentials(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace logits z [n, V] by e^(z - their row's largest); return those and the sums of what stands there, [n, 1]."""
+    assert z.is_contiguous()
+    peak, total = z.new_empty(z.shape[0], 1), z.new_empty(z.shape[0], 1)
+    _call("exponentials", z, peak, total, *z.shape)
+    return peak, total
