@@ -109,7 +109,7 @@ class Swiglu(torch.autograd.Function):
 
 
 def exponentials(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace logits z [n, V] by e^(z - their row's largest); return those and the sums of what stands there, [n, 1]."""
+    """Replace logits z [n, V] by e^(z - peak) of their row; return peaks and the sums of what stands there, [n, 1]."""
     assert z.is_contiguous()
     peak, total = z.new_empty(z.shape[0], 1), z.new_empty(z.shape[0], 1)
     _call("exponentials", z, peak, total, *z.shape)
