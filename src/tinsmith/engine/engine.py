@@ -23,6 +23,7 @@ from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.head.logprobs import chunk_tokens
 from tinsmith.engine.model.loading.base_loading import checkpoint_activations, load_base_model
+from tinsmith.engine.model.native.split_products import fast_products
 from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.sampler import Sampler
@@ -89,13 +90,13 @@ class Engine:
             UserError: there is no model at `source`, its architecture is not supported, or device or dtype are not.
         """
         place = resolve_device(device)
-        products = TILED if settings.batch_invariant else WHOLE
+        chosen = resolve_dtype(dtype, place)
+        products = fast_products(place, chosen) if settings.native_kernels else WHOLE
         if settings.batch_invariant:
             # Several threads would split elementwise work at places that depend on the size of a pass.
             THREADS.settle(0, 1)
-        base = load_base_model(
-            name, source, place, resolve_dtype(dtype, place), products=products, native=settings.native_kernels
-        )
+            products = TILED
+        base = load_base_model(name, source, place, chosen, products=products, native=settings.native_kernels)
         THREADS.settle(base.info.parameters, 1 if settings.batch_invariant else settings.engine_threads)
         base.info = base.info.model_copy(update={"weights_digest": weights_digest(base)})
         return cls(base, settings)

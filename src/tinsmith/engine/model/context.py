@@ -200,15 +200,17 @@ class ContextCell:
 
     Args:
         products: how the model multiplies rows with weights, in every pass.
+        native: whether what is no product may run in C, where there is a library.
 
     One pass at a time on each thread. Autograd recomputes and differentiates for an accelerator on threads of its own,
     which see the one pass that runs there; on a CPU it does so on the thread that asks.
     """
 
-    __slots__ = ("_running", "products")
+    __slots__ = ("_running", "native", "products")
 
-    def __init__(self, products: Products = WHOLE) -> None:
+    def __init__(self, products: Products = WHOLE, *, native: bool = False) -> None:
         self.products = products
+        self.native = native
         self._running: dict[int, ForwardContext] = {}
 
     @property

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
 from tinsmith.engine.model.shards import ShardedDense
-from tinsmith.engine.model.tiles.products import WHOLE, Products
+from tinsmith.engine.model.tiles.products import WHOLE, Addition, Products
 from tinsmith.engine.model.wide_products import add_wide_mm
 
 # Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
@@ -107,16 +107,31 @@ def add_delta_gradients(
         gradients: of the pass.
         products: of the model.
     """
-    for s, h in zip(spans, hidden, strict=True):
-        g = s.rows(grad_y)  # [tokens, out]
-        grad_h = products.mm(g, s.b).mul_(s.scale)  # [tokens, R]
+    grad_hidden: list[Tensor] = []
+    for s in spans:
+        grad_h = products.mm(s.rows(grad_y), s.b).mul_(s.scale)  # [tokens, R]
         if grad_x is not None:
             products.add_mm(s.rows(grad_x), grad_h, s.a)
+        grad_hidden.append(grad_h)
+    add_factor_gradients(grad_hidden, grad_y, x, hidden, spans, name, gradients)
+
+
+def add_factor_gradients(
+    grad_hidden: Sequence[Tensor],
+    grad_y: Tensor,
+    x: Tensor,
+    hidden: Sequence[Tensor],
+    spans: Sequence[LoraSpan],
+    name: str,
+    gradients: PassGradients,
+) -> None:
+    """The part of `add_delta_gradients` that is left once the gradient of each span's h is known, [tokens, R]."""
+    for s, h, grad_h in zip(spans, hidden, grad_hidden, strict=True):
         grad_a, grad_b = gradients.views(s.span.slot, name)
         if s.part is not None:
             grad_a, grad_b = s.part(grad_a, grad_b)
         add_wide_mm(grad_a, grad_h.t(), s.rows(x))
-        add_wide_mm(grad_b, g.t(), h)
+        add_wide_mm(grad_b, s.rows(grad_y).t(), h)
 
 
 class Frozen(Protocol):
@@ -173,10 +188,7 @@ class _Lora(torch.autograd.Function):
         ctx: Any, x: Tensor, anchor: Tensor, base: Frozen, spans: list[LoraSpan], name: str, context: ForwardContext
     ) -> Tensor:
         # `anchor` is never read: it requires a gradient, which makes autograd call backward even where x has none.
-        y = base.apply(x)
-        hidden = add_delta(y, x, spans, context.products)
-        # After the adapters: where the layer is split over ranks, one sum completes base and adapters together.
-        base.finish(y)
+        y, hidden = _adapted(x, base, spans, context.products)
         ctx.save_for_backward(x, *hidden)
         ctx.base, ctx.spans, ctx.name, ctx.context = base, spans, name, context
         return y
@@ -185,22 +197,43 @@ class _Lora(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
         grad_y = grads[0].contiguous()
         x, *hidden = ctx.saved_tensors
-        grad_x = ctx.base.input_gradient(grad_y) if ctx.needs_input_grad[0] else None
         gradients, products = ctx.context.gradients, ctx.context.products
+        grad_x: Tensor | None = None
+        if ctx.needs_input_grad[0] and isinstance(ctx.base, Dense):
+            additions = [Addition(s.span.start, s.span.end, s.b, s.a, s.scale) for s in ctx.spans]
+            found = products.mm_with(grad_y, ctx.base.weight, additions)
+            if found is not None:
+                add_factor_gradients(found[1], grad_y, x, hidden, ctx.spans, ctx.name, gradients)
+                return found[0], None, None, None, None, None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.base.input_gradient(grad_y)
         add_delta_gradients(grad_x, grad_y, x, hidden, ctx.spans, ctx.name, gradients, products)
         if grad_x is not None:
             ctx.base.finish_gradient(grad_x)
         return grad_x, None, None, None, None, None
 
 
+def _adapted(x: Tensor, base: Frozen, spans: Sequence[LoraSpan], products: Products) -> tuple[Tensor, list[Tensor]]:
+    """The frozen map with its adapters, [T, out], and scale·A·x of each span."""
+    if isinstance(base, Dense):
+        additions = [Addition(s.span.start, s.span.end, s.a.t(), s.b.t(), s.scale) for s in spans]
+        found = products.mm_with(x, base.weight.t(), additions)
+        if found is not None:
+            if base.bias is not None:
+                found[0].add_(base.bias)
+            return found
+    y = base.apply(x)
+    hidden = add_delta(y, x, spans, products)
+    # After the adapters: where the layer is split over ranks, one sum completes base and adapters together.
+    base.finish(y)
+    return y, hidden
+
+
 def lora_map(x: Tensor, base: Frozen, spans: list[LoraSpan], name: str, context: ForwardContext) -> Tensor:
     """Apply a frozen map and the adapters on it: [T, in] to [T, out]; differentiable where the pass trains."""
     # Below the first layer that an adapter acts on nothing is trained, and nothing is kept for a backward pass.
     if context.gradients is None or not torch.is_grad_enabled() or not (spans or x.requires_grad):
-        y = base.apply(x)
-        add_delta(y, x, spans, context.products)
-        base.finish(y)
-        return y
+        return _adapted(x, base, spans, context.products)[0]
     return _Lora.apply(x, context.gradients.anchor, base, spans, name, context)  # pyright: ignore
 
 
@@ -227,6 +260,11 @@ class LoraLinear(nn.Module):
     def products(self) -> Products:
         """How rows are multiplied with weights."""
         return self._cell.products
+
+    @property
+    def native(self) -> bool:
+        """Whether what is no product may run in C."""
+        return self._cell.native
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]; the leading axes together are the T tokens of the stream."""

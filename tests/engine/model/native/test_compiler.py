@@ -92,7 +92,7 @@ def test_what_a_compiler_dislikes_is_said(
 ) -> None:
     monkeypatch.setenv("CC", f"{sys.executable} -c 'import sys; sys.exit(\"no such instruction\")'")
     assert fresh() is None
-    assert "can't build the decoding step for this CPU" in caplog.text
+    assert "can't build the engine's parts in C for this CPU" in caplog.text
     assert "no such instruction" in caplog.text
     assert not list(cache_home.rglob("*.so"))
 

@@ -18,6 +18,7 @@ from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan
 from tinsmith.engine.model.head.logprobs import Pairs, chunk_cuts, chunk_starts, clip_spans, forward_chunks, project
 from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_delta_gradients
+from tinsmith.engine.model.native.layer_functions import exponentials, run_here
 from tinsmith.engine.model.tiles.products import fill_up
 
 # The slope of the loss: takes the first pair of a chunk and the logprobs from there on, [Q], and returns the derivative
@@ -64,10 +65,9 @@ def logprobs_and_gradient(
         end, pair = min(start + chunk, n), slice(cuts[i], cuts[i + 1])
         x, rows, targets = hidden[start:end], pairs.rows[pair] - start, pairs.targets[pair]
         z = project(head, x, clip_spans(spans, start, end), room[: end - start])
-        peak = z.amax(-1, keepdim=True)
-        above = z[rows, targets] - peak[rows, 0]
-        total = z.sub_(peak).exp_().sum(-1, keepdim=True)
-        logprobs[pair] = above - total.log()[rows, 0]
+        of_targets = z[rows, targets]
+        peak, total = exponentials(z) if head.native and run_here(hidden) else _exponentials(z)
+        logprobs[pair] = of_targets - peak[rows, 0] - total.log()[rows, 0]
         slope = slopes(pair.start, logprobs[pair])
         every = slice(start, end)
         if pairs.trained is not None and live[i + 1] - live[i] < end - start:
@@ -87,6 +87,12 @@ def logprobs_and_gradient(
         elif kept:
             _add_head_gradients(None, head, x, z.to(x.dtype), kept, gradients)
     return logprobs, grad_x
+
+
+def _exponentials(z: Tensor) -> tuple[Tensor, Tensor]:
+    """`native.layer_functions.exponentials` of any dtype and device."""
+    peak = z.amax(-1, keepdim=True)
+    return peak, z.sub_(peak).exp_().sum(-1, keepdim=True)
 
 
 def target_logprobs(
@@ -142,7 +148,7 @@ class _SingleTargetLogprobs(torch.autograd.Function):
             # difference would be noise.
             slope = logits.sub_(normalisers[:, None]).exp_().neg_()
             slope[torch.arange(rows.shape[0], device=rows.device), pairs.targets[trained[some]]] += 1
-            torch.mm(slope.to(hidden.dtype), head.weight, out=slopes[some])
+            head.products.mm(slope.to(hidden.dtype), head.weight, slopes[some])
 
         logprobs, _, _ = forward_chunks(head, hidden, (), pairs, chunk, take)
         ctx.save_for_backward(slopes, trained)

@@ -71,7 +71,10 @@ def _base_logits(head: LoraLinear, hidden: Tensor, out: Tensor | None) -> Tensor
     bias = None if head.bias is None else head.bias.to(wide)
     if head.products.tile > 1:
         return head.products.linear(hidden.to(wide), head.weight.to(wide), bias)
-    logits = wide_mm(hidden, head.weight.t(), wide, out)
+    if hidden.dtype == wide:
+        logits = head.products.mm(hidden, head.weight.t(), out)
+    else:
+        logits = wide_mm(hidden, head.weight.t(), wide, out)
     return logits if bias is None else logits.add_(bias)
 
 

@@ -4,8 +4,9 @@ A token that is decoded costs a layer of a small model less than a millisecond, 
 half: five operations for a norm, ten for a rotation, a product for each weight although three of them have one input,
 and a call through hooks for each. Here products of one input are one product and nothing waits for a backward pass.
 The numbers are the modules' up to rounding, which the probe makes sure of when a model is loaded. Training goes through
-the modules, and so do tiles, layers that are split over ranks, architectures that are not listed, and models of those
-that are whose modules turn out to be built or to compute otherwise: that is slower and just as right.
+the modules (in float32 on a CPU through `native/fused_layer.py`), and so do tiles, layers that are split over ranks,
+architectures that are not listed, and models of those that are whose modules turn out to be built or to compute
+otherwise: that is slower and just as right.
 """
 
 from __future__ import annotations

@@ -28,11 +28,13 @@ from tinsmith.engine.model.loading.probe import (
     check_numbers,
     check_packed,
     check_tiles,
+    kept_if_it_agrees,
     lean_agrees,
     native_agrees,
     plain_logits,
 )
 from tinsmith.engine.model.lora import LoraLinear
+from tinsmith.engine.model.native.fused_layer import fuse_layers
 from tinsmith.engine.model.native.native_decoder import native_decoder
 from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.shards import gather_weight
@@ -61,7 +63,7 @@ def load_base_model(
         dtype: compute dtype.
         parallel: how to split the weights over the ranks of the running process group, as `transformers` plans it.
         products: how rows are multiplied with weights.
-        native: whether decoding steps on a CPU may run in C.
+        native: whether what is written in C for a CPU may run.
 
     Raises:
         UserError: there is no model at `source`, one of its files is at fault (the message names file and field), or
@@ -69,7 +71,7 @@ def load_base_model(
     """
     folder = _folder(name, source)
     with named_faults(f"base model {name}", folder):
-        return _load(name, folder, device, dtype, parallel, ContextCell(products), native)
+        return _load(name, folder, device, dtype, parallel, ContextCell(products, native=native))
 
 
 def _load(
@@ -79,7 +81,6 @@ def _load(
     dtype: torch.dtype,
     parallel: DistributedConfig | None,
     cell: ContextCell,
-    native: bool,
 ) -> BaseModel:
     # The small files first: whoever has a broken one should not wait for the weights to hear of it.
     fields = read_config(place := f"base model {name}", folder)
@@ -124,9 +125,12 @@ def _load(
     check_packed(base, plain)
     if lean is not None and lean_agrees(base, lean):
         base.lean = lean
-        step = native_decoder(lean, model.get_output_embeddings(), base.head.name) if native else None
-        if step is not None and native_agrees(base, step):
-            base.native = step
+        if cell.native:
+            with kept_if_it_agrees(base):
+                fuse_layers(base.decoder, lean)
+            step = native_decoder(lean, model.get_output_embeddings(), base.head.name)
+            if step is not None and native_agrees(base, step):
+                base.native = step
     if cell.products.tile > 1:
         check_tiles(base)
     return base

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -133,6 +135,29 @@ def lean_agrees(base: BaseModel, lean: LeanDecoder) -> bool:
         say_modules_run(base.info.architecture, "its layers compute something else than their family's")
         return False
     return True
+
+
+@contextmanager
+def kept_if_it_agrees(base: BaseModel) -> Iterator[None]:
+    """Replace the decoder's layers in the body; where they then compute something else, logged, they come back."""
+    layers, before = base.decoder.layers, _packed(base)
+    yield
+    if not _is_close(before, _packed(base)):
+        base.decoder.layers = layers
+        log.warning(
+            "%s: training runs torch's operations, slower: layers in C compute something else here",
+            base.info.architecture,
+        )
+
+
+@torch.no_grad()
+def _packed(base: BaseModel) -> Tensor:
+    """Hidden states of a packed pass of all probe sequences."""
+    ids = _probe_ids(base.decoder.get_input_embeddings().weight.shape[0], base.device)  # pyright: ignore
+    positions = torch.cat([torch.arange(n) for n in _LENGTHS]).to(base.device)
+    context = ForwardContext(Mode.PACKED, positions, _LENGTHS)
+    with base.cell.use(context):
+        return base.hidden(torch.cat(ids), context)
 
 
 class _ProbeBlocks:

@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
     """Return the library; None where it can't be built or loaded, which is logged once."""
     compiler = find_compiler()
     if compiler is None:
-        log.warning("no C compiler found (CC, cc, gcc, clang): decoding on this CPU runs torch's operations, slower")
+        log.warning("no C compiler found (CC, cc, gcc, clang): torch's operations run on this CPU, slower")
         return None
     try:
         return ctypes.CDLL(str(_built(compiler)))
@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL | None:
         # A compiler says what it dislikes in its first lines.
         said = getattr(error, "stderr", None) or str(error)
         log.warning(
-            "%s can't build the decoding step for this CPU, torch's operations run it, slower: %s",
+            "%s can't build the engine's parts in C for this CPU, torch's operations run, slower: %s",
             shlex.join(compiler),
             " ".join(said.split()[:60]),
         )

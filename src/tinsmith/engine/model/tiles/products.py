@@ -9,7 +9,7 @@ that the kernels of a machine hold to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,24 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 TILE = 64
+
+
+class Addition(NamedTuple):
+    """scale·x·down·up, which an adapter adds to rows `start` to `end`.
+
+    Attributes:
+        start: first row.
+        end: behind the last row.
+        down: [in, R].
+        up: [R, out].
+        scale: factor.
+    """
+
+    start: int
+    end: int
+    down: Tensor
+    up: Tensor
+    scale: float
 
 
 class Products(Protocol):
@@ -40,6 +58,10 @@ class Products(Protocol):
         """[n, in] to [n, out] with `weight` [out, in] and `bias` [out]."""
         ...
 
+    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
+        """`mm` with what adapters add to its rows, and scale·x·down of each; None where that is to be done apart."""
+        ...
+
 
 class Whole:
     """All rows in one call, the fastest."""
@@ -54,6 +76,9 @@ class Whole:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
+        return None
 
 
 class Tiled:
@@ -78,6 +103,9 @@ class Tiled:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = self.mm(x, weight.t())
         return y if bias is None else y.add_(bias)
+
+    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
+        return None
 
 
 WHOLE = Whole()
