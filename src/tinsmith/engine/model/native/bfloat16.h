@@ -24,6 +24,35 @@ static inline void store_numbers(number *place, vec value)
     _mm256_storeu_si256((void *)place, (__m256i)_mm512_cvtneps_pbh((__m512)value));
 }
 
+// A square of LANES rows of words, the rows of which become columns; only so many of them are written.
+static inline void transpose(const void *from, int64_t from_stride, void *to, int64_t to_stride, int64_t written)
+{
+    __m512i a[LANES], b[LANES];
+    for (int i = 0; i < LANES; i++) a[i] = _mm512_loadu_si512((const uint32_t *)from + i * from_stride);
+    // Squares of four within each quarter of a register, then the quarters.
+    for (int i = 0; i < LANES; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < LANES; i += 8) {
+            b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0x88);
+            b[i + j + 4] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0xdd);
+        }
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_shuffle_i32x4(b[j], b[j + 8], 0x88);
+        a[j + 8] = _mm512_shuffle_i32x4(b[j], b[j + 8], 0xdd);
+        a[j + 4] = _mm512_shuffle_i32x4(b[j + 4], b[j + 12], 0x88);
+        a[j + 12] = _mm512_shuffle_i32x4(b[j + 4], b[j + 12], 0xdd);
+    }
+    for (int i = 0; i < LANES && i < written; i++) _mm512_storeu_si512((uint32_t *)to + i * to_stride, a[i]);
+}
+
 // Rounded to bfloat16, to the even one of two that are as near.
 static inline __m512i words_of(vec value)
 {

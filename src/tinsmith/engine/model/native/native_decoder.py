@@ -294,4 +294,6 @@ def native_decoder(lean: LeanDecoder, head: nn.Linear, head_name: str) -> Native
     if built is None or (dtype == torch.bfloat16 and not built.offers_bfloat16()):
         return None
     decoder = NativeDecoder(built, lean, FusedLinear.of([(head_name, head)]))
-    return decoder if decoder.head_dim <= int(built.widest_head()) else None
+    # Attention in bfloat16 is written for heads of whole registers.
+    fits = dtype == torch.float32 or decoder.head_dim % int(built.lanes()) == 0
+    return decoder if fits and decoder.head_dim <= int(built.widest_head()) else None

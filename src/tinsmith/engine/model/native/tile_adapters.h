@@ -140,8 +140,12 @@ static void logits_of(const Product *head, int64_t index, int64_t first, int64_t
 // Logits by columns, [features][stride], to rows [tokens][outputs].
 static void to_rows(const float *block, int64_t features, float *logits, int64_t outputs, const Pass *pass)
 {
+    const int64_t whole = features / SIDE * SIDE;
+    for (int64_t f = 0; f < whole; f += SIDE)
+        for (int64_t t = 0; t < pass->tokens; t += SIDE)
+            transpose(block + f * pass->stride + t, pass->stride, logits + t * outputs + f, outputs, pass->tokens - t);
     for (int64_t t = 0; t < pass->tokens; t++)
-        for (int64_t f = 0; f < features; f++) logits[t * outputs + f] = block[f * pass->stride + t];
+        for (int64_t f = whole; f < features; f++) logits[t * outputs + f] = block[f * pass->stride + t];
 }
 
 #endif

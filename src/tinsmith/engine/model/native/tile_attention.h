@@ -1,4 +1,4 @@
-// What `attention.h` does, in bfloat16, for the query heads that share a key head: their scores come from tiles of keys.
+// What `attention.h` does, in bfloat16, for the query heads that share a key head: tiles of keys give their scores.
 //
 // Rounded as in torch's kernel (ATen/native/cpu/FlashAttentionKernel.cpp): scores, their exponentials and the sum of
 // these are float32; the exponentials are rounded before they weigh the values, and so is the mixture at the end.
@@ -13,9 +13,9 @@
 // the largest score among them and those before.
 #define KEYS 512
 
-// e^x of x <= 0 to some five digits, bit by bit as in that kernel: x·log2(e), less what a cubic has learnt of the
-// difference between 2^f and 1 + f for its fraction f, read as the bits of a float (Malossi et al. 2015, "Fast Exponential
-// Computation on SIMD Architectures").
+// e^x of x <= 0 to some five digits, bit by bit as in that kernel: x·log2(e), less a cubic that stands for the
+// difference between 1 + f and 2^f of its fraction f, read as the bits of a float (Malossi et al. 2015, "Fast
+// Exponential Computation on SIMD Architectures").
 static inline vec rough_exponential(vec x)
 {
     const __m512 powers = _mm512_mul_ps((__m512)x, _mm512_set1_ps(1.44269504f));

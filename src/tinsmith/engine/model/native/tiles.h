@@ -47,8 +47,7 @@ static inline void end_products(void) { _tile_release(); }
 
 // y[high * SIDE][wide * SIDE] = w·x with constant numbers of tiles once inlined: two by two, or fewer, or four by one.
 static inline __attribute__((always_inline)) void tiles(const int high, const int wide, const number *w, int64_t depth,
-                                                        const operand *x, int64_t x_stride, float *y, int64_t y_stride,
-                                                        const int fetch)
+                                                        const operand *x, int64_t x_stride, float *y, int64_t y_stride)
 {
     const int64_t w_bytes = depth * (int64_t)sizeof(number), x_bytes = x_stride * (int64_t)sizeof(operand);
     const int64_t y_bytes = y_stride * (int64_t)sizeof(float);
@@ -57,10 +56,6 @@ static inline __attribute__((always_inline)) void tiles(const int high, const in
     if (high * wide > 2) _tile_zero(2);
     if (high * wide > 3) _tile_zero(3);
     for (int64_t k = 0; k < depth; k += DEEP) {
-        // The rows that come next: a processor's own guesses begin anew with every row.
-        if (fetch)
-#pragma GCC unroll 64
-            for (int i = 0; i < high * SIDE; i++) __builtin_prefetch(w + (high * SIDE + i) * depth + k);
         const operand *tokens = x + k / 2 * x_stride;
         _tile_loadd(6, tokens, x_bytes);
         _tile_loadd(4, w + k, w_bytes);
@@ -142,12 +137,11 @@ static void multiply(int64_t rows, int64_t count, const number *w, int64_t depth
             const int wide = count - j > 1;
             const operand *tokens = x + j * SIDE;
             float *out = y + j * SIDE;
-            if (high == 4) tiles(4, 1, w, depth, tokens, x_stride, out, y_stride, 1);
-            else if (high == 2 && wide && !j) tiles(2, 2, w, depth, tokens, x_stride, out, y_stride, 1);
-            else if (high == 2 && wide) tiles(2, 2, w, depth, tokens, x_stride, out, y_stride, 0);
-            else if (high == 2) tiles(2, 1, w, depth, tokens, x_stride, out, y_stride, !j);
-            else if (wide) tiles(1, 2, w, depth, tokens, x_stride, out, y_stride, !j);
-            else tiles(1, 1, w, depth, tokens, x_stride, out, y_stride, !j);
+            if (high == 4) tiles(4, 1, w, depth, tokens, x_stride, out, y_stride);
+            else if (high == 2 && wide) tiles(2, 2, w, depth, tokens, x_stride, out, y_stride);
+            else if (high == 2) tiles(2, 1, w, depth, tokens, x_stride, out, y_stride);
+            else if (wide) tiles(1, 2, w, depth, tokens, x_stride, out, y_stride);
+            else tiles(1, 1, w, depth, tokens, x_stride, out, y_stride);
         }
     }
 }
