@@ -15,7 +15,7 @@ from tinsmith.engine.adapters.layouts import Target
 from tinsmith.engine.model.context import ContextCell, ForwardContext, Mode
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.engine.model.native.native_decoder import NativeDecoder
+from tinsmith.engine.model.native.decoding.native_decoder import NativeDecoder
 from tinsmith.engine.model.tiles.products import Products, TiledLinears
 from tinsmith.types.facts.base_model_info import BaseModelInfo
 

@@ -14,8 +14,9 @@ import torch
 
 from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine
-from tinsmith.engine.model.native import compiler, structures
+from tinsmith.engine.model.native import compiler
 from tinsmith.engine.model.native.compiler import find_compiler, library
+from tinsmith.engine.model.native.decoding import structures
 
 needs_a_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 
@@ -98,7 +99,7 @@ def test_what_a_compiler_dislikes_is_said(
 
 
 def test_a_machine_without_a_compiler_loads_models_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinsmith.engine.model.native.native_decoder.library", lambda: None)
+    monkeypatch.setattr("tinsmith.engine.model.native.decoding.native_decoder.library", lambda: None)
     base = load_engine(checkpoint("llama")).base
     assert base.native is None
     assert base.lean is not None
@@ -110,7 +111,8 @@ def test_structures_are_the_c_ones(tmp_path: Path) -> None:
     sizes = ", ".join(f"sizeof({name})" for name in (*names, "Span", "Factors"))
     source = tmp_path / "sizes.c"
     source.write_text(
-        f'#include <stdio.h>\n#include "float32.h"\n#include "pass.h"\nint main(void) {{ size_t all[] = {{{sizes}}}; '
+        '#include <stdio.h>\n#include "decoding/float32.h"\n#include "decoding/pass.h"\n'
+        f"int main(void) {{ size_t all[] = {{{sizes}}}; "
         'for (int i = 0; i < 6; i++) printf("%zu ", all[i]); }\n'
     )
     command = [*(find_compiler() or []), f"-I{Path(compiler.__file__).parent}", str(source), "-o", str(tmp_path / "a")]

@@ -17,7 +17,7 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.model.loading import base_loading
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.fused_layer import FusedLayer
+from tinsmith.engine.model.native.training.fused_layer import FusedLayer
 from tinsmith.engine.model.tiles.products import WHOLE
 from tinsmith.types.params import LoraConfig
 

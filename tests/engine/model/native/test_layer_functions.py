@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.layer_functions import AddNorm, Swiglu, Turn, exponentials
+from tinsmith.engine.model.native.training.layer_functions import AddNorm, Swiglu, Turn, exponentials
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiler")
 

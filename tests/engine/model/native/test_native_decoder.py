@@ -21,7 +21,7 @@ from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.loading import base_loading
 from tinsmith.engine.model.loading.probe import native_agrees
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.native_decoder import NativeDecoder
+from tinsmith.engine.model.native.decoding.native_decoder import NativeDecoder
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.engine.sampling.cache.kv_cache import KVCache, KVShape
 from tinsmith.engine.sampling.cache.paged_attention import PagedPass

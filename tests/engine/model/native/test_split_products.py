@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.engine.model.test_wide_products import in_layout
-from tinsmith.engine.model.native import split_products
-from tinsmith.engine.model.native.split_products import SplitProducts, fast_products
+from tinsmith.engine.model.native.training import split_products
+from tinsmith.engine.model.native.training.split_products import SplitProducts, fast_products
 from tinsmith.engine.model.tiles.products import WHOLE, Addition
 
 _FAST = fast_products(torch.device("cpu"), torch.float32)

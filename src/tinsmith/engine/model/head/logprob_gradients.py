@@ -18,7 +18,7 @@ from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan
 from tinsmith.engine.model.head.logprobs import Pairs, chunk_cuts, chunk_starts, clip_spans, forward_chunks, project
 from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_delta_gradients
-from tinsmith.engine.model.native.layer_functions import exponentials, run_here
+from tinsmith.engine.model.native.training.layer_functions import exponentials, run_here
 from tinsmith.engine.model.tiles.products import fill_up
 
 # The slope of the loss: takes the first pair of a chunk and the logprobs from there on, [Q], and returns the derivative

@@ -34,8 +34,8 @@ from tinsmith.engine.model.loading.probe import (
     plain_logits,
 )
 from tinsmith.engine.model.lora import LoraLinear
-from tinsmith.engine.model.native.fused_layer import fuse_layers
-from tinsmith.engine.model.native.native_decoder import native_decoder
+from tinsmith.engine.model.native.decoding.native_decoder import native_decoder
+from tinsmith.engine.model.native.training.fused_layer import fuse_layers
 from tinsmith.engine.model.norms import fuse_norms
 from tinsmith.engine.model.shards import gather_weight
 from tinsmith.engine.model.tiles.products import WHOLE, Products, TiledLinears

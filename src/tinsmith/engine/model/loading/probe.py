@@ -19,7 +19,7 @@ from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import BlockStorage, ForwardContext, Mode
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder, say_modules_run
 from tinsmith.engine.model.loading.architecture import unsupported
-from tinsmith.engine.model.native.native_decoder import NativeDecoder
+from tinsmith.engine.model.native.decoding.native_decoder import NativeDecoder
 from tinsmith.types.errors import UserError, invalid
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""The sampler's decoding step in C, compiled for the processor that it runs on; without a compiler torch does it."""
+"""What a CPU spends most time on, in C: `compiler` builds it for the processor it runs on; else torch does it."""

@@ -67,7 +67,7 @@ def _built(compiler: Sequence[str]) -> Path:
         # Under a name of its own, so that a process that starts at the same time never loads half a file.
         with tempfile.TemporaryDirectory(dir=folder) as work:
             fresh = Path(work) / name
-            _run([*compiler, *_FLAGS.split(), *map(str, sorted(_SOURCES.glob("*.c"))), "-o", str(fresh), "-lm"])
+            _run([*compiler, *_FLAGS.split(), *map(str, sorted(_SOURCES.rglob("*.c"))), "-o", str(fresh), "-lm"])
             fresh.replace(kept)
     return kept
 
@@ -77,7 +77,7 @@ def _digest(compiler: Sequence[str]) -> str:
     # The macros that a compiler defines tell its version and all instructions that it may use here.
     seen = _run([*compiler, *_FLAGS.split(), "-dM", "-E", "-x", "c", os.devnull])
     digest = hashlib.sha256((_FLAGS + seen).encode())
-    for source in sorted([*_SOURCES.glob("*.c"), *_SOURCES.glob("*.h")]):
+    for source in sorted([*_SOURCES.rglob("*.c"), *_SOURCES.rglob("*.h")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:20]
 

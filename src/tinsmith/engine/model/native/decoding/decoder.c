@@ -2,8 +2,8 @@
 
 #include "float32.h"
 
-#include "adapters.h"
-#include "attention.h"
+#include "plain/adapters.h"
+#include "plain/attention.h"
 #include "step.h"
 
 int64_t lanes(void) { return LANES; }

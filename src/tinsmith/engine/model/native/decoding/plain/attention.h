@@ -3,7 +3,7 @@
 #ifndef TINSMITH_ATTENTION_H
 #define TINSMITH_ATTENTION_H
 
-#include "stored.h"
+#include "../stored.h"
 
 // Keys whose scores are computed before their values are read: a multiple of all LANES.
 #define KEYS 16

@@ -3,7 +3,7 @@
 //
 // Rows are computed one by one, in the same order whatever the number of threads. All matrices lie row by row in one
 // piece.
-#include "vectors.h"
+#include "../vectors.h"
 
 #define EACH(i, count)                                                                                                 \
     _Pragma("omp parallel for num_threads(threads) if (threads > 1)") for (int64_t i = 0; i < (count); i++)

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tinsmith.engine.model.attention import attention
 from tinsmith.engine.model.lean.decoder_layer import DecoderLayer
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
-from tinsmith.engine.model.native.layer_functions import AddNorm, Swiglu, Turn, run_here
+from tinsmith.engine.model.native.training.layer_functions import AddNorm, Swiglu, Turn, run_here
 
 # What `transformers` may call x·sigmoid(x).
 _SILU = {"SiLU", "SiLUActivation"}

@@ -3,7 +3,7 @@
 #ifndef TINSMITH_FLOAT32_H
 #define TINSMITH_FLOAT32_H
 
-#include "vectors.h"
+#include "../vectors.h"
 
 // What weights, embeddings, keys and values are stored as.
 typedef float number;

@@ -7,7 +7,7 @@
 #define TINSMITH_FEW_H
 
 #include "pairs.h"
-#include "pass.h"
+#include "../pass.h"
 
 #define FEW (LANES / 4)
 

@@ -5,7 +5,7 @@
 #ifndef TINSMITH_TILE_ADAPTERS_H
 #define TINSMITH_TILE_ADAPTERS_H
 
-#include "pass.h"
+#include "../pass.h"
 #include "tiles.h"
 
 // Output rows that a thread computes before the adapters' are added.

@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#include "vectors.h"
+#include "../vectors.h"
 
 typedef uint16_t number;
 typedef uint32_t operand __attribute__((may_alias));

@@ -2,7 +2,7 @@
 
 #include <stdint.h>
 
-#include "vectors.h"
+#include "../vectors.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 
@@ -11,8 +11,8 @@
 
 #include "bfloat16.h"
 
-#include "tile_adapters.h"
-#include "tile_attention.h"
+#include "tiled/adapters.h"
+#include "tiled/attention.h"
 #include "step.h"
 
 // Of the Linux kernel: a process asks for the tiles once, before it uses them (Documentation/arch/x86/xstate.rst).

@@ -6,7 +6,7 @@
 #ifndef TINSMITH_TILE_ATTENTION_H
 #define TINSMITH_TILE_ATTENTION_H
 
-#include "stored.h"
+#include "../stored.h"
 #include "tiles.h"
 
 // Keys whose scores are computed before their values are read, as many as in torch's kernel: what is rounded depends on

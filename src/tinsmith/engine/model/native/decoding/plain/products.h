@@ -11,7 +11,7 @@
 #ifndef TINSMITH_PRODUCTS_H
 #define TINSMITH_PRODUCTS_H
 
-#include "vectors.h"
+#include "../../vectors.h"
 
 // Rows of a tile, and how many vectors of tokens it is wide: its sums fill the registers.
 #define ROWS 6

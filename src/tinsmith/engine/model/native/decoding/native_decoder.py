@@ -28,7 +28,7 @@ from tinsmith.engine.model.lean.fused_linear import FusedLinear
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.lean.pass_adapters import adapters_key
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.structures import FACTORS, SPAN, Layer, Model, Pass, Product, declare
+from tinsmith.engine.model.native.decoding.structures import FACTORS, SPAN, Layer, Model, Pass, Product, declare
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.engine.threads import THREADS
 
