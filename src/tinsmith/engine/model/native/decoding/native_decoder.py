@@ -208,7 +208,9 @@ class NativeDecoder:
         lanes, half = self._lanes, self._lanes // 2
         if self._in_pairs:
             width = -(-(span.end - span.start) // lanes) * lanes
-            return min(span.start, stride - width), width, False
+            # Where a whole register begins if that takes no more of them: no load is split over two lines of memory.
+            whole = span.start - span.start % lanes
+            return whole if span.end <= whole + width else min(span.start, stride - width), width, False
         if span.end - span.start <= half:
             return min(span.start, stride - half), half, True
         # All vectors that hold one of its tokens.

@@ -29,6 +29,9 @@ static void add_adapters(const Product *product, int64_t index, int64_t first, i
             if (low >= high) continue;
             const number *b = factors->b[target] + (low - begin) * span->rank;
             const operand *h = pass->adapted + span->hidden + target * span->rank / 2 * width;
+            // Those of the next block: a processor's own guesses begin anew with every adapter.
+            for (int64_t i = 0; i < (high - low) * span->rank; i += DEEP)
+                __builtin_prefetch(b + (high - low) * span->rank + i, 0, 2);
             for (int64_t j = 0; j < count; j++) {
                 float sums[BLOCK * SIDE];
                 multiply(high - low, 1, b, span->rank, h + j * SIDE, width, sums, SIDE);
