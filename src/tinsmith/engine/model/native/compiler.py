@@ -35,7 +35,8 @@ def library() -> ctypes.CDLL | None:
     """Return the library; None where it can't be built or loaded, which is logged once."""
     compiler = find_compiler()
     if compiler is None:
-        log.warning("no C compiler found (CC, cc, gcc, clang): torch's operations run on this CPU, slower")
+        asked = f"CC={os.environ['CC']}" if os.environ.get("CC") else "cc, gcc, clang"
+        log.warning("no C compiler found (%s): torch's operations run on this CPU, slower", asked)
         return None
     try:
         return ctypes.CDLL(str(_built(compiler)))
