@@ -10,6 +10,9 @@ from torch import nn
 from tinsmith.engine.model.lean.fused_linear import FusedLinear
 from tinsmith.engine.model.lean.lean_norms import HeadNorms, Norm
 
+# What `transformers` may call x·sigmoid(x).
+_SILU = {"SiLU", "SiLUActivation"}
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
@@ -26,6 +29,11 @@ class DecoderLayer:
     heads: int
     key_heads: int
     scaling: float
+
+    @property
+    def has_swiglu(self) -> bool:
+        """Whether the MLP is down·(silu(gate)·up)."""
+        return self.gate_up is not None and type(self.mlp.act_fn).__name__ in _SILU
 
 
 def read_layer(layer: Any, names: dict[nn.Module, str]) -> DecoderLayer:

@@ -32,9 +32,6 @@ from tinsmith.engine.model.native.decoding.structures import FACTORS, SPAN, Laye
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.engine.threads import THREADS
 
-# What `transformers` may call x·sigmoid(x).
-_SILU = {"SiLU", "SiLUActivation"}
-
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
@@ -290,7 +287,7 @@ def native_decoder(lean: LeanDecoder, head: nn.Linear, head_name: str) -> Native
     dtype = lean.embedding.dtype
     if head.weight.device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return None
-    if any(layer.gate_up is None or type(layer.mlp.act_fn).__name__ not in _SILU for layer in lean.layers):
+    if not all(layer.has_swiglu for layer in lean.layers):
         return None
     built = library()
     if built is None or (dtype == torch.bfloat16 and not built.offers_bfloat16()):

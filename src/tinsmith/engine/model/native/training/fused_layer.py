@@ -16,9 +16,6 @@ from tinsmith.engine.model.lean.decoder_layer import DecoderLayer
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.native.training.layer_functions import AddNorm, Swiglu, Turn, run_here
 
-# What `transformers` may call x·sigmoid(x).
-_SILU = {"SiLU", "SiLUActivation"}
-
 
 class FusedLayer(GradientCheckpointingLayer):
     """In the place of a decoder layer of `transformers`, with its modules and their names.
@@ -85,7 +82,7 @@ def fuse_layers(decoder: Any, lean: LeanDecoder) -> None:
     """
     if not run_here(lean.embedding):
         return
-    if any(layer.gate_up is not None and type(layer.mlp.act_fn).__name__ not in _SILU for layer in lean.layers):
+    if any(layer.gate_up is not None and not layer.has_swiglu for layer in lean.layers):
         return
     decoder.layers = nn.ModuleList(
         FusedLayer(layer, read) for layer, read in zip(decoder.layers, lean.layers, strict=True)
