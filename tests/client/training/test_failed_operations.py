@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.checkpoints import checkpoint
 from tinsmith import AdamParams, Datum, RequestFailedError, ServiceClient, TrainingClient
+from tinsmith.client.transport.outcomes import OperationFuture
 
 LLAMA = str(checkpoint("llama"))
 GOOD = Datum(tokens=[1, 2, 3], targets=[2, 3, 4], weights=[0.0, 1.0, 1.0])
@@ -151,6 +153,32 @@ def test_a_model_that_does_not_load_is_named_at_the_first_use_or_at_the_end(capl
     assert "create_lora_training_client: " in warning
     assert "'/nope', which is no folder" in warning
     assert "\n" not in warning.split("create_lora_training_client: ")[1]
+
+
+@pytest.mark.parametrize(("data", "wakes"), [(GOOD, "set_result"), (BAD, "set_exception")])
+def test_what_an_operation_came_to_is_known_before_its_future_wakes_anybody(
+    data: Datum, wakes: str, training: TrainingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    wake = getattr(OperationFuture, wakes)
+
+    def see(future: OperationFuture[Any], value: Any) -> None:
+        if future.outcome.operation in ("forward_backward", "optim_step"):
+            told.append(repr(training).split("steps=")[1])
+        wake(future, value)
+
+    monkeypatch.setattr(OperationFuture, wakes, see)
+    done = training.forward_backward([data], "cross_entropy")
+    step = training.optim_step(AdamParams(learning_rate=1e-3))
+    done.exception()
+    step.exception()
+    assert (
+        told
+        == {
+            "set_result": ["0)", "1)"],
+            "set_exception": ["0, failed_operations=1)", "0, failed_operations=2)"],
+        }[wakes]
+    )
 
 
 def test_clients_and_futures_tell_what_they_are(training: TrainingClient) -> None:

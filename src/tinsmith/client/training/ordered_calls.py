@@ -118,10 +118,8 @@ class OrderedCalls:
         # Two tasks, because a caller may cancel the second, the waiting, and must not cancel the first.
         sent = self.session.submit_lasting(self._in_turn(self._line.ticket(), send))
         received = self.session.submit_lasting(self._receive(sent, receive))
-        future = self.session.connection.outcomes.watch(received, operation, self.created.outcome)
-        if trains:
-            self.record.follow(future)
-        return future
+        ended = self.record.follow(received) if trains else None
+        return self.session.connection.outcomes.watch(received, operation, self.created.outcome, ended)
 
     def submit_dependent(
         self,

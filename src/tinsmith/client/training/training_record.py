@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from tinsmith.client.transport.outcomes import OperationFuture, Outcome
+from tinsmith.client.transport.outcomes import Outcome
 
 logger = logging.getLogger("tinsmith")
 
@@ -30,17 +31,17 @@ class TrainingRecord:
         self._running: set[Future[Any]] = set()
         self._told = 0
 
-    def follow(self, running: OperationFuture[Any]) -> None:
-        """Follow an operation that was submitted."""
+    def follow(self, running: Future[Any]) -> Callable[[Outcome, bool], None]:
+        """Follow an operation that was submitted, and return what is to be told how it ended."""
         number, self._next = self._next, self._next + 1
         self._running.add(running)
-        running.add_done_callback(partial(self._ended, number, running.outcome))
+        return partial(self._ended, number, running)
 
-    def _ended(self, number: int, outcome: Outcome, future: Future[Any]) -> None:
-        self._running.discard(future)
+    def _ended(self, number: int, running: Future[Any], outcome: Outcome, cancelled: bool) -> None:
+        self._running.discard(running)
         if outcome.reason is not None:
             self._failures[number] = outcome
-        elif not future.cancelled():
+        elif not cancelled:
             self.steps += outcome.operation == "optim_step"
             if outcome.operation == "load_state":
                 self._since = number + 1

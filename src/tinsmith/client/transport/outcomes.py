@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -89,13 +89,21 @@ class Outcomes:
         self._closed = False
         self._lock = threading.Lock()
 
-    def watch(self, running: Future[T], operation: str, cause: Outcome | None = None) -> OperationFuture[T]:
+    def watch(
+        self,
+        running: Future[T],
+        operation: str,
+        cause: Outcome | None = None,
+        ended: Callable[[Outcome, bool], object] | None = None,
+    ) -> OperationFuture[T]:
         """Return the future to hand out for an operation that runs.
 
         Args:
             running: gives the result; cancelling what is returned cancels it.
             operation: the method that submitted it.
             cause: what this operation fails of where that has failed.
+            ended: is told the outcome, and whether the operation was cancelled, before anybody gets the result: a
+                callback of the returned future comes after those who wait are woken.
         """
         handed = OperationFuture[T](Outcome(operation))
         # Weak: the two would otherwise hold each other, and a result would stay until garbage is collected.
@@ -105,14 +113,16 @@ class Outcomes:
             if future.cancelled():
                 handed.cancel()
             # False where it was cancelled; the waiters are told then, too.
-            if not handed.set_running_or_notify_cancel():
-                return
-            error = future.exception()
-            if error is None:
+            cancelled = not handed.set_running_or_notify_cancel()
+            error = None if cancelled else future.exception()
+            if error is not None:
+                self._note(handed.outcome, error, cause)
+            if ended is not None:
+                ended(handed.outcome, cancelled)
+            if error is not None:
+                handed.set_exception(error)
+            elif not cancelled:
                 handed.set_result(future.result())
-                return
-            self._note(handed.outcome, error, cause)
-            handed.set_exception(error)
 
         def cancel(future: Future[T]) -> None:
             running = behind()
