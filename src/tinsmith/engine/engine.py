@@ -255,6 +255,7 @@ class Engine:
             UserError: a parameter is out of range, or gradients are not finite (they are cleared, the weights stay).
         """
         check_adam(params)
+        THREADS.follow_load(Grain.OPTIMIZER)
         return adamw_step(self.adapters.ready(model_id), params)
 
     def clear_gradients(self, model_id: str) -> None:

@@ -28,6 +28,8 @@ class Grain(IntEnum):
     # ends of each thread's part with other instructions, so that a logprob's last bits follow the load: for a tenth of
     # the time the smallest models need not have that.
     SAMPLING = 2_500_000
+    # Whatever the threads, its bits are the same; adapters have a fifth of these parameters at usual ranks.
+    OPTIMIZER = 500_000
 
 
 # How often the load is looked at, seconds; the system counts in hundredths.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine
-from tinsmith.engine.adapters.trained_adapters import Adapter
+from tinsmith.engine.adapters.optimizer import adamw_step
+from tinsmith.engine.adapters.slots import Pool, Slot
+from tinsmith.engine.adapters.trained_adapters import VECTORS, Adapter
 from tinsmith.engine.engine import Engine
 from tinsmith.types.errors import UserError
 from tinsmith.types.params import AdamParams, LoraConfig
@@ -61,6 +68,64 @@ def test_equals_torch_adamw(adapter: tuple[Engine, Adapter], name: str) -> None:
         assert metrics["adam_step"] == step
         assert "step" not in metrics  # would overwrite the batch number in the rows of the official recipes
     assert torch.equal(a.slot.flat, a.master)
+
+
+def written_out(vectors: list[Tensor], params: AdamParams, step: int) -> list[Tensor]:
+    """Master, gradient and moments after a step, in float64: Loshchilov & Hutter 2019, algorithm 2."""
+    master, grad, first, second = (vector.double() for vector in vectors)
+    if params.grad_clip_norm:
+        grad = grad * min(1.0, params.grad_clip_norm / (float(grad.norm()) + 1e-6))
+    first = params.beta1 * first + (1 - params.beta1) * grad
+    second = params.beta2 * second + (1 - params.beta2) * grad**2
+    of_first, of_second = first / (1 - params.beta1**step), second / (1 - params.beta2**step)
+    change = torch.where(of_first == 0, 0, of_first / (of_second.sqrt() + params.eps))
+    master = master * (1 - params.learning_rate * params.weight_decay) - params.learning_rate * change
+    return [master, torch.zeros_like(grad), first, second]
+
+
+@pytest.mark.row(61, 205)
+@given(
+    params=st.builds(
+        AdamParams,
+        learning_rate=st.sampled_from([0.0, 1e-6, 1e-3, 0.5]),
+        beta1=st.sampled_from([0.0, 0.9, 0.95, 1 - 1e-6]),
+        beta2=st.sampled_from([0.0, 0.95, 0.999, 1 - 1e-9]),
+        eps=st.sampled_from([0.0, 1e-12, 1e-8, 1e-1]),
+        weight_decay=st.sampled_from([0.0, 0.1, 1.5]),
+        grad_clip_norm=st.sampled_from([0.0, 1e-3, 1e3]),
+    ),
+    size=st.integers(1, 10_000),
+    taken=st.integers(0, 100_000),
+    magnitude=st.sampled_from([1e-12, 1e-4, 1.0, 1e6]),
+    seed=st.integers(0, 100),
+)
+def test_in_float32_it_is_what_the_paper_says_with_the_same_bits_on_any_number_of_threads(
+    params: AdamParams, size: int, taken: int, magnitude: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    first = [torch.randn(size, generator=generator) for _ in VECTORS]
+    first[1] *= magnitude
+    first[1][:: seed % 3 + 1] = 0
+    # As a run has them by then: nothing, or moments of such gradients.
+    first[2] *= magnitude * (taken > 0)
+    first[3] = first[3].square() * magnitude**2 * (taken > 0)
+    found: list[list[Tensor]] = []
+    threads = torch.get_num_threads()
+    for number in (1, 2, 3):
+        slot = Slot(cast(Pool, None), 1, 0, host=torch.empty(size))
+        adapter = Adapter("m", LoraConfig(rank=1), slot, *[vector.clone() for vector in first], taken, True)
+        try:
+            torch.set_num_threads(number)
+            adamw_step(adapter, params)
+        finally:
+            torch.set_num_threads(threads)
+        assert adapter.step == taken + 1
+        assert torch.equal(slot.flat, adapter.master)
+        found.append([getattr(adapter, name) for name in VECTORS])
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
+    for name, ours, wanted in zip(VECTORS, found[0], written_out(first, params, taken + 1), strict=True):
+        close = torch.isclose(ours.double(), wanted, rtol=2e-6, atol=2e-6 * float(wanted.abs().max()))
+        assert close.all(), name
 
 
 @pytest.mark.row(205)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
 
 from tinsmith.engine.adapters.trained_adapters import Adapter
 from tinsmith.types.errors import UserError
@@ -10,6 +12,8 @@ from tinsmith.types.params import AdamParams
 
 # Guards the quotient as `torch.nn.utils.clip_grad_norm_` does, so that clipped runs can be compared with it.
 _CLIP_EPS = 1e-6
+# Elements of a vector whose squares are summed by one thread.
+_BLOCK = 4096
 
 
 @torch.no_grad()
@@ -31,32 +35,36 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
         UserError: a gradient is not finite, or the step needs numbers beyond the weights' dtype; weights and moments
             stay.
     """
-    # In float64: squares of many float32 gradients would lose the small ones to rounding, or overflow.
-    norm = float(torch.linalg.vector_norm(adapter.grad, dtype=torch.float64))
+    norm = _norm(adapter.grad)
     coefficient = 1.0
     # Written so that NaN is caught too. The norm sees every element, so one check stands for all.
     if not norm < float("inf"):
         raise _refused(adapter, f"gradients with norm {norm}, expected finite numbers")
     if params.grad_clip_norm > 0:
         coefficient = min(1.0, params.grad_clip_norm / (norm + _CLIP_EPS))
-    # Moments start at 0 and are too small at first; both corrections tend to 1.
-    correction1 = 1 - params.beta1 ** (adapter.step + 1)
-    correction2 = 1 - params.beta2 ** (adapter.step + 1)
-    decay, rate = 1 - params.learning_rate * params.weight_decay, params.learning_rate / correction1
-    _check_range(adapter, params, norm * coefficient, max(rate, -decay))
-    # The one thing that takes memory comes before the first change, too.
-    scale = torch.empty_like(adapter.exp_avg_sq)
+    _check_range(adapter, params, norm * coefficient)
     # From here on nothing is refused: a step is taken whole or not at all.
+    if coefficient < 1:
+        adapter.grad.mul_(coefficient)
+    # All vectors in one pass over memory, where single operations make a dozen. It counts the step itself.
+    adamw(
+        [adapter.master],
+        [adapter.grad],
+        [adapter.exp_avg],
+        [adapter.exp_avg_sq],
+        [],
+        [torch.full((), adapter.step, dtype=torch.float32, device=adapter.master.device)],
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+        lr=params.learning_rate,
+        beta1=params.beta1,
+        beta2=params.beta2,
+        weight_decay=params.weight_decay,
+        # The least one changes nothing but 0 / 0 where eps is 0 and a weight never had a gradient.
+        eps=max(params.eps, torch.finfo(adapter.master.dtype).tiny),
+    )
     adapter.step += 1
-    grad = adapter.grad.mul_(coefficient) if coefficient < 1 else adapter.grad
-    adapter.exp_avg.lerp_(grad, 1 - params.beta1)
-    adapter.exp_avg_sq.mul_(params.beta2).addcmul_(grad, grad, value=1 - params.beta2)
-    # The floor changes nothing but 0 / 0 where eps is 0 and a weight never had a gradient.
-    floor = torch.finfo(grad.dtype).tiny
-    torch.sqrt(adapter.exp_avg_sq, out=scale).div_(correction2**0.5).add_(params.eps).clamp_min_(floor)
-    # Decay of the weights as they were before the step, as in torch.optim.AdamW.
-    adapter.master.mul_(decay)
-    adapter.master.addcdiv_(adapter.exp_avg, scale, value=-rate)
     adapter.publish()
     adapter.clear_gradients()
     return {
@@ -67,8 +75,21 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     }
 
 
-def _check_range(adapter: Adapter, params: AdamParams, norm: float, factor: float) -> None:
+def _norm(vector: Tensor) -> float:
+    """The length of a vector, with the same bits whatever the number of threads."""
+    # In float64: squares of many float32 gradients would lose the small ones to rounding, or overflow. By blocks: one
+    # sum would be cut over threads, which follow the load.
+    whole = len(vector) // _BLOCK * _BLOCK
+    blocks = torch.linalg.vector_norm(vector[:whole].view(-1, _BLOCK), dim=1, dtype=torch.float64)
+    rest = torch.linalg.vector_norm(vector[whole:], dtype=torch.float64)
+    return float(torch.linalg.vector_norm(torch.cat([blocks, rest[None]])))
+
+
+def _check_range(adapter: Adapter, params: AdamParams, norm: float) -> None:
     """Refuse what would be infinite: squares of gradients, which a moment would keep for good, and factors."""
+    # Moments start at 0 and are too small at first; the correction tends to 1.
+    rate = params.learning_rate / (1 - params.beta1 ** (adapter.step + 1))
+    factor = max(rate, params.learning_rate * params.weight_decay)
     largest = torch.finfo(adapter.master.dtype).max
     # The largest element is at most the norm, and less than it where there are several.
     if norm > largest**0.5:
