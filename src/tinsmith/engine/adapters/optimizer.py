@@ -43,6 +43,8 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     if params.grad_clip_norm > 0:
         coefficient = min(1.0, params.grad_clip_norm / (norm + _CLIP_EPS))
     _check_range(adapter, params, norm * coefficient)
+    # What takes memory comes before the first change, too.
+    taken = torch.full((), adapter.step, dtype=torch.float32, device=adapter.master.device)
     # From here on nothing is refused: a step is taken whole or not at all.
     if coefficient < 1:
         adapter.grad.mul_(coefficient)
@@ -53,7 +55,7 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
         [adapter.exp_avg],
         [adapter.exp_avg_sq],
         [],
-        [torch.full((), adapter.step, dtype=torch.float32, device=adapter.master.device)],
+        [taken],
         fused=True,
         amsgrad=False,
         maximize=False,

@@ -36,7 +36,7 @@ class BaseModel:
         tokenizer: None where the folder has no tokenizer.json.
         group: the ranks that the weights are split over; None where this process holds all of them.
         lean: the decoder as the sampler runs it; None where it runs the modules.
-        native: the decoder as decoding steps run it; None where they run as all else of the sampler.
+        native: the decoder as decoding steps and short prompts run; None where they run as all else of the sampler.
     """
 
     info: BaseModelInfo

@@ -85,6 +85,26 @@ def stepped(engine: Engine, ids: Tensor, slots: Sequence[Slot | None]) -> Tensor
     return torch.stack(found, 1)
 
 
+def at_once(engine: Engine, ids: Tensor, slots: Sequence[Slot | None]) -> Tensor:
+    """The same as prompts in one pass."""
+    base, (count, length) = engine.base, ids.shape
+    assert base.native is not None
+    blocks = Blocks(engine, count, length)
+    cells = (torch.arange(count)[:, None] * blocks.each * BLOCK + torch.arange(length)).flatten()
+    context = ForwardContext(
+        Mode.PREFILL,
+        torch.arange(length).repeat(count),
+        (length,) * count,
+        adapter_spans(slots, (length,) * count),
+        paged=blocks,
+        slot_mapping=cells,
+        block_tables=torch.arange(count * blocks.each, dtype=torch.int32).view(count, -1),
+    )
+    assert base.native.takes(context)
+    base.native.hidden(ids.flatten(), context)
+    return base.native.logits(context).view(count, length, -1)
+
+
 def packed(engine: Engine, ids: Tensor, slots: Sequence[Slot | None]) -> Tensor:
     """The same by the modules."""
     base, (count, length) = engine.base, ids.shape
@@ -127,6 +147,14 @@ def test_sizes_that_fill_no_tile(tmp_path: Path) -> None:
     ids = draw_ids(engine, len(slots), 20)
     wanted, found = packed(engine, ids, slots), stepped(engine, ids, slots)
     assert (found - wanted).norm() <= 5e-3 * wanted.norm()
+
+
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@torch.no_grad()
+def test_a_prompt_has_the_same_bits_at_once_as_token_by_token(family: str) -> None:
+    engine = make_engine(checkpoint(family))
+    slots, ids = slots_of(engine, "0-1134"), draw_ids(engine, 6, 21)
+    assert torch.equal(at_once(engine, ids, slots), stepped(engine, ids, slots))
 
 
 @torch.no_grad()

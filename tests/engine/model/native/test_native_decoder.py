@@ -59,20 +59,30 @@ def native(engine: Engine) -> NativeDecoder:
 
 
 class Steps:
-    """Sequences with random keys and values behind them, each about to compute one token.
+    """Sequences with random keys and values behind them, each about to compute one token, or some of a prompt.
 
     Args:
         engine: whose model it is.
         starts: keys of each.
         owners: adapter of each, None for the base alone.
         block_size: of the cache.
+        lengths: tokens of each that are part of a prompt; None for a decoding step.
     """
 
-    def __init__(self, engine: Engine, starts: list[int], owners: list[str | None], block_size: int = 4) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        starts: list[int],
+        owners: list[str | None],
+        block_size: int = 4,
+        lengths: list[int] | None = None,
+    ) -> None:
         base = engine.base
         self.base, self.starts = base, starts
         self.slots: list[Slot | None] = [None if o is None else engine.adapters.get(o).slot for o in owners]
-        widest = max(starts) // block_size + 1
+        self.mode = Mode.DECODE if lengths is None else Mode.PREFILL
+        self.lengths = lengths or [1] * len(starts)
+        widest = max(start + length - 1 for start, length in zip(starts, self.lengths, strict=True)) // block_size + 1
         shape = KVShape(base.info.num_layers, base.kv_heads, base.head_dim, base.dtype)
         self.cache = KVCache(shape, block_size, len(starts) * widest + 1, base.device)
         # Block tables in no order, as a cache has them after a while.
@@ -81,18 +91,20 @@ class Steps:
         self.cache.prepare(self.tables.flatten().tolist())
         for stored in (*self.cache.storage.keys, *self.cache.storage.values):
             stored.copy_(torch.randn(stored.shape, generator=generator))
-        self.ids = torch.randint(base.info.vocab_size, (len(starts),), generator=generator)
+        self.ids = torch.randint(base.info.vocab_size, (sum(self.lengths),), generator=generator)
 
     def context(self, some: list[int]) -> ForwardContext:
-        positions = torch.tensor([self.starts[i] for i in some])
+        starts, lengths = [self.starts[i] for i in some], [self.lengths[i] for i in some]
+        positions = torch.cat([torch.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
         tables, size = self.tables[some], self.cache.block_size
-        cells = tables.gather(1, (positions // size)[:, None])[:, 0] * size + positions % size
+        own = tables.repeat_interleave(torch.tensor(lengths), 0)
+        cells = own.gather(1, (positions // size)[:, None])[:, 0] * size + positions % size
         return ForwardContext(
-            Mode.DECODE,
+            self.mode,
             positions,
-            (1,) * len(some),
-            adapter_spans([self.slots[i] for i in some], [1] * len(some)),
-            paged=PagedPass(self.cache, positions.tolist()),
+            tuple(lengths),
+            adapter_spans([self.slots[i] for i in some], lengths),
+            paged=PagedPass(self.cache, starts),
             slot_mapping=cells,
             block_tables=tables.to(torch.int32),
             workspace=Workspace(),
@@ -100,12 +112,14 @@ class Steps:
 
     @torch.no_grad()
     def in_c(self, some: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states and logits of some sequences, of all by default."""
+        """Hidden states and logits of some sequences with one token each, of all sequences by default."""
         some = list(range(len(self.starts))) if some is None else some
         context = self.context(some)
         step = self.base.native
         assert step is not None
-        return step.hidden(self.ids[some], context), step.logits(context)
+        assert step.takes(context)
+        ids = self.ids if len(some) == len(self.starts) else self.ids[some]
+        return step.hidden(ids, context), step.logits(context)
 
     @torch.no_grad()
     def in_torch(self) -> torch.Tensor:
@@ -150,6 +164,46 @@ def test_a_step_in_c_is_the_one_in_torch(
         assert (logits[i] - row).abs().max() <= 5e-5 * row.abs().max()
     for one, other in zip(kept, steps.stored(), strict=True):
         assert (one - other).abs().max() <= 2e-5 * one.abs().max()
+
+
+@pytest.mark.row(204, 206)
+@examples(40)
+@given(
+    st.sampled_from(FAMILIES),
+    # Keys that are there, and tokens of the prompt behind them.
+    st.lists(
+        st.tuples(st.sampled_from([None, *LORAS]), st.one_of(st.just(0), st.integers(0, 70)), st.integers(1, 25)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([1, 3, 4, 16, 40]),
+)
+def test_a_few_tokens_of_prompts_in_c_are_those_in_torch(
+    engines: dict[str, Engine], family: str, parts: list[tuple[str | None, int, int]], block_size: int
+) -> None:
+    # Equal adapters side by side, as the sampler has them.
+    parts = sorted(parts, key=lambda part: str(part[0]))
+    owners, starts, lengths = (list(column) for column in zip(*parts, strict=True))
+    steps = Steps(engines[family], starts, owners, block_size, lengths)
+    wanted = steps.in_torch()
+    kept = steps.stored()
+    found, _ = steps.in_c()
+    assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+    for one, other in zip(kept, steps.stored(), strict=True):
+        assert (one - other).abs().max() <= 2e-5 * one.abs().max()
+
+
+def test_long_prompts_and_those_behind_many_keys_run_in_torch(engines: dict[str, Engine]) -> None:
+    def taken(starts: list[int], lengths: list[int]) -> bool:
+        steps = Steps(engines["llama"], starts, [None] * len(starts), 16, lengths)
+        return native(engines["llama"]).takes(steps.context(list(range(len(starts)))))
+
+    assert taken([0], [128])
+    assert taken([0, 16], [64, 64])
+    assert not taken([0], [129])
+    assert not taken([0] * 9, [16] * 9)
+    assert taken([32768 // 16 - 16], [16])
+    assert not taken([32768 // 16], [16])
 
 
 @pytest.mark.row(207)

@@ -1,4 +1,4 @@
-"""The sampler's decoding step in C: what `lean_decoder` computes, on a CPU, in one call.
+"""The sampler's decoding step in C, and that of short prompts: what `lean_decoder` computes, on a CPU, in one call.
 
 Of a step of a small model on a CPU, torch's operations spend more on starting, on copying weights into an order that
 suits a library's kernel and on passing over memory between them than on multiplying. Here a step is one parallel
@@ -12,35 +12,28 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import c_void_p
-from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinsmith.engine.adapters.layouts import ALPHA, Layout
-from tinsmith.engine.model.context import AdapterSpan, ForwardContext, Mode
+from tinsmith.engine.model.context import ForwardContext, Mode
 from tinsmith.engine.model.lean.decoder_layer import DecoderLayer
 from tinsmith.engine.model.lean.fused_linear import FusedLinear
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
 from tinsmith.engine.model.lean.pass_adapters import adapters_key
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.native.decoding.structures import FACTORS, SPAN, Layer, Model, Pass, Product, declare
+from tinsmith.engine.model.native.decoding.binding import Binding, Bound
+from tinsmith.engine.model.native.decoding.structures import Layer, Model, Product, declare
 from tinsmith.engine.model.workspace import Workspace
 from tinsmith.engine.threads import THREADS
 
-
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """What steps over so many tokens with the same adapters have in common: the structure and what it points to."""
-
-    call: Pass
-    angles: tuple[Tensor, Tensor]  # cosines and sines, [D, stride]
-    logits: Tensor  # [T, V]
-    held: tuple[Any, ...]
+# Prompts' tokens of a pass beyond which torch's operations are faster: weights are read once for all of them, and
+# attention, which here reads a sequence's keys again for each of its tokens, shares what it reads.
+_MOST_PROMPT_TOKENS = 128
+# Keys that they may read in all, as if each read those of the longest.
+_MOST_PROMPT_READS = 2**15
 
 
 class NativeDecoder:
@@ -58,17 +51,13 @@ class NativeDecoder:
     def __init__(self, library: ctypes.CDLL, lean: LeanDecoder, head: FusedLinear) -> None:
         declare(library)
         self._dtype = lean.embedding.dtype
-        # Two features of a token in one word, see `bfloat16.h`.
-        self._in_pairs = self._dtype == torch.bfloat16
         self._library = library
-        self._kind = "_bfloat16" if self._in_pairs else ""
-        self._lanes = int(library.lanes())
+        self._kind = "_bfloat16" if self._dtype == torch.bfloat16 else ""
         self._most_tokens = int(library.most_tokens())
         layers = lean.layers
         self._lean, self._head_weights = lean, head  # what the structures point to
         self.head_dim = layers[0].output.weight.shape[1] // layers[0].heads
-        self._products = [p for layer in layers for p in _products(layer)] + [head]
-        self._widest = max(product.weight.shape[1] for product in self._products)
+        products = [p for layer in layers for p in _products(layer)] + [head]
         self._layers = (Layer * len(layers))(*map(_layer, layers))
         self._head = _product(head)
         self._model = Model(
@@ -82,20 +71,26 @@ class NativeDecoder:
             norm=lean.norm.module.weight.data_ptr(),
             epsilon=lean.norm.module.variance_epsilon,
         )
-        # Where a layout has A and B of each product, in numbers from the adapter's first.
-        self._places: WeakKeyDictionary[Layout, np.ndarray[Any, Any]] = WeakKeyDictionary()
+        self._binding = Binding(self._model, products, head.weight.shape[0], self._dtype, int(library.lanes()))
 
     def takes(self, context: ForwardContext) -> bool:
-        """Whether a pass is one that it computes: a decoding step over a cache."""
-        if context.mode is not Mode.DECODE or len(context.lengths) > self._most_tokens:
+        """Whether a pass is one that it computes: over a cache, a decoding step or a few tokens of prompts."""
+        if context.mode is Mode.PACKED or context.paged is None or context.block_tables is None:
             return False
-        return context.paged is not None and context.paged.storage is not None
+        storage = context.paged.storage
+        if storage is None:
+            return False
+        tokens = context.positions.shape[0]
+        if context.mode is Mode.DECODE:
+            return tokens <= self._most_tokens
+        reads = tokens * context.block_tables.shape[1] * storage.block_size
+        return tokens <= _MOST_PROMPT_TOKENS and reads <= _MOST_PROMPT_READS
 
     def hidden(self, ids: Tensor, context: ForwardContext) -> Tensor:
         """Run the layers and the final norm, and leave the new keys and values in the cache.
 
         Args:
-            ids: int64 [T], the new token of each sequence.
+            ids: int64 [T], the new tokens of each sequence.
             context: of this pass; what its workspace holds is used, and left to the next pass.
 
         Returns:
@@ -112,6 +107,10 @@ class NativeDecoder:
             room[:, : ids.shape[0]].copy_(angle[0].t())
         keys, values = _addresses(storage.keys), _addresses(storage.values)
         tables, cells = context.block_tables.contiguous(), context.slot_mapping
+        if tables.shape[0] < ids.shape[0]:
+            # A sequence's tokens all stand in the cache before the first of them looks for keys there, so that each is
+            # computed as if it were the newest of a sequence of its own.
+            tables = tables.repeat_interleave(torch.tensor(context.lengths), 0)
         call = bound.call
         # Bits do not follow the number of threads here, so it may follow the load.
         call.threads = THREADS.free
@@ -134,104 +133,13 @@ class NativeDecoder:
         getattr(self._library, f"project{self._kind}")(self._head, bound.call, bound.logits.data_ptr())
         return bound.logits
 
-    def _bound(self, context: ForwardContext) -> _Bound:
-        tokens = len(context.lengths)
+    def _bound(self, context: ForwardContext) -> Bound:
+        tokens = context.positions.shape[0]
         if context.workspace is None:
             context.workspace = Workspace()
-        return context.workspace.bound((tokens, *adapters_key(context)), lambda: self._bind(tokens, context.spans))
-
-    def _bind(self, tokens: int, spans: Sequence[AdapterSpan]) -> _Bound:
-        model, lanes = self._model, self._lanes
-        vectors = -(-tokens // lanes)
-        stride = vectors * lanes
-        inner = model.heads * self.head_dim
-        floats = {
-            "cos": (self.head_dim, stride),
-            "sin": (self.head_dim, stride),
-            "x": (model.hidden, stride),
-            "qkv": (inner + 2 * model.key_heads * self.head_dim, stride),
-            "gate_up": (2 * model.intermediate, stride),
-        }
-        own_dtype = {
-            "query": (tokens, inner),
-            "mixed": (tokens, inner),
-            "mixed_columns": (inner, stride),
-            "normed": (model.hidden, stride),
-        }
-        if self._in_pairs:
-            own_dtype["gated"] = (model.intermediate, stride)
-        # Zeros: the columns behind the last token are computed, too, and never read.
-        made = {name: torch.zeros(shape) for name, shape in floats.items()}
-        made |= {name: torch.zeros(shape, dtype=self._dtype) for name, shape in own_dtype.items()}
-        made.setdefault("gated", made["gate_up"])
-        few = torch.zeros(lanes // 4, self._widest) if tokens <= lanes // 4 and not self._in_pairs else None
-        span, own, adapted, paired = self._spans(spans, stride)
-        factors = self._factors(spans)
-        call = Pass(
-            tokens=tokens,
-            vectors=vectors,
-            stride=stride,
-            spans=len(spans),
-            products=len(self._products),
-            span=span.ctypes.data,
-            factors=factors.ctypes.data,
-            adapted=adapted.data_ptr(),
-            paired=paired.data_ptr(),
-            few=None if few is None else few.data_ptr(),
-            **{name: tensor.data_ptr() for name, tensor in made.items()},
+        return context.workspace.bound(
+            (tokens, *adapters_key(context)), lambda: self._binding.bind(tokens, context.spans)
         )
-        logits = torch.empty(tokens, self._head_weights.weight.shape[0])
-        return _Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, paired, few, factors))
-
-    def _spans(
-        self, spans: Sequence[AdapterSpan], stride: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor, Tensor]:
-        """The spans' structures, the masks of their tokens, and memory for their A·x and for their x in pairs."""
-        own = np.zeros((len(spans), stride), np.int32)
-        made = np.zeros(len(spans), SPAN)
-        hidden = paired = 0
-        for i, span in enumerate(spans):
-            own[i, span.start : span.end] = -1
-            rank = span.slot.pool.layout.bucket
-            window, width, in_pairs = self._window(span, stride)
-            made[i] = (span.start, span.end, rank, hidden, window, paired, own[i].ctypes.data, ALPHA / span.slot.rank)
-            # Of up to three layers with one input.
-            hidden += 3 * rank * width // (2 if self._in_pairs else 1)
-            paired += self._widest * width * in_pairs
-        return made, own, torch.empty(hidden), torch.empty(paired)
-
-    def _window(self, span: AdapterSpan, stride: int) -> tuple[int, int, bool]:
-        """Of a span's columns the first, where they begin at a token, their number, and whether its x is in pairs."""
-        lanes, half = self._lanes, self._lanes // 2
-        if self._in_pairs:
-            width = -(-(span.end - span.start) // lanes) * lanes
-            # Where a whole register begins if that takes no more of them: no load is split over two lines of memory.
-            whole = span.start - span.start % lanes
-            return whole if span.end <= whole + width else min(span.start, stride - width), width, False
-        if span.end - span.start <= half:
-            return min(span.start, stride - half), half, True
-        # All vectors that hold one of its tokens.
-        return -1, lanes * (-(-span.end // lanes) - span.start // lanes), False
-
-    def _factors(self, spans: Sequence[AdapterSpan]) -> np.ndarray[Any, Any]:
-        """Addresses of A and B for each product and span, int64 [products, spans, 4]."""
-        found = np.zeros((len(self._products), len(spans), FACTORS), np.int64)
-        for i, span in enumerate(spans):
-            pool = span.slot.pool
-            places = self._places.get(pool.layout)
-            if places is None:
-                places = self._places[pool.layout] = np.array([_places(pool.layout, p.names) for p in self._products])
-            first = pool.weights.data_ptr() + span.slot.index * pool.slot_bytes
-            found[:, i] = np.where(places < 0, 0, first + places * pool.weights.element_size())
-        return found
-
-
-def _places(layout: Layout, names: tuple[str, ...]) -> list[int]:
-    if names[0] not in layout.places:
-        return [-1] * FACTORS
-    places = [layout.places[name] for name in names]
-    bs = [place.b_offset for place in places]
-    return [places[0].a_offset, *bs, *[-1] * (FACTORS - 1 - len(bs))]
 
 
 def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[c_void_p]:
