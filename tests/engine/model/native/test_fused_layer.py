@@ -14,11 +14,12 @@ from tests.support.engines import load_engine, randomise_adapter
 from tests.support.rows import make_row
 from tinsmith.engine import engine as engine_module
 from tinsmith.engine.engine import Engine
-from tinsmith.engine.jobs import RowOutput
+from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.loading import base_loading
 from tinsmith.engine.model.native.compiler import library
 from tinsmith.engine.model.native.training.fused_layer import FusedLayer
 from tinsmith.engine.model.tiles.products import WHOLE
+from tinsmith.types.datum import Datum
 from tinsmith.types.params import LoraConfig
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiler")
@@ -32,14 +33,21 @@ def _is_fused(engine: Engine) -> bool:
 
 
 def _train(engine: Engine) -> tuple[np.ndarray, torch.Tensor]:
-    """Logprobs of three rows of two adapters and the adapters' gradients."""
+    """Logprobs of rows of two adapters and the adapters' gradients."""
     for i, name in enumerate(("a", "b")):
         engine.create_model(name, LoraConfig(rank=8))
         randomise_adapter(engine, name, seed=i)
     rng = np.random.default_rng(0)
-    outputs = engine.train_rows(
-        [make_row(name, "cross_entropy", n, rng) for name, n in (("a", 70), ("b", 33), ("a", 5))]
-    )
+    rows = [make_row(name, "cross_entropy", n, rng) for name, n in (("a", 70), ("b", 33), ("a", 5))]
+    # Answers to one prompt, which is computed once.
+    prompt = rng.integers(1, 60, 21).tolist()
+    for n in (1, 30, 9):
+        answer = rng.integers(1, 60, n).tolist()
+        tokens, weights = prompt + answer, [0.0] * 20 + [1.0] * n
+        rows.append(
+            TrainRow("b", Datum(tokens=tokens[:-1], targets=tokens[1:], weights=weights), "cross_entropy", {}, True)
+        )
+    outputs = engine.train_rows(rows)
     assert all(isinstance(output, RowOutput) for output in outputs)
     logprobs = np.concatenate([output.logprobs.ravel() for output in outputs if isinstance(output, RowOutput)])
     gradients = [engine.adapters.get(name).grad for name in ("a", "b")]

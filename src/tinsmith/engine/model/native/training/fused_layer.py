@@ -11,9 +11,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tinsmith.engine.model.attention import attention
+from tinsmith.engine.model.attention import attention, refuse_options
+from tinsmith.engine.model.context import ForwardContext
 from tinsmith.engine.model.lean.decoder_layer import DecoderLayer
 from tinsmith.engine.model.lean.lean_decoder import LeanDecoder
+from tinsmith.engine.model.native.training.attention import packed_attention
 from tinsmith.engine.model.native.training.layer_functions import AddNorm, Swiglu, Turn, run_here
 
 
@@ -57,10 +59,15 @@ class FusedLayer(GradientCheckpointingLayer):
             cast(Tensor, Turn.apply(heads, weight, self._epsilon, cos, sin))
             for heads, weight in zip((query, key), weights, strict=True)
         )
-        # As `transformers` hands them to attention, [1, heads, T, D].
-        query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key, value))
         window = getattr(own, "sliding_window", None)
-        mixed, _ = attention(own, query, key, value, scaling=self._scaling, sliding_window=window, **options)
+        context: ForwardContext = options["forward_context"]
+        if context.paged is None:
+            refuse_options(own, options.get("attention_mask"), 0.0, {"sliding_window": window})
+            mixed = packed_attention(query, key, value, context.lengths, context.heads, self._scaling)
+        else:
+            # As `transformers` hands them to attention, [1, heads, T, D].
+            query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key, value))
+            mixed, _ = attention(own, query, key, value, scaling=self._scaling, sliding_window=window, **options)
         return own.o_proj(mixed.reshape(x.shape[0], -1))
 
     def _mix(self, x: Tensor) -> Tensor:
