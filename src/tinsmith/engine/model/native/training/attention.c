@@ -13,6 +13,8 @@
 
 // Queries that are taken at once.
 #define QUERIES 24
+// Floats that a thread keeps between sequences; what a longer one needs goes back at once.
+#define KEPT (1 << 20)
 
 // `count` tokens from `start` on, behind `before` tokens of another from `lent` on.
 typedef struct {
@@ -29,7 +31,7 @@ typedef struct {
 static _Thread_local float *room;
 static _Thread_local int64_t room_size;
 
-// A thread's memory, for as long as it lives; NULL where there is none.
+// A thread's memory, for as long as it lives, so that it is not new pages every time; NULL where there is none.
 static float *take_room(int64_t floats)
 {
     if (floats > room_size) {
@@ -40,6 +42,14 @@ static float *take_room(int64_t floats)
         room_size = room ? size : 0;
     }
     return room;
+}
+
+static void leave_room(void)
+{
+    if (room_size <= KEPT) return;
+    free(room);
+    room = NULL;
+    room_size = 0;
 }
 
 static inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -61,16 +71,17 @@ static inline void copy_line(float *to, const float *from, int64_t d, int64_t wi
 static void gather(float *lines, float *columns, const float *from, const sequence *s, int64_t head, int64_t heads,
                    int64_t d)
 {
-    const int64_t n = s->before + s->count, wide = padded(d), long_ = padded(n);
-    for (int64_t i = 0; lines && i < n; i++) copy_line(lines + i * wide, from + (place_of(s, i) * heads + head) * d, d, wide);
+    const int64_t n = s->before + s->count, wide = padded(d), length = padded(n);
+    for (int64_t i = 0; lines && i < n; i++)
+        copy_line(lines + i * wide, from + (place_of(s, i) * heads + head) * d, d, wide);
     // As many lines at once as fill a register: columns lie far apart, and each is written once.
-    for (int64_t i = 0; columns && i < long_; i += LANES) {
+    for (int64_t i = 0; columns && i < length; i += LANES) {
         const float *line[LANES];
         for (int64_t l = 0; l < LANES; l++) line[l] = i + l < n ? from + (place_of(s, i + l) * heads + head) * d : NULL;
         for (int64_t j = 0; j < d; j++) {
             vec column = {0};
             for (int64_t l = 0; l < LANES && line[l]; l++) column[l] = line[l][j];
-            store(columns + j * long_ + i, column);
+            store(columns + j * length + i, column);
         }
     }
 }
@@ -105,10 +116,11 @@ static inline float soften(float *row, int64_t seen, int64_t keys, float *total)
 
 static int attend_sequence(float *out, float *sums, const input *in, const sequence *s, int64_t key_head)
 {
-    const int64_t d = in->d, n = s->before + s->count, wide = padded(d), long_ = padded(n), shared = in->heads / in->key_heads;
-    float *keys = take_room(d * long_ + n * wide + QUERIES * (long_ + 2 * wide));
+    const int64_t d = in->d, n = s->before + s->count, wide = padded(d), length = padded(n);
+    const int64_t shared = in->heads / in->key_heads;
+    float *keys = take_room(d * length + n * wide + QUERIES * (length + 2 * wide));
     if (!keys) return 0;
-    float *values = keys + d * long_, *scores = values + n * wide, *query = scores + QUERIES * long_;
+    float *values = keys + d * length, *scores = values + n * wide, *query = scores + QUERIES * length;
     float *mixed = query + QUERIES * wide;
     gather(NULL, keys, in->key, s, key_head, in->key_heads, d);
     gather(values, NULL, in->value, s, key_head, in->key_heads, d);
@@ -121,7 +133,7 @@ static int attend_sequence(float *out, float *sums, const input *in, const seque
                 const float *line = in->query + ((s->start + first + i) * in->heads + head) * d;
                 for (int64_t j = 0; j < d; j++) query[i * d + j] = line[j] * in->scaling;
             }
-            multiply_block(scores, some, (matrix){query, d, 1}, keys, long_, rows, some / LANES, d, 0);
+            multiply_block(scores, some, (matrix){query, d, 1}, keys, length, rows, some / LANES, d, 0);
             for (int64_t i = 0; i < rows; i++) {
                 const float peak = soften(scores + i * some, s->before + first + i + 1, some, totals + i);
                 sums[(s->start + first + i) * in->heads + head] = peak + logf(totals[i]);
@@ -133,6 +145,7 @@ static int attend_sequence(float *out, float *sums, const input *in, const seque
                 for (int64_t j = 0; j < d; j++) line[j] = mixed[i * wide + j] * share;
             }
         }
+    leave_room();
     return 1;
 }
 
@@ -155,12 +168,13 @@ static void scatter(float *to, const float *lines, const sequence *s, int64_t he
 
 static int differentiate_sequence(const gradient *to, const input *in, const sequence *s, int64_t key_head)
 {
-    const int64_t d = in->d, n = s->before + s->count, wide = padded(d), long_ = padded(n), shared = in->heads / in->key_heads;
-    float *columns = take_room(2 * d * long_ + 3 * n * wide + QUERIES * (2 * long_ + 3 * wide));
+    const int64_t d = in->d, n = s->before + s->count, wide = padded(d), length = padded(n);
+    const int64_t shared = in->heads / in->key_heads;
+    float *columns = take_room(2 * d * length + 3 * n * wide + QUERIES * (2 * length + 3 * wide));
     if (!columns) return 0;
-    float *value_columns = columns + d * long_, *keys = value_columns + d * long_, *of_keys = keys + n * wide;
-    float *of_values = of_keys + n * wide, *weights = of_values + n * wide, *slopes = weights + QUERIES * long_;
-    float *query = slopes + QUERIES * long_, *g = query + QUERIES * wide, *of_query = g + QUERIES * wide;
+    float *value_columns = columns + d * length, *keys = value_columns + d * length, *of_keys = keys + n * wide;
+    float *of_values = of_keys + n * wide, *weights = of_values + n * wide, *slopes = weights + QUERIES * length;
+    float *query = slopes + QUERIES * length, *g = query + QUERIES * wide, *of_query = g + QUERIES * wide;
     gather(keys, columns, in->key, s, key_head, in->key_heads, d);
     gather(NULL, value_columns, in->value, s, key_head, in->key_heads, d);
     memset(of_keys, 0, (size_t)(2 * n * wide) * sizeof(float));
@@ -179,8 +193,8 @@ static int differentiate_sequence(const gradient *to, const input *in, const seq
                 along[i] = sum;
                 for (int64_t j = 0; j < d; j++) query[i * wide + j] *= in->scaling;
             }
-            multiply_block(weights, some, (matrix){query, wide, 1}, columns, long_, rows, some / LANES, d, 0);
-            multiply_block(slopes, some, (matrix){g, wide, 1}, value_columns, long_, rows, some / LANES, d, 0);
+            multiply_block(weights, some, (matrix){query, wide, 1}, columns, length, rows, some / LANES, d, 0);
+            multiply_block(slopes, some, (matrix){g, wide, 1}, value_columns, length, rows, some / LANES, d, 0);
             for (int64_t i = 0; i < rows; i++) {
                 float *weight = weights + i * some, *slope = slopes + i * some;
                 const float sum = to->sums[(s->start + first + i) * in->heads + head];
@@ -202,6 +216,7 @@ static int differentiate_sequence(const gradient *to, const input *in, const seq
         }
     scatter(to->key, of_keys, s, key_head, in->key_heads, d);
     scatter(to->value, of_values, s, key_head, in->key_heads, d);
+    leave_room();
     return 1;
 }
 

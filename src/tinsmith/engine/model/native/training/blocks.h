@@ -47,7 +47,7 @@ static inline __attribute__((always_inline)) void block_tile(const int rows, con
 
 #define BLOCK_TILE(rows, width)                                                                                        \
     static void block_tile_##rows##x##width(float *c, int64_t c_row, matrix a, const float *b, int64_t b_row,          \
-                                            int64_t depth, int add)                                                     \
+                                            int64_t depth, int add)                                                    \
     {                                                                                                                  \
         block_tile(rows, width, c, c_row, a, b, b_row, depth, add);                                                    \
     }

@@ -1,7 +1,8 @@
-"""A layer of the Llama family as training runs it in float32 on a CPU: what is no product and no attention in C.
+"""A layer of the Llama family as training runs it in float32 on a CPU: norms, rotation, attention and SwiGLU in C.
 
 `transformers` writes a norm, a rotation and SwiGLU in operations of torch, each of which passes over memory, and has
 autograd keep what comes out of them. Here each is one pass, of which autograd keeps the input: a seventh less in all.
+Attention reads sequences where they lie in the stream, see `attention.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class FusedLayer(GradientCheckpointingLayer):
         window = getattr(own, "sliding_window", None)
         context: ForwardContext = options["forward_context"]
         if context.paged is None:
-            refuse_options(own, options.get("attention_mask"), 0.0, {"sliding_window": window})
+            refuse_options(own, options.get("attention_mask"), 0.0, {**options, "sliding_window": window})
             mixed = packed_attention(query, key, value, context.lengths, context.heads, self._scaling)
         else:
             # As `transformers` hands them to attention, [1, heads, T, D].
