@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -194,6 +195,8 @@ class Child:
         except StartupError as error:
             self.channel.send({"startup_error": str(error)})
             return EXIT_STARTUP
+        # What is there by now stays: looking through it for garbage would stop every run for a fifth of a second.
+        gc.freeze()
         self._host = EngineHost(
             engines, self.channel.send_event, settings, push=self.channel.push, begin=self._slate.write
         )
