@@ -13,8 +13,7 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampleJob
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.context import ForwardContext
-from tinsmith.engine.sampling.drawing import next_tokens
-from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
+from tinsmith.engine.sampling.drawing.next_tokens import Drawing, NextToken
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
@@ -220,12 +219,12 @@ def test_one_sample_ends_as_another_fails(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(end):
         assert own.sampler.step() == []
 
-    class FirstRowAlone(Distribution):
-        def __init__(self, logits: torch.Tensor, shaping: Shaping, tile: int = 1) -> None:
-            super().__init__(logits, shaping, tile)
-            self.finite = torch.arange(len(logits)) == 0
+    whole_draw = Drawing.next
 
-    monkeypatch.setattr(next_tokens, "Distribution", FirstRowAlone)
+    def first_row_alone(self: Drawing, logits: torch.Tensor) -> list[NextToken]:
+        return [token if i == 0 else NextToken(None, 0.0, None) for i, token in enumerate(whole_draw(self, logits))]
+
+    monkeypatch.setattr(Drawing, "next", first_row_alone)
     ((request_id, error),) = own.sampler.step()
     assert request_id == job.request_id
     assert isinstance(error, UserError)

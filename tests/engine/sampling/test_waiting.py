@@ -66,13 +66,14 @@ def running(engine: Engine, **options: Any) -> None:
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen3_moe"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    engine = load_engine(checkpoint(request.param))
+    # As on an accelerator, which has no parts in C.
+    engine = load_engine(checkpoint(request.param), native_kernels=False)
     engine.load_sampler("base", None)
     for seed, name in enumerate("ab"):
         engine.create_model(name, LoraConfig(rank=8))
         randomise_adapter(engine, name, seed)
         engine.snapshot(name, name)
-    # As on an accelerator, which gathers blocks.
+    # And which gathers blocks.
     engine.sampler._stream = DecodeStream(engine.sampler.cache, in_rows=False)
     return engine
 

@@ -61,7 +61,7 @@ class Sampler:
         # C reads blocks where they lie.
         in_rows = base.device.type == "cpu" and base.products.tile == 1 and base.native is None
         self._stream = DecodeStream(self.cache, in_rows=in_rows)
-        self._drawings = Drawings(base.products.tile)
+        self._drawings = Drawings(base.products.tile, in_c=settings.native_kernels)
         self.schedule = SampleSchedule(
             BlockManager(blocks), settings.kv_block_size, settings.prefill_tokens, settings.max_decode_batch
         )

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tinsmith.engine.model.native.drawing.native_draw import NativeDraw
 from tinsmith.engine.sampling.drawing.distribution import Distribution, Shaping
 from tinsmith.engine.sampling.drawing.race import RacesAhead
+from tinsmith.engine.sampling.drawing.usual_draw import runs_in_c
 from tinsmith.engine.sampling.sequence import Sequence
 
 # Ids and logprobs of the likeliest tokens, likeliest first.
@@ -35,24 +37,32 @@ class Drawing:
 
     Args:
         sequences: of any requests.
-        vocab_size: of the logits.
-        device: of the logits.
+        logits: of a step, [S, V]; those of the others are like it.
         tile: see `products.fill_up`.
+        in_c: whether the usual draw may run in C.
     """
 
-    def __init__(self, sequences: ListLike[Sequence], vocab_size: int, device: torch.device, tile: int) -> None:
+    def __init__(self, sequences: ListLike[Sequence], logits: Tensor, tile: int, *, in_c: bool) -> None:
         self.sequences = sequences
         self._tile = tile
         params = [s.group.job.params for s in sequences]
         self._shaping = Shaping([p.temperature for p in params], [p.top_k for p in params], [p.top_p for p in params])
-        # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
-        self._races = RacesAhead([s.stream for s in sequences], vocab_size, device, tile)
         self._wanted = [s.group.job.topk_sample_logprobs for s in sequences]
+        # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
+        streams, vocab_size = [s.stream for s in sequences], logits.shape[-1]
+        self._races = RacesAhead(streams, vocab_size, logits.device, tile)
+        is_usual = tile == 1 and not any(self._wanted) and not self._shaping.truncated_rows(vocab_size)
+        self._native: NativeDraw | None = None
+        if in_c and is_usual and runs_in_c(logits):
+            self._native = NativeDraw(self._shaping.temperature, streams)
 
     def next(self, logits: Tensor) -> list[NextToken]:
         """Draw the next token of each sequence from logits [S, V], wide dtype."""
-        distribution = Distribution(logits, self._shaping, self._tile)
         positions = [len(s.tokens) for s in self.sequences]
+        if self._native is not None:
+            found = zip(*self._native.at(logits, positions), strict=True)
+            return [NextToken(token if token >= 0 else None, logprob, None) for token, logprob in found]
+        distribution = Distribution(logits, self._shaping, self._tile)
         tokens = distribution.draw(None if self._shaping.is_greedy else self._races.at(positions))
         chosen = distribution.logprobs(tokens[:, None])[:, 0]
         # One transfer for all three, where a step waits for the device; ids are exact in float64.
@@ -79,10 +89,12 @@ class Drawings:
 
     Args:
         tile: see `products.fill_up`.
+        in_c: whether the usual draw may run in C.
     """
 
-    def __init__(self, tile: int) -> None:
+    def __init__(self, tile: int, *, in_c: bool) -> None:
         self._tile = tile
+        self._in_c = in_c
         self._last: dict[int, Drawing] = {}
 
     def clear(self) -> None:
@@ -107,4 +119,4 @@ class Drawings:
         return drawing.next(logits)
 
     def _drawing(self, sequences: ListLike[Sequence], logits: Tensor) -> Drawing:
-        return Drawing(sequences, logits.shape[-1], logits.device, self._tile)
+        return Drawing(sequences, logits, self._tile, in_c=self._in_c)

@@ -1,0 +1,1 @@
+"""The usual draw of next tokens in C."""
