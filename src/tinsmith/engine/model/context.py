@@ -55,16 +55,15 @@ def adapter_spans(slots: Sequence[Slot | None], lengths: Sequence[int]) -> tuple
         lengths: tokens of each sequence.
     """
     spans: list[AdapterSpan] = []
-    start = 0
+    first = start = 0
+    own: Slot | None = None
     for slot, length in zip(slots, lengths, strict=True):
-        end = start + length
-        if slot is not None and length:
-            if spans and spans[-1].slot is slot and spans[-1].end == start:
-                spans[-1] = AdapterSpan(slot, spans[-1].start, end)
-            else:
-                spans.append(AdapterSpan(slot, start, end))
-        start = end
-    return tuple(spans)
+        if slot is not own and length:
+            if own is not None:
+                spans.append(AdapterSpan(own, first, start))
+            own, first = slot, start
+        start += length
+    return tuple(spans) if own is None else (*spans, AdapterSpan(own, first, start))
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,18 +120,18 @@ class OpenGroups:
     def settle(self, sequence: Sequence) -> None:
         """After a token: finish the sequence, fail its request, or let it run on."""
         group = sequence.group
-        if not self.is_live(group):
-            return
-        if sequence.stop_reason is not None:
-            self._schedule.remove(sequence)
-            group.unfinished -= 1
-            if not group.unfinished:
-                self._drop(group)
-                self._ended.append((group.job.request_id, make_response(group)))
-            return
         # `max_tokens` may be absent, so a sequence is not refused for what it could grow to, only for what it has.
-        if len(sequence.tokens) > self._schedule.token_capacity:
+        is_too_long = len(sequence.tokens) > self._schedule.token_capacity
+        if (sequence.stop_reason is None and not is_too_long) or not self.is_live(group):
+            return
+        if sequence.stop_reason is None:
             self.fail(group, self._no_room(sequence.tokens))
+            return
+        self._schedule.remove(sequence)
+        group.unfinished -= 1
+        if not group.unfinished:
+            self._drop(group)
+            self._ended.append((group.job.request_id, make_response(group)))
 
     # -- out ----------------------------------------------------------------------------------------------------------
 

@@ -186,7 +186,7 @@ def test_what_wants_more_goes_by_torch(options: dict[str, float], monkeypatch: p
     whole = Drawing.next
 
     def noted(self: Drawing, logits: Tensor) -> object:
-        chosen.append(self._native is not None)
+        chosen.append(isinstance(self._source, NativeDraw))
         return whole(self, logits)
 
     monkeypatch.setattr(Drawing, "next", noted)

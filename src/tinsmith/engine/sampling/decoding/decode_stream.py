@@ -7,6 +7,7 @@ on by one, in place; only where sequences have come or gone are they made anew.
 from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
+from itertools import chain
 
 import numpy as np
 import torch
@@ -87,9 +88,10 @@ class DecodeStream:
         self._blocks = [s.blocks for s in sequences]
         self._spans = adapter_spans([s.group.slot for s in sequences], [1] * len(sequences))
         self._starts = np.array([s.computed for s in sequences], np.int64)
-        self._tables = np.zeros((len(sequences), max(map(len, self._blocks)) + _MORE_BLOCKS), np.int64)
-        for row, blocks in enumerate(self._blocks):
-            self._tables[row, : len(blocks)] = blocks
+        counts = np.array([len(blocks) for blocks in self._blocks])
+        self._tables = np.zeros((len(sequences), int(counts.max()) + _MORE_BLOCKS), np.int64)
+        # Row by row, the leading places of each.
+        self._tables[np.arange(self._tables.shape[1]) < counts[:, None]] = list(chain.from_iterable(self._blocks))
 
     def _look_up_new_blocks(self) -> None:
         size = self._cache.block_size

@@ -50,20 +50,20 @@ class Drawing:
         self._wanted = [s.group.job.topk_sample_logprobs for s in sequences]
         # The stream of a draw is a matter of seed, sample and position alone: the rest of the batch does not count.
         streams, vocab_size = [s.stream for s in sequences], logits.shape[-1]
-        self._races = RacesAhead(streams, vocab_size, logits.device, tile)
         is_usual = tile == 1 and not any(self._wanted) and not self._shaping.truncated_rows(vocab_size)
-        self._native: NativeDraw | None = None
         if in_c and is_usual and runs_in_c(logits):
-            self._native = NativeDraw(self._shaping.temperature, streams)
+            self._source = NativeDraw(self._shaping.temperature, streams)
+        else:
+            self._source = RacesAhead(streams, vocab_size, logits.device, tile)
 
     def next(self, logits: Tensor) -> list[NextToken]:
         """Draw the next token of each sequence from logits [S, V], wide dtype."""
         positions = [len(s.tokens) for s in self.sequences]
-        if self._native is not None:
-            found = zip(*self._native.at(logits, positions), strict=True)
+        if isinstance(self._source, NativeDraw):
+            found = zip(*self._source.at(logits, positions), strict=True)
             return [NextToken(token if token >= 0 else None, logprob, None) for token, logprob in found]
         distribution = Distribution(logits, self._shaping, self._tile)
-        tokens = distribution.draw(None if self._shaping.is_greedy else self._races.at(positions))
+        tokens = distribution.draw(None if self._shaping.is_greedy else self._source.at(positions))
         chosen = distribution.logprobs(tokens[:, None])[:, 0]
         # One transfer for all three, where a step waits for the device; ids are exact in float64.
         drawn = torch.stack([tokens.to(chosen.dtype), chosen, distribution.finite.to(chosen.dtype)]).tolist()
