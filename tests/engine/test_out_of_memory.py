@@ -94,14 +94,14 @@ def test_an_optimizer_step_is_taken_whole_or_not_at_all(monkeypatch: pytest.Monk
 
 
 def test_a_step_takes_no_memory_after_its_first_change() -> None:
-    """So that the test above stands for every allocation: only the norm's is large, and it changes nothing."""
+    """So that the test above stands for every allocation: what else is made is as small as the norm's blocks."""
     engine = make_engine()
     adapter = engine.adapters.get("a")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         engine.optim_step("a", ADAM)
     found = profile.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
-    large = [event.nbytes() for event in found if event.name() == "[memory]" and event.nbytes() > 2**15]
-    assert large == [8 * (adapter.master.numel() // optimizer._BLOCK * optimizer._BLOCK)]
+    sizes = [event.nbytes() for event in found if event.name() == "[memory]"]
+    assert 0 < max(sizes) < adapter.master.nbytes / 100
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.support.checkpoints import checkpoint
 from tests.support.engines import load_engine
+from tinsmith.engine.adapters import optimizer
 from tinsmith.engine.adapters.optimizer import adamw_step
 from tinsmith.engine.adapters.slots import Pool, Slot
 from tinsmith.engine.adapters.trained_adapters import VECTORS, Adapter
@@ -126,6 +127,14 @@ def test_in_float32_it_is_what_the_paper_says_with_the_same_bits_on_any_number_o
     for name, ours, wanted in zip(VECTORS, found[0], written_out(first, params, taken + 1), strict=True):
         close = torch.isclose(ours.double(), wanted, rtol=2e-6, atol=2e-6 * float(wanted.abs().max()))
         assert close.all(), name
+
+
+@pytest.mark.row(205)
+@pytest.mark.parametrize("magnitude", [0.0, 1e-30, 1e-18, 1e-6, 1.0, 1e15, 1e25])
+@pytest.mark.parametrize("size", [1, 1024, 70_001])
+def test_the_norm_is_that_of_float64_whatever_the_magnitude(magnitude: float, size: int) -> None:
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(0)) * magnitude
+    assert optimizer._norm(vector) == pytest.approx(float(vector.double().norm()), rel=1e-6, abs=0.0)
 
 
 @pytest.mark.row(205)

@@ -13,7 +13,9 @@ from tinsmith.types.params import AdamParams
 # Guards the quotient as `torch.nn.utils.clip_grad_norm_` does, so that clipped runs can be compared with it.
 _CLIP_EPS = 1e-6
 # Elements of a vector whose squares are summed by one thread.
-_BLOCK = 4096
+_BLOCK = 1024
+# Far above the root of the smallest number of float32.
+_LEAST_NORM = 1e-15
 
 
 @torch.no_grad()
@@ -79,12 +81,18 @@ def adamw_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
 
 def _norm(vector: Tensor) -> float:
     """The length of a vector, with the same bits whatever the number of threads."""
-    # In float64: squares of many float32 gradients would lose the small ones to rounding, or overflow. By blocks: one
-    # sum would be cut over threads, which follow the load.
+    norm = _norm_by_blocks(vector, vector.dtype)
+    # What a square of float32 can't hold, too large or too small, float64 can.
+    return norm if _LEAST_NORM < norm < float("inf") else _norm_by_blocks(vector, torch.float64)
+
+
+def _norm_by_blocks(vector: Tensor, dtype: torch.dtype) -> float:
+    # Blocks are summed in the dtype, their sums in float64: one sum of millions would lose the small ones to rounding,
+    # and would be cut over threads, which follow the load.
     whole = len(vector) // _BLOCK * _BLOCK
-    blocks = torch.linalg.vector_norm(vector[:whole].view(-1, _BLOCK), dim=1, dtype=torch.float64)
-    rest = torch.linalg.vector_norm(vector[whole:], dtype=torch.float64)
-    return float(torch.linalg.vector_norm(torch.cat([blocks, rest[None]])))
+    blocks = torch.linalg.vector_norm(vector[:whole].view(-1, _BLOCK), dim=1, dtype=dtype)
+    rest = torch.linalg.vector_norm(vector[whole:], dtype=dtype)
+    return float(torch.linalg.vector_norm(torch.cat([blocks, rest[None]]), dtype=torch.float64))
 
 
 def _check_range(adapter: Adapter, params: AdamParams, norm: float) -> None:
