@@ -75,16 +75,15 @@ def shares(batch: Batch, names: list[str]) -> dict[str, Batch]:
     return {name: batch[i :: len(names)] for i, name in enumerate(names)}
 
 
-def race(runs: Sequence[Callable[[], object]], device: str, repeats: int, *, warm: bool = False) -> list[float]:
+def race(runs: Sequence[Callable[[], object]], device: str, repeats: int) -> list[float]:
     """Return each side's median seconds; the sides take turns, so that a busy machine is busy for all of them.
 
     Args:
-        runs: what is timed, one for each side.
+        runs: what is timed, one for each side; each runs once beforehand.
         device: waited for before and after a run.
         repeats: how often each is timed.
-        warm: whether the sides are warm already; else each runs once beforehand.
     """
-    for run in () if warm else runs:
+    for run in runs:
         run()
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):

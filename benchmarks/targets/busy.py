@@ -39,7 +39,7 @@ def _beside(work: Callable[[], object], sizes: Sizes) -> tuple[float, float]:
         with busy_process():
             idle()
 
-    beside, calm = race([busy, idle], "cpu", sizes.repeats, warm=sizes.warm)
+    beside, calm = race([busy, idle], "cpu", sizes.repeats)
     return beside / sizes.in_a_row, calm / sizes.in_a_row
 
 

@@ -19,7 +19,7 @@ def sampling(bench: Bench, sizes: Sizes, target: float) -> Result:
     prompts = equal_prompts(bench, sizes)
     sides = (bench.ours, bench.plain)
     runs = [lambda side=side: side.sample(prompts, sizes.samples, sizes.max_tokens) for side in sides]
-    ours, beside = (sizes.sampled / seconds for seconds in race(runs, "cpu", sizes.repeats, warm=sizes.warm))
+    ours, beside = (sizes.sampled / seconds for seconds in race(runs, "cpu", sizes.repeats))
     what = f"sampling, {sizes.prompts}x{sizes.samples}x{sizes.max_tokens}, beside `generate`"
     return Result("sampling", what, bench.label, UNIT, ours, beside, ours / beside, target)
 
@@ -38,7 +38,7 @@ def adapters(bench: Bench, sizes: Sizes, target: float) -> Result:
     )
     tokens = sizes.prompts * sizes.samples * sizes.adapter_tokens
     runs = [lambda work=work: bench.ours.sample_requests(work) for work in (several, one)]
-    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.repeats, warm=sizes.warm))
+    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.repeats))
     what = f"sampling, {sizes.prompts} adapters, beside one"
     return Result("adapters", what, bench.label, UNIT, ours, beside, ours / beside, target)
 
@@ -55,7 +55,7 @@ def mixed(bench: Bench, sizes: Sizes, target: float) -> Result:
     seconds = dict(
         zip(
             ("ours", "plain"),
-            race([lambda: run("ours"), lambda: run("plain")], "cpu", sizes.repeats, warm=sizes.warm),
+            race([lambda: run("ours"), lambda: run("plain")], "cpu", sizes.repeats),
             strict=True,
         )
     )

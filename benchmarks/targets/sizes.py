@@ -32,7 +32,6 @@ class Sizes:
         adapter_tokens: tokens of each where every prompt has an adapter of its own.
         in_a_row: how often work is repeated in a run beside a busy process, since the engine takes a second to notice.
         repeats: every number is the median of so many runs.
-        warm: whether a run is so long that what its start costs does not show; else each side runs once beforehand.
         service: sizes of an RL iteration.
     """
 
@@ -53,7 +52,6 @@ class Sizes:
     adapter_tokens: int = 128
     in_a_row: int = 3
     repeats: int = 5
-    warm: bool = False
     service: ServiceSizes = USUAL_SERVICE
 
     @property
@@ -69,7 +67,7 @@ class Sizes:
 
 USUAL = Sizes()
 # A step of the larger model takes ten times as long; what is timed for so long needs fewer repeats.
-LARGE = Sizes(adapter_tokens=64, in_a_row=1, repeats=2, warm=True)
+LARGE = Sizes(adapter_tokens=64, in_a_row=1, repeats=2)
 QUICK = Sizes(
     equal=(8, 8),
     long=(16, 64),

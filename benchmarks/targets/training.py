@@ -32,9 +32,7 @@ def _equal(bench: Bench, shape: tuple[int, int], sizes: Sizes, target: float) ->
     # The engine first: `bench.plain` starts from its adapters.
     sides = [bench.ours, *plains]
     first = bench.job.names[0]
-    ours_s, *plain_s = race(
-        [lambda side=side: side.train({first: batch}) for side in sides], "cpu", sizes.repeats, warm=sizes.warm
-    )
+    ours_s, *plain_s = race([lambda side=side: side.train({first: batch}) for side in sides], "cpu", sizes.repeats)
     ours, beside = count * length / ours_s, count * length / min(plain_s)
     what = f"training, {count}x{length}, beside transformers + PEFT"
     return Result("equal", what, bench.label, UNIT, ours, beside, ours / beside, target)
@@ -49,7 +47,7 @@ def lognormal(bench: Bench, sizes: Sizes, target: float) -> Result:
     tokens = sum(len(ids) - 1 for batch in batches for ids in batch)
     sides, first = (bench.ours, bench.plain), bench.job.names[0]
     runs = [lambda side=side: side.train_in_turn(batches, first) for side in sides]
-    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.repeats, warm=sizes.warm))
+    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.repeats))
     what = f"training, log-normal lengths, {sizes.spread} rows, beside the padded loop"
     return Result("lognormal", what, bench.label, UNIT, ours, beside, ours / beside, target)
 
@@ -61,7 +59,7 @@ def tenants(bench: Bench, sizes: Sizes, target: float) -> Result:
     everyone = shares(batch, bench.adapters)
     alone: dict[str, Batch] = {bench.adapters[0]: batch}
     runs = [lambda work=work: bench.ours.train(work) for work in (everyone, alone)]
-    together, one = (count * length / seconds for seconds in race(runs, "cpu", sizes.repeats, warm=sizes.warm))
+    together, one = (count * length / seconds for seconds in race(runs, "cpu", sizes.repeats))
     share = f"{count // len(everyone)}x{length}"
     what = f"training, {len(everyone)} tenants with {share} each, beside one with {count}x{length}"
     return Result("tenants", what, bench.label, UNIT, together, one, together / one, target)
