@@ -67,7 +67,7 @@ class Sizes:
 
 USUAL = Sizes()
 # A step of the larger model takes ten times as long; what is timed for so long needs fewer repeats.
-LARGE = Sizes(adapter_tokens=64, in_a_row=1, repeats=2)
+LARGE = Sizes(adapter_tokens=64, in_a_row=1, repeats=3)
 QUICK = Sizes(
     equal=(8, 8),
     long=(16, 64),
