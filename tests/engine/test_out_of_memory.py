@@ -124,8 +124,10 @@ def test_a_model_is_made_whole_or_not_at_all(where: str, monkeypatch: pytest.Mon
         else:
             patch.setattr(trained_adapters, "initialise", no_memory)
         engine.create_model("c", LoraConfig(rank=16))
+    assert engine.adapters.model_ids() == ["a", "b"]
     engine.create_model("c", LoraConfig(rank=16))
     train(engine, "a", "c")
+    assert engine.adapters.get("c").grad.any()
 
 
 def test_a_model_for_which_the_machine_has_no_memory_is_refused_with_the_figures(
