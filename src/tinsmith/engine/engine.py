@@ -23,7 +23,7 @@ from tinsmith.engine.jobs import RowOutput, TrainRow
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.head.logprobs import chunk_tokens
 from tinsmith.engine.model.loading.base_loading import checkpoint_activations, load_base_model
-from tinsmith.engine.model.native.training.split_products import fast_products
+from tinsmith.engine.model.native.training.products.fast_products import fast_products
 from tinsmith.engine.model.tiles.products import TILED, WHOLE
 from tinsmith.engine.out_of_memory import is_out_of_memory
 from tinsmith.engine.sampling.sampler import Sampler

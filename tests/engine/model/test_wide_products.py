@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.threads import on_threads
 from tinsmith.engine.model import wide_products
 from tinsmith.engine.model.wide_products import add_wide_mm, find_kernel, wide_mm
 
@@ -56,14 +57,7 @@ def test_sums_are_not_rounded_to_the_factors_dtype(
 def test_bits_do_not_follow_the_number_of_threads(shape: tuple[int, int, int]) -> None:
     n, k, m = shape
     left, right = torch.randn(n, k).bfloat16(), torch.randn(m, k).bfloat16().t()
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            found.append(wide_mm(left, right, torch.float32))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(*found)
+    assert torch.equal(*on_threads((1, 2), lambda: wide_mm(left, right, torch.float32)))
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is built without MKL here")

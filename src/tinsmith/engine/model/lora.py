@@ -17,8 +17,7 @@ from torch.distributed.tensor import DTensor
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan, ContextCell, ForwardContext
 from tinsmith.engine.model.shards import ShardedDense
-from tinsmith.engine.model.tiles.products import WHOLE, Addition, Products
-from tinsmith.engine.model.wide_products import add_wide_mm
+from tinsmith.engine.model.tiles.products import WHOLE, Addition, Outer, Products
 
 # Takes what a layer computes with out of a whole A and B: one expert's, or one rank's.
 TakePart = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -113,7 +112,7 @@ def add_delta_gradients(
         if grad_x is not None:
             products.add_mm(s.rows(grad_x), grad_h, s.a)
         grad_hidden.append(grad_h)
-    add_factor_gradients(grad_hidden, grad_y, x, hidden, spans, name, gradients)
+    add_factor_gradients(grad_hidden, grad_y, x, hidden, spans, name, gradients, products)
 
 
 def add_factor_gradients(
@@ -124,14 +123,27 @@ def add_factor_gradients(
     spans: Sequence[LoraSpan],
     name: str,
     gradients: PassGradients,
+    products: Products,
 ) -> None:
     """The part of `add_delta_gradients` that is left once the gradient of each span's h is known, [tokens, R]."""
+    sums: list[Outer] = []
     for s, h, grad_h in zip(spans, hidden, grad_hidden, strict=True):
         grad_a, grad_b = gradients.views(s.span.slot, name)
         if s.part is not None:
             grad_a, grad_b = s.part(grad_a, grad_b)
-        add_wide_mm(grad_a, grad_h.t(), s.rows(x))
-        add_wide_mm(grad_b, s.rows(grad_y).t(), h)
+        sums.append(Outer(grad_a, grad_h, s.rows(x)))
+        sums.append(Outer(grad_b, s.rows(grad_y), h))
+    products.add_outer(sums)
+
+
+def forward_additions(spans: Sequence[LoraSpan]) -> list[Addition]:
+    """Return what `add_delta` adds, for a product that adds it on the way."""
+    return [Addition(s.span.start, s.span.end, s.a.t(), s.b.t(), s.scale) for s in spans]
+
+
+def backward_additions(spans: Sequence[LoraSpan]) -> list[Addition]:
+    """Return what `add_delta_gradients` adds to the gradient of x."""
+    return [Addition(s.span.start, s.span.end, s.b, s.a, s.scale) for s in spans]
 
 
 class Frozen(Protocol):
@@ -200,10 +212,9 @@ class _Lora(torch.autograd.Function):
         gradients, products = ctx.context.gradients, ctx.context.products
         grad_x: Tensor | None = None
         if ctx.needs_input_grad[0] and isinstance(ctx.base, Dense):
-            additions = [Addition(s.span.start, s.span.end, s.b, s.a, s.scale) for s in ctx.spans]
-            found = products.mm_with(grad_y, ctx.base.weight, additions)
+            found = products.mm_with(grad_y, ctx.base.weight, None, backward_additions(ctx.spans))
             if found is not None:
-                add_factor_gradients(found[1], grad_y, x, hidden, ctx.spans, ctx.name, gradients)
+                add_factor_gradients(found[1], grad_y, x, hidden, ctx.spans, ctx.name, gradients, products)
                 return found[0], None, None, None, None, None
         if ctx.needs_input_grad[0]:
             grad_x = ctx.base.input_gradient(grad_y)
@@ -216,11 +227,8 @@ class _Lora(torch.autograd.Function):
 def _adapted(x: Tensor, base: Frozen, spans: Sequence[LoraSpan], products: Products) -> tuple[Tensor, list[Tensor]]:
     """The frozen map with its adapters, [T, out], and scale·A·x of each span."""
     if isinstance(base, Dense):
-        additions = [Addition(s.span.start, s.span.end, s.a.t(), s.b.t(), s.scale) for s in spans]
-        found = products.mm_with(x, base.weight.t(), additions)
+        found = products.mm_with(x, base.weight.t(), base.bias, forward_additions(spans))
         if found is not None:
-            if base.bias is not None:
-                found[0].add_(base.bias)
             return found
     y = base.apply(x)
     hidden = add_delta(y, x, spans, products)

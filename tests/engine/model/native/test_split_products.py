@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.engine.model.test_wide_products import in_layout
-from tinsmith.engine.model.native.training import split_products
-from tinsmith.engine.model.native.training.split_products import SplitProducts, fast_products
+from tests.support.threads import on_threads
+from tinsmith.engine.model.native.training.products import fast_products as fast_products_module
+from tinsmith.engine.model.native.training.products.fast_products import fast_products
+from tinsmith.engine.model.native.training.products.split_products import SplitProducts
 from tinsmith.engine.model.tiles.products import WHOLE, Addition
 
 _FAST = fast_products(torch.device("cpu"), torch.float32)
@@ -72,13 +74,7 @@ def test_a_row_has_the_same_bits_among_any_neighbours(exact: bool) -> None:
 @pytest.mark.parametrize("shape", [(400, 70), (40, 300)])
 def test_bits_do_not_follow_the_number_of_threads(shape: tuple[int, int]) -> None:
     left, right = _numbers(shape[0], 130), _numbers(130, shape[1], seed=1)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(_FAST.mm(left, right))
-    finally:
-        torch.set_num_threads(before)
+    found = on_threads((1, 2, 3), lambda: _FAST.mm(left, right))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
@@ -133,7 +129,7 @@ def test_adapters_are_added_on_the_way(n: int, k: int, m: int, rank: int, cut: i
     if backward:
         # Factors that lie the other way, as those of an input's gradient do.
         additions = [a._replace(down=a.down.contiguous(), up=a.up.contiguous()) for a in additions]
-    found = _FAST.mm_with(x, weight, additions)
+    found = _FAST.mm_with(x, weight, None, additions)
     assert found is not None
     wanted = x.double() @ weight.double()
     for a, hidden in zip(additions, found[1], strict=True):
@@ -143,7 +139,7 @@ def test_adapters_are_added_on_the_way(n: int, k: int, m: int, rank: int, cut: i
     assert (found[0] - wanted).norm() <= 6e-7 * wanted.norm()
     # Whoever the neighbours are.
     a = additions[0]
-    alone = _FAST.mm_with(x[:cut], weight, [a])
+    alone = _FAST.mm_with(x[:cut], weight, None, [a])
     assert alone is not None
     assert torch.equal(alone[0], found[0][:cut])
     assert torch.equal(alone[1][0], found[1][0])
@@ -153,14 +149,10 @@ def test_adapters_are_added_on_the_way(n: int, k: int, m: int, rank: int, cut: i
 def test_adapters_bits_do_not_follow_the_number_of_threads() -> None:
     x, weight = _numbers(333, 200), _numbers(200, 500, seed=1)
     additions = _additions(333, 200, 500, [(0, 100, 32), (100, 250, 16)])
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(_FAST.mm_with(x, weight, additions))
-    finally:
-        torch.set_num_threads(before)
+    found = on_threads((1, 2, 3), lambda: _FAST.mm_with(x, weight, None, additions))
+    assert found[0] is not None
     for other in found[1:]:
+        assert other is not None
         assert torch.equal(other[0], found[0][0])
         assert all(torch.equal(a, b) for a, b in zip(other[1], found[0][1], strict=True))
 
@@ -170,10 +162,10 @@ def test_adapters_bits_do_not_follow_the_number_of_threads() -> None:
 def test_an_adapter_that_is_not_finite_reaches_no_neighbour(place: str) -> None:
     x, weight = _numbers(90, 100), _numbers(100, 80, seed=1)
     additions = _additions(90, 100, 80, [(0, 30, 8), (30, 70, 8)])
-    clean = _FAST.mm_with(x, weight, additions)
+    clean = _FAST.mm_with(x, weight, None, additions)
     assert clean is not None
     {"row": x[33], "down": additions[1].down[3], "up": additions[1].up[3]}[place][5] = torch.nan
-    found = _FAST.mm_with(x, weight, additions)
+    found = _FAST.mm_with(x, weight, None, additions)
     assert found is not None
     for rows in (slice(0, 30), slice(70, 90)):
         assert torch.equal(found[0][rows], clean[0][rows])
@@ -186,13 +178,12 @@ def test_an_adapter_that_is_not_finite_reaches_no_neighbour(place: str) -> None:
 @needs_tiles
 def test_large_ranks_and_narrow_weights_are_added_apart() -> None:
     x = _numbers(40, 100)
-    assert _FAST.mm_with(x, _numbers(100, 80), _additions(40, 100, 80, [(0, 40, 65)])) is None
-    assert _FAST.mm_with(x, _numbers(100, 32), _additions(40, 100, 32, [(0, 40, 8)])) is None
+    assert _FAST.mm_with(x, _numbers(100, 80), None, _additions(40, 100, 80, [(0, 40, 65)])) is None
+    assert _FAST.mm_with(x, _numbers(100, 32), None, _additions(40, 100, 32, [(0, 40, 8)])) is None
 
 
 def test_only_float32_on_a_cpu_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast_products(torch.device("cpu"), torch.float64) is WHOLE
-    assert fast_products(torch.device("cpu"), torch.bfloat16) is WHOLE
     assert fast_products(torch.device("meta"), torch.float32) is WHOLE
-    monkeypatch.setattr(split_products, "_split_products", lambda: None)
+    monkeypatch.setattr(fast_products_module, "split_products", lambda: None)
     assert fast_products(torch.device("cpu"), torch.float32) is WHOLE

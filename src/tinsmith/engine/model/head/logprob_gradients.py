@@ -17,7 +17,13 @@ from torch import Tensor
 from tinsmith.engine.adapters.slots import PassGradients
 from tinsmith.engine.model.context import AdapterSpan
 from tinsmith.engine.model.head.logprobs import Pairs, chunk_cuts, chunk_starts, clip_spans, forward_chunks, project
-from tinsmith.engine.model.lora import LoraLinear, LoraSpan, add_delta_gradients
+from tinsmith.engine.model.lora import (
+    LoraLinear,
+    LoraSpan,
+    add_delta_gradients,
+    add_factor_gradients,
+    backward_additions,
+)
 from tinsmith.engine.model.native.training.layer_functions import exponentials, run_here
 from tinsmith.engine.model.tiles.products import fill_up
 
@@ -236,8 +242,12 @@ def _backward_chunk(
 ) -> Tensor:
     """Gradient of `project` at one chunk: [rows, V] in wide dtype to [rows, H] in compute dtype."""
     # Rounded to compute dtype for the matmuls, as every other gradient between layers is; sums stay wide.
-    grad = grad_logits.to(x.dtype)
-    grad_x = head.products.mm(grad, head.weight)
+    grad, products = grad_logits.to(x.dtype), head.products
+    found = products.mm_with(grad, head.weight, None, backward_additions(spans))
+    if found is not None:
+        add_factor_gradients(found[1], grad, x, _hidden(head, x, spans), spans, head.name, gradients, products)
+        return found[0]
+    grad_x = products.mm(grad, head.weight)
     _add_head_gradients(grad_x, head, x, grad, spans, gradients)
     return grad_x
 
@@ -250,6 +260,9 @@ def _add_head_gradients(
     spans: Sequence[LoraSpan],
     gradients: PassGradients,
 ) -> None:
-    # A·x anew: it is small, and to keep it for all rows would be a tensor more.
-    hidden = [head.products.mm(s.rows(x), s.a.t()).mul_(s.scale) for s in spans]
-    add_delta_gradients(grad_x, grad, x, hidden, spans, head.name, gradients, head.products)
+    add_delta_gradients(grad_x, grad, x, _hidden(head, x, spans), spans, head.name, gradients, head.products)
+
+
+def _hidden(head: LoraLinear, x: Tensor, spans: Sequence[LoraSpan]) -> list[Tensor]:
+    """A·x anew: it is small, and to keep it for all rows would be a tensor more."""
+    return [head.products.mm(s.rows(x), s.a.t()).mul_(s.scale) for s in spans]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.model.context import AdapterSpan, ForwardContext
-from tinsmith.engine.model.lora import LoraLinear, LoraSpan, spans_for
+from tinsmith.engine.model.lora import LoraLinear, LoraSpan, forward_additions, spans_for
 from tinsmith.engine.model.tiles.products import Products, fill_up
 from tinsmith.engine.model.tiles.softmax import log_normalisers
 from tinsmith.engine.model.wide_products import add_wide_mm, wide_mm
@@ -40,6 +40,13 @@ def project(head: LoraLinear, hidden: Tensor, spans: Sequence[LoraSpan], out: Te
     Returns:
         [n, V], wide dtype.
     """
+    if head.products.tile == 1:
+        if out is None:
+            wide = torch.promote_types(torch.float32, hidden.dtype)
+            out = hidden.new_empty(hidden.shape[0], head.out_features, dtype=wide)
+        found = head.products.mm_with(hidden, head.weight.t(), head.bias, forward_additions(spans), out)
+        if found is not None:
+            return found[0]
     logits = _base_logits(head, hidden, out)
     for s in spans:
         # As in `lora.add_delta`, but into a sum whose dtype may be wider: h is [tokens, R], B is [V, R].

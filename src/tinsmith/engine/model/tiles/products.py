@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tinsmith.engine.model.wide_products import add_wide_mm
+
 TILE = 64
 
 
@@ -35,6 +37,20 @@ class Addition(NamedTuple):
     down: Tensor
     up: Tensor
     scale: float
+
+
+class Outer(NamedTuple):
+    """leftᵀ·right, a sum over rows that is to be added to `out`: the gradient of an adapter's A or B.
+
+    Attributes:
+        out: [R, n] or [n, R], of a dtype that may be wider, with rows or columns in one piece.
+        left: [T, R] or [T, n].
+        right: the other.
+    """
+
+    out: Tensor
+    left: Tensor
+    right: Tensor
 
 
 class Products(Protocol):
@@ -58,8 +74,23 @@ class Products(Protocol):
         """[n, in] to [n, out] with `weight` [out, in] and `bias` [out]."""
         ...
 
-    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
-        """`mm` with what adapters add to its rows, and scale·x·down of each; None where that is to be done apart."""
+    def mm_with(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        additions: Sequence[Addition],
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """`mm` with a bias and with what adapters add to its rows, and scale·x·down of each.
+
+        Into `out` [n, out], if it is given: where its dtype is wider, in one sum that is not rounded. None where
+        that is to be done apart.
+        """
+        ...
+
+    def add_outer(self, sums: Sequence[Outer]) -> None:
+        """Add leftᵀ·right of each to its `out`."""
         ...
 
 
@@ -77,8 +108,19 @@ class Whole:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
+    def mm_with(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        additions: Sequence[Addition],
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]] | None:
         return None
+
+    def add_outer(self, sums: Sequence[Outer]) -> None:
+        for out, left, right in sums:
+            add_wide_mm(out, left.t(), right)
 
 
 class Tiled:
@@ -104,8 +146,19 @@ class Tiled:
         y = self.mm(x, weight.t())
         return y if bias is None else y.add_(bias)
 
-    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
+    def mm_with(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        additions: Sequence[Addition],
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]] | None:
         return None
+
+    def add_outer(self, sums: Sequence[Outer]) -> None:
+        # Of one sequence each, so that its bits follow that sequence alone.
+        WHOLE.add_outer(sums)
 
 
 WHOLE = Whole()

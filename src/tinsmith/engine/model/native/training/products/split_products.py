@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.model.native.compiler import library
-from tinsmith.engine.model.tiles.products import WHOLE, Addition, Products
+from tinsmith.engine.model.tiles.products import WHOLE, Addition, Outer
 
 # The shorter side of a weight below which splitting the rows costs more than the tiles gain: adapters of usual ranks.
 _NARROW = 64
@@ -76,11 +76,22 @@ class SplitProducts:
         y = self.mm(x, weight.t())
         return y if bias is None else y.add_(bias)
 
-    def mm_with(self, x: Tensor, weight: Tensor, additions: Sequence[Addition]) -> tuple[Tensor, list[Tensor]] | None:
-        """`mm` with what adapters add to its rows, and scale·x·down of each; None where that is to be done apart."""
+    def mm_with(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        additions: Sequence[Addition],
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """`mm` with a bias and with what adapters add to its rows, and scale·x·down of each.
+
+        Into `out` [n, out], if it is given: where its dtype is wider, in one sum that is not rounded. None where
+        that is to be done apart.
+        """
         if _is_narrow(weight) or any(a.down.shape[1] > self._largest_rank for a in additions):
             return None
-        out = x.new_empty(x.shape[0], weight.shape[1])
+        out = x.new_empty(x.shape[0], weight.shape[1]) if out is None else out
         hidden = [x.new_empty(a.end - a.start, a.down.shape[1]) for a in additions]
         # The second ones are held until the call is over: a layout can be a copy.
         factors = [(_factor(a.down, right=True), _factor(a.up, right=True)) for a in additions]
@@ -92,7 +103,11 @@ class SplitProducts:
         )
         if self._run(out, x, weight, False, deltas):
             _repair(out, hidden, x, weight, additions)
-        return out, hidden
+        return out if bias is None else out.add_(bias), hidden
+
+    def add_outer(self, sums: Sequence[Outer]) -> None:
+        """Add leftᵀ·right of each to its `out`."""
+        WHOLE.add_outer(sums)
 
     def _multiply_into(self, out: Tensor, left: Tensor, right: Tensor, *, add: bool) -> None:
         if self._run(out, left, right, add):
@@ -154,14 +169,9 @@ def _is_narrow(weight: Tensor) -> bool:
     return min(weight.shape) < _NARROW
 
 
-def fast_products(device: torch.device, dtype: torch.dtype) -> Products:
-    """Return the fastest products of a model there."""
-    split = _split_products() if device.type == "cpu" and dtype == torch.float32 else None
-    return split or WHOLE
-
-
 @cache
-def _split_products() -> SplitProducts | None:
+def split_products() -> SplitProducts | None:
+    """Return the products of float32; None where there is no library, or where the processor has no such tiles."""
     native = library()
     if native is None or not native.has_tiles():
         return None
