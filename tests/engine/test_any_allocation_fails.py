@@ -24,17 +24,17 @@ MODELS = "abc"
 
 
 class Short(TorchDispatchMode):
-    """Lets the n-th operation that takes memory fail, once."""
+    """Lets the n-th operation that takes memory fail, once or from then on."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, *, for_good: bool = False) -> None:
         super().__init__()
-        self.at, self.count = at, 0
+        self.at, self.count, self.for_good = at, 0, for_good
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Views, operations in place and those that write into `out` share a tensor that is there.
         if not any(argument.alias_info for argument in func._schema.arguments):
             self.count += 1
-            if self.count == self.at:
+            if self.count == self.at or (self.for_good and self.count > self.at > 0):
                 raise torch.OutOfMemoryError("simulated")
         return func(*args, **(kwargs or {}))
 
@@ -131,6 +131,8 @@ def test_an_operation_happens_whole_or_not_at_all(operation: Callable[[Engine, P
 def test_a_pass_is_computed_again_model_by_model() -> None:
     rows = [make_row(m, "cross_entropy", 9 + i, np.random.default_rng(i)) for i, m in enumerate(MODELS * 2)]
     calm, engine = start(), start()
+    for model_id in MODELS:
+        calm.clear_gradients(model_id)
     with Short(-1) as counted:
         wanted = calm.train_rows(rows)
     for at in np.linspace(1, counted.count, 12, dtype=int).tolist():
@@ -148,3 +150,23 @@ def test_a_pass_is_computed_again_model_by_model() -> None:
         for model_id in MODELS:
             mine, other = (each.adapters.get(model_id).grad for each in (engine, calm))
             assert float((mine - other).abs().max()) <= 1e-5 * float(other.abs().max()), at
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+def test_a_pass_that_fails_leaves_no_part_of_a_gradient(has_gradients: bool) -> None:
+    engine = start()
+    rows = [make_row(m, "cross_entropy", 9 + i, np.random.default_rng(i)) for i, m in enumerate("ab")]
+    if not has_gradients:
+        engine.clear_gradients("a")
+    before = {m: state(engine, m) for m in MODELS}
+    with Short(-1) as counted:
+        engine.train_rows(rows)
+    engine = start()
+    if not has_gradients:
+        engine.clear_gradients("a")
+    # Behind the middle there are gradients of some layers.
+    for at in np.linspace(1, counted.count, 10, dtype=int).tolist():
+        with Short(at, for_good=True):
+            outputs = engine.train_rows(rows)
+        assert all(isinstance(output, MemoryError) for output in outputs)
+        assert all(same(state(engine, m), before[m]) for m in MODELS), at

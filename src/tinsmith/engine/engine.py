@@ -337,23 +337,27 @@ class Engine:
         units = self.reference_logprobs.fill_in(units)
         self.memory.use({unit[0].slot for unit in units})
         adapters = [self.adapters.get(model_id) for model_id in {unit[0].row.model_id for unit in units}]
-        gradients = PassGradients(self.base.wide_dtype)
         tiled = self.base.products.tile > 1
+        gradients = PassGradients(self.base.wide_dtype)
         if tiled:
             # On top of what is there, datum by datum: however an operation is cut into passes, it is the same sum.
             gradients.flats.update((a.slot, a.grad.clone()) for a in adapters)
+        else:
+            gradients.fresh.update((a.slot, a.grad) for a in adapters if not a.has_gradients)
         # Tiles add up an adapter's gradient row by row. Units stay small beside a pass, so that it can be cut evenly.
         together = units if tiled else share_prompts(units, self.pass_budget.tokens // _UNITS_PER_PASS)
         grant = self.pass_budget.grant(together, backward)
         try:
             outputs = run_units(self.base, together, grant.tokens, self._chunk, gradients if backward else None)
-        except Exception as error:
+            for index, output in outputs.items():
+                results[index] = output
+            diverged = fail_infinite(units, outputs, results)
+        except BaseException as error:
+            for adapter in adapters:
+                adapter.take_back()
             if not is_out_of_memory(error):
                 raise
             raise MemoryError(f"{grant.figures} ({error})") from error
-        for index, output in outputs.items():
-            results[index] = output
-        diverged = fail_infinite(units, outputs, results)
         if backward:
             for adapter in adapters:
                 if adapter.model_id in diverged:
@@ -363,8 +367,10 @@ class Engine:
                 adapter.has_gradients = True
                 if tiled:
                     adapter.grad.copy_(gradients.flats[adapter.slot])
-                elif flat is not None:
+                elif flat is not None and flat is not adapter.grad:
                     adapter.grad.add_(flat)
+            for adapter in adapters:
+                adapter.take_back()
         for model_id in diverged:
             # Their gradients of this pass are sums with NaN. What is sound counts as if the rest had never come.
             sound = [u for u in units if u[0].row.model_id == model_id and isinstance(results[u[0].index], RowOutput)]

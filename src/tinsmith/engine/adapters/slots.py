@@ -6,7 +6,7 @@ all adapters of one layout, so that `A[slot, rank, in]` and `B[slot, out, rank]`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -236,11 +236,14 @@ class PassGradients:
         dtype: of the gradients (the masters' dtype).
         anchor: a scalar that requires a gradient, so that autograd reaches the first layer although neither the
             embeddings nor the adapters' stacked weights do.
+        fresh: buffers of zeros [P] that are lent to the pass, where an adapter's own gradient is still zero: what is
+            added there need not be cleared before nor copied afterwards.
         flats: gradient of each adapter's flat vector, [P].
     """
 
     dtype: torch.dtype
     anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    fresh: dict[Slot, Tensor] = field(default_factory=dict)
     flats: dict[Slot, Tensor] = field(default_factory=dict)
     _views: dict[tuple[Slot, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -250,12 +253,22 @@ class PassGradients:
         if found is None:
             flat = self.flats.get(slot)
             if flat is None:
-                weights = slot.pool.weights
-                flat = self.flats[slot] = torch.zeros(weights.shape[1], dtype=self.dtype, device=weights.device)
+                weights, lent = slot.pool.weights, self.fresh.get(slot)
+                if lent is None:
+                    lent = torch.zeros(weights.shape[1], dtype=self.dtype, device=weights.device)
+                flat = self.flats[slot] = lent
             # Made once per pass and target: a dense layer of every micro-batch asks for the same two views.
             place = slot.pool.layout.places[name]
             found = self._views[slot, name] = (place.a(flat), place.b(flat))
         return found
+
+    def apart(self, before: Collection[Slot]) -> PassGradients:
+        """Return an empty part for other rows of the pass.
+
+        Args:
+            before: adapters of which parts that are added earlier have rows, too: what is lent goes to the first one.
+        """
+        return PassGradients(self.dtype, fresh={s: lent for s, lent in self.fresh.items() if s not in before})
 
     def add(self, other: PassGradients) -> None:
         """Add another part's gradients, adapter by adapter; it is used up."""

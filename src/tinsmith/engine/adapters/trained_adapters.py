@@ -53,6 +53,11 @@ class Adapter:
         for name, vector in zip(VECTORS, moved, strict=True):
             setattr(self, name, vector)
 
+    def take_back(self) -> None:
+        """Clear a gradient that was lent to a pass and of which nothing counts, see `PassGradients.fresh`."""
+        if not self.has_gradients:
+            self.grad.zero_()
+
     def clear_gradients(self) -> None:
         """Forget gradients that were accumulated."""
         if self.has_gradients:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinsmith.engine.adapters.slots import PassGradients
+from tinsmith.engine.adapters.slots import PassGradients, Slot
 from tinsmith.engine.jobs import RowOutput
 from tinsmith.engine.model.base_model import BaseModel
 from tinsmith.engine.model.head.logprob_gradients import logprobs_and_gradient, target_logprobs
@@ -46,7 +46,10 @@ def run_units(
     batches = micro_batches(units, budget // lanes, lanes=lanes, losses_apart=base.products.tile == 1)
     # A buffer per lane and adapter: the loss is a sum, so that how rows are cut changes nothing but rounding. Batches
     # have fixed lanes and lanes a fixed order, so that the same pass gives the same bits.
-    parts = [gradients, *(None if gradients is None else PassGradients(gradients.dtype) for _ in range(lanes - 1))]
+    parts, seen = [gradients], set[Slot]()
+    for lane in range(1, lanes):
+        seen.update(row.slot for batch in batches[lane - 1 :: lanes] for row in batch)
+        parts.append(None if gradients is None else gradients.apart(seen))
 
     def compute(lane: int) -> dict[int, RowOutput]:
         found = (_run_batch(base, batch, chunk, parts[lane]) for batch in batches[lane::lanes])
