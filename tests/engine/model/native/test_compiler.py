@@ -114,7 +114,7 @@ def test_structures_are_the_c_ones(tmp_path: Path) -> None:
     sizes = ", ".join(f"sizeof({name})" for name in (*names, "Span", "Factors"))
     source = tmp_path / "sizes.c"
     source.write_text(
-        '#include <stdio.h>\n#include "decoding/float32.h"\n#include "decoding/pass.h"\n'
+        '#include <stdio.h>\n#include "float32.h"\n#include "decoding/pass.h"\n'
         f"int main(void) {{ size_t all[] = {{{sizes}}}; "
         'for (int i = 0; i < 6; i++) printf("%zu ", all[i]); }\n'
     )

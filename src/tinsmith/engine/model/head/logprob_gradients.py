@@ -72,7 +72,7 @@ def logprobs_and_gradient(
         x, rows, targets = hidden[start:end], pairs.rows[pair] - start, pairs.targets[pair]
         z = project(head, x, clip_spans(spans, start, end), room[: end - start])
         of_targets = z[rows, targets]
-        peak, total = exponentials(z) if head.native and run_here(hidden) else _exponentials(z)
+        peak, total = exponentials(z) if head.native and run_here(z) else _exponentials(z)
         logprobs[pair] = of_targets - peak[rows, 0] - total.log()[rows, 0]
         slope = slopes(pair.start, logprobs[pair])
         every = slice(start, end)

@@ -22,6 +22,23 @@ typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4), may_alia
 static inline vec load(const float *place) { return *(const vec *)place; }
 static inline void store(float *place, vec value) { *(vec *)place = value; }
 
+// The numbers from a place on, zeros behind the last of them.
+static inline vec load_some(const float *place, int64_t count)
+{
+    if (count >= LANES) return load(place);
+    vec some = {0};
+    memcpy(&some, place, (size_t)count * sizeof(float));
+    return some;
+}
+
+static inline void store_some(float *place, int64_t count, vec value)
+{
+    if (count >= LANES)
+        store(place, value);
+    else
+        memcpy(place, &value, (size_t)count * sizeof(float));
+}
+
 // a where the mask is -1, b where it is 0; what is left out counts for nothing, NaN or not.
 static inline vec choose(mask own, vec a, vec b) { return (vec)(((mask)a & own) | ((mask)b & ~own)); }
 

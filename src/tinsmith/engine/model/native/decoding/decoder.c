@@ -1,6 +1,6 @@
 // The step of a model whose weights are float32, and what both steps have in common.
 
-#include "float32.h"
+#include "../float32.h"
 
 #include "plain/adapters.h"
 #include "plain/attention.h"

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bfloat16.h"
+#include "../bfloat16.h"
 
 #include "tiled/adapters.h"
 #include "tiled/attention.h"

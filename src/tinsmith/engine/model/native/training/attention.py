@@ -1,4 +1,4 @@
-"""Causal attention of a packed stream in C, of float32 on a CPU: see `attention.c`.
+"""Causal attention of a packed stream in C, of float32 or bfloat16 on a CPU: see `attention.h`.
 
 Kernels of torch take sequences padded to one length, look at all keys from the first query on, and want a head that
 sequences share in each of them. Here each sequence is read where it lies, with as many keys as a query sees.
@@ -6,7 +6,6 @@ sequences share in each of them. Here each sequence is read where it lies, with 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache, lru_cache
@@ -24,7 +23,7 @@ Places = npt.NDArray[np.int64]
 
 
 class _Input(Structure):
-    """`input` of `attention.c`."""
+    """`input` of `attention.h`."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("query", "key", "value")),
@@ -34,27 +33,31 @@ class _Input(Structure):
 
 
 class _Gradient(Structure):
-    """`gradient` of `attention.c`."""
+    """`gradient` of `attention.h`."""
 
-    _fields_ = tuple((name, c_void_p) for name in ("g", "out", "sums", "query", "key", "value"))
+    _fields_ = tuple((name, c_void_p) for name in ("g", "sums", "query", "key", "value"))
 
 
 @cache
-def _functions() -> ctypes.CDLL:
+def _functions(dtype: torch.dtype) -> tuple[Any, Any]:
+    """The attention of a dtype, and its gradient."""
     found = library()
     assert found is not None
-    found.packed_attention.argtypes = [c_void_p, c_void_p, POINTER(_Input), c_void_p, c_int64, c_int64]
-    found.packed_attention_gradient.argtypes = [
-        *(POINTER(_Gradient), POINTER(_Input), c_void_p, c_void_p, c_int64, c_int64),
-    ]
-    found.packed_attention.restype = found.packed_attention_gradient.restype = c_int64
-    return found
+    forward, backward = (
+        (found.packed_attention, found.packed_attention_gradient)
+        if dtype == torch.float32
+        else (found.packed_attention_bfloat16, found.packed_attention_gradient_bfloat16)
+    )
+    forward.argtypes = [c_void_p, c_void_p, POINTER(_Input), c_void_p, c_int64, c_int64]
+    backward.argtypes = [POINTER(_Gradient), POINTER(_Input), c_void_p, c_void_p, c_int64, c_int64]
+    forward.restype = backward.restype = c_int64
+    return forward, backward
 
 
 # The layers of a pass ask one after the other, of a few passes side by side.
 @lru_cache(maxsize=32)
 def _families(lengths: tuple[int, ...], heads: tuple[Head, ...]) -> tuple[Places, Places]:
-    """Return where sequences lie, [S, 4] as `attention.c` has them, those with one lender side by side; and where each
+    """Return where sequences lie, [S, 4] as `attention.h` has them, those with one lender side by side; and where each
     such family begins, and the last one ends, [F + 1].
     """
     starts = np.cumsum([0, *lengths]).tolist()
@@ -71,31 +74,31 @@ def _families(lengths: tuple[int, ...], heads: tuple[Head, ...]) -> tuple[Places
 
 
 class _PackedAttention(torch.autograd.Function):
-    """See `packed_attention`; keeps its inputs, its output and a number for each query."""
+    """See `packed_attention`; keeps its inputs and a number for each query."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, places: tuple[Places, Places]
     ) -> Tensor:
         query, key, value = (x.contiguous() for x in (query, key, value))
-        out, sums = torch.empty_like(query), query.new_empty(query.shape[:2])
+        out, sums = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
         taken, sequences = _input(query, key, value, scaling), places[0]
-        said = _functions().packed_attention(
+        said = _functions(query.dtype)[0](
             *(out.data_ptr(), sums.data_ptr(), taken, sequences.ctypes.data, len(sequences), torch.get_num_threads())
         )
         _check_memory(said, query)
-        ctx.save_for_backward(query, key, value, out, sums)
+        ctx.save_for_backward(query, key, value, sums)
         ctx.scaling, ctx.places = scaling, places
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, sums = ctx.saved_tensors
+        query, key, value, sums = ctx.saved_tensors
         g, (sequences, families) = grads[0].contiguous(), ctx.places
         found = [torch.empty_like(x) for x in (query, key, value)]
-        wanted = _Gradient(*(x.data_ptr() for x in (g, out, sums, *found)))
+        wanted = _Gradient(*(x.data_ptr() for x in (g, sums, *found)))
         taken = _input(query, key, value, ctx.scaling)
-        said = _functions().packed_attention_gradient(
+        said = _functions(query.dtype)[1](
             *(wanted, taken, sequences.ctypes.data, families.ctypes.data, len(families) - 1, torch.get_num_threads())
         )
         _check_memory(said, query)
@@ -118,7 +121,7 @@ def packed_attention(
     """Causal attention of every sequence of a packed stream to itself, as `attention.packed_attention`.
 
     Args:
-        query: float32 [T, query heads, head dim].
+        query: float32 or bfloat16 [T, query heads, head dim].
         key: [T, key heads, head dim]; the query heads are a multiple of the key heads.
         value: [T, key heads, head dim].
         lengths: tokens of each sequence in the stream.

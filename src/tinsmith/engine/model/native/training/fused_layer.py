@@ -1,4 +1,4 @@
-"""A layer of the Llama family as training runs it in float32 on a CPU: norms, rotation, attention and SwiGLU in C.
+"""A layer of the Llama family as training runs it on a CPU: norms, rotation, attention and SwiGLU in C.
 
 `transformers` writes a norm, a rotation and SwiGLU in operations of torch, each of which passes over memory, and has
 autograd keep what comes out of them. Here each is one pass, of which autograd keeps the input: a seventh less in all.
@@ -82,7 +82,7 @@ def _add_norm(x: Tensor, delta: Tensor | None, norm: Any) -> tuple[Tensor, Tenso
 
 
 def fuse_layers(decoder: Any, lean: LeanDecoder) -> None:
-    """Replace a decoder's layers, if they are float32 on a CPU and there is a library.
+    """Replace a decoder's layers, if there are functions for them, see `run_here`.
 
     Args:
         decoder: of `transformers`, whose linear layers carry adapters by now.

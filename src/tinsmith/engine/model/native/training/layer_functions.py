@@ -1,8 +1,7 @@
-"""The functions of `layers.c` as autograd takes them: a float32 tensor on a CPU goes through memory once each way."""
+"""The functions of `layers.h` and `softmax.c` as autograd takes them: tensors go through memory once each way."""
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import c_float, c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -20,31 +19,34 @@ _PARAMETERS = {
     "turn_gradient": (7, 3, False),
     "swiglu": (3, 1, False),
     "swiglu_gradient": (5, 1, False),
-    "exponentials": (3, 2, False),
 }
+_EXPONENTIALS = (3, 2, False)
+# Of the functions' names, by what they compute with.
+_SUFFIXES = {torch.float32: "", torch.bfloat16: "_bfloat16"}
 
 
 @cache
-def _functions() -> ctypes.CDLL:
-    """The library, once its functions' parameters are told."""
-    found = library()
-    assert found is not None
-    for name, (places, sizes, epsilon) in _PARAMETERS.items():
-        function = getattr(found, name)
-        function.argtypes = [*[c_void_p] * places, *[c_int64] * sizes, *[c_float] * epsilon, c_int64]
-        function.restype = None
+def _function(name: str, dtype: torch.dtype) -> Any:
+    """Find a function, and tell what its parameters are."""
+    places, sizes, epsilon = _PARAMETERS.get(name, _EXPONENTIALS)
+    found = getattr(library(), name + _SUFFIXES[dtype])
+    found.argtypes = [*[c_void_p] * places, *[c_int64] * sizes, *[c_float] * epsilon, c_int64]
+    found.restype = None
     return found
 
 
 def run_here(x: Tensor) -> bool:
-    """Whether there are functions for such tensors: of float32 on a CPU, with a library."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and library() is not None
+    """Whether there are functions for such tensors: on a CPU, with a library; bfloat16 is not for every processor."""
+    native = library() if x.device.type == "cpu" else None
+    return native is not None and (
+        x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bool(native.has_bfloat16_layers()))
+    )
 
 
-def _call(name: str, *arguments: Tensor | float | None) -> None:
-    """Call a function with this thread's number of threads; None is no address."""
-    places = (x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
-    getattr(_functions(), name)(*places, torch.get_num_threads())
+def _call(name: str, x: Tensor, *arguments: Tensor | float | None) -> None:
+    """Call the function for x's dtype with this thread's number of threads; None is no address."""
+    places = (a.data_ptr() if isinstance(a, Tensor) else a for a in (x, *arguments))
+    _function(name, x.dtype)(*places, torch.get_num_threads())
 
 
 class AddNorm(torch.autograd.Function):
@@ -54,7 +56,7 @@ class AddNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         x, delta = x.contiguous(), None if delta is None else delta.contiguous()
         total = x.view_as(x) if delta is None else torch.empty_like(x)
-        y, factor = torch.empty_like(x), x.new_empty(x.shape[0])
+        y, factor = torch.empty_like(x), x.new_empty(x.shape[0], dtype=torch.float32)
         _call("add_norm", total, y, factor, x, delta, weight, *x.shape, eps)
         ctx.save_for_backward(total, weight, factor)
         return total, y
@@ -74,7 +76,7 @@ class Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
         x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-        factor = None if weight is None else x.new_empty(x.shape[:2])
+        factor = None if weight is None else x.new_empty(x.shape[:2], dtype=torch.float32)
         _call("turn", y, factor, x, weight, cos, sin, *x.shape, eps)
         # A rotation alone is undone without what was rotated.
         ctx.save_for_backward(None if weight is None else x, weight, factor, cos, sin)

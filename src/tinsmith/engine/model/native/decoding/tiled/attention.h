@@ -9,29 +9,6 @@
 #include "../stored.h"
 #include "tiles.h"
 
-// Keys whose scores are computed before their values are read, as many as in torch's kernel: what is rounded depends on
-// the largest score among them and those before.
-#define KEYS 512
-
-// e^x of x <= 0 to some five digits, bit by bit as in that kernel: x·log2(e), less a cubic that stands for the
-// difference between 1 + f and 2^f of its fraction f, read as the bits of a float (Malossi et al. 2015, "Fast
-// Exponential Computation on SIMD Architectures").
-static inline vec rough_exponential(vec x)
-{
-    const __m512 powers = _mm512_mul_ps((__m512)x, _mm512_set1_ps(1.44269504f));
-    const __m512 fraction = _mm512_sub_ps(powers, _mm512_floor_ps(powers));
-    __m512 less = _mm512_fmadd_ps(fraction, _mm512_set1_ps(-0.079204240219773236f),
-                                  _mm512_set1_ps(-0.22433836478672356f));
-    less = _mm512_fmadd_ps(fraction, less, _mm512_set1_ps(0.30354260500649682f));
-    less = _mm512_fmadd_ps(fraction, less, _mm512_set1_ps(0.00010703434948458272f));
-    const __m512 bits = _mm512_fmadd_ps(_mm512_sub_ps(powers, less), _mm512_set1_ps(8388608.0f),
-                                        _mm512_set1_ps(8388608.0f * 127.0f));
-    const __mmask16 none = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33655f), _CMP_LT_OS);
-    const __m512i power = _mm512_mask_mov_epi32(_mm512_cvttps_epi32(bits), none, _mm512_setzero_si512());
-    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
-    return (vec)_mm512_mask_mov_ps((__m512)power, nan, (__m512)x);
-}
-
 // Two rows of values, in pairs: LANES numbers of each.
 static inline __m512i rows_in_pairs(const number *first, __m256i second)
 {
@@ -49,7 +26,7 @@ static inline __attribute__((always_inline)) void mix_vectors(const int vectors,
     for (int j = 0; j < vectors; j++) sums[j] = (__m512)mixed[j];
     for (int64_t at = start, here; at < end; at += here) {
         const number *value = stored->values + cell_of(stored, at) * stored->distance;
-        here = run_of(stored, at, end, KEYS);
+        here = run_of(stored, at, end, KEYS_AT_ONCE);
         for (int64_t i = 0; i < here; i += 2, value += 2 * stored->distance) {
             const int alone = i + 1 == here;
             const uint32_t second = alone ? 0 : weights[at - start + i + 1];
@@ -91,8 +68,8 @@ static void attend_head(int64_t depth, const float *scores, float scaling, int64
     const __m512i apart = _mm512_mullo_epi32(
         _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(LANES));
     const int64_t count = end - start;
-    float own[KEYS], highest = head->peak;
-    number weights[KEYS];
+    float own[KEYS_AT_ONCE], highest = head->peak;
+    number weights[KEYS_AT_ONCE];
     __m512 most = _mm512_set1_ps(-INFINITY);
     for (int64_t i = 0; i < count; i += LANES) {
         const __mmask16 there = count - i < LANES ? (__mmask16)((1u << (count - i)) - 1) : 0xffff;
@@ -107,7 +84,7 @@ static void attend_head(int64_t depth, const float *scores, float scaling, int64
     head->total *= fade;
     for (int64_t j = 0; j < depth / LANES; j++) head->mixed[j] *= fade;
     for (int64_t i = 0; i < count; i += LANES) {
-        const vec weight = rough_exponential(load(own + i) - highest);
+        const vec weight = power_of_score(load(own + i) - highest);
         store_numbers(weights + i, weight);
         head->total += weight;
     }
@@ -122,7 +99,7 @@ static void attend_group(int64_t shared, int64_t depth, const number *query, flo
     for (int64_t first = 0; first < shared; first += SIDE) {
         const int64_t heads = shared - first < SIDE ? shared - first : SIDE;
         operand columns[WIDEST_HEAD / 2 * SIDE];
-        float scores[KEYS * SIDE];
+        float scores[KEYS_AT_ONCE * SIDE];
         Head head[SIDE];
         for (int64_t h = 0; h < heads; h++) {
             const operand *row = (const operand *)(query + (first + h) * depth);
@@ -131,7 +108,7 @@ static void attend_group(int64_t shared, int64_t depth, const number *query, flo
             for (int64_t j = 0; j < depth / LANES; j++) head[h].mixed[j] = (vec){0};
         }
         for (int64_t start = 0, end; start < stored->count; start = end) {
-            end = start + KEYS < stored->count ? start + KEYS : stored->count;
+            end = start + KEYS_AT_ONCE < stored->count ? start + KEYS_AT_ONCE : stored->count;
             for (int64_t at = start, here; at < end; at += here) {
                 here = run_of(stored, at, end, SIDE);
                 multiply_rest(here, stored->keys + cell_of(stored, at) * stored->distance, stored->distance, depth,

@@ -9,7 +9,7 @@
 #ifndef TINSMITH_TILES_H
 #define TINSMITH_TILES_H
 
-#include "../bfloat16.h"
+#include "../../bfloat16.h"
 
 // Rows and tokens of a tile of sums, and the weights in one row of a tile.
 #define SIDE 16
