@@ -34,8 +34,8 @@ ADAM = {
 # Distance from float64: of losses (relative) and gradients (of their norm) at every step, and of what ten steps changed
 # (of its norm). A step divides by the root of the second moment, which magnifies the rounding of small gradients.
 BOUNDS = {"float64": (1e-9, 1e-9, 1e-9), "float32": (1e-4, 1e-3, 1e-3), "bfloat16": (0.1, 0.3, 0.3)}
-# How far a logprob is off in bfloat16.
-NEAR = 0.05
+# How far a logprob may be off; most in bfloat16 after steps of a learning rate of 1e-2.
+NEAR = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.2}
 
 
 def rows_of(step: int) -> list[TrainRow]:
@@ -49,7 +49,7 @@ def rows_of(step: int) -> list[TrainRow]:
     ]
 
 
-def away_from_bounds(row: TrainRow, case: str, logprobs: torch.Tensor) -> TrainRow:
+def away_from_bounds(row: TrainRow, case: str, logprobs: torch.Tensor, margin: float) -> TrainRow:
     """The row without positions whose ratio is so near a bound that rounding decides whether they have a gradient."""
     if case not in ("ppo", "gspo"):
         return row
@@ -59,7 +59,7 @@ def away_from_bounds(row: TrainRow, case: str, logprobs: torch.Tensor) -> TrainR
     if case == "gspo":
         log_ratio = np.full_like(log_ratio, log_ratio[inputs["sequence_ratio_mask"] != 0].mean())
     bounds = [np.log(LOSS_CASES[case][f"clip_{side}_threshold"]) for side in ("low", "high")]
-    near = np.min([np.abs(log_ratio - bound) for bound in bounds], 0) < NEAR
+    near = np.min([np.abs(log_ratio - bound) for bound in bounds], 0) < margin
     fields = {**inputs, "advantages": np.where(near, 0, inputs["advantages"]).astype(np.float32)}
     return replace(row, datum=Datum(row.datum.model_input, fields))
 
@@ -105,7 +105,7 @@ def test_ten_steps_equal_peft(family: str, dtype: str, tmp_path: Path) -> None:
         }
         for m, mine in places.items():
             for i, lp in zip(mine, of_references[m], strict=True):
-                rows[i] = away_from_bounds(rows[i], cases[m], lp)
+                rows[i] = away_from_bounds(rows[i], cases[m], lp, NEAR[dtype])
         outputs = engine.train_rows(rows)
         for model_id, reference in references.items():
             adapter, layout = engine.adapters.get(model_id), engine.adapters.get(model_id).slot.pool.layout

@@ -43,6 +43,8 @@ def _functions(dtype: torch.dtype) -> tuple[Any, Any]:
     """The attention of a dtype, and its gradient."""
     found = library()
     assert found is not None
+    # Asks the system for the processor's tiles, too.
+    assert dtype == torch.float32 or found.has_bfloat16_layers()
     forward, backward = (
         (found.packed_attention, found.packed_attention_gradient)
         if dtype == torch.float32

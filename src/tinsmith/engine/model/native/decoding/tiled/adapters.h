@@ -29,9 +29,6 @@ static void add_adapters(const Product *product, int64_t index, int64_t first, i
             if (low >= high) continue;
             const number *b = factors->b[target] + (low - begin) * span->rank;
             const operand *h = pass->adapted + span->hidden + target * span->rank / 2 * width;
-            // Those of the next block: a processor's own guesses begin anew with every adapter.
-            for (int64_t i = 0; i < (high - low) * span->rank; i += DEEP)
-                __builtin_prefetch(b + (high - low) * span->rank + i, 0, 2);
             for (int64_t j = 0; j < count; j++) {
                 float sums[BLOCK * SIDE];
                 multiply(high - low, 1, b, span->rank, h + j * SIDE, width, sums, SIDE);
@@ -100,10 +97,30 @@ static void prepare(const Product *product, int64_t index, const operand *x, con
     if (pass->spans) apply_a(product, index, x, pass);
 }
 
+// Ask for what the adapters' B of the outputs from `last` on are, while those from `first` on are computed: a processor's
+// own guesses begin anew with every adapter.
+static void ask_for_next(const Product *product, int64_t index, int64_t first, int64_t last, const Pass *pass)
+{
+    const int64_t steps = (last - first) / (2 * SIDE) * ((pass->vectors + 1) / 2) * (product->inputs / DEEP);
+    asked = (Asked){.count = 0};
+    for (int64_t s = 0; s < pass->spans && asked.count < MOST_ASKED && steps; s++) {
+        const Factors *factors = pass->factors + index * pass->spans + s;
+        if (!factors->a) continue;
+        int64_t target = 0, begin = 0;
+        while (target < product->targets && last >= product->ends[target]) begin = product->ends[target++];
+        if (target == product->targets) return;
+        const int64_t lines = (last - first) * pass->span[s].rank / DEEP;
+        asked.lines = lines > asked.lines ? lines : asked.lines;
+        asked.stretch[asked.count++] = factors->b[target] + (last - begin) * pass->span[s].rank;
+    }
+    asked.each = steps ? (asked.count * asked.lines + steps - 1) / steps : 0;
+}
+
 // W·x + b of outputs [first, last) and what the adapters add, rounded if they are to stay bfloat16.
 static void apply_block(const Product *product, int64_t index, const operand *x, int64_t first, int64_t last,
                         float *y, int stays, const Pass *pass)
 {
+    ask_for_next(product, index, first, last, pass);
     multiply(last - first, pass->vectors, product->weight + first * product->inputs, product->inputs, x, pass->stride,
              y, pass->stride);
     for (int64_t i = first; i < last && (stays || product->bias); i++) {

@@ -45,6 +45,25 @@ static void shape_tiles(int64_t rows, int64_t rest)
 static inline void begin_products(void) { tiles_shape = 0; }
 static inline void end_products(void) { _tile_release(); }
 
+// What a thread reads soon: stretches of memory, of as many lines of DEEP numbers each. They are asked for while its
+// tiles multiply, so many lines in each step, as a burst of them would wait for itself.
+#define MOST_ASKED 64
+typedef struct {
+    const number *stretch[MOST_ASKED];
+    int64_t count, lines, each;
+    int64_t next, line;  // which is asked for next
+} Asked;
+
+static __thread Asked asked;
+
+static inline void ask_for_some(void)
+{
+    for (int64_t i = 0; i < asked.each && asked.next < asked.count; i++) {
+        __builtin_prefetch(asked.stretch[asked.next] + asked.line * DEEP, 0, 2);
+        if (++asked.line == asked.lines) asked.line = 0, asked.next++;
+    }
+}
+
 // y[high * SIDE][wide * SIDE] = w·x with constant numbers of tiles once inlined: two by two, or fewer, or four by one.
 static inline __attribute__((always_inline)) void tiles(const int high, const int wide, const number *w, int64_t depth,
                                                         const operand *x, int64_t x_stride, float *y, int64_t y_stride)
@@ -57,6 +76,7 @@ static inline __attribute__((always_inline)) void tiles(const int high, const in
     if (high * wide > 3) _tile_zero(3);
     for (int64_t k = 0; k < depth; k += DEEP) {
         const operand *tokens = x + k / 2 * x_stride;
+        if (wide > 1) ask_for_some();
         _tile_loadd(6, tokens, x_bytes);
         _tile_loadd(4, w + k, w_bytes);
         _tile_dpbf16ps(0, 4, 6);

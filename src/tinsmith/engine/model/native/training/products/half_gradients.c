@@ -33,7 +33,7 @@ static void add_square(const float *sums, float *out, int64_t row, int64_t colum
     __m512i line[SIDE];
     for (int i = 0; i < SIDE; i++) line[i] = _mm512_load_si512(sums + i * SIDE);
     if (column != 1) {
-        transpose(line);
+        transpose_tile(line);
         const int64_t other = rows;
         rows = columns, columns = other, row = column;
     }
@@ -54,8 +54,8 @@ static int add_columns(const outer *o, int64_t from, int64_t to)
     for (int64_t term = 0; term < o->terms; term += TERMS) {
         const int64_t terms = least(TERMS, o->terms - term), steps = up(terms, STEP) / STEP, panel = steps * TILE;
         float *sums = all;
-        pack(left, (factor){o->left + term * o->left_stride, o->left_stride, 0}, o->rows, terms, 0);
-        pack(right, (factor){o->right + term * o->right_stride + from, o->right_stride, 0}, to - from, terms, 1);
+        pack_tiles(left, (factor){o->left + term * o->left_stride, o->left_stride, 0}, o->rows, terms, 0);
+        pack_tiles(right, (factor){o->right + term * o->right_stride + from, o->right_stride, 0}, to - from, terms, 1);
         for (int64_t j = 0; j < width; j += 2 * SIDE)
             for (int64_t i = 0; i < rows; i += 2 * SIDE, sums += square) {
                 if (term) load_tiles(sums);

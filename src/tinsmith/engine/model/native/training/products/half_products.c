@@ -51,8 +51,8 @@ static void go_down(number *hidden, const char *rows, const char *down, int64_t 
         store_tiles(sums);
         for (int64_t row = 0; row < height; row++) {
             const float *line = sums + (row / SIDE * SIDE + row) * SIDE;
-            const __m512 low = rounded(_mm512_load_ps(line)) * scale;
-            const __m512 high = rounded(_mm512_load_ps(line + SIDE * SIDE)) * scale;
+            const __m512 low = (__m512)rounded((vec)_mm512_load_ps(line)) * scale;
+            const __m512 high = (__m512)rounded((vec)_mm512_load_ps(line + SIDE * SIDE)) * scale;
             _mm512_mask_storeu_epi16(hidden + row * rank + j, first(rank - j), (__m512i)_mm512_cvtne2ps_pbh(high, low));
         }
     }
@@ -85,8 +85,8 @@ static inline void write_row(writing *w)
         low += widened(bias, 0), high += widened(bias, 1);
     }
     if (w->more) {
-        low = rounded(low) + _mm512_load_ps(w->more + at);
-        high = rounded(high) + _mm512_load_ps(w->more + right);
+        low = (__m512)rounded((vec)low) + _mm512_load_ps(w->more + at);
+        high = (__m512)rounded((vec)high) + _mm512_load_ps(w->more + right);
     }
     if (w->place) {
         _mm512_mask_storeu_epi16(w->place, there, (__m512i)_mm512_cvtne2ps_pbh(high, low));
@@ -137,18 +137,18 @@ static int multiply_rows(result c, factor a, factor b, const number *bias, int64
     for (int64_t column = 0; column < n; column += width) {
         const int64_t some = least(width, n - column);
         const delta *own, *packed = NULL;
-        pack(columns, part_of(b, column, 0), some, k, 1);
+        pack_tiles(columns, part_of(b, column, 0), some, k, 1);
         for (int64_t row = from, end; row < to; row = end) {
             end = block_end(row, to, deltas, count, &own);
             const int64_t height = end - row;
-            pack(rows, part_of(a, row, 0), height, k, 0);
+            pack_tiles(rows, part_of(a, row, 0), height, k, 0);
             if (own) {
                 number *hidden = own->hidden + (row - own->start) * own->rank;
-                if (own != packed && column == 0) pack(down, own->down, own->rank, k, 1);
-                if (own != packed) pack(up_columns, part_of(own->up, column, 0), some, own->rank, 1);
+                if (own != packed && column == 0) pack_tiles(down, own->down, own->rank, k, 1);
+                if (own != packed) pack_tiles(up_columns, part_of(own->up, column, 0), some, own->rank, 1);
                 packed = own;
                 if (column == 0) go_down(hidden, rows, down, height, steps, own);
-                pack(inner, (factor){hidden, own->rank, 1}, height, own->rank, 0);
+                pack_tiles(inner, (factor){hidden, own->rank, 1}, height, own->rank, 0);
             }
             const int64_t turns = own ? up(own->rank, STEP) / STEP : 0;
             for (int64_t j = 0; j < some; j += 2 * SIDE, turn = !turn) {

@@ -3,11 +3,8 @@
 #ifndef TINSMITH_HALF_TILES_H
 #define TINSMITH_HALF_TILES_H
 
-#include <immintrin.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-typedef uint16_t number;
+#include "../../bfloat16.h"
+#include "../room.h"
 
 // A tile holds 16 lines of 32 terms, or 16 pairs of terms of 16 lines, or 16 by 16 sums.
 #define SIDE 16
@@ -36,7 +33,7 @@ static inline __mmask32 first(int64_t count)
 }
 
 // 16 rows of 16 words to columns.
-static inline void transpose(__m512i t[SIDE])
+static inline void transpose_tile(__m512i t[SIDE])
 {
     __m512i r[SIDE];
     for (int i = 0; i < SIDE; i += 2) {
@@ -86,13 +83,13 @@ static inline void take_pairs(__m512i low[SIDE], __m512i high[SIDE], const numbe
 
 static inline void put_tile(char *tile, __m512i row[SIDE], int turned)
 {
-    if (turned) transpose(row);
+    if (turned) transpose_tile(row);
     for (int i = 0; i < SIDE; i++) _mm512_store_si512(tile + i * 64, row[i]);
 }
 
 // A factor as tiles, [line / 16][term / 32], with lines of zeros up to a multiple of 32: the left one's tiles hold
 // lines, the right one's pairs.
-static void pack(char *to, factor from, int64_t lines, int64_t terms, int is_right)
+static void pack_tiles(char *to, factor from, int64_t lines, int64_t terms, int is_right)
 {
     const int64_t steps = up(terms, STEP) / STEP, panel = steps * TILE, pairs = up(lines, 2 * SIDE);
     __m512i row[SIDE], next[SIDE];
@@ -126,7 +123,7 @@ static void begin_tiles(void)
     _tile_loadconfig(&all);
 }
 
-// Lines of both factors as `pack` leaves them: 16 lines' tiles of so many steps one behind the other, and so many bytes
+// Lines of both factors as `pack_tiles` leaves them: 16 lines' tiles of so many steps one behind the other, and so many bytes
 // to those of the next 16 lines.
 typedef struct {
     const char *left, *right;
@@ -157,6 +154,23 @@ static inline void store_tiles(float sums[4 * SIDE * SIDE])
     _tile_stored(3, sums + 3 * SIDE * SIDE, 64);
 }
 
+// The same where rows of sums lie so many floats apart.
+static inline void load_tiles_from(const float *at, int64_t stride)
+{
+    _tile_loadd(0, at, stride * 4);
+    _tile_loadd(1, at + SIDE, stride * 4);
+    _tile_loadd(2, at + SIDE * stride, stride * 4);
+    _tile_loadd(3, at + SIDE * stride + SIDE, stride * 4);
+}
+
+static inline void store_tiles_to(float *at, int64_t stride)
+{
+    _tile_stored(0, at, stride * 4);
+    _tile_stored(1, at + SIDE, stride * 4);
+    _tile_stored(2, at + SIDE * stride, stride * 4);
+    _tile_stored(3, at + SIDE * stride + SIDE, stride * 4);
+}
+
 // Adds one step of the product of 32 rows and 32 columns to four squares of sums.
 static inline void multiply_step(panels p, int64_t step)
 {
@@ -174,27 +188,6 @@ static inline void multiply_step(panels p, int64_t step)
 static inline void multiply_tiles(panels p)
 {
     for (int64_t step = 0; step < p.steps; step++) multiply_step(p, step);
-}
-
-// Rounded to bfloat16, to the even one of two that are as near.
-static inline __m512 rounded(__m512 x)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
-}
-
-// A thread's memory, for as long as it lives; NULL where there is none.
-static inline char *take_room(int64_t bytes)
-{
-    static _Thread_local char *room;
-    static _Thread_local int64_t size;
-    if (bytes > size) {
-        free(room);
-        // Whole pages, and more than now, as the next product may be a bit larger.
-        size = up(bytes + bytes / 4, 4096);
-        room = aligned_alloc(4096, (size_t)size);
-        if (!room) size = 0;
-    }
-    return room;
 }
 
 #endif
