@@ -114,6 +114,8 @@ def test_a_step_may_be_rollouts_and_several_substeps_and_is_resumed_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINSMITH_HOME", str(tmp_path / "home"))
+    # How requests are cut into passes follows the load, and Adam's first steps magnify the rounding of small gradients.
+    monkeypatch.setenv("TINSMITH_BATCH_INVARIANT", "true")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     result = run_rollouts(settings(whole))
     rows = rows_of(whole)

@@ -117,11 +117,13 @@ class HalfProducts(Whole):
 
 def _factor(x: Tensor, *, right: bool) -> tuple[_Factor, Tensor]:
     """A matrix as C takes it, and what is to be held meanwhile."""
-    if x.stride(1) != 1 and x.stride(0) != 1:
+    row, column = x.stride()
+    if column != 1 and row != 1:
         x = x.contiguous()
-    by_rows = x.stride(1) == 1
+        row, column = x.stride()
+    by_rows = column == 1
     # The lines of the left factor are its rows, those of the right one its columns.
-    return _Factor(x.data_ptr(), x.stride(0) if by_rows else x.stride(1), by_rows != right), x
+    return _Factor(x.data_ptr(), row if by_rows else column, by_rows != right), x
 
 
 def _by_rows(x: Tensor) -> Tensor:
@@ -130,13 +132,15 @@ def _by_rows(x: Tensor) -> Tensor:
 
 def _outer(out: Tensor, left: Tensor, right: Tensor) -> _Outer:
     """A sum as C takes it: the narrower factor on the left."""
-    assert 1 in out.stride()
+    row, column = out.stride()
+    (terms, rows), columns = left.shape, right.shape[1]
+    assert row == 1 or column == 1
     assert (out.dtype, left.dtype, right.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
-    if left.shape[1] > right.shape[1]:
-        out, left, right = out.t(), right, left
+    if rows > columns:
+        left, right, row, column, rows, columns = right, left, column, row, columns, rows
     return _Outer(
-        *(out.data_ptr(), out.stride(0), out.stride(1), left.data_ptr(), right.data_ptr()),
-        *(left.stride(0), right.stride(0), left.shape[0], left.shape[1], right.shape[1]),
+        *(out.data_ptr(), row, column, left.data_ptr(), right.data_ptr()),
+        *(left.stride(0), right.stride(0), terms, rows, columns),
     )
 
 
