@@ -54,7 +54,7 @@ static inline float soften(float *row, int64_t seen, int64_t keys, float scaling
     return fade;
 }
 
-// What `attention_gradient` is told, and where it leaves the gradients of queries, keys and values.
+// What `packed_attention_gradient` is told, and where it leaves the gradients of queries, keys and values.
 typedef struct {
     const number *g;
     const float *sums;
