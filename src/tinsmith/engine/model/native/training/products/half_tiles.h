@@ -5,11 +5,7 @@
 
 #include "../../bfloat16.h"
 #include "../room.h"
-
-// A tile holds 16 lines of 32 terms, or 16 pairs of terms of 16 lines, or 16 by 16 sums.
-#define SIDE 16
-#define STEP 32
-#define TILE 1024
+#include "tiles.h"
 
 // One factor of a product: of its lines, rows of the left one or columns of the right one, and the terms of their sums.
 typedef struct {
@@ -17,9 +13,6 @@ typedef struct {
     int64_t stride;
     int64_t along;  // whether a line's terms are neighbours in memory, else those of all lines are
 } factor;
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 static inline factor part_of(factor whole, int64_t line, int64_t term)
 {
@@ -30,31 +23,6 @@ static inline factor part_of(factor whole, int64_t line, int64_t term)
 static inline __mmask32 first(int64_t count)
 {
     return count >= STEP ? 0xffffffff : count <= 0 ? 0 : (__mmask32)((1u << count) - 1);
-}
-
-// 16 rows of 16 words to columns.
-static inline void transpose_tile(__m512i t[SIDE])
-{
-    __m512i r[SIDE];
-    for (int i = 0; i < SIDE; i += 2) {
-        r[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
-        r[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
-    }
-    for (int i = 0; i < SIDE; i += 4)
-        for (int j = 0; j < 2; j++) {
-            t[i + 2 * j] = _mm512_unpacklo_epi64(r[i + j], r[i + j + 2]);
-            t[i + 2 * j + 1] = _mm512_unpackhi_epi64(r[i + j], r[i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 8], 0x88);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i], r[i + 8], 0xdd);
-    }
 }
 
 // 16 lines of 32 terms; what is beyond those that are there is zero.
@@ -110,33 +78,12 @@ static void pack_tiles(char *to, factor from, int64_t lines, int64_t terms, int 
     }
 }
 
-static void begin_tiles(void)
-{
-    struct {
-        uint8_t palette, first_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } all = {.palette = 1};
-    for (int i = 0; i < 8; i++) all.row_bytes[i] = 64, all.rows[i] = SIDE;
-    // To GCC 12 the intrinsic reads eight bytes, and the others need not be written.
-    __asm__ volatile("" : : "r"(&all) : "memory");
-    _tile_loadconfig(&all);
-}
-
 // Lines of both factors as `pack_tiles` leaves them: 16 lines' tiles of so many steps one behind the other, and so many bytes
 // to those of the next 16 lines.
 typedef struct {
     const char *left, *right;
     int64_t steps, left_panel, right_panel;
 } panels;
-
-static inline void zero_tiles(void)
-{
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
 
 static inline void load_tiles(const float sums[4 * SIDE * SIDE])
 {

@@ -3,13 +3,8 @@
 #ifndef TINSMITH_PARTS_H
 #define TINSMITH_PARTS_H
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "tiles.h"
 
-// A tile holds 16 rows of 16 pairs of bfloat16, or of 16 sums.
-#define SIDE 16
-#define STEP 32
-#define TILE 1024
 #define PARTS 3
 // Bits of the smallest number that rounds to infinity.
 #define BEYOND 0x7f7f8000
@@ -81,31 +76,6 @@ static inline void split_columns(split *to, source from, seen *seen)
     }
 }
 
-// Rows of 16 pairs to columns and back.
-static inline void transpose(__m512i t[16])
-{
-    __m512i r[16];
-    for (int i = 0; i < 16; i += 2) {
-        r[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
-        r[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            t[i + 2 * j] = _mm512_unpacklo_epi64(r[i + j], r[i + j + 2]);
-            t[i + 2 * j + 1] = _mm512_unpackhi_epi64(r[i + j], r[i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 8], 0x88);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i], r[i + 8], 0xdd);
-    }
-}
-
 // One factor of a product: of its lines, rows of the left one or columns of the right one, and the terms of their sums.
 typedef struct {
     const float *at;
@@ -134,7 +104,7 @@ static int pack(char *to, factor from, int64_t lines, int64_t terms, int parts, 
                 split_columns(&s, (source){at, terms - term, lines - line, from.stride}, &seen);
             if (parts < PARTS && _mm512_test_epi32_mask(seen.rest, seen.rest)) return 0;
             for (int part = 0; part < parts; part++, to += TILE) {
-                if (from.along == from.paired) transpose(s.row[part]);
+                if (from.along == from.paired) transpose_tile(s.row[part]);
                 for (int row = 0; row < SIDE; row++) _mm512_store_si512(to + row * 64, s.row[part][row]);
             }
         }

@@ -26,19 +26,6 @@
 // The largest rank of an adapter that is added on the way.
 #define RANK 64
 
-static void begin_tiles(void)
-{
-    struct {
-        uint8_t palette, first_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } all = {.palette = 1};
-    for (int i = 0; i < 8; i++) all.row_bytes[i] = 64, all.rows[i] = SIDE;
-    // To GCC 12 the intrinsic reads eight bytes, and the others need not be written.
-    __asm__ volatile("" : : "r"(&all) : "memory");
-    _tile_loadconfig(&all);
-}
-
 #define LEFT(part)                                                                                                     \
     _tile_loadd(4, a + (part) * TILE, 64);                                                                             \
     _tile_loadd(5, a + (part) * TILE + a_panel, 64)
@@ -50,14 +37,6 @@ static void begin_tiles(void)
     _tile_dpbf16ps(1, 4, 7);                                                                                           \
     _tile_dpbf16ps(2, 5, 6);                                                                                           \
     _tile_dpbf16ps(3, 5, 7)
-
-static inline void zero_tiles(void)
-{
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
 
 // Adds 32 rows times 32 columns to the sums in four tiles, the small products of each step before the large ones.
 static inline void multiply_tiles(const char *a, const char *b, int64_t steps, int parts)
@@ -101,9 +80,6 @@ static inline void write_tiles(float *to, int64_t stride, int64_t rows, int64_t 
         }
     }
 }
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // What an adapter adds to rows from `start` to `end`: scale·(a·down)·up, with `down` [k, rank] and `up` [rank, n].
 // `hidden` [end - start, rank] gets scale·a·down.
