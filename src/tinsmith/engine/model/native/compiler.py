@@ -1,7 +1,7 @@
 """Builds the C sources beside this file for the processor that they run on, once, and loads them.
 
 A distribution built elsewhere would have to do with the instructions that all processors have, at a quarter of the
-speed. So the library is built at the first start, which takes some two seconds, and kept in the user's cache folder.
+speed. So the library is built at the first start, which takes some five seconds, and kept in the user's cache folder.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ static int attend_sequence(number *out, float *sums, const input *in, const sequ
                 const int64_t at = (s->start + first + i) * in->heads + head;
                 const float total = sum_of(so_far[i].total), share = 1.0f / total;
                 sums[at] = so_far[i].peak + logf(total);
-                for (int64_t j = 0; j < d; j += LANES) keep(out + at * d + j, d - j, load(mixed + i * wide + j) * share);
+                for (int64_t j = 0; j < d; j += LANES)
+                    keep(out + at * d + j, d - j, load(mixed + i * wide + j) * share);
             }
         }
     leave_room();
@@ -94,7 +95,8 @@ static void differentiate_sequence(const gradient *to, const input *in, const se
 {
     const int64_t d = in->d, n = s->before + s->count, wide = padded(d), length = padded(n);
     const int64_t shared = in->heads / in->key_heads;
-    float *columns = (float *)own_room, *value_columns = columns + d * length, *keys = value_columns + d * length, *of_keys = keys + n * wide;
+    float *columns = (float *)own_room, *value_columns = columns + d * length, *keys = value_columns + d * length;
+    float *of_keys = keys + n * wide;
     float *of_values = of_keys + n * wide, *weights = of_values + n * wide, *slopes = weights + QUERIES * length;
     float *query = slopes + QUERIES * length, *g = query + QUERIES * wide, *of_query = g + QUERIES * wide;
     gather(keys, columns, in->key, s, key_head, in->key_heads, d);
@@ -133,7 +135,8 @@ static void differentiate_sequence(const gradient *to, const input *in, const se
             multiply_block(of_query, wide, (matrix){slopes, some, 1}, keys, wide, rows, wide / LANES, seen, 0);
             for (int64_t i = 0; i < rows; i++) {
                 number *line = to->query + ((s->start + first + i) * in->heads + head) * d;
-                for (int64_t j = 0; j < d; j += LANES) keep(line + j, d - j, load(of_query + i * wide + j) * in->scaling);
+                for (int64_t j = 0; j < d; j += LANES)
+                    keep(line + j, d - j, load(of_query + i * wide + j) * in->scaling);
             }
         }
     hand_over(to->key, of_keys, wide, family->keys, s, key_head, in->key_heads, d);

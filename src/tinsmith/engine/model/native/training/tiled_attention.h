@@ -91,7 +91,8 @@ static int attend_sequence(number *out, float *sums, const input *in, const sequ
                 const int64_t at = (s->start + first + i) * in->heads + head;
                 const float total = sum_of(so_far[i].total), share = 1.0f / total;
                 sums[at] = so_far[i].peak + logf(total);
-                for (int64_t j = 0; j < d; j += LANES) keep(out + at * d + j, d - j, load(mixed + i * wide + j) * share);
+                for (int64_t j = 0; j < d; j += LANES)
+                    keep(out + at * d + j, d - j, load(mixed + i * wide + j) * share);
             }
         }
     _tile_release();
@@ -188,7 +189,8 @@ static void differentiate_sequence(const gradient *to, const input *in, const se
             }
             for (int64_t i = 0; i < rows; i++) {
                 number *line = to->query + ((token + i) * in->heads + head) * d;
-                for (int64_t j = 0; j < d; j += LANES) keep(line + j, d - j, load(of_query + i * wide + j) * in->scaling);
+                for (int64_t j = 0; j < d; j += LANES)
+                    keep(line + j, d - j, load(of_query + i * wide + j) * in->scaling);
             }
         }
     _tile_release();

@@ -97,8 +97,8 @@ static void prepare(const Product *product, int64_t index, const operand *x, con
     if (pass->spans) apply_a(product, index, x, pass);
 }
 
-// Ask for what the adapters' B of the outputs from `last` on are, while those from `first` on are computed: a processor's
-// own guesses begin anew with every adapter.
+// Ask for the adapters' B of the outputs from `last` on, while those from `first` on are computed: a processor's own
+// guesses begin anew with every adapter.
 static void ask_for_next(const Product *product, int64_t index, int64_t first, int64_t last, const Pass *pass)
 {
     const int64_t steps = (last - first) / (2 * SIDE) * ((pass->vectors + 1) / 2) * (product->inputs / DEEP);
