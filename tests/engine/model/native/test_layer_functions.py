@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.support.threads import on_threads
 from tinsmith.engine.model.native.compiler import library
+from tinsmith.engine.model.native.training import layer_functions
 from tinsmith.engine.model.native.training.layer_functions import AddNorm, Swiglu, Turn, exponentials, run_here
 from tinsmith.engine.model.norms import RmsNorm
 
@@ -177,14 +178,21 @@ def test_bits_do_not_follow_the_number_of_threads(dtype: torch.dtype) -> None:
 
 
 @of_each_dtype
-def test_nothing_behind_the_last_number_is_written(dtype: torch.dtype) -> None:
-    # As parts of one piece of memory: a function's outputs are fresh, so its row's neighbour tells.
-    for width in (1, 15, 17, 31, 33):
-        x = _numbers(3, width, dtype=dtype)
-        alone = [AddNorm.apply(x[i : i + 1], x[i : i + 1], x[0], EPS) for i in range(3)]
-        together = AddNorm.apply(x, x, x[0], EPS)
-        for part in (0, 1):
-            assert torch.equal(together[part], torch.cat([each[part] for each in alone]))
+@pytest.mark.parametrize("width", [1, 15, 17, 31, 33])
+def test_nothing_behind_the_last_number_is_written(dtype: torch.dtype, width: int) -> None:
+    x, angles = _numbers(3, width, dtype=dtype), _numbers(3, 2 * width, dtype=dtype)
+    factor = torch.zeros(3)
+
+    def room(size: int) -> Tensor:
+        return torch.full((size + 64,), 7.0, dtype=dtype)
+
+    total, normed, gated, turned = room(3 * width), room(3 * width), room(3 * width), room(6 * width)
+    layer_functions._call("add_norm", total, normed, factor, x, x, x[0], 3, width, EPS)
+    layer_functions._call("swiglu", gated, x, x, 3 * width)
+    layer_functions._call("turn", turned, factor, angles, None, angles, angles, 3, 1, 2 * width, EPS)
+    for found, size in ((total, 3 * width), (normed, 3 * width), (gated, 3 * width), (turned, 6 * width)):
+        assert (found[size:] == 7).all()
+        assert not (found[:size] == 7).any()
 
 
 @given(rows=ROWS, width=st.integers(1, 3000), scale=st.sampled_from([1.0, 100.0]))

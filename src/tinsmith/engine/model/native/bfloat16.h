@@ -37,9 +37,9 @@ static inline void keep(number *place, int64_t count, vec value)
     _mm256_mask_storeu_epi16(place, first_numbers(count), (__m256i)_mm512_cvtneps_pbh((__m512)value));
 }
 
-// e^x of x <= 0 to some five digits, bit by bit as in torch's kernel (ATen/native/cpu/FlashAttentionKernel.cpp): x·log2(e), less a cubic that stands for the
-// difference between 1 + f and 2^f of its fraction f, read as the bits of a float (Malossi et al. 2015, "Fast
-// Exponential Computation on SIMD Architectures").
+// e^x of x <= 0 to some five digits, bit by bit as in torch's kernel (ATen/native/cpu/FlashAttentionKernel.cpp):
+// x·log2(e), less a cubic that stands for the difference between 1 + f and 2^f of its fraction f, read as the bits of a
+// float (Malossi et al. 2015, "Fast Exponential Computation on SIMD Architectures").
 static inline vec power_of_score(vec x)
 {
     const __m512 powers = _mm512_mul_ps((__m512)x, _mm512_set1_ps(1.44269504f));

@@ -1,7 +1,7 @@
 """Products of bfloat16 with the processor's tiles, adapters' parts and gradients included: see `half_products.c`.
 
 torch multiplies bfloat16 with the same tiles, but knows nothing of adapters: for each of them four products of few
-columns follow, each with a pass over the activations and a rounding of its own.
+columns follow, each with a pass over the activations of its own. The roundings here are the same ones.
 """
 
 from __future__ import annotations
