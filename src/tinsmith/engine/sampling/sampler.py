@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import Tensor
@@ -124,7 +124,7 @@ class Sampler:
             groups = dict.fromkeys(part.sequence.group for part in plan.slices)
             self.on_step([group.job.request_id for group in groups])
             try:
-                self._run(plan, {group.slot for group in groups})
+                self._run(plan)
             except Exception as error:
                 log.exception("sampling step of %d sequences failed", len(plan.slices))
                 self._fail_all(plan.slices, error)
@@ -134,18 +134,16 @@ class Sampler:
                 self._halved = False
         return self._groups.take_ended()
 
-    def _run(self, plan: Plan, slots: Collection[Slot | None]) -> None:
-        slices = plan.slices
-        if len(slots) > 1:
-            # Equal adapters side by side, so that each is one span of the stream.
-            slices = sorted(slices, key=lambda s: s.sequence.group.adapter_key)
+    def _run(self, plan: Plan) -> None:
+        of_slot: dict[Slot | None, list[Slice]] = {}
+        for part in plan.slices:
+            of_slot.setdefault(part.sequence.group.slot, []).append(part)
         self.cache.prepare(self.schedule.take_fresh())
         # In one pass where there is room for all their adapters at once.
-        companies = self._memory.companies(slices, _slot_of) if len(slots) > 1 else [slices]
-        for some in companies:
-            those = slots if len(companies) == 1 else {_slot_of(part) for part in some}
-            self._memory.use([slot for slot in those if slot is not None])
-            (self._decode if plan.decode else self._prefill)(some)
+        for slots in self._memory.companies(sorted(of_slot, key=_order), lambda slot: slot):
+            self._memory.use([slot for slot in slots if slot is not None])
+            # Equal adapters side by side, so that each is one span of the stream.
+            (self._decode if plan.decode else self._prefill)([part for slot in slots for part in of_slot[slot]])
 
     def _decode(self, slices: list[Slice]) -> None:
         """Compute one token of each sequence and draw the next."""
@@ -266,8 +264,9 @@ class Sampler:
                 self._groups.fail(part.sequence.group, error)
 
 
-def _slot_of(part: Slice) -> Slot | None:
-    return part.sequence.group.slot
+def _order(slot: Slot | None) -> tuple[int, int, int]:
+    """Sorts adapters so that those of the same pool are neighbours."""
+    return (0, 0, 0) if slot is None else slot.order
 
 
 def _not_finite(group: SampleGroup) -> UserError:

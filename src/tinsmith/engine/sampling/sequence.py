@@ -54,11 +54,6 @@ class SampleGroup:
         return self.samples[-1]
 
     @property
-    def adapter_key(self) -> tuple[int, int, int]:
-        """Sorts sequences so that those with the same adapter, and adapters of the same pool, are neighbours."""
-        return (0, 0, 0) if self.slot is None else self.slot.order
-
-    @property
     def prompt_length(self) -> int:
         """Tokens of the prompt."""
         return len(self.job.prompt)
