@@ -37,7 +37,7 @@ def decode(base: BaseModel, stream: DecodeStream, sequences: list[Sequence], row
     with torch.no_grad(), base.cell.use(context):
         hidden = base.hidden(ids, context)
     if base.native is not None and base.native.takes(context) and len(sequences) <= rows:
-        yield base.native.logits(context)
+        yield base.native.logits(hidden, context)
         return
     spans = head_spans(base.head, context)
     for start in range(0, len(sequences), rows):
@@ -107,5 +107,8 @@ class PrefillPass:
             hidden = hidden[to_device(list(rows), hidden.device)]
         # The picked rows are a stream of their own to the head, which asks nothing of a context but its spans.
         context = ForwardContext(Mode.PACKED, hidden, tuple(lengths), adapter_spans(slots, lengths))
+        native = self._base.native
+        if native is not None and native.projects(len(rows)):
+            return native.logits(hidden, context)
         with torch.no_grad():
             return project(self._base.head, hidden, head_spans(self._base.head, context))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.support.checkpoints import DENSE_FAMILIES, checkpoint, make_checkpoint
 from tests.support.engines import load_engine, randomise_adapter
+from tests.support.examples import examples
 from tests.support.sampling import learner_logprobs, make_job, random_prompt, run_all, samples
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.engine import Engine
@@ -19,6 +23,7 @@ from tinsmith.engine.model.attention import packed_attention
 from tinsmith.engine.model.context import BlockStorage, ForwardContext, Mode, adapter_spans
 from tinsmith.engine.model.head.logprobs import head_spans, project
 from tinsmith.engine.model.native.compiler import library
+from tinsmith.engine.threads import THREADS
 from tinsmith.types.errors import UserError
 from tinsmith.types.outputs import SampleResponse
 from tinsmith.types.params import LoraConfig
@@ -80,8 +85,8 @@ def stepped(engine: Engine, ids: Tensor, slots: Sequence[Slot | None]) -> Tensor
             block_tables=tables.to(torch.int32),
         )
         assert base.native.takes(context)
-        base.native.hidden(ids[:, position].contiguous(), context)
-        found.append(base.native.logits(context).clone())
+        hidden = base.native.hidden(ids[:, position].contiguous(), context)
+        found.append(base.native.logits(hidden, context).clone())
     return torch.stack(found, 1)
 
 
@@ -101,8 +106,8 @@ def at_once(engine: Engine, ids: Tensor, slots: Sequence[Slot | None]) -> Tensor
         block_tables=torch.arange(count * blocks.each, dtype=torch.int32).view(count, -1),
     )
     assert base.native.takes(context)
-    base.native.hidden(ids.flatten(), context)
-    return base.native.logits(context).view(count, length, -1)
+    hidden = base.native.hidden(ids.flatten(), context)
+    return base.native.logits(hidden, context).view(count, length, -1)
 
 
 def packed(engine: Engine, ids: Tensor, slots: Sequence[Slot | None]) -> Tensor:
@@ -165,6 +170,64 @@ def test_a_token_has_the_same_bits_in_any_company() -> None:
     together = stepped(engine, ids, slots)
     for i, slot in enumerate(slots):
         assert torch.equal(stepped(engine, ids[i : i + 1], [slot])[0], together[i])
+
+
+@pytest.fixture(scope="module")
+def qwen3() -> Engine:
+    return make_engine(checkpoint("qwen3"))
+
+
+@examples(40)
+@given(
+    # Runs of sequences with one adapter, so that spans are of all lengths and begin anywhere in a tile.
+    st.lists(st.tuples(st.sampled_from("-01234"), st.integers(1, 21)), min_size=1, max_size=8),
+    st.integers(1, 7),
+    st.randoms(use_true_random=False),
+)
+@torch.no_grad()
+def test_bits_follow_neither_company_nor_threads(
+    qwen3: Engine, runs: list[tuple[str, int]], threads: int, random: Random
+) -> None:
+    owners = "".join(owner * count for owner, count in runs)
+    slots, ids = slots_of(qwen3, owners), draw_ids(qwen3, len(owners), 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(THREADS, "free", threads)
+        together = stepped(qwen3, ids, slots)
+    some = sorted(random.sample(range(len(owners)), random.randint(1, len(owners))))
+    apart = stepped(qwen3, ids[some], [slots[i] for i in some])
+    assert torch.equal(apart, together[some])
+
+
+@torch.no_grad()
+def test_logits_of_any_hidden_states_are_those_of_the_modules(qwen3: Engine) -> None:
+    slots = slots_of(qwen3, "0-1122-34" + "4" * 40)
+    base, lengths = qwen3.base, [1] * len(slots)
+    assert base.native is not None
+    hidden = torch.randn(len(slots), base.head.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+    context = ForwardContext(Mode.PACKED, hidden, tuple(lengths), adapter_spans(slots, lengths))
+    wanted, found = project(base.head, hidden, head_spans(base.head, context)), base.native.logits(hidden, context)
+    assert (found - wanted).norm() <= 2e-3 * wanted.norm()
+
+
+@examples(20)
+@given(
+    st.lists(st.tuples(st.sampled_from("-01234"), st.integers(1, 21)), min_size=1, max_size=8),
+    st.sampled_from([float("nan"), float("inf")]),
+)
+@torch.no_grad()
+def test_an_adapter_that_is_not_finite_stays_among_its_own(
+    qwen3: Engine, runs: list[tuple[str, int]], poison: float
+) -> None:
+    owners = "".join(owner * count for owner, count in runs)
+    slots, ids = slots_of(qwen3, owners), draw_ids(qwen3, len(owners), 2)
+    before, bad = stepped(qwen3, ids, slots), qwen3.adapters.get("m2").slot.flat
+    kept = bad.clone()
+    bad.fill_(poison)
+    after = stepped(qwen3, ids, slots)
+    bad.copy_(kept)
+    others = [i for i, owner in enumerate(owners) if owner != "2"]
+    assert torch.equal(after[others], before[others])
+    assert not after[[i for i, owner in enumerate(owners) if owner == "2"]].isfinite().any()
 
 
 @pytest.mark.parametrize("family", DENSE_FAMILIES)

@@ -18,6 +18,7 @@ from tests.support.sampling import make_job, random_prompt, samples
 from tinsmith.engine.adapters.slots import Slot
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.model.context import ForwardContext, Mode, adapter_spans
+from tinsmith.engine.model.head.logprobs import head_spans, project
 from tinsmith.engine.model.loading import base_loading
 from tinsmith.engine.model.loading.probe import native_agrees
 from tinsmith.engine.model.native.compiler import library
@@ -119,7 +120,8 @@ class Steps:
         assert step is not None
         assert step.takes(context)
         ids = self.ids if len(some) == len(self.starts) else self.ids[some]
-        return step.hidden(ids, context), step.logits(context)
+        hidden = step.hidden(ids, context)
+        return hidden, step.logits(hidden, context)
 
     @torch.no_grad()
     def in_torch(self) -> torch.Tensor:
@@ -191,6 +193,34 @@ def test_a_few_tokens_of_prompts_in_c_are_those_in_torch(
     assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
     for one, other in zip(kept, steps.stored(), strict=True):
         assert (one - other).abs().max() <= 2e-5 * one.abs().max()
+
+
+@pytest.mark.row(204, 206)
+@examples(40)
+@given(
+    st.sampled_from(FAMILIES),
+    st.lists(st.tuples(st.sampled_from([None, *LORAS]), st.integers(1, 21)), min_size=1, max_size=6),
+    st.integers(0, 2**31),
+)
+@torch.no_grad()
+def test_logits_of_any_hidden_states_are_those_of_torch(
+    engines: dict[str, Engine], family: str, runs: list[tuple[str | None, int]], seed: int
+) -> None:
+    engine, step = engines[family], native(engines[family])
+    slots = [None if owner is None else engine.adapters.get(owner).slot for owner, count in runs for _ in range(count)]
+    assert step.projects(len(slots))
+    head = engine.base.head
+    hidden = torch.randn(len(slots), head.in_features, generator=torch.Generator().manual_seed(seed))
+    lengths = [1] * len(slots)
+    context = ForwardContext(Mode.PACKED, hidden, tuple(lengths), adapter_spans(slots, lengths))
+    wanted, found = project(head, hidden, head_spans(head, context)), step.logits(hidden, context)
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+
+
+def test_logits_of_many_rows_are_left_to_torch(engines: dict[str, Engine]) -> None:
+    assert native(engines["llama"]).projects(128)
+    assert not native(engines["llama"]).projects(129)
 
 
 def test_long_prompts_and_those_behind_many_keys_run_in_torch(engines: dict[str, Engine]) -> None:

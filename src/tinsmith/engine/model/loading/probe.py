@@ -203,8 +203,8 @@ def native_agrees(base: BaseModel, native: NativeDecoder) -> bool:
     for position in range(max(_LENGTHS)):
         here = [i for i, n in enumerate(_LENGTHS) if position < n]
         context = blocks.context(here, position)
-        native.hidden(torch.stack([ids[i][position] for i in here]), context)
-        if not _is_close(torch.stack([wanted[i][position] for i in here]), native.logits(context)):
+        hidden = native.hidden(torch.stack([ids[i][position] for i in here]), context)
+        if not _is_close(torch.stack([wanted[i][position] for i in here]), native.logits(hidden, context)):
             # A fault of ours that the tests have not seen, or the compiler's.
             log.warning(
                 "%s: decoding runs torch's operations, slower: the step in C computes something else here",

@@ -82,7 +82,7 @@ class Binding:
         made |= {name: torch.zeros(shape, dtype=self._dtype) for name, shape in own_dtype.items()}
         made.setdefault("gated", made["gate_up"])
         few = torch.zeros(lanes // 4, self._widest) if tokens <= lanes // 4 and not self._in_pairs else None
-        span, own, adapted, paired = self._spans(spans, stride)
+        span, own, adapted = self._spans(spans, stride)
         factors = self._factors(spans)
         call = Pass(
             tokens=tokens,
@@ -93,42 +93,39 @@ class Binding:
             span=span.ctypes.data,
             factors=factors.ctypes.data,
             adapted=adapted.data_ptr(),
-            paired=paired.data_ptr(),
             few=None if few is None else few.data_ptr(),
             **{name: tensor.data_ptr() for name, tensor in made.items()},
         )
         logits = torch.empty(tokens, self._vocab_size)
-        return Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, paired, few, factors))
+        return Bound(call, (made["cos"], made["sin"]), logits, (made, span, own, adapted, few, factors))
 
     def _spans(
         self, spans: Sequence[AdapterSpan], stride: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor, Tensor]:
-        """The spans' structures, the masks of their tokens, and memory for their A·x and for their x in pairs."""
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Tensor]:
+        """The spans' structures, the masks of their tokens, and memory for their A·x."""
         own = np.zeros((len(spans), stride), np.int32)
         made = np.zeros(len(spans), SPAN)
-        hidden = paired = 0
+        hidden = 0
         for i, span in enumerate(spans):
             own[i, span.start : span.end] = -1
             rank = span.slot.pool.layout.bucket
-            window, width, in_pairs = self._window(span, stride)
-            made[i] = (span.start, span.end, rank, hidden, window, paired, own[i].ctypes.data, ALPHA / span.slot.rank)
+            window, width = self._window(span, stride)
+            made[i] = (span.start, span.end, rank, hidden, window, own[i].ctypes.data, ALPHA / span.slot.rank)
             # Of up to three layers with one input.
             hidden += 3 * rank * width // (2 if self._in_pairs else 1)
-            paired += self._widest * width * in_pairs
-        return made, own, torch.empty(hidden), torch.empty(paired)
+        return made, own, torch.empty(hidden)
 
-    def _window(self, span: AdapterSpan, stride: int) -> tuple[int, int, bool]:
-        """Of a span's columns the first, where they begin at a token, their number, and whether its x is in pairs."""
+    def _window(self, span: AdapterSpan, stride: int) -> tuple[int, int]:
+        """Of a span's columns the first, or -1 where all vectors that hold a token of it are computed; their number."""
         lanes, half = self._lanes, self._lanes // 2
         if self._in_pairs:
             width = -(-(span.end - span.start) // lanes) * lanes
             # Where a whole register begins if that takes no more of them: no load is split over two lines of memory.
             whole = span.start - span.start % lanes
-            return whole if span.end <= whole + width else min(span.start, stride - width), width, False
+            return whole if span.end <= whole + width else min(span.start, stride - width), width
         if span.end - span.start <= half:
-            return min(span.start, stride - half), half, True
-        # All vectors that hold one of its tokens.
-        return -1, lanes * (-(-span.end // lanes) - span.start // lanes), False
+            return min(span.start, stride - half), half
+        return -1, lanes * (-(-span.end // lanes) - span.start // lanes)
 
     def _factors(self, spans: Sequence[AdapterSpan]) -> np.ndarray[Any, Any]:
         """Addresses of A and B for each product and span, int64 [products, spans, 4]."""

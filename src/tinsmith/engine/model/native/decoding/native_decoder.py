@@ -120,16 +120,22 @@ class NativeDecoder:
         getattr(self._library, f"decode{self._kind}")(self._model, call)
         return x
 
-    def logits(self, context: ForwardContext) -> Tensor:
-        """Return the logits behind the tokens of a pass that `hidden` has just computed.
+    def projects(self, rows: int) -> bool:
+        """Whether so many rows' logits are sooner computed here than by products that first put weights in order."""
+        return rows <= _MOST_PROMPT_TOKENS
+
+    def logits(self, hidden: Tensor, context: ForwardContext) -> Tensor:
+        """Return the logits of hidden states.
 
         Args:
-            context: of that pass.
+            hidden: [n, H], contiguous, the model's dtype.
+            context: of as many positions, with the rows' adapters; what its workspace holds is used.
 
         Returns:
-            float32 [T, V], valid until the next pass.
+            float32 [n, V], valid until the next pass with this workspace.
         """
         bound = self._bound(context)
+        bound.call.threads, bound.call.rows = THREADS.free, hidden.data_ptr()
         getattr(self._library, f"project{self._kind}")(self._head, bound.call, bound.logits.data_ptr())
         return bound.logits
 

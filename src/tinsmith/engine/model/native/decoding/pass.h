@@ -38,8 +38,7 @@ typedef struct {
     int64_t start, end;
     int64_t rank;         // of the layout's bucket
     int64_t hidden;       // where its A·x lies
-    int64_t window;       // see `pairs.h` and `tile_adapters.h`
-    int64_t paired;       // where its x lies in pairs
+    int64_t window;       // see `pairs.h` and `tiled/adapters.h`
     const int32_t *own;   // [stride], -1 for its tokens, 0 for others
     float scale;
 } Span;
@@ -54,7 +53,7 @@ typedef struct {
     int64_t threads, tokens, vectors, stride, spans, products;
     const Span *span;
     const Factors *factors;     // [products][spans], four products a layer and then the output projection
-    operand *adapted, *paired;  // A·x of all spans, and x in pairs
+    operand *adapted;           // A·x of all spans
     float *few;                 // x by tokens where they are few, else NULL: see `few.h`
     const float *cos, *sin;     // [D][stride]
     const int64_t *cells;       // of the cache, where each new key goes

@@ -49,7 +49,7 @@ class Pass(Structure):
         *((name, c_int64) for name in ("threads", "tokens", "vectors", "stride", "spans", "products")),
         *(
             (name, c_void_p)
-            for name in ("span", "factors", "adapted", "paired", "few", "cos", "sin", "cells", "tables", "positions")
+            for name in ("span", "factors", "adapted", "few", "cos", "sin", "cells", "tables", "positions")
         ),
         *((name, c_int64) for name in ("blocks", "block_size")),
         *((name, c_void_p) for name in ("keys", "values", "rows", "x", "normed", "qkv", "query", "mixed")),
@@ -60,7 +60,7 @@ class Pass(Structure):
 # Of `Span`, as NumPy lays it out.
 SPAN = np.dtype(
     [
-        *((name, "i8") for name in ("start", "end", "rank", "hidden", "window", "paired")),
+        *((name, "i8") for name in ("start", "end", "rank", "hidden", "window")),
         ("own", "u8"),
         ("scale", "f4"),
     ],

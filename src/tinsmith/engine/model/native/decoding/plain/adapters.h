@@ -5,12 +5,18 @@
 #ifndef TINSMITH_ADAPTERS_H
 #define TINSMITH_ADAPTERS_H
 
+#include "../loops.h"
 #include "few.h"
 
-// Output rows that a thread computes before the adapters' are added: a multiple of all tiles.
+// Output rows that a thread computes before the adapters' are added, a multiple of all tiles, and of which each block
+// begins at a multiple.
 #define BLOCK 24
+#define WHOLE PAIR_ROWS
 // Rows of an adapter's A, of which each rank is a multiple.
 #define RANKS 8
+// So many rows, in blocks of RANKS, are what a thread takes at once.
+#define BLOCKS_AT_ONCE 4
+
 // What the span's adapter adds to outputs [first, last) of a product, once A·x is there.
 static void add_adapters(const Product *product, int64_t index, const float *adapted, int64_t first, int64_t last,
                          float *y, int64_t y_stride, const Pass *pass)
@@ -22,7 +28,7 @@ static void add_adapters(const Product *product, int64_t index, const float *ada
         const int narrow = span->window >= 0;
         const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
         const int64_t width = narrow ? HALF : count * LANES;
-        const Options options = {NULL, span->own + from * LANES, span->scale, 1, BLOCK};
+        const Options options = {NULL, span->own + from * LANES, 1.0f, 1, BLOCK, NULL};
         for (int64_t target = 0, begin = 0; target < product->targets; begin = product->ends[target++]) {
             const int64_t low = first > begin ? first : begin;
             const int64_t high = last < product->ends[target] ? last : product->ends[target];
@@ -31,55 +37,48 @@ static void add_adapters(const Product *product, int64_t index, const float *ada
             const float *h = adapted + span->hidden + target * span->rank * width;
             float *out = y + (low - first) * y_stride + (narrow ? span->window : from * LANES);
             if (narrow)
-                add_b(high - low, span->rank, b, BLOCK, h, span->scale, span->own + span->window, out, y_stride);
+                add_b(high - low, span->rank, b, PAIR_ROWS, h, span->own + span->window, out, y_stride);
             else
                 multiply(high - low, count, b, span->rank, h, width, span->rank, out, y_stride, &options);
         }
     }
 }
 
-// The first of n things that are a part's, of as many parts as there are threads; a multiple of `whole`.
-static inline int64_t first_of(int64_t part, int64_t n, int64_t whole, const Pass *pass)
+// x of a narrow span in pairs.
+static void pair_inputs(const Span *span, int64_t inputs, const float *x, float *paired, const Pass *pass)
 {
-    return part == pass->threads ? n : n * part / pass->threads / whole * whole;
+    for (int64_t k = 0; k < inputs; k += 2) {
+        const float *from = x + k * pass->stride + span->window;
+        store(paired + k * HALF, pair_up(from, from + pass->stride));
+    }
 }
 
-// x of narrow spans in pairs.
-static void pair_inputs(const Product *product, int64_t index, const float *x, const Pass *pass)
+// Scaled A·x of all adapters, cut evenly whatever the ranks; every thread waits for the others behind it.
+static void apply_a(const Product *product, int64_t index, const float *x, const Pass *pass, Team *team)
 {
-#pragma omp for schedule(static)
-    for (int64_t part = 0; part < pass->threads; part++)
-        for (int64_t s = 0; s < pass->spans; s++) {
-            const Span *span = pass->span + s;
-            if (span->window < 0 || !pass->factors[index * pass->spans + s].a) continue;
-            const float *from = x + span->window;
-            const int64_t end = first_of(part + 1, product->inputs, 2, pass);
-            for (int64_t k = first_of(part, product->inputs, 2, pass); k < end; k += 2)
-                store(pass->paired + span->paired + k * HALF,
-                      pair_up(from + k * pass->stride, from + (k + 1) * pass->stride));
-        }
-}
-
-// A·x of all adapters, cut evenly whatever the ranks; every thread waits for the others behind it.
-static void apply_a(const Product *product, int64_t index, const float *x, const Pass *pass)
-{
-    const Options options = {NULL, NULL, 1.0f, 0, RANKS};
     const Factors *factors = pass->factors + index * pass->spans;
-    pair_inputs(product, index, x, pass);
+    // Whoever takes rows of a narrow span puts its x in pairs, which is sooner done than waited for.
+    float paired[product->inputs * HALF] __attribute__((aligned(sizeof(vec))));
+    const Span *in_pairs = NULL;
     int64_t blocks = 0;
     for (int64_t s = 0; s < pass->spans; s++)
         if (factors[s].a) blocks += product->targets * pass->span[s].rank / RANKS;
-#pragma omp for schedule(static)
-    for (int64_t part = 0; part < pass->threads; part++) {
-        const int64_t first = first_of(part, blocks, 1, pass), last = first_of(part + 1, blocks, 1, pass);
+    Loop loop = begin_loop(blocks, 1, BLOCKS_AT_ONCE, team);
+    while (take_piece(&loop)) {
+        const int64_t first = loop.first, last = loop.last;
         for (int64_t s = 0, before = 0; s < pass->spans && before < last; s++) {
             if (!factors[s].a) continue;
             const Span *span = pass->span + s;
             const int64_t here = product->targets * span->rank / RANKS;
             const int64_t low = first > before ? first - before : 0, high = last - before < here ? last - before : here;
             const int64_t from = span->start / LANES, count = (span->end + LANES - 1) / LANES - from;
+            if (low < high && span->window >= 0 && in_pairs != span) {
+                pair_inputs(span, product->inputs, x, paired, pass);
+                in_pairs = span;
+            }
+            const Options options = {NULL, NULL, span->scale, 0, RANKS, NULL};
             for (int64_t i = low; i < high && span->window >= 0; i++)
-                pairs_of_a(factors[s].a + i * RANKS * product->inputs, product->inputs, pass->paired + span->paired,
+                pairs_of_a(factors[s].a + i * RANKS * product->inputs, product->inputs, paired, span->scale,
                            pass->adapted + span->hidden + i * RANKS * HALF);
             if (low < high && span->window < 0)
                 multiply((high - low) * RANKS, count, factors[s].a + low * RANKS * product->inputs, product->inputs,
@@ -88,6 +87,7 @@ static void apply_a(const Product *product, int64_t index, const float *x, const
             before += here;
         }
     }
+    end_loop();
 }
 
 // Outputs [first, last) of W·x + b and of what the adapters add, or that added to y.
@@ -95,7 +95,10 @@ static void apply_block(const Product *product, int64_t index, int64_t first, in
                        int add, const Pass *pass)
 {
     const float *weight = product->weight + first * product->inputs;
-    const Options options = {product->bias ? product->bias + first : NULL, NULL, 1.0f, add, ROWS};
+    Asked asked;
+    ask_for_next(&asked, product, index, first, last,
+                 (last - first) / ROWS * ((pass->vectors + WIDEST - 1) / WIDEST) * (product->inputs / STEP), pass);
+    const Options options = {product->bias ? product->bias + first : NULL, NULL, 1.0f, add, ROWS, &asked};
     if (pass->few)
         few_tokens(last - first, pass->tokens, weight, product->inputs, pass->few, y, pass->stride, options.bias, add);
     else
@@ -105,24 +108,21 @@ static void apply_block(const Product *product, int64_t index, int64_t first, in
 }
 
 // What comes before any of a product's outputs; every thread waits for the others behind it.
-static void prepare(const Product *product, int64_t index, const float *x, const Pass *pass)
+static void prepare(const Product *product, int64_t index, const float *x, const Pass *pass, Team *team)
 {
     if (pass->few) few_inputs(product->inputs, x, pass);
-    if (pass->spans) apply_a(product, index, x, pass);
+    if (pass->spans) apply_a(product, index, x, pass, team);
 }
 
 // y = W·x + b and what the adapters add, or all that added to y.
-static void apply(const Product *product, int64_t index, const float *x, float *y, int add, const Pass *pass)
+static void apply(const Product *product, int64_t index, const float *x, float *y, int add, const Pass *pass,
+                  Team *team)
 {
-    prepare(product, index, x, pass);
-#pragma omp for schedule(static)
-    for (int64_t part = 0; part < pass->threads; part++) {
-        const int64_t end = first_of(part + 1, product->outputs, PAIR_ROWS, pass);
-        for (int64_t i = first_of(part, product->outputs, PAIR_ROWS, pass), last; i < end; i = last) {
-            last = i + BLOCK < end ? i + BLOCK : end;
-            apply_block(product, index, i, last, x, y + i * pass->stride, add, pass);
-        }
-    }
+    prepare(product, index, x, pass, team);
+    Loop loop = begin_loop(product->outputs, WHOLE, BLOCK, team);
+    while (take_piece(&loop))
+        apply_block(product, index, loop.first, loop.last, x, y + loop.first * pass->stride, add, pass);
+    end_loop();
 }
 
 // A block of logits.

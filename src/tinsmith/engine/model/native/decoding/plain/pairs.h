@@ -52,50 +52,50 @@ static inline __attribute__((always_inline)) void sums_of_pairs(const float *w, 
     for (int i = 0; i < PAIR_ROWS; i++) sums[i] = (pairs)(both[i] + (vec)((pairs)both[i] >> 32));
 }
 
-// A·x for eight rows of A, again in pairs: what the product with B takes.
-static void pairs_of_a(const float *a, int64_t depth, const float *x, float *out)
+// Scaled A·x for eight rows of A, again in pairs: what the product with B takes.
+static void pairs_of_a(const float *a, int64_t depth, const float *x, float scale, float *out)
 {
     pairs sums[PAIR_ROWS];
     sums_of_pairs(a, depth, PAIR_ROWS, x, depth, sums);
 #pragma GCC unroll 4
     for (int i = 0; i < PAIR_ROWS; i += 2)
-        store(out + i * HALF, (vec)((sums[i] & 0xffffffffu) | (sums[i + 1] << 32)));
+        store(out + i * HALF, (vec)((sums[i] & 0xffffffffu) | (sums[i + 1] << 32)) * scale);
 }
 
 // Add B·h for eight outputs to HALF columns of y, for the tokens that `own` says.
 static inline __attribute__((always_inline)) void add_b_of_rank(int64_t rank, const float *b, int64_t ahead,
-                                                                const float *h, float scale, const int32_t *own,
-                                                                float *y, int64_t y_stride)
+                                                                const float *h, const int32_t *own, float *y,
+                                                                int64_t y_stride)
 {
     pairs sums[PAIR_ROWS];
     sums_of_pairs(b, rank, ahead, h, rank, sums);
     const half_mask mine = *(const half_mask *)own;
 #pragma GCC unroll 8
     for (int i = 0; i < PAIR_ROWS; i++) {
-        const half_vec sum = (half_vec)__builtin_convertvector(sums[i], half_mask) * scale;
+        const half_vec sum = (half_vec)__builtin_convertvector(sums[i], half_mask);
         half_vec *place = (half_vec *)(y + i * y_stride);
         // What is left out counts for nothing, NaN or not.
         *place += (half_vec)((half_mask)sum & mine);
     }
 }
 
-static void add_b(int64_t rows, int64_t rank, const float *b, int64_t ahead, const float *h, float scale,
-                  const int32_t *own, float *y, int64_t y_stride)
+static void add_b(int64_t rows, int64_t rank, const float *b, int64_t ahead, const float *h, const int32_t *own,
+                  float *y, int64_t y_stride)
 {
     for (; rows >= PAIR_ROWS; rows -= PAIR_ROWS, b += PAIR_ROWS * rank, y += PAIR_ROWS * y_stride)
         // The common ranks with their strides built in: so short are the products that reckoning addresses shows.
         switch (rank) {
-        case 8: add_b_of_rank(8, b, ahead, h, scale, own, y, y_stride); break;
-        case 16: add_b_of_rank(16, b, ahead, h, scale, own, y, y_stride); break;
-        case 32: add_b_of_rank(32, b, ahead, h, scale, own, y, y_stride); break;
-        case 64: add_b_of_rank(64, b, ahead, h, scale, own, y, y_stride); break;
-        default: add_b_of_rank(rank, b, ahead, h, scale, own, y, y_stride);
+        case 8: add_b_of_rank(8, b, ahead, h, own, y, y_stride); break;
+        case 16: add_b_of_rank(16, b, ahead, h, own, y, y_stride); break;
+        case 32: add_b_of_rank(32, b, ahead, h, own, y, y_stride); break;
+        case 64: add_b_of_rank(64, b, ahead, h, own, y, y_stride); break;
+        default: add_b_of_rank(rank, b, ahead, h, own, y, y_stride);
         }
     for (; rows > 0; rows--, b += rank, y += y_stride)
         for (int64_t t = 0; t < HALF; t++) {
             float sum = 0.0f;
             for (int64_t k = 0; k < rank; k++) sum += b[k] * h[k / 2 * LANES + 2 * t + k % 2];
-            if (own[t]) y[t] += sum * scale;
+            if (own[t]) y[t] += sum;
         }
 }
 

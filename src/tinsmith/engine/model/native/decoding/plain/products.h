@@ -12,11 +12,14 @@
 #define TINSMITH_PRODUCTS_H
 
 #include "../../vectors.h"
+#include "../asked.h"
 
 // Rows of a tile, and how many vectors of tokens it is wide: its sums fill the registers.
 #define ROWS 6
 // Floats that memory brings at once.
 #define LINE 16
+// Inputs between two times that a tile asks for memory.
+#define STEP 2
 #if LANES == 8
 #define WIDEST 2
 #else
@@ -30,6 +33,7 @@ typedef struct {
     float scale;          // of the sums
     int add;              // whether they are added to what is there
     int64_t ahead;        // rows from those that are read to those that will be soon
+    Asked *asked;         // what else will be read soon, or NULL
 } Options;
 
 // y[rows][width * LANES] = sum over k of w[row][k] * x[k][...], with constant rows and width once inlined.
@@ -43,10 +47,12 @@ static inline __attribute__((always_inline)) void tile(
 #pragma GCC unroll 4
         for (int j = 0; j < width; j++) sums[i][j] = (vec){0};
     const float *next = w + options->ahead * w_stride;
+    Asked *const asked = options->asked;
     for (int64_t k = 0; k < depth; k++) {
         vec tokens[WIDEST];
 #pragma GCC unroll 4
         for (int j = 0; j < width; j++) tokens[j] = load(x + k * x_stride + j * LANES);
+        if (k % STEP == 0 && asked) ask_for_some(asked);
         // A processor's own guesses begin anew with every row, which is too late for short ones.
         if (k % LINE == 0)
 #pragma GCC unroll 8

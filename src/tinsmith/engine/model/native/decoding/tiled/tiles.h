@@ -10,6 +10,7 @@
 #define TINSMITH_TILES_H
 
 #include "../../bfloat16.h"
+#include "../asked.h"
 
 // Rows and tokens of a tile of sums, and the weights in one row of a tile.
 #define SIDE 16
@@ -45,28 +46,17 @@ static void shape_tiles(int64_t rows, int64_t rest)
 static inline void begin_products(void) { tiles_shape = 0; }
 static inline void end_products(void) { _tile_release(); }
 
-// What a thread reads soon: stretches of memory, of as many lines of DEEP numbers each. They are asked for while its
-// tiles multiply, so many lines in each step, as a burst of them would wait for itself.
-#define MOST_ASKED 64
-typedef struct {
-    const number *stretch[MOST_ASKED];
-    int64_t count, lines, each;
-    int64_t next, line;  // which is asked for next
-} Asked;
-
-static __thread Asked asked;
-
-static inline void ask_for_some(void)
-{
-    for (int64_t i = 0; i < asked.each && asked.next < asked.count; i++) {
-        __builtin_prefetch(asked.stretch[asked.next] + asked.line * DEEP, 0, 2);
-        if (++asked.line == asked.lines) asked.line = 0, asked.next++;
-    }
-}
+// One tile's step of its sums, and of asking for what is read later.
+#define ADD_PRODUCT(sums, weights, tokens)                                                                             \
+    do {                                                                                                               \
+        _tile_dpbf16ps(sums, weights, tokens);                                                                         \
+        if (asked) ask_for_some(asked);                                                                                \
+    } while (0)
 
 // y[high * SIDE][wide * SIDE] = w·x with constant numbers of tiles once inlined: two by two, or fewer, or four by one.
 static inline __attribute__((always_inline)) void tiles(const int high, const int wide, const number *w, int64_t depth,
-                                                        const operand *x, int64_t x_stride, float *y, int64_t y_stride)
+                                                        const operand *x, int64_t x_stride, float *y, int64_t y_stride,
+                                                        Asked *asked)
 {
     const int64_t w_bytes = depth * (int64_t)sizeof(number), x_bytes = x_stride * (int64_t)sizeof(operand);
     const int64_t y_bytes = y_stride * (int64_t)sizeof(float);
@@ -76,28 +66,27 @@ static inline __attribute__((always_inline)) void tiles(const int high, const in
     if (high * wide > 3) _tile_zero(3);
     for (int64_t k = 0; k < depth; k += DEEP) {
         const operand *tokens = x + k / 2 * x_stride;
-        if (wide > 1) ask_for_some();
         _tile_loadd(6, tokens, x_bytes);
         _tile_loadd(4, w + k, w_bytes);
-        _tile_dpbf16ps(0, 4, 6);
+        ADD_PRODUCT(0, 4, 6);
         if (wide > 1) {
             _tile_loadd(7, tokens + SIDE, x_bytes);
-            _tile_dpbf16ps(1, 4, 7);
+            ADD_PRODUCT(1, 4, 7);
         }
         if (high > 1) {
             _tile_loadd(5, w + SIDE * depth + k, w_bytes);
             if (wide > 1) {
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
+                ADD_PRODUCT(2, 5, 6);
+                ADD_PRODUCT(3, 5, 7);
             } else {
-                _tile_dpbf16ps(1, 5, 6);
+                ADD_PRODUCT(1, 5, 6);
             }
         }
         if (high > 2) {
             _tile_loadd(4, w + 2 * SIDE * depth + k, w_bytes);
-            _tile_dpbf16ps(2, 4, 6);
+            ADD_PRODUCT(2, 4, 6);
             _tile_loadd(5, w + 3 * SIDE * depth + k, w_bytes);
-            _tile_dpbf16ps(3, 5, 6);
+            ADD_PRODUCT(3, 5, 6);
         }
     }
     _tile_stored(0, y, y_bytes);
@@ -140,7 +129,7 @@ static void multiply_rest(int64_t rows, const number *w, int64_t w_stride, int64
 // y[rows][count * SIDE] = w·x, of any size, tile by tile; rows are few, so that their weights stay near while tokens
 // pass.
 static void multiply(int64_t rows, int64_t count, const number *w, int64_t depth, const operand *x, int64_t x_stride,
-                     float *y, int64_t y_stride)
+                     float *y, int64_t y_stride, Asked *asked)
 {
     for (int64_t i = 0, high; i < rows; i += high * SIDE, w += high * SIDE * depth, y += high * SIDE * y_stride) {
         const int64_t left = (rows - i) / SIDE;
@@ -157,11 +146,11 @@ static void multiply(int64_t rows, int64_t count, const number *w, int64_t depth
             const int wide = count - j > 1;
             const operand *tokens = x + j * SIDE;
             float *out = y + j * SIDE;
-            if (high == 4) tiles(4, 1, w, depth, tokens, x_stride, out, y_stride);
-            else if (high == 2 && wide) tiles(2, 2, w, depth, tokens, x_stride, out, y_stride);
-            else if (high == 2) tiles(2, 1, w, depth, tokens, x_stride, out, y_stride);
-            else if (wide) tiles(1, 2, w, depth, tokens, x_stride, out, y_stride);
-            else tiles(1, 1, w, depth, tokens, x_stride, out, y_stride);
+            if (high == 4) tiles(4, 1, w, depth, tokens, x_stride, out, y_stride, asked);
+            else if (high == 2 && wide) tiles(2, 2, w, depth, tokens, x_stride, out, y_stride, asked);
+            else if (high == 2) tiles(2, 1, w, depth, tokens, x_stride, out, y_stride, asked);
+            else if (wide) tiles(1, 2, w, depth, tokens, x_stride, out, y_stride, asked);
+            else tiles(1, 1, w, depth, tokens, x_stride, out, y_stride, asked);
         }
     }
 }
