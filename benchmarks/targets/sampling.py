@@ -38,7 +38,7 @@ def adapters(bench: Bench, sizes: Sizes, target: float) -> Result:
     )
     tokens = sizes.prompts * sizes.samples * sizes.adapter_tokens
     runs = [lambda work=work: bench.ours.sample_requests(work) for work in (several, one)]
-    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.repeats))
+    ours, beside = (tokens / seconds for seconds in race(runs, "cpu", sizes.adapter_repeats))
     what = f"sampling, {sizes.prompts} adapters, beside one"
     return Result("adapters", what, bench.label, UNIT, ours, beside, ours / beside, target)
 

@@ -30,6 +30,7 @@ class Sizes:
         tiny_steps: steps through HTTP in a block, and by the engine alone.
         blocks: of such steps, in turns.
         adapter_tokens: tokens of each where every prompt has an adapter of its own.
+        adapter_repeats: runs of that, since both sides differ by less than one second from the next on a shared host.
         in_a_row: how often work is repeated in a run beside a busy process, since the engine takes a second to notice.
         repeats: every number is the median of so many runs.
         service: sizes of an RL iteration.
@@ -50,6 +51,7 @@ class Sizes:
     tiny_steps: int = 10
     blocks: int = 8
     adapter_tokens: int = 128
+    adapter_repeats: int = 15
     in_a_row: int = 3
     repeats: int = 5
     service: ServiceSizes = USUAL_SERVICE
@@ -67,7 +69,7 @@ class Sizes:
 
 USUAL = Sizes()
 # A step of the larger model takes ten times as long; what is timed for so long needs fewer repeats.
-LARGE = Sizes(adapter_tokens=64, in_a_row=1, repeats=3)
+LARGE = Sizes(adapter_tokens=64, adapter_repeats=7, in_a_row=1, repeats=3)
 QUICK = Sizes(
     equal=(8, 8),
     long=(16, 64),
@@ -79,6 +81,7 @@ QUICK = Sizes(
     samples=2,
     max_tokens=4,
     adapter_tokens=4,
+    adapter_repeats=1,
     requests=4,
     stops=4,
     tiny_steps=2,
