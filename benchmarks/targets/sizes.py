@@ -30,7 +30,8 @@ class Sizes:
         tiny_steps: steps through HTTP in a block, and by the engine alone.
         blocks: of such steps, in turns.
         adapter_tokens: tokens of each where every prompt has an adapter of its own.
-        adapter_repeats: runs of that, since both sides differ by less than one second from the next on a shared host.
+        adapter_repeats: runs of that; more than of others, since a run is short, the two sides differ by little, and a
+            shared host's speed changes from one second to the next.
         in_a_row: how often work is repeated in a run beside a busy process, since the engine takes a second to notice.
         repeats: every number is the median of so many runs.
         service: sizes of an RL iteration.

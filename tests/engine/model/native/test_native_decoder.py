@@ -213,9 +213,11 @@ def test_logits_of_any_hidden_states_are_those_of_torch(
     hidden = torch.randn(len(slots), head.in_features, generator=torch.Generator().manual_seed(seed))
     lengths = [1] * len(slots)
     context = ForwardContext(Mode.PACKED, hidden, tuple(lengths), adapter_spans(slots, lengths))
-    wanted, found = project(head, hidden, head_spans(head, context)), step.logits(hidden, context)
+    wanted, found = project(head, hidden, head_spans(head, context)), step.logits(hidden, context).clone()
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+    # Laid out by columns, as a view can be.
+    assert torch.equal(step.logits(hidden.t().contiguous().t(), context), found)
 
 
 def test_logits_of_many_rows_are_left_to_torch(engines: dict[str, Engine]) -> None:

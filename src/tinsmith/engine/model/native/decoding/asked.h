@@ -19,6 +19,7 @@ typedef struct {
     int64_t bytes[MOST_ASKED];
 } Asked;
 
+// In each step of what is computed meanwhile.
 static inline void ask_for_some(Asked *asked)
 {
     const char *at = asked->at;

@@ -128,13 +128,13 @@ class NativeDecoder:
         """Return the logits of hidden states.
 
         Args:
-            hidden: [n, H], contiguous, the model's dtype.
+            hidden: [n, H], the model's dtype.
             context: of as many positions, with the rows' adapters; what its workspace holds is used.
 
         Returns:
             float32 [n, V], valid until the next pass with this workspace.
         """
-        bound = self._bound(context)
+        bound, hidden = self._bound(context), hidden.contiguous()
         bound.call.threads, bound.call.rows = THREADS.free, hidden.data_ptr()
         getattr(self._library, f"project{self._kind}")(self._head, bound.call, bound.logits.data_ptr())
         return bound.logits

@@ -1,9 +1,8 @@
 // A decoding step of a decoder of the Llama family: one new token for each of many sequences, each with its adapter.
 //
 // The whole step is one parallel region, in which the threads of torch's pool share each loop (see `loops.h`) and wait
-// for each other behind it. See `products.h` for how activations lie. `native_decoder.py` fills the structures. Numbers are
-// those of `float32.h` or of `bfloat16.h`, whichever was included before, with its
-// products and its attention.
+// for each other behind it. See `products.h` for how activations lie. `native_decoder.py` fills the structures. Numbers
+// are those of `float32.h` or of `bfloat16.h`, whichever was included before, with its products and its attention.
 
 #ifndef TINSMITH_STEP_H
 #define TINSMITH_STEP_H
